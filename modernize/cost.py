@@ -1,0 +1,81 @@
+"""What a design costs, counted as the paper does: parameters, and multiply-adds of convolutions and linear layers."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from modernize.design import Design
+from modernize.models import design as named
+from modernize.network import Network
+from modernize.plan import compile_plan, trace
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore rests on torch.jit
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape
+
+
+def _convolution(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's count of a convolution, for one image."""
+    return int(conv_flop_count([1], get_shape(inputs[1]), get_shape(outputs[0])))
+
+
+def _linear(inputs: list[Any], outputs: list[Any]) -> int:
+    """Multiply-adds of a linear layer for one image: one product for each weight and position."""
+    return prod(get_shape(outputs[0])[1:]) * get_shape(inputs[0])[-1]
+
+
+def _addmm(inputs: list[Any], outputs: list[Any]) -> int:
+    return _linear(inputs[1:], outputs)
+
+
+COUNTED = {"aten::_convolution": _convolution, "aten::linear": _linear, "aten::addmm": _addmm}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and multiply-adds for one image."""
+
+    params: int
+    macs: int
+
+    @property
+    def gflops(self) -> float:
+        """Multiply-adds in G: what the paper prints as GFLOPs."""
+        return self.macs / 1e9
+
+
+def count(what: str | Design, image_size: int = 224, in_channels: int = 3, num_classes: int = 1000) -> Cost:
+    """The cost of a design or of a design's name, by fvcore on the network without its weights allocated.
+
+    Raises DesignError for what cannot be built, or images of `image_size` pixels a side too small for it.
+    """
+    plan = compile_plan(named(what) if isinstance(what, str) else what, in_channels, num_classes)
+    trace(plan, image_size)  # an image too small for the strides is refused here, by name
+    with torch.device("meta"):
+        network = Network(plan).eval()
+    params = sum(weights.numel() for weights in network.parameters())
+    return Cost(params, count_macs(network, (in_channels, image_size, image_size)))
+
+
+def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of the convolutions and linear layers that fvcore sees when a C×H×W image goes through.
+
+    The network may be on the meta device: the pass is of no images at all, so nothing is computed.
+    """
+    for module in network.modules():
+        for name, weights in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.zeros(()).expand(weights.shape)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
+    analysis = FlopCountAnalysis(network, torch.empty(0, *image_shape)).clear_op_handles().set_op_handle(**COUNTED)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return int(analysis.total())

@@ -1,0 +1,204 @@
+"""A design: the flags that say how a network differs from ResNet and nears ConvNeXt."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class DesignError(ValueError):
+    """A design that cannot be: one line naming the flag and the nearest value that works."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` where one of the known names is close, else the names themselves."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+@dataclass(frozen=True)
+class Design:
+    """One network design; the defaults are ResNet-50. Raises DesignError on a value that cannot be built."""
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    width: int = 64
+    stem: str = "resnet"
+    stem_stride: int = 4
+    depthwise: bool = False
+    inverted_bottleneck: bool = False
+    depthwise_first: bool = False
+    kernel_size: int = 3
+    activation: str = "relu"
+    fewer_activations: bool = False
+    norm: str = "bn"
+    fewer_norms: bool = False
+    separate_downsampling: bool = False
+    layer_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        for flag in FLAGS:
+            object.__setattr__(self, flag.name, flag.read(getattr(self, flag.name)))
+
+    def with_flags(self, flags: Mapping[str, Any]) -> Design:
+        """This design with some flags set, each by its value or by the text a user types for it."""
+        for name in flags:
+            if name not in BY_NAME:
+                raise DesignError(f"unknown flag {name!r}: {nearest(name, BY_NAME)}")
+        return dataclasses.replace(self, **flags)
+
+    def flags(self) -> dict[str, Any]:
+        """Every flag and its value as plain YAML would hold it: depths as `3-4-6-3`, no layer scale as `off`."""
+        return {flag.name: flag.plain(getattr(self, flag.name)) for flag in FLAGS}
+
+    def differences(self, base: Design) -> dict[str, Any]:
+        """The flags, as plain values, in which this design differs from `base`."""
+        before = base.flags()
+        return {name: value for name, value in self.flags().items() if value != before[name]}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the design: its name, what it takes, what it means and how a value of it is read."""
+
+    name: str
+    accepts: str
+    meaning: str
+    parse: Callable[[Any], Any]
+
+    def read(self, value: Any) -> Any:
+        """The value of the flag that `value`, typed or from YAML, stands for."""
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            shown = plain(value) if isinstance(value, (tuple, list)) else value
+            raise DesignError(f"{self.name}={shown}: {error}") from None
+
+    def plain(self, value: Any) -> Any:
+        """A value of the flag as YAML holds it."""
+        return plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A flag's value as YAML holds it and as a user types it."""
+    if value is None:
+        return "off"
+    return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+
+
+def text(value: Any) -> str:
+    """A flag's value as a user types it: `3-3-9-3`, `on`, `off`, `1e-06`."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(plain(value))
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("must be a whole number")
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+
+
+def _positive(value: Any) -> int:
+    number = _whole(value)
+    if number < 1:
+        raise ValueError("must be 1 or more; the nearest value that works is 1")
+    return number
+
+
+def _odd(value: Any) -> int:
+    number = _whole(value)
+    if number < 1:
+        raise ValueError("must be odd and 1 or more; the nearest value that works is 1")
+    if number % 2 == 0:
+        raise ValueError(f"must be odd; the nearest values that work are {number - 1} and {number + 1}")
+    return number
+
+
+def _depths(value: Any) -> tuple[int, ...]:
+    parts = value.split("-") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    form = "must be the blocks of each stage, such as 3-3-9-3"
+    if isinstance(value, bool) or not isinstance(parts, (list, tuple)) or not parts:
+        raise ValueError(form)
+    try:
+        depths = tuple(_whole(part) for part in parts)
+    except ValueError:
+        raise ValueError(form) from None
+    if min(depths) < 1:
+        works = plain(tuple(max(depth, 1) for depth in depths))
+        raise ValueError(f"every stage needs 1 block or more; the nearest value that works is {works}")
+    return depths
+
+
+def _switch(value: Any) -> bool:
+    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in words:
+        raise ValueError("must be on or off")
+    return words[str(value).lower()]
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _scale(value: Any) -> float | None:
+    if value is None or value is False or value == "off":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < math.inf:
+        raise ValueError("must be off or a number above 0, such as 1e-6")
+    return number
+
+
+FLAGS = (
+    Flag("depths", "3-4-6-3, …", "blocks in each stage; one stage is an isotropic network", _depths),
+    Flag("width", "1, 2, …", "channels of the first stage's blocks; each later stage doubles it", _positive),
+    Flag(
+        "stem",
+        "resnet, patchify",
+        "7×7 convolution, norm, activation and 3×3 max-pool; or one non-overlapping convolution",
+        _one_of("resnet", "patchify"),
+    ),
+    Flag(
+        "stem_stride",
+        "1, 2, …",
+        "total stride of the stem: 4 for 224 px, 2 or 1 for small images, 16 for isotropic networks",
+        _positive,
+    ),
+    Flag("depthwise", "on, off", "the spatial convolution has one group a channel", _switch),
+    Flag("inverted_bottleneck", "on, off", "the block goes narrow–wide–narrow (×4), not wide–narrow–wide", _switch),
+    Flag("depthwise_first", "on, off", "the spatial convolution comes before both 1×1 convolutions", _switch),
+    Flag("kernel_size", "1, 3, 5, 7, …", "of the spatial convolution", _odd),
+    Flag("activation", "relu, gelu", "the non-linearity", _one_of("relu", "gelu")),
+    Flag(
+        "fewer_activations",
+        "on, off",
+        "one activation a block, before the last 1×1 convolution; none after the sum",
+        _switch,
+    ),
+    Flag("norm", "bn, ln", "BatchNorm, or LayerNorm over channels (eps 1e-6)", _one_of("bn", "ln")),
+    Flag("fewer_norms", "on, off", "one norm a block, after the spatial convolution", _switch),
+    Flag(
+        "separate_downsampling",
+        "on, off",
+        "a norm and a 2×2 stride-2 convolution between stages; a norm after the stem and after the pooling",
+        _switch,
+    ),
+    Flag("layer_scale", "off, 1e-6, …", "a learned factor a channel at the end of the residual branch", _scale),
+)
+BY_NAME = {flag.name: flag for flag in FLAGS}

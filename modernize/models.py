@@ -1,0 +1,130 @@
+"""From a name to a design, and from a design to a network: named models, `BASE[@ROW][,flag=value]…`, `build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modernize.design import Design, DesignError, nearest
+from modernize.plan import compile_plan
+from modernize.roadmap import NAMES as ROADMAPS
+from modernize.roadmap import roadmap
+
+if TYPE_CHECKING:
+    from modernize.network import Network
+
+
+def _convnext(depths: tuple[int, ...], width: int) -> Design:
+    return roadmap("resnet50").row("separate-downsampling").design.with_flags({"depths": depths, "width": width})
+
+
+def _isotropic(depth: int, width: int) -> Design:
+    return _convnext((depth,), width).with_flags({"stem_stride": 16, "layer_scale": None})
+
+
+MODELS = {
+    **{name: roadmap(name).rows[0].design for name in ROADMAPS},
+    "convnext_tiny": _convnext((3, 3, 9, 3), 96),
+    "convnext_small": _convnext((3, 3, 27, 3), 96),
+    "convnext_base": _convnext((3, 3, 27, 3), 128),
+    "convnext_large": _convnext((3, 3, 27, 3), 192),
+    "convnext_xlarge": _convnext((3, 3, 27, 3), 256),
+    "convnext_isotropic_small": _isotropic(18, 384),
+    "convnext_isotropic_base": _isotropic(18, 768),
+    "convnext_isotropic_large": _isotropic(36, 1024),
+}
+
+
+def design(name: str) -> Design:
+    """The design that `BASE[@ROW][,flag=value]…` names, BASE being a named model or a YAML file of flags.
+
+    Raises DesignError, one line, for anything in it that is unknown or cannot be built.
+    """
+    head, *settings = name.split(",")
+    base, at, row = head.partition("@")
+    found = _from_file(Path(base)) if base.endswith((".yaml", ".yml")) else MODELS.get(base)
+    if found is None:
+        raise DesignError(f"unknown design {base!r}: {nearest(base, MODELS)}")
+    if at:
+        if base not in ROADMAPS:
+            raise DesignError(f"{head!r}: no roadmap starts at {base}; one starts at {', '.join(ROADMAPS)}")
+        found = roadmap(base).row(row).design
+    flags: dict[str, str] = {}
+    for setting in settings:
+        flag, equals, value = setting.partition("=")
+        if not equals:
+            raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
+        flags[flag.strip()] = value.strip()
+    return found.with_flags(flags)
+
+
+def _from_file(path: Path) -> Design:
+    """The design of a YAML file of flags over ResNet-50's."""
+    import yaml
+
+    try:
+        flags = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DesignError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except yaml.YAMLError as error:
+        raise DesignError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(flags, dict):
+        raise DesignError(f"{path}: must hold flags, such as kernel_size: 7")
+    try:
+        return Design().with_flags(flags)
+    except DesignError as error:
+        raise DesignError(f"{path}: {error}") from None
+
+
+def build(
+    what: str | Design,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    drop_path_rate: float = 0.0,
+    head_init_scale: float = 1.0,
+    init: str = "trunc_normal",
+) -> Network:
+    """The network of a design or of a design's name, its weights drawn from torch's global generator.
+
+    `drop_path_rate` is the last block's, the rates growing linearly from 0; `init` is `trunc_normal` (the paper's
+    ConvNeXt) or `kaiming` (torchvision's ResNet). The network maps N×in_channels×H×W to N×num_classes.
+    Raises DesignError for what cannot be built.
+    """
+    from modernize.network import Network, initialise
+
+    if not 0 <= drop_path_rate < 1:
+        raise DesignError(f"drop_path_rate={drop_path_rate}: must be 0 or more and below 1")
+    if init not in ("trunc_normal", "kaiming"):
+        raise DesignError(f"init={init!r}: must be one of trunc_normal, kaiming")
+    plan = compile_plan(design(what) if isinstance(what, str) else what, in_channels, num_classes)
+    network = Network(plan, drop_path_rate)
+    initialise(network, init, head_init_scale)
+    return network
+
+
+def _named(name: str, params: str) -> Any:
+    def make(
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = MODELS[name].layer_scale,
+        head_init_scale: float = 1.0,
+    ) -> Network:
+        scaled = MODELS[name].with_flags({"layer_scale": layer_scale_init_value or None})
+        return build(scaled, num_classes, in_channels, drop_path_rate, head_init_scale)
+
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = f"{name}, {params} parameters at 1000 classes; `layer_scale_init_value` of 0 or None is off."
+    return make
+
+
+resnet50 = _named("resnet50", "25,557,032")
+resnet200 = _named("resnet200", "64,673,832")
+convnext_tiny = _named("convnext_tiny", "28,589,128")
+convnext_small = _named("convnext_small", "50,223,688")
+convnext_base = _named("convnext_base", "88,591,464")
+convnext_large = _named("convnext_large", "197,767,336")
+convnext_xlarge = _named("convnext_xlarge", "350,196,968")
+convnext_isotropic_small = _named("convnext_isotropic_small", "22,308,712")
+convnext_isotropic_base = _named("convnext_isotropic_base", "87,083,752")
+convnext_isotropic_large = _named("convnext_isotropic_large", "305,905,640")

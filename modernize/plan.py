@@ -1,0 +1,331 @@
+"""From a design to a plan: for each part of the network an ordered tuple of layer descriptions.
+
+The module tree, the layer table, the diagrams and the closed-form cost all read this one plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modernize.design import Design, DesignError
+
+EXPANSION = 4  # a block's wide part over its narrow part, in ResNet and ConvNeXt alike
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A square 2-d convolution."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: int = 1
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    bias: bool = False
+
+    def out_size(self, size: int) -> int:
+        return (size + 2 * self.padding - self.kernel_size) // self.stride + 1
+
+    @property
+    def params(self) -> int:
+        return self.kernel_size**2 * self.in_channels // self.groups * self.out_channels + self.bias * self.out_channels
+
+    def macs(self, size: int) -> int:
+        return self.out_size(size) ** 2 * self.kernel_size**2 * self.in_channels // self.groups * self.out_channels
+
+    def __str__(self) -> str:
+        grouped = "depthwise " if self.groups == self.in_channels > 1 else ""
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
+        return f"{grouped}conv {self.kernel_size}×{self.kernel_size}, {self.in_channels}→{self.out_channels}{stride}"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """BatchNorm (`bn`) or LayerNorm over channels (`ln`)."""
+
+    name: str
+    kind: str
+    channels: int
+
+    def out_size(self, size: int) -> int:
+        return size
+
+    @property
+    def params(self) -> int:
+        return 2 * self.channels
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return f"{ {'bn': 'BatchNorm', 'ln': 'LayerNorm'}[self.kind] } {self.channels}"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A non-linearity, `relu` or `gelu`."""
+
+    name: str
+    kind: str
+    params = 0
+
+    def out_size(self, size: int) -> int:
+        return size
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return {"relu": "ReLU", "gelu": "GELU"}[self.kind]
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """ResNet's overlapping 3×3 max-pool, stride 2."""
+
+    name: str
+    params = 0
+
+    def out_size(self, size: int) -> int:
+        return (size - 1) // 2 + 1
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return "max-pool 3×3, stride 2"
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool:
+    """The mean over positions, kept as a 1×1 map."""
+
+    name: str
+    params = 0
+
+    def out_size(self, size: int) -> int:
+        return 1
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return "global average pool"
+
+
+@dataclass(frozen=True)
+class LayerScale:
+    """A learned factor a channel (Touvron et al., 2021)."""
+
+    name: str
+    channels: int
+    init: float
+
+    def out_size(self, size: int) -> int:
+        return size
+
+    @property
+    def params(self) -> int:
+        return self.channels
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return f"layer scale {self.init:g}"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The classifier, on the pooled channels."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+    def out_size(self, size: int) -> int:
+        return 1
+
+    @property
+    def params(self) -> int:
+        return (self.in_features + 1) * self.out_features
+
+    def macs(self, size: int) -> int:
+        return self.in_features * self.out_features
+
+    def __str__(self) -> str:
+        return f"linear, {self.in_features}→{self.out_features}"
+
+
+Layer = Conv | Norm | Activation | MaxPool | GlobalAveragePool | LayerScale | Linear
+Layers = tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """A block: after(shortcut(x) + residual(x)); an empty shortcut is the identity."""
+
+    residual: Layers
+    shortcut: Layers
+    after: Layers
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What comes between this stage and the one before, and the stage's blocks."""
+
+    downsampling: Layers
+    blocks: tuple[BlockPlan, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole network, layer by layer."""
+
+    design: Design
+    in_channels: int
+    num_classes: int
+    stem: Layers
+    stages: tuple[StagePlan, ...]
+    head: Layers
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of a plan at one image size. Sizes are in pixels a side, `macs` multiply-adds for one image."""
+
+    path: str
+    layer: Layer
+    in_size: int
+    out_size: int
+    params: int
+    macs: int
+
+
+def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) -> Plan:
+    """The plan a design stands for. Raises DesignError for channels or classes below 1."""
+    for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
+        if value < 1:
+            raise DesignError(f"{name}={value}: must be 1 or more; the nearest value that works is 1")
+    channels = design.width
+    stages = []
+    for index, depth in enumerate(design.depths):
+        width = design.width * 2**index
+        out = width if design.inverted_bottleneck else width * EXPANSION
+        downsampling = _downsampling(design, channels, out) if index and design.separate_downsampling else ()
+        channels = out if downsampling else channels
+        stride = 2 if index and not downsampling else 1
+        first = _block(design, channels, width, stride)
+        stages.append(StagePlan(downsampling, (first, *[_block(design, out, width, 1)] * (depth - 1))))
+        channels = out
+    stem = _stem(design, in_channels)
+    return Plan(design, in_channels, num_classes, stem, tuple(stages), _head(design, channels, num_classes))
+
+
+def _stem(design: Design, in_channels: int) -> Layers:
+    """The stem; its stride is the convolution's, and for ResNet's the max-pool's where the stride is even."""
+    stride, width = design.stem_stride, design.width
+    if design.stem == "patchify":
+        layers: Layers = (Conv("conv", in_channels, width, stride, stride, bias=True),)
+    else:
+        pooled = stride % 2 == 0
+        conv_stride = stride // 2 if pooled else stride
+        kernel = max(7, 2 * conv_stride - 1)  # at strides above 4 a 7×7 kernel would leave pixels unread
+        layers = (
+            Conv("conv", in_channels, width, kernel, conv_stride, kernel // 2),
+            Norm("norm", design.norm, width),
+            Activation("activation", design.activation),
+            *((MaxPool("pool"),) if pooled else ()),
+        )
+    # The official isotropic networks (one stage) have a norm after the pooling but none after the stem.
+    if design.separate_downsampling and len(design.depths) > 1:
+        layers += (Norm("final_norm" if design.stem == "resnet" else "norm", design.norm, width),)
+    return layers
+
+
+def _downsampling(design: Design, in_channels: int, out_channels: int) -> Layers:
+    return (Norm("norm", design.norm, in_channels), Conv("conv", in_channels, out_channels, 2, 2, bias=True))
+
+
+def _head(design: Design, channels: int, num_classes: int) -> Layers:
+    norm: Layers = (Norm("norm", design.norm, channels),) if design.separate_downsampling else ()
+    return (GlobalAveragePool("pool"), *norm, Linear("linear", channels, num_classes))
+
+
+def _block(design: Design, in_channels: int, width: int, stride: int) -> BlockPlan:
+    wide = width * EXPANSION
+    hidden, out = (wide, width) if design.inverted_bottleneck else (width, wide)
+    convs = _convs(design, in_channels, hidden, out, stride)
+    residual: Layers = ()
+    for index, conv in enumerate(convs):
+        residual += (conv,)
+        if not design.fewer_norms or conv.name == "spatial":
+            residual += (Norm(f"{conv.name}_norm", design.norm, conv.out_channels),)
+        if index == 1 or (index == 0 and not design.fewer_activations):
+            residual += (Activation(f"{conv.name}_activation", design.activation),)
+    if design.layer_scale is not None:
+        residual += (LayerScale("layer_scale", out, design.layer_scale),)
+    shortcut: Layers = ()
+    if stride > 1 or in_channels != out:
+        shortcut = (Conv("conv", in_channels, out, 1, stride), Norm("norm", design.norm, out))
+    after: Layers = () if design.fewer_activations else (Activation("activation", design.activation),)
+    return BlockPlan(residual, shortcut, after)
+
+
+def _convs(design: Design, in_channels: int, hidden: int, out: int, stride: int) -> tuple[Conv, Conv, Conv]:
+    """The block's three convolutions in their order."""
+    bias, kernel = design.norm == "ln", design.kernel_size
+    channels = in_channels if design.depthwise_first else hidden
+    groups = channels if design.depthwise else 1
+    spatial = Conv("spatial", channels, channels, kernel, stride, kernel // 2, groups, bias)
+    first = Conv("pointwise1", in_channels, hidden, bias=bias)
+    last = Conv("pointwise2", hidden, out, bias=bias)
+    return (spatial, first, last) if design.depthwise_first else (first, spatial, last)
+
+
+def trace(plan: Plan, image_size: int) -> list[Step]:
+    """Every layer in order with its sizes and cost, for square images of `image_size` pixels.
+
+    Raises DesignError for an image too small for the strides.
+    """
+    steps: list[Step] = []
+
+    def run(path: str, layers: Layers, size: int) -> int:
+        for layer in layers:
+            out_size = layer.out_size(size)
+            if out_size < 1:
+                raise _too_small(plan, image_size)
+            steps.append(Step(f"{path}.{layer.name}", layer, size, out_size, layer.params, layer.macs(size)))
+            size = out_size
+        return size
+
+    if image_size < 1:
+        raise _too_small(plan, image_size)
+    size = run("stem", plan.stem, image_size)
+    for s, stage in enumerate(plan.stages):
+        size = run(f"stages.{s}.downsampling", stage.downsampling, size)
+        for b, block in enumerate(stage.blocks):
+            path = f"stages.{s}.blocks.{b}"
+            run(f"{path}.shortcut", block.shortcut, size)
+            size = run(f"{path}.after", block.after, run(f"{path}.residual", block.residual, size))
+    run("head", plan.head, size)
+    return steps
+
+
+def smallest_image(plan: Plan) -> int:
+    """The smallest image, in pixels a side, that the plan's strides admit."""
+    least = 2 ** (len(plan.stages) - 1) if plan.design.separate_downsampling else 1
+    if plan.design.stem == "patchify":
+        return plan.design.stem_stride * least
+    # ResNet's stem is padded: n positions need (n - 1) · stride + 1 pixels.
+    return plan.design.stem_stride * (least - 1) + 1
+
+
+def _too_small(plan: Plan, image_size: int) -> DesignError:
+    least = smallest_image(plan)
+    return DesignError(
+        f"image_size={image_size} is too small for stem_stride={plan.design.stem_stride} and "
+        f"{len(plan.stages)} stages; the nearest value that works is {least}"
+    )
