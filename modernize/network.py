@@ -45,7 +45,7 @@ class Head(nn.Sequential):
 
 
 class Block(nn.Module):
-    """after(shortcut(x) + residual(x)); in training the residual is dropped for an image with probability `drop_rate`."""
+    """after(shortcut(x) + residual(x)); in training an image loses its residual with probability `drop_rate`."""
 
     def __init__(self, plan: p.BlockPlan, drop_rate: float):
         super().__init__()

@@ -1,0 +1,293 @@
+"""Data sets: found or fetched, checked, and held in memory as uint8 images ready for batches."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablations.chance import generator
+from ablations.errors import RequestError
+from ablations.recipes import first_line
+from modernize.design import nearest
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as uint8 N×H×W×C and their labels as int64 N."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Split:
+        """The images of these indices."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A training and a test split of square images, their classes, and a checksum over all of it."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    checksum: str
+    place: str
+
+    @property
+    def image_size(self) -> int:
+        return self.train.images.shape[1]
+
+    @property
+    def channels(self) -> int:
+        return self.train.images.shape[3]
+
+
+def load(name: str, data_dir: Path, image_size: int | None = None, evaluate: str = "test") -> DataSet:
+    """The data set of that name, at `image_size` pixels a side (the data's own where None).
+
+    `evaluate="validation"` puts a tenth of the training split, always the same, in the place of the test split.
+    Raises RequestError, one line, where it cannot be found, fetched or read, or is damaged.
+    """
+    if name not in LOADERS:
+        raise RequestError(f"unknown data set {name!r}: {nearest(name, LOADERS)}")
+    data = LOADERS[name](data_dir, image_size)
+    if evaluate == "validation":
+        data = _hold_out(data)
+    return data if image_size in (None, data.image_size) else _resized(data, int(image_size or 0))
+
+
+def _hold_out(data: DataSet) -> DataSet:
+    """The data set with a fixed tenth of its training images in the test split's place."""
+    order = torch.randperm(len(data.train), generator=generator("validation split"))
+    held = len(data.train) // 10
+    return replace(data, train=data.train.take(order[held:]), test=data.train.take(order[:held]))
+
+
+def _resized(data: DataSet, size: int) -> DataSet:
+    """The data set with its images resized, bilinear with antialiasing."""
+
+    def resize(split: Split) -> Split:
+        parts = [
+            torch.nn.functional.interpolate(
+                part.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True
+            ).permute(0, 2, 3, 1)
+            for part in split.images.split(4096)
+        ]
+        return Split(torch.cat(parts).contiguous(), split.labels)
+
+    return replace(data, train=resize(data.train), test=resize(data.test))
+
+
+def _assemble(
+    name: str, train: tuple[Any, Any], test: tuple[Any, Any], classes: list[str], place: str | Path
+) -> DataSet:
+    """A data set of arrays N×H×W[×C], with the checksum over them."""
+    digest = hashlib.sha256()
+    splits = []
+    for images, labels in (train, test):
+        images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
+        digest.update(repr(images.shape).encode() + images.tobytes() + labels.tobytes())
+        images = images[..., None] if images.ndim == 3 else images
+        splits.append(Split(torch.tensor(images), torch.tensor(labels)))
+    return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place))
+
+
+# ---- Fashion-MNIST
+
+_FASHION_CLASSES = ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
+# sha256 of the unpacked files: the packed ones differ between Debian and the original, their contents do not.
+_FASHION_FILES = {
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+}
+_FASHION_PACKAGE = "dataset-fashion-mnist"
+_FASHION_UNPACKED = Path("usr/share/datasets/fashion-mnist")
+
+
+def _fashion_mnist(data_dir: Path, image_size: int | None) -> DataSet:
+    place = _find_fashion(data_dir) or _fetch_fashion(data_dir)
+    train, test = ([_read_idx(place, f"{part}-{kind}") for kind in _IDX_KINDS] for part in ("train", "t10k"))
+    return _assemble("fashion_mnist", (train[0], train[1]), (test[0], test[1]), _FASHION_CLASSES, place)
+
+
+_IDX_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+
+
+def _find_fashion(data_dir: Path) -> Path | None:
+    """The first folder that holds all four files: in the data folder, else where Debian's package puts them."""
+    places = [data_dir, data_dir / "FashionMNIST/raw", data_dir / _FASHION_UNPACKED, Path("/") / _FASHION_UNPACKED]
+    for place in places:
+        if all((place / name).exists() or (place / f"{name}.gz").exists() for name in _FASHION_FILES):
+            return place
+    return None
+
+
+def _fetch_fashion(data_dir: Path) -> Path:
+    """Fetches the files into the data folder: torchvision's download, else Debian's package without installing it."""
+    tried = [f"{data_dir} and {Path('/') / _FASHION_UNPACKED} do not hold it"]
+    for attempt, fetch in (("torchvision's download", _torchvision_fashion), ("apt-get download", _apt_fashion)):
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            fetch(data_dir)
+            place = _find_fashion(data_dir)
+            if place:
+                return place
+            tried.append(f"{attempt} brought no files")
+        except Exception as error:  # whatever a download can raise, the next way is tried
+            tried.append(f"{attempt} failed ({first_line(error)[:120]})")
+    raise RequestError(
+        f"data set fashion_mnist: {'; '.join(tried)}. Type `apt-get install {_FASHION_PACKAGE}`, or put its four "
+        f"files ({', '.join(_FASHION_FILES)}, plain or .gz) into {data_dir}"
+    )
+
+
+def _torchvision_fashion(data_dir: Path) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(data_dir, download=True)
+
+
+def _apt_fashion(data_dir: Path) -> None:
+    """Downloads Debian's package and unpacks it into the data folder; needs no root."""
+    with tempfile.TemporaryDirectory(dir=data_dir) as scratch:
+        for command in (
+            ["apt-get", "download", _FASHION_PACKAGE],
+            ["dpkg-deb", "-x", "PACKAGE", str(data_dir.resolve())],
+        ):
+            package = next(Path(scratch).glob("*.deb"), None)
+            filled = [str(package) if word == "PACKAGE" else word for word in command]
+            done = subprocess.run(filled, cwd=scratch, capture_output=True, text=True, timeout=600)
+            if done.returncode:
+                raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+
+
+def _read_idx(place: Path, name: str) -> np.ndarray:
+    """The array of an IDX file, plain or packed, once its contents' checksum is right."""
+    path = place / name if (place / name).exists() else place / f"{name}.gz"
+    again = f"delete it and type `ablations data fashion_mnist --data-dir {place}`"
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise RequestError(f"data set fashion_mnist: {path} is damaged ({first_line(error)}): {again}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != _FASHION_FILES[name]:
+        raise RequestError(
+            f"data set fashion_mnist: {path} is damaged (sha256 of its contents {found[:12]}…, "
+            f"not {_FASHION_FILES[name][:12]}…): {again}"
+        )
+    dimensions = data[3]
+    shape = np.frombuffer(data, ">u4", dimensions, 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape([int(size) for size in shape])
+
+
+# ---- CIFAR, digits, folders
+
+
+def _cifar(kind: str) -> Callable[[Path, int | None], DataSet]:
+    def loader(data_dir: Path, image_size: int | None) -> DataSet:
+        from torchvision import datasets
+
+        make = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
+        try:
+            try:
+                train, test = (make(data_dir, train=part) for part in (True, False))
+            except RuntimeError:  # not there, or damaged: torchvision fetches it anew
+                train, test = (make(data_dir, train=part, download=True) for part in (True, False))
+        except Exception as error:
+            folder = data_dir / make.base_folder
+            state = f"the files in {folder} are damaged" if folder.exists() else f"{data_dir} does not hold it"
+            raise RequestError(
+                f"data set {kind}: {state}, and torchvision's download failed ({first_line(error)[:120]}). "
+                f"Put {make.filename} into {data_dir} and unpack it there"
+            ) from None
+        return _assemble(
+            kind, (train.data, train.targets), (test.data, test.targets), train.classes, data_dir / make.base_folder
+        )
+
+    return loader
+
+
+def _digits(data_dir: Path, image_size: int | None) -> DataSet:
+    """scikit-learn's 1,797 digits of 8×8 pixels; a fixed fifth of them is the test split."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    images, labels = (digits.images * (255 / 16)).round(), digits.target
+    order = torch.randperm(len(labels), generator=generator("digits split")).numpy()
+    test, train = order[: len(order) // 5], order[len(order) // 5 :]
+    classes = [str(digit) for digit in digits.target_names]
+    return _assemble("digits", (images[train], labels[train]), (images[test], labels[test]), classes, "scikit-learn")
+
+
+def _folder(data_dir: Path, image_size: int | None) -> DataSet:
+    """train/ and val/ of class folders; each image is resized on its shorter side and cropped in the middle."""
+    if image_size is None:
+        raise RequestError("data set folder: its images differ in size; give the recipe's: --set image_size=224")
+    parts = [_read_folder(data_dir, part, image_size) for part in ("train", "val")]
+    (train, train_classes), (test, test_classes) = parts
+    if train_classes != test_classes:
+        odd = sorted(set(train_classes) ^ set(test_classes))[0]
+        raise RequestError(f"data set folder: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val")
+    return _assemble("folder", train, test, train_classes, data_dir)
+
+
+def _read_folder(data_dir: Path, part: str, size: int) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import functional as transforms
+
+    def opened(path: str) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                return np.asarray(transforms.center_crop(transforms.resize(image.convert("RGB"), size), [size, size]))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise RequestError(
+                f"data set folder: {path} is not an image that can be read ({first_line(error)})"
+            ) from None
+
+    from PIL import Image
+
+    folder = data_dir / part
+    if not folder.is_dir():
+        raise RequestError(f"data set folder: no folder {folder}; it must hold one folder of images for each class")
+    try:
+        listed = ImageFolder(folder, loader=opened)
+    except FileNotFoundError as error:
+        raise RequestError(f"data set folder: {first_line(error).split(' Supported')[0]}") from None
+    need, have = len(listed) * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have // 2:
+        raise RequestError(
+            f"data set folder: {folder} at image_size={size} needs {need / 2**30:.0f} GiB of memory, and this machine "
+            f"has {have / 2**30:.0f}; the nearest image_size that works is {int((have / 2 / len(listed) / 3) ** 0.5)}"
+        )
+    images = np.empty((len(listed), size, size, 3), np.uint8)
+    for index, (image, _) in enumerate(listed):
+        images[index] = image
+    return (images, np.asarray(listed.targets)), listed.classes
+
+
+LOADERS: dict[str, Callable[[Path, int | None], DataSet]] = {
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar("cifar10"),
+    "cifar100": _cifar("cifar100"),
+    "digits": _digits,
+    "folder": _folder,
+}

@@ -1,0 +1,71 @@
+"""From run folders to a tidy frame, one row a run: all that reports and `status` know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ablations.progress import clock
+from ablations.runs import read_state
+from ablations.store import write_bytes
+from ablations.studies import Study, run_folder
+
+
+def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
+    """One row a run, in the study's order, whatever its state; see `COLUMNS`."""
+    rows = []
+    for run in study.runs:
+        state = read_state(run_folder(folder, run))
+        result = state.result
+        rows.append(
+            {
+                "study": study.name,
+                "roadmap": study.roadmap,
+                "row": run.row,
+                "label": run.label,
+                "seed": run.seed,
+                "recipe": run.recipe_name,
+                "dataset": study.data,
+                "evaluate": study.evaluate,
+                "status": state.status,
+                "reason": result.get("reason"),
+                "top1": result.get("top1"),
+                "loss": result.get("loss"),
+                "params": result.get("params"),
+                "macs": result.get("macs"),
+                "images_seen": result.get("images_seen", state.last.get("images")),
+                "images_per_second": result.get("images_per_second"),
+                "seconds": result.get("seconds", state.last.get("seconds")),
+                "weights_sha256": result.get("weights_sha256"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write_results(study: Study, folder: Path) -> pd.DataFrame:
+    """Writes `results.csv` in the study's folder and returns what is in it."""
+    runs = runs_frame(study, folder)
+    if folder.is_dir():
+        write_bytes(folder / "results.csv", runs.to_csv(index=False).encode())
+    return runs
+
+
+def describe(study: Study, folder: Path) -> str:
+    """The state of a study in a few lines."""
+    runs = runs_frame(study, folder)
+    counts = runs["status"].value_counts()
+    words = ", ".join(
+        f"{counts.get(status, 0)} {status}" for status in ("done", "running", "stopped", "failed", "left")
+    )
+    lines = [f"{study.name}: {len(runs)} runs: {words}"]
+    for run in runs[runs["status"] == "failed"].itertuples():
+        lines.append(f"  {run.row}-s{run.seed} failed: {run.reason}")
+    for run in runs[runs["status"].isin(["running", "stopped"])].itertuples():
+        lines.append(f"  {run.row}-s{run.seed} {run.status}: {run.images_seen or 0:.0f} images seen")
+    done = runs[runs["status"] == "done"]
+    open_runs = len(runs) - len(done) - counts.get("failed", 0)
+    if open_runs and len(done):
+        each = done["seconds"].mean()
+        lines.append(f"  about {clock(each * open_runs)} left, one run after the other at {clock(each)} a run")
+    return "\n".join(lines)

@@ -1,0 +1,185 @@
+"""Runs a study: worker processes side by side, watched, so that one that dies costs one run."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ablations.errors import RunError
+from ablations.progress import Display
+from ablations.runs import RunConfig, finished, locked, mark_failed, read_state
+from ablations.studies import Study, run_folder
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[str]
+    run: str | None = None
+    complaints: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a study runs on: processes side by side, threads of each, and the devices they share out."""
+
+    jobs: int
+    threads: int
+    devices: tuple[str, ...]
+
+    @classmethod
+    def plan(cls, device: str, jobs: int | None, per_gpu: int = 1) -> Machine:
+        """The whole machine: unless told otherwise a job for each core, of one thread, or `per_gpu` for each GPU."""
+        cores = len(os.sched_getaffinity(0))
+        devices = _devices(device)
+        jobs = jobs or (cores if devices == ("cpu",) else per_gpu * len(devices))
+        return cls(jobs, max(cores // jobs, 1), devices)
+
+
+def _devices(device: str) -> tuple[str, ...]:
+    """The devices a name stands for: `cuda` is all GPUs, `auto` those or the CPU."""
+    if device == "cpu":
+        return ("cpu",)
+    import torch
+
+    count = torch.cuda.device_count()
+    if device in ("auto", "cuda"):
+        return tuple(f"cuda:{index}" for index in range(count)) or ("cpu",)
+    return (device,)
+
+
+class Launcher:
+    """Starts the workers of a study, follows them, and puts in order what they leave."""
+
+    def __init__(self, study: Study, folder: Path, data_dir: Path, machine: Machine, display: Display):
+        self.study, self.folder, self.data_dir = study, folder, data_dir
+        self.machine, self.display = machine, display
+        self.runs = {run.name: run for run in study.runs}
+        self.events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self.workers: list[_Worker] = []
+        self.interrupts = 0
+
+    def launch(self) -> None:
+        """Returns when every run has a result. Raises KeyboardInterrupt once workers have stopped, or RunError."""
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            left = [run for run in self.study.runs if not finished(run_folder(self.folder, run))]
+            for index in range(min(self.machine.jobs, len(left))):
+                self._start(self.machine.devices[index % len(self.machine.devices)])
+            self._follow()
+        finally:
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.wait()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _start(self, device: str) -> None:
+        command = [sys.executable, "-m", "ablations.worker", str(self.folder), "--data-dir", str(self.data_dir)]
+        command += ["--device", device, "--threads", str(self.machine.threads)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        worker = _Worker(process)
+        self.workers.append(worker)
+        assert process.stdout and process.stderr
+        listening = threading.Thread(target=self._listen, args=(worker, process.stdout, device), daemon=True)
+        listening.start()
+        threading.Thread(target=self._overhear, args=(worker, process.stderr), daemon=True).start()
+
+    def _listen(self, worker: _Worker, stream: IO[str], device: str) -> None:
+        for line in stream:
+            self.events.put((worker, json.loads(line)))
+        worker.process.wait()
+        self.events.put((worker, {"event": "exit", "device": device}))
+
+    def _overhear(self, worker: _Worker, stream: IO[str]) -> None:
+        for line in stream:
+            worker.complaints.append(line.rstrip())
+
+    def _follow(self) -> None:
+        """Handles events until no worker is left."""
+        trouble: list[str] = []
+        while self.workers:
+            try:
+                worker, event = self.events.get(timeout=0.2)
+            except queue.Empty:
+                self.display.tick()
+                continue
+            assert event is not None
+            match event["event"]:
+                case "start":
+                    worker.run = event["run"]
+                    self.display.start(event["run"])
+                case "log":
+                    self.display.log(worker.run or "", event)
+                case "end":
+                    worker.run = None
+                    self.display.end(event["run"], event)
+                case "error":
+                    trouble.append(event["message"])
+                    self._signal(signal.SIGINT)
+                case "exit":
+                    self.workers.remove(worker)
+                    self._ended(worker, event["device"], bool(trouble))
+        if self.interrupts:
+            raise KeyboardInterrupt
+        if trouble:
+            raise RunError(trouble[0])
+
+    def _ended(self, worker: _Worker, device: str, stopping: bool) -> None:
+        """After a worker that died, its run is marked failed and another worker takes its place."""
+        status = worker.process.returncode
+        if status in (0, 130) or (status == 1 and stopping) or self.interrupts:
+            return
+        if worker.run is None:  # it died before or between runs: starting another would repeat that
+            raise RunError(
+                f"a worker process ended with {_cause(status)}: {' / '.join(worker.complaints) or 'no word'}"
+            )
+        run = self.runs[worker.run]
+        reason = f"its process ended with {_cause(status)}"
+        if worker.complaints:
+            reason += f": {worker.complaints[-1]}"
+        folder = run_folder(self.folder, run)
+        mark_failed(run, folder, reason)
+        self.display.end(run.name, read_state(folder).result)
+        self._start(device)
+
+    def _on_signal(self, *_: object) -> None:
+        self.interrupts += 1
+        self._signal(signal.SIGINT if self.interrupts == 1 else signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in self.workers:
+            worker.process.send_signal(number)
+
+
+def _cause(status: int) -> str:
+    """An exit status in words."""
+    if status == -signal.SIGKILL:
+        return "SIGKILL, as the system does when memory runs out"
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def forget_failures(study: Study, folder: Path) -> None:
+    """Removes the results of failed runs, so that they are tried again from their last checkpoints."""
+    for run in study.runs:
+        place = run_folder(folder, run)
+        if finished(place) and read_state(place).status == "failed":
+            with locked(place) as free:
+                if free:
+                    (place / "result.json").unlink(missing_ok=True)
+
+
+def failures(study: Study, folder: Path) -> list[tuple[RunConfig, str]]:
+    """The failed runs, each with its reason."""
+    states = [(run, read_state(run_folder(folder, run))) for run in study.runs]
+    return [(run, state.result.get("reason", "no reason")) for run, state in states if state.status == "failed"]

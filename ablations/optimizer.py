@@ -1,0 +1,47 @@
+"""The optimizer a recipe asks for, which weights decay, and the learning rate at each step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ablations.recipes import TrainingConfig
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_UNDECAYED = ("bias", "layer_scale", "gamma")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The weights that decay, and those that do not: biases, norms and layer scale (paper, Table 5 and appendix A)."""
+    decayed, undecayed = [], []
+    for path, module in model.named_modules():
+        for name, weights in module.named_parameters(recurse=False):
+            exempt = isinstance(module, _NORMS) or weights.ndim < 2
+            exempt = exempt or name in _UNDECAYED or path.rpartition(".")[2] in _UNDECAYED
+            (undecayed if exempt else decayed).append(weights)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum, in torch's fused form."""
+    groups = parameter_groups(model, config.weight_decay)
+    if config.optimizer == "sgd":
+        assert config.momentum is not None
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+    assert config.betas is not None
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    """The learning rate of a step, the first being 0: linear warm-up from near 0, then a cosine to 0 or steps down."""
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "cosine":
+        progress = (step - warmup) / max(total_steps - warmup, 1)
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    assert config.step_epochs is not None and config.step_factor is not None
+    return config.learning_rate * config.step_factor ** int(step / (config.step_epochs * steps_per_epoch))

@@ -1,0 +1,96 @@
+"""What a command shows while it trains: a live table of bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+PLAIN_SECONDS = 30  # between plain lines about one run
+
+
+class Display:
+    """Shows runs as they start, log and end. `work` is each run's share of the whole, such as its multiply-adds."""
+
+    def __init__(self, console: Console, work: Mapping[str, float], ended: set[str]):
+        self.console = console
+        self.work = work
+        self.progress = dict.fromkeys(ended, 1.0)
+        self.done_before = self.done
+        self.started = time.monotonic()
+        self.tasks: dict[str, TaskID] = {}
+        self.told: dict[str, float] = {}
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"), console=console
+        )
+        self.total = self.bars.add_task("[bold]all runs", total=1.0, text="")
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.bars.start()
+        self.tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    @property
+    def done(self) -> float:
+        """The share of the whole work that is done."""
+        whole = sum(self.work.values())
+        return sum(self.work[run] * part for run, part in self.progress.items()) / whole if whole else 1.0
+
+    @property
+    def time_left(self) -> str:
+        """As 4:05 or 1:20:00, from the work done since the start."""
+        gained = self.done - self.done_before
+        if gained <= 0:
+            return "–"
+        return clock((time.monotonic() - self.started) / gained * (1 - self.done))
+
+    def start(self, run: str) -> None:
+        self.tasks[run] = self.bars.add_task(run, total=1.0, text="")
+        self.told[run] = time.monotonic()
+        self._say(f"{run}: started")
+
+    def log(self, run: str, line: Mapping[str, Any]) -> None:
+        self.progress[run] = line["step"] / line["steps"]
+        speed = f"{line['images'] / line['seconds']:.0f} images/s" if line["seconds"] else ""
+        text = f"epoch {line['epoch']:.2f}/{line['epochs']:g}  loss {line['loss']:.3f}  {speed}"
+        self.bars.update(self.tasks[run], completed=self.progress[run], text=text)
+        if time.monotonic() - self.told[run] > PLAIN_SECONDS:
+            self.told[run] = time.monotonic()
+            self._say(f"{run}: {text}  {self.time_left} left")
+        self.tick()
+
+    def end(self, run: str, result: Mapping[str, Any]) -> None:
+        self.progress[run] = 1.0
+        if run in self.tasks:
+            self.bars.remove_task(self.tasks.pop(run))
+        if result["status"] == "done":
+            words = (
+                f"top-1 {result['top1']:.2f}%  {result['seconds']:.0f} s  {result['images_per_second']:.0f} images/s"
+            )
+            self.console.print(f"{run}: {words}", highlight=False, markup=False)
+        else:
+            self.console.print(f"{run}: failed: {result['reason']}", highlight=False, markup=False, style="red")
+        self.tick()
+
+    def tick(self) -> None:
+        ended = sum(part == 1.0 for part in self.progress.values())
+        text = f"{ended} of {len(self.work)} runs  {self.time_left} left"
+        self.bars.update(self.total, completed=self.done, text=text)
+
+    def _say(self, line: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(line, highlight=False, markup=False)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 4:05 or 1:20:00."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"

@@ -1,0 +1,151 @@
+"""Recipes: everything about training that is not the network or the data, read from YAML and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ablations.errors import RequestError
+from modernize.design import nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+# What only one optimizer or schedule reads, with its default there; anywhere else it is refused, not ignored.
+_BELONGS: dict[str, tuple[str, str, Any]] = {
+    "momentum": ("optimizer", "sgd", 0.9),
+    "betas": ("optimizer", "adamw", (0.9, 0.999)),
+    "step_epochs": ("schedule", "step", 30.0),
+    "step_factor": ("schedule", "step", 0.1),
+}
+
+
+class TrainingConfig(BaseModel):
+    """How a network is trained. Epochs may be fractions of a pass over the training set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    max_epochs: float = Field(gt=0, description="passes over the training set")
+    batch_size: int = Field(ge=2, description="images a step")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(gt=0, description="its peak, at this batch size")
+    momentum: Share | None = None
+    betas: tuple[Share, Share] | None = None
+    weight_decay: float = Field(default=0.0, ge=0, description="not on biases, norms and layer scale")
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: float = Field(default=0.0, ge=0, description="of linear growth from 0")
+    step_epochs: float | None = Field(default=None, gt=0, description="between the drops of the step schedule")
+    step_factor: float | None = Field(default=None, gt=0, le=1)
+    label_smoothing: Share = 0.0
+    image_size: int | None = Field(default=None, ge=1, description="pixels a side; none: the data's own")
+    crop_padding: int = Field(default=0, ge=0, description="pixels around the image, for a random crop of each")
+    horizontal_flip: bool = False
+    drop_path_rate: Share = 0.0
+    init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Gives the settings of the chosen optimizer and schedule their defaults, and refuses the others'."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        for name, (owner, choice, default) in _BELONGS.items():
+            chosen = values.get(owner, cls.model_fields[owner].default)
+            if chosen == choice:
+                filled[name] = default if filled.get(name) is None else filled[name]
+            elif filled.get(name) is not None:
+                raise ValueError(f"{name}: only {owner}={choice} uses it, and {owner} is {chosen}")
+        return filled
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the project."""
+    return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("recipes").iterdir())
+
+
+def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
+    """The recipe of that name or YAML file, with `--set` values over it.
+
+    Raises RequestError naming the file, the key and the right value.
+    """
+    if name.endswith((".yaml", ".yml")):
+        values = read_yaml(Path(name), "recipe")
+    elif name in recipe_names():
+        values = yaml.safe_load(files("ablations").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8"))
+    else:
+        raise RequestError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}, or a YAML file")
+    for key, text in (overrides or {}).items():
+        values[key] = parse_value(text, f"--set {key}")
+    return check(TrainingConfig, values, f"recipe {name}")
+
+
+def parse_value(text: str, place: str) -> Any:
+    """What `text` means in YAML; raises RequestError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RequestError(f"{place}: {text!r} is not a YAML value") from None
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file; raises RequestError with the file and the line."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise RequestError(f"{what} {path}: no such file") from None
+    except OSError as error:
+        raise RequestError(f"{what} {path}: cannot be read ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RequestError(f"{what} {path}{line}: not YAML ({error.problem})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise RequestError(f"{what} {path}: not YAML ({first_line(error)})") from None
+    if not isinstance(values, dict):
+        raise RequestError(f"{what} {path}: must hold keys and values, such as `seeds: [0]`")
+    return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, refusing a key that stands twice (PyYAML would keep the last one silently)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} is there twice", key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
+    """`values` as a model; raises RequestError naming the place, the first bad key and the nearest right one."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            problem = f"unknown key {key!r}: {nearest(key, model.model_fields)}"
+        elif first["type"] == "missing":
+            problem = f"{key} is missing"
+        elif first["type"] == "value_error":
+            problem = " ".join(filter(None, [f"{key}:" if key else "", str(first["ctx"]["error"])]))
+        else:
+            problem = f"{key}={first['input']!r}: {first['msg'].replace('Input should', 'must')}"
+        raise RequestError(" ".join(f"{place}: {problem}".split())) from None

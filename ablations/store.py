@@ -1,0 +1,98 @@
+"""Files that are whole or not there: written beside and renamed into place, with a checksum checked on reading."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class DamagedError(ValueError):
+    """A file whose contents are not what was written."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that at every instant either the old one or the whole new one is there, on disk."""
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes values as JSON, with a `checksum` over them."""
+    write_bytes(path, (json.dumps({**values, "checksum": _json_sum(values)}, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The values of a file that `write_json` wrote; raises DamagedError, or FileNotFoundError."""
+    try:
+        values = json.loads(path.read_bytes())
+        checksum = values.pop("checksum")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise DamagedError(f"{path} is damaged: not the JSON that was written") from None
+    if checksum != _json_sum(values):
+        raise DamagedError(f"{path} is damaged: its checksum does not fit")
+    return values
+
+
+def _json_sum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+_CHECKPOINT = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
+
+
+def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Writes a checkpoint whose name ends in its checksum, then removes all but the last `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path = folder / f"step-{step:09d}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
+    write_bytes(path, buffer.getvalue())
+    for old in checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    return sorted((path for path in folder.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; raises DamagedError where the contents do not fit the checksum in its name."""
+    match = _CHECKPOINT.fullmatch(path.name)
+    data = path.read_bytes()
+    if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
+        raise DamagedError(f"{path} is damaged: its checksum does not fit")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    """One checksum over a state dict: names, types, shapes and every bit of the values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

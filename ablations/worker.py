@@ -1,0 +1,96 @@
+"""A worker process of a study: takes whatever run is free, trains it, and tells its launcher in lines of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ablations.data import DataSet, load
+from ablations.errors import RequestError, RunError
+from ablations.runs import RunConfig, execute, finished, locked
+from ablations.studies import read_study, run_folder
+from ablations.trainer import Interrupted
+
+WAIT = 0.5  # seconds between looks at runs that other processes hold
+
+
+def main() -> int:
+    """Works through the study in a folder until every run of it has a result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    stop = StopFlag()
+    study = read_study(arguments.folder)
+    loaded: dict[tuple[str, int | None, str], DataSet] = {}
+
+    def dataset(run: RunConfig) -> DataSet:
+        key = (run.data, run.recipe.image_size, run.evaluate)
+        if key not in loaded:
+            loaded[key] = load(run.data, arguments.data_dir, run.recipe.image_size, run.evaluate)
+        return loaded[key]
+
+    while left := [run for run in study.runs if not finished(run_folder(arguments.folder, run))]:
+        trained = False
+        for run in left:
+            folder = run_folder(arguments.folder, run)
+            with locked(folder) as ours:
+                if not ours or finished(folder):
+                    continue
+                tell(event="start", run=run.name)
+                try:
+                    result = execute(
+                        run, folder, dataset(run), arguments.device, lambda line: tell(event="log", **line), stop.asked
+                    )
+                except Interrupted:
+                    return 130
+                except (RunError, RequestError) as error:
+                    tell(event="error", message=str(error))
+                    return 1
+                tell(event="end", run=run.name, **result)
+                trained = True
+        if not trained:
+            if stop.asked():
+                return 130
+            time.sleep(WAIT)
+    return 0
+
+
+class StopFlag:
+    """Set by SIGINT and SIGTERM; a worker whose launcher is gone is asked to stop, too."""
+
+    def __init__(self) -> None:
+        self.set = False
+        self.launcher = os.getppid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.set = True
+
+    def asked(self) -> bool:
+        return self.set or os.getppid() != self.launcher
+
+
+def tell(**event: Any) -> None:
+    """Sends the launcher an event; a launcher that is gone is noticed by StopFlag."""
+    try:
+        print(json.dumps(event), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The cost table: parameters and multiply-adds of designs, beside the GFLOPs that the paper prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from reports.tables import MISSING, OURS, PAPERS, Cell, Column, Table
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What one design, or one row of a roadmap, costs. `paper_gflops` is None where the paper prints none."""
+
+    name: str
+    label: str
+    params: int
+    macs: int
+    paper_gflops: float | None = None
+    note: str = ""
+
+
+def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
+    """The table of some costs; `subject` is what a row is, `row` or `design`, and the name of its raw column."""
+    printed = any(row.paper_gflops is not None for row in rows)
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    columns = [
+        Column("label", subject, number=False),
+        Column("params", "parameters", OURS if printed else ""),
+        Column("macs", "multiply-adds", OURS if printed else ""),
+        Column("gflops", "GFLOPs", OURS if printed else ""),
+        *([Column("paper_gflops", "GFLOPs", PAPERS)] if printed else []),
+    ]
+    cells = []
+    for row in rows:
+        paper = MISSING if row.paper_gflops is None else f"{row.paper_gflops:.2f}"
+        marks = (notes.index(row.note) + 1,) if row.note else ()
+        shown = [Cell(row.label), Cell(f"{row.params:,}"), Cell(f"{row.macs:,}"), Cell(gflops(row.macs))]
+        cells.append((*shown, *([Cell(paper, marks)] if printed else [])))
+    frame = pd.DataFrame([asdict(row) | {"gflops": row.macs / 1e9} for row in rows])
+    frame = frame.rename(columns={"name": subject})[
+        [subject, "label", "params", "macs", "gflops", "paper_gflops", "note"]
+    ]
+    return Table(
+        name="cost",
+        title=title,
+        subtitle="",
+        legend="Multiply-adds of convolutions and linear layers for one image; GFLOPs, as the paper says it, are G of them.",
+        columns=tuple(columns),
+        rows=tuple(cells),
+        sections=(),
+        notes=tuple(notes),
+        frame=frame.dropna(axis="columns", how="all"),
+    )
+
+
+def gflops(macs: int) -> str:
+    """Multiply-adds in G, to two decimals or, below 0.1, to two digits."""
+    return f"{macs / 1e9:.2f}" if macs >= 1e8 else f"{macs / 1e9:.2g}"

@@ -1,0 +1,329 @@
+"""Figures: one style for all of them, and the trajectory after Figure 2 of the paper."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+
+from reports.render import superscript
+from reports.tables import MISSING, OURS, PAPERS, Table, accuracy
+
+# Okabe and Ito's colours, told apart by every eye; lightness differs too, so that grey print keeps them apart.
+INK, MUTED, BAND, RULE = "#222222", "#666666", "#F1F1F1", "#D5D5D5"
+OURS_FILL, OURS_LINE = "#56B4E9", "#0072B2"
+PAPERS_FILL, PAPERS_LINE = "#C9C9C9", "#555555"
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same text, and the same bytes, everywhere
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a `$` in a study's name is a dollar
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",  # glyphs travel with the file
+    "svg.hashsalt": "modernize",  # ids by content, not by chance
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+# No dates in files: the same runs give the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+# The page, in inches: columns from the left, then what a line takes.
+_WIDTH, _MARGIN = 12.6, 0.25
+_INSIDE = _WIDTH - 2 * _MARGIN
+_GROUP_AT, _LABEL_AT, _MACS_AT, _MACS_END = 0.33, 1.9, 4.12, 5.2
+_OURS_AT, _OURS_WIDE, _OURS_END = 5.35, 2.7, 9.1
+_PAPERS_AT, _PAPERS_WIDE, _PAPERS_END, _GFLOPS_END = 9.35, 1.65, 11.58, 12.25
+_ROW, _TITLE_LINE, _LINE, _NOTE_LINE = 0.28, 0.27, 0.2, 0.17
+_ABOVE_BOARD, _BELOW_BOARD = 0.68, 1.0  # headings; axis, its label and the legend
+
+
+def trajectory(table: Table) -> Figure:
+    """The roadmap from top to bottom: our accuracies and, in a panel of their own, the paper's on ImageNet."""
+    with style.context(["default", STYLE]):
+        return _trajectory(table)
+
+
+def encode(figure: Figure, suffix: str) -> bytes:
+    """A figure as the bytes of a png, svg or pdf file."""
+    out = io.BytesIO()
+    with style.context(["default", STYLE]):
+        figure.savefig(out, format=suffix, metadata=_METADATA[suffix])
+    return out.getvalue()
+
+
+def wrap(text: str, size: float, width: float, weight: str = "normal") -> list[str]:
+    """`text` in lines of at most `width` inches, measured in its font; a word too long for a line is broken."""
+    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
+
+    def fits(line: str) -> bool:
+        return text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] <= width * 72
+
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if fits(longer):
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if fits(lines[-1] + letter):
+                lines[-1] += letter
+            else:
+                lines.append(letter)
+    return [line for line in lines if line]
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A row of a panel; `absent` is what stands in place of a bar that cannot be."""
+
+    mean: float | None
+    sd: float | None
+    adopted: bool
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The colours of a panel."""
+
+    fill: str
+    line: str
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A figure measured in inches from its lower left corner."""
+
+    figure: Figure
+    height: float
+
+    def text(self, x: float, y: float, text: str, **looks: Any) -> None:
+        """Write `text` at a place."""
+        self.figure.text(x / _WIDTH, y / self.height, text, **looks)
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes on a part of the page."""
+        return self.figure.add_axes((x / _WIDTH, y / self.height, width / _WIDTH, height / self.height))
+
+
+def _trajectory(table: Table) -> Figure:
+    title = wrap(table.title, 13, _INSIDE, weight="bold")
+    subtitle = wrap(table.subtitle, 9, _INSIDE)
+    notes = [
+        line
+        for number, note in enumerate(table.notes, start=1)
+        for line in wrap(f"{superscript([number])} {note}", 8, _INSIDE)
+    ]
+    records = table.frame.to_dict("records")
+    ours = [_Bar(_known(r["top1_mean"]), _known(r["top1_sd"]), r["adopted"], _absence(r["status"])) for r in records]
+    papers = [_Bar(_known(r["paper_top1"]), _known(r["paper_top1_sd"]), r["adopted"]) for r in records]
+
+    bottom = _MARGIN + _NOTE_LINE * len(notes) + _BELOW_BOARD
+    tall = _ROW * len(records)
+    subtitle_top = bottom + tall + _ABOVE_BOARD + _LINE * len(subtitle) + 0.1
+    height = subtitle_top + _TITLE_LINE * len(title) + _MARGIN
+    page = _Page(Figure(figsize=(_WIDTH, height)), height)
+    for number, line in enumerate(title):
+        page.text(_MARGIN, height - _MARGIN - _TITLE_LINE * number, line, size=13, weight="bold", va="top")
+    for number, line in enumerate(subtitle):
+        page.text(_MARGIN, subtitle_top - _LINE * number, line, color=MUTED, va="top")
+    for number, line in enumerate(reversed(notes)):
+        page.text(_MARGIN, _MARGIN + _NOTE_LINE * number, line, size=8, color=MUTED, va="bottom")
+
+    _draw_headings(page, table, bottom + tall)
+    _draw_board(page.axes(_MARGIN, bottom, _INSIDE, tall), table, ours, papers)
+    ours_look, papers_look = _Look(OURS_FILL, OURS_LINE), _Look(PAPERS_FILL, PAPERS_LINE)
+    _draw_panel(page.axes(_OURS_AT, bottom, _OURS_WIDE, tall), ours, ours_look)
+    _draw_panel(page.axes(_PAPERS_AT, bottom, _PAPERS_WIDE, tall), papers, papers_look)
+    page.figure.legend(
+        handles=list(_legend(ours, papers)),
+        loc="lower left",
+        bbox_to_anchor=(_MARGIN / _WIDTH, (bottom - _BELOW_BOARD + 0.08) / height),
+        ncols=6,
+        borderaxespad=0,
+        borderpad=0,
+        columnspacing=2.2,
+    )
+    return page.figure
+
+
+def _known(value: Any) -> float | None:
+    """A number of the raw table, None where it has none."""
+    return None if pd.isna(value) else float(value)
+
+
+def _absence(status: str) -> str:
+    """What the figure says of a row by its status, which is nothing if the row has a result."""
+    return {"done": "", "left": "not run"}.get(status, status)
+
+
+def _draw_headings(page: _Page, table: Table, top: float) -> None:
+    """Names of the columns, and above them whose they are."""
+    titles = {column.name: column.title for column in table.columns}
+    for x, name, look in (
+        (_LABEL_AT, "label", {"ha": "left"}),
+        (_MACS_END, "macs", {"ha": "right"}),
+        (_OURS_END, "top1_mean", {"ha": "right"}),
+        (_PAPERS_END, "paper_top1", {"ha": "right"}),
+        (_GFLOPS_END, "paper_gflops", {"ha": "right"}),
+    ):
+        page.text(x, top + 0.08, titles[name], size=8.5, color=MUTED, va="bottom", **look)
+    for start, end, group in ((_MACS_AT, _OURS_END, OURS), (_PAPERS_AT, _GFLOPS_END, PAPERS)):
+        page.text((start + end) / 2, top + 0.4, group, weight="bold", ha="center", va="bottom")
+        line = Line2D([start / _WIDTH, end / _WIDTH], [(top + 0.35) / page.height] * 2, color=MUTED, linewidth=0.8)
+        page.figure.add_artist(line)
+
+
+def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequence[_Bar]) -> None:
+    """Everything of the rows but the panels: shaded groups with their names, labels and numbers."""
+    board.set_axis_off()
+    board.set(xlim=(_MARGIN, _MARGIN + _INSIDE), ylim=(len(ours) - 0.5, -0.5))
+    ends = [*table.sections[1:], len(ours)]
+    for number, (start, end) in enumerate(zip(table.sections, ends, strict=True)):
+        if number % 2 == 0:
+            board.axhspan(start - 0.5, end - 0.5, facecolor=BAND, edgecolor="none")
+        board.text(
+            _GROUP_AT, start, table.frame["group"].iloc[start], size=8.5, weight="bold", color=MUTED, va="center"
+        )
+    shown = {column.name: [row[place] for row in table.rows] for place, column in enumerate(table.columns)}
+    for place, (our, paper) in enumerate(zip(ours, papers, strict=True)):
+        label, gflops = shown["label"][place], shown["paper_gflops"][place]
+        board.text(_LABEL_AT, place, f"{label.text} {superscript(label.marks)}".strip(), va="center")
+        for x, text in (
+            (_MACS_END, shown["macs"][place].text),
+            (_OURS_END, accuracy(our.mean, our.sd) if our.mean is not None else MISSING),
+            (_PAPERS_END, accuracy(paper.mean, None)),
+            (_GFLOPS_END, gflops.text),
+        ):
+            board.text(x, place, text, ha="right", va="center")
+        board.text(_GFLOPS_END + 0.04, place, superscript(gflops.marks), ha="left", va="center")
+
+
+def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
+    """Bars of accuracy on an axis that starts where differences can be seen, and the trajectory over them."""
+    low, high = _axis_range(bars)
+    panel.patch.set_visible(False)
+    panel.set(xlim=(low, high), ylim=(len(bars) - 0.5, -0.5), yticks=[])
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.grid(axis="x")
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    panel.tick_params(axis="x", length=3)
+    panel.set_xlabel(f"top-1, %\n(the axis starts at {low:g}, not at 0)" if low > 0 else "top-1, %", loc="left")
+    for place, bar in enumerate(bars):
+        if bar.mean is None:
+            panel.annotate(
+                bar.absent, (low, place), (4, 0), textcoords="offset points", va="center", style="italic", color=MUTED
+            )
+        elif low <= bar.mean <= high:
+            _draw_bar(panel, place, bar, low, look)
+        else:
+            _draw_beyond(panel, place, bar, look)
+    _draw_line(panel, bars, look)
+
+
+def _draw_bar(panel: Axes, place: int, bar: _Bar, low: float, look: _Look) -> None:
+    """A bar up to the mean, hatched for a side branch, with a whisker of one standard deviation to both sides."""
+    mean = bar.mean or 0.0
+    fill, hatch = (look.fill, None) if bar.adopted else ("white", "/////")
+    panel.barh(place, mean - low, left=low, height=0.62, color=fill, edgecolor=look.line, linewidth=0.6, hatch=hatch)
+    if bar.sd is not None:
+        panel.errorbar(mean, place, xerr=bar.sd, color=INK, linewidth=1.1, capsize=2.6, zorder=7)
+
+
+def _draw_beyond(panel: Axes, place: int, bar: _Bar, look: _Look) -> None:
+    """An arrow at the edge for a mean too far off to be on the axis; the number beside the panel tells how far."""
+    low, high = panel.get_xlim()
+    marker = "<" if (bar.mean or 0.0) < low else ">"
+    panel.plot(_on_axis(bar.mean or 0.0, low, high), place, marker, color=look.line, markersize=7, zorder=6)
+
+
+def _draw_line(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
+    """The line through the adopted rows, dotted over a row without a result and to one off the axis."""
+    low, high = panel.get_xlim()
+    for start, end, sure in _segments(bars, low, high):
+        means = [_on_axis(bars[place].mean or 0.0, low, high) for place in (start, end)]
+        panel.plot(means, [start, end], "-" if sure else ":", color=look.line, linewidth=1.4, zorder=3)
+    for place, bar in enumerate(bars):
+        if bar.adopted and bar.mean is not None and low <= bar.mean <= high:
+            panel.plot(bar.mean, place, "o", color=look.line, markeredgecolor="white", markersize=5, zorder=5)
+
+
+def _segments(bars: Sequence[_Bar], low: float, high: float) -> Iterator[tuple[int, int, bool]]:
+    """Pairs of neighbouring adopted rows that have results, and whether the step between them is all on the axis."""
+    adopted = [place for place, bar in enumerate(bars) if bar.adopted]
+    known = [place for place in adopted if bars[place].mean is not None]
+    for start, end in pairwise(known):
+        neighbours = adopted.index(end) == adopted.index(start) + 1
+        yield start, end, neighbours and all(low <= (bars[place].mean or 0.0) <= high for place in (start, end))
+
+
+def _on_axis(mean: float, low: float, high: float) -> float:
+    """The mean, or where the arrow stands for one that is off the axis."""
+    inset = 0.03 * (high - low)
+    return mean if low <= mean <= high else min(max(mean, low + inset), high - inset)
+
+
+def _axis_range(bars: Sequence[_Bar]) -> tuple[float, float]:
+    """Where an axis starts and ends so that the differences of most rows can be seen.
+
+    A row far from the others (a network that did not learn) would squeeze them together, so the range leaves it out.
+    """
+    known = [bar for bar in bars if bar.mean is not None]
+    means = [bar.mean or 0.0 for bar in known]
+    if not known:
+        return 0.0, 100.0
+    middle = statistics.median(means)
+    spread = statistics.median(abs(mean - middle) for mean in means)
+    near = [bar for bar, mean in zip(known, means, strict=True) if abs(mean - middle) <= max(8 * spread, 5.0)]
+    ends = [(bar.mean or 0.0) + sign * (bar.sd or 0.0) for bar in near for sign in (-1, 1)]
+    room = max(0.12 * (max(ends) - min(ends)), 0.25)
+    step = 10 ** math.floor(math.log10(room))
+    low = math.floor((min(ends) - room) / step) * step
+    high = math.ceil((max(ends) + room / 2) / step) * step
+    return max(round(low, 4), 0.0), min(round(high, 4), 102.0)
+
+
+def _legend(ours: Sequence[_Bar], papers: Sequence[_Bar]) -> Iterator[Artist]:
+    """An entry for each kind of mark that the figure holds."""
+    low, high = _axis_range(ours)
+    yield Line2D([], [], color=OURS_LINE, marker="o", markeredgecolor="white", markersize=5, label="adopted rows")
+    if not all(sure for _, _, sure in _segments(ours, low, high)):
+        yield Line2D([], [], color=OURS_LINE, linestyle=":", label="past a missing or off-axis row")
+    yield Patch(facecolor="white", edgecolor=MUTED, hatch="/////", label="side branch, not adopted")
+    if any(bar.sd is not None for bar in (*ours, *papers)):
+        yield Line2D([], [], color=INK, linewidth=1.1, marker="|", label="± standard deviation")
+    means = [bar.mean for bar in ours if bar.mean is not None]
+    for marker, beyond in (("<", any(mean < low for mean in means)), (">", any(mean > high for mean in means))):
+        if beyond:
+            yield Line2D([], [], color=OURS_LINE, linestyle="", marker=marker, markersize=7, label="off the axis")

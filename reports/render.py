@@ -1,0 +1,158 @@
+"""A table as text: for the terminal, Markdown and CSV."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Iterable
+from itertools import groupby
+
+from rich.box import Box
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.table import Table as Grid
+from rich.text import Text
+
+from reports.tables import Cell, Column, Table
+
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+# A rule under the heading, a lighter one between sections, nothing else.
+_BOX = Box("    \n    \n ── \n    \n ┈┈ \n    \n    \n    \n")
+_LABEL_WIDTH = 14  # labels wrap to no less
+
+
+def superscript(marks: Iterable[int]) -> str:
+    """Footnote marks as they stand behind a text: `¹,²`."""
+    return ",".join(str(mark).translate(_SUPERSCRIPTS) for mark in marks)
+
+
+def csv(table: Table) -> str:
+    """The raw numbers in full precision, under machine-friendly names."""
+    return table.frame.to_csv(index=False, lineterminator="\n")
+
+
+def markdown(table: Table) -> str:
+    """A GitHub-flavoured Markdown page: title, table, how to read it, footnotes."""
+    heads = [f"{column.title} ({column.group})" if column.group else column.title for column in table.columns]
+    rules = ["---:" if column.number else ":---" for column in table.columns]
+    rows = [[_escape(_marked(cell)) for cell in row] for row in table.rows]
+    lines = ["| " + " | ".join(row) + " |" for row in ([_escape(head) for head in heads], rules, *rows)]
+    notes = [f"{superscript([number])} {_escape(note)}" for number, note in enumerate(table.notes, start=1)]
+    parts = [f"# {_escape(table.title)}", _escape(table.subtitle), "\n".join(lines), _escape(table.legend), *notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def terminal(table: Table, width: int) -> str:
+    """The table as plain text at most `width` wide; narrower than it can be, it is as narrow as it can be."""
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, _narrowest(table)), color_system=None, legacy_windows=False)
+    show(table, console)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def show(table: Table, console: Console) -> None:
+    """Print the table on a console, as wide as it is."""
+    width = max(console.width, _narrowest(table))
+    gap = 2 if sum(_widths(table, 2)) + 2 * (len(table.columns) - 1) <= width else 1
+    widths = _widths(table, gap)
+    label = width - sum(widths[1:]) - gap * (len(widths) - 1)
+    widths[0] = min(widths[0], max(label, _LABEL_WIDTH))
+    notes = [Text(f"{superscript([number])} {note}", style="dim") for number, note in enumerate(table.notes, start=1)]
+    console.print(
+        Group(
+            Text(table.title, style="bold"),
+            Text(table.subtitle),
+            Text(),
+            Text(_group_heading(table.columns, widths, gap), style="dim"),
+            _grid(table, widths, gap),
+            Text(),
+            Text(table.legend, style="dim"),
+            *notes,
+        ),
+        width=width,
+        crop=False,
+    )
+
+
+def _grid(table: Table, widths: list[int], gap: int) -> Grid:
+    """The body of the table, each column as wide as told."""
+    grid = Grid(box=_BOX, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
+    for column, width in zip(table.columns, widths, strict=True):
+        heading = Text("\n".join(_heading(column)))
+        justify = "right" if column.number else "left"
+        grid.add_column(heading, justify=justify, width=width, vertical="bottom", overflow="fold")  # type: ignore[arg-type]
+    padded = [_mark_room(table, place) for place in range(len(table.columns))]
+    for number, row in enumerate(table.rows):
+        grid.add_row(
+            *(Text(_padded(cell, room)) for cell, room in zip(row, padded, strict=True)),
+            end_section=number + 1 in table.sections,
+        )
+    return grid
+
+
+def _widths(table: Table, gap: int) -> list[int]:
+    """The width each column wants; a group is at least as wide as its heading."""
+    widths = []
+    for place, column in enumerate(table.columns):
+        room = _mark_room(table, place)
+        texts = [*_heading(column), *(_padded(row[place], room) for row in table.rows)]
+        widths.append(max(map(cell_len, texts)))
+    for group, places in _groups(table.columns):
+        span = sum(widths[place] for place in places) + gap * (len(places) - 1)
+        widths[places[0]] += max(0, cell_len(group) - span)
+    return widths
+
+
+def _narrowest(table: Table) -> int:
+    """The width below which the table cannot be told."""
+    widths = _widths(table, 1)
+    return min(widths[0], _LABEL_WIDTH) + sum(widths[1:]) + len(widths) - 1
+
+
+def _heading(column: Column) -> list[str]:
+    """A heading in two lines as narrow as can be, so that the numbers decide how wide a column is."""
+    wrapped = (textwrap.wrap(column.title, width, break_long_words=False) for width in range(1, len(column.title) + 1))
+    return next(lines for lines in wrapped if len(lines) <= 2)
+
+
+def _groups(columns: tuple[Column, ...]) -> list[tuple[str, list[int]]]:
+    """Neighbouring columns by their group heading."""
+    return [
+        (group, list(places)) for group, places in groupby(range(len(columns)), key=lambda place: columns[place].group)
+    ]
+
+
+def _group_heading(columns: tuple[Column, ...], widths: list[int], gap: int) -> str:
+    """The two lines above the headings: each group's name, and under it a rule over its columns."""
+    names, rules = [], []
+    for group, places in _groups(columns):
+        span = sum(widths[place] for place in places) + gap * (len(places) - 1)
+        names.append(group.center(span))
+        rules.append(("─" if group else " ") * span)
+    return "\n".join((" " * gap).join(parts) for parts in (names, rules))
+
+
+def _mark_room(table: Table, place: int) -> int:
+    """The width kept for marks in a column of numbers, so that a footnote does not move the digits out of line."""
+    if not table.columns[place].number:
+        return 0
+    return max(len(_mark(row[place])) for row in table.rows)
+
+
+def _padded(cell: Cell, room: int) -> str:
+    return cell.text + _mark(cell).ljust(room)
+
+
+def _marked(cell: Cell) -> str:
+    return cell.text + _mark(cell)
+
+
+def _mark(cell: Cell) -> str:
+    """The marks behind a cell's text: apart from it, lest 4.46² be a square, but on the same line."""
+    return f"\N{NO-BREAK SPACE}{superscript(cell.marks)}" if cell.marks else ""
+
+
+def _escape(text: str) -> str:
+    """`text` on one line as Markdown shows it literally; underscores within words mean nothing and stay as they are."""
+    return re.sub(r"([\\|*`<\[]|(?<!\w)_|_(?!\w))", r"\\\1", re.sub(r"[\r\n]+", " ", text))

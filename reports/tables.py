@@ -1,0 +1,348 @@
+"""Tables: data frames of runs in, table objects out; every number is kept raw beside the text that is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pandas as pd
+
+from modernize.roadmap import Roadmap, Row, roadmap
+
+OURS = "ours"
+PAPERS = "ImageNet, the paper's"
+MISSING = "–"
+_STATUSES = ("failed", "running", "left")  # the most telling first, for a row that has no result
+_PAPER_TABLES = {"resnet50": "ResNet-50 regime, Table 10", "resnet200": "ResNet-200 regime, Table 11"}
+_Value = TypeVar("_Value", bound=Hashable)
+
+
+class ReportError(ValueError):
+    """Runs that cannot be reported together: one line saying what and where."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its machine-friendly name, its heading, the group heading above it and whether it holds numbers."""
+
+    name: str
+    title: str
+    group: str = ""
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and the numbers of the footnotes that go with it."""
+
+    text: str
+    marks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show: `notes[n - 1]` is footnote n, `sections` are the rows that open one, `frame` has raw values."""
+
+    name: str
+    title: str
+    subtitle: str
+    legend: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sections: tuple[int, ...]
+    notes: tuple[str, ...]
+    frame: pd.DataFrame = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """All runs of a roadmap's row in one: a line of the raw table. Numbers are None where there is nothing to tell."""
+
+    row: str
+    label: str
+    group: str
+    adopted: bool
+    recipe: str
+    status: str
+    reason: str
+    runs: int
+    seeds: int
+    params: int | None
+    macs: int | None
+    top1_mean: float | None
+    top1_sd: float | None
+    before: str | None
+    change: float | None
+    paper_gflops: float
+    paper_top1: float
+    paper_top1_sd: float | None
+    paper_change: float | None
+    note: str
+
+
+class _Footnotes:
+    """Footnotes in the order they were first needed; the same text is the same note."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> int:
+        """The number of the note that says `text`."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+    def marks(self, texts: Iterable[str]) -> tuple[int, ...]:
+        """The numbers of several notes, ascending."""
+        return tuple(sorted({self.mark(text) for text in texts}))
+
+
+def roadmap_table(runs: pd.DataFrame, roadmap_name: str) -> Table:
+    """Each row of a roadmap: what it costs, how well our runs of it do and what it changed, beside the paper's numbers.
+
+    Raises ReportError where the runs are not of one data set or hold a row and seed twice, DesignError on unknown rows.
+    """
+    steps = roadmap(roadmap_name)
+    runs = runs[runs["roadmap"] == roadmap_name]
+    _check(runs, steps)
+    by_row = {row.name: runs[runs["row"] == row.name] for row in steps.rows}
+    fairness = _fairness_notes(by_row)
+    summaries = [_summarise(row, steps, by_row, fairness[row.name]) for row in steps.rows]
+
+    macs_unit = _unit(summary.macs for summary in summaries)
+    params_unit = _unit(summary.params for summary in summaries)
+    columns = (
+        Column("label", "row", number=False),
+        Column("params", f"params, {params_unit}", OURS),
+        Column("macs", f"multiply-adds, {macs_unit}", OURS),
+        Column("top1_mean", "top-1, %", OURS),
+        Column("seeds", "seeds", OURS),
+        Column("change", "change", OURS),
+        Column("paper_gflops", "GFLOPs", PAPERS),
+        Column("paper_top1", "top-1, %", PAPERS),
+        Column("paper_change", "change", PAPERS),
+    )
+    footnotes = _Footnotes()
+    rows = []
+    for row, summary in zip(steps.rows, summaries, strict=True):
+        label = row.label if row.adopted else f"{row.label} (side branch)"
+        rows.append(
+            (
+                Cell(label, footnotes.marks(fairness[row.name])),
+                Cell(amount(summary.params, params_unit)),
+                Cell(amount(summary.macs, macs_unit)),
+                Cell(accuracy(summary.top1_mean, summary.top1_sd) if summary.seeds else summary.status),
+                Cell(str(summary.seeds)),
+                Cell(signed(summary.change)),
+                Cell(f"{summary.paper_gflops:.2f}", footnotes.marks([row.paper.note] if row.paper.note else [])),
+                Cell(f"{summary.paper_top1:.2f}"),
+                Cell(signed(summary.paper_change)),
+            )
+        )
+    groups = [row.group for row in steps.rows]
+    return Table(
+        name="roadmap",
+        title=f"The {roadmap_name} roadmap",
+        subtitle=_facts(runs),
+        legend=(
+            "top-1: mean over seeds ± standard deviation. change: in points, from the last adopted row before; a side "
+            "branch is measured, not adopted. The paper's numbers: Liu et al. 2022, ImageNet at 224 px, "
+            f"{_PAPER_TABLES[steps.regime]}; its GFLOPs are multiply-adds in G."
+        ),
+        columns=columns,
+        rows=tuple(rows),
+        sections=tuple(i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group),
+        notes=tuple(footnotes.texts),
+        frame=_frame(summaries),
+    )
+
+
+def accuracy(mean: float | None, sd: float | None) -> str:
+    """A top-1 accuracy in percent, with its standard deviation where there is one: `86.45 ± 0.12`."""
+    if mean is None:
+        return MISSING
+    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
+
+
+def signed(change: float | None) -> str:
+    """A change in points with its sign; one that rounds to nothing has none."""
+    if change is None:
+        return MISSING
+    return f"{change:+.2f}" if round(change, 2) else "0.00"
+
+
+_UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
+
+
+def amount(count: int | None, unit: str) -> str:
+    """A count in `unit`, to two decimals."""
+    return MISSING if count is None else f"{count / _UNITS[unit]:.2f}"
+
+
+def _unit(counts: Iterable[int | None]) -> str:
+    """The unit that the largest of the counts calls for; one unit a column, so that its numbers compare at a glance."""
+    largest = max((count for count in counts if count is not None), default=0)
+    return next((unit for unit, size in _UNITS.items() if largest >= size), "k")
+
+
+def _check(runs: pd.DataFrame, steps: Roadmap) -> None:
+    """Refuse runs that a single table would compare unfairly or count twice."""
+    for name in runs["row"].unique():
+        steps.row(name)
+    datasets = sorted(runs["dataset"].dropna().unique())
+    if len(datasets) > 1:
+        raise ReportError(
+            f"roadmap {steps.name}: runs on {len(datasets)} data sets ({', '.join(datasets)}), not on one"
+        )
+    twice = runs[runs.duplicated(["row", "seed"])]
+    if len(twice):
+        row, seed = twice.iloc[0][["row", "seed"]]
+        raise ReportError(f"roadmap {steps.name}: row {row} has two runs of seed {seed}")
+
+
+def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes: Sequence[str]) -> RowSummary:
+    """The line of the raw table for one row."""
+    runs = by_row[row.name]
+    top1 = _results(runs)
+    before = steps.before(row)
+    change = paper_change = None
+    if before is not None:
+        paper_change = round(row.paper.top1 - before.paper.top1, 2)  # both are printed to two decimals
+        earlier = _results(by_row[before.name])
+        if len(top1) and len(earlier):
+            change = float(top1.mean() - earlier.mean())
+    return RowSummary(
+        row=row.name,
+        label=row.label,
+        group=row.group,
+        adopted=row.adopted,
+        recipe=", ".join(_values(runs, "recipe")),
+        status=_status(runs),
+        reason="; ".join(_values(runs, "reason")),
+        runs=len(runs),
+        seeds=len(top1),
+        params=_first(runs, "params"),
+        macs=_first(runs, "macs"),
+        top1_mean=float(top1.mean()) if len(top1) else None,
+        top1_sd=float(top1.std(ddof=1)) if len(top1) > 1 else None,
+        before=before.name if before else None,
+        change=change,
+        paper_gflops=row.paper.gflops,
+        paper_top1=row.paper.top1,
+        paper_top1_sd=row.paper.top1_std,
+        paper_change=paper_change,
+        note="; ".join([*notes, *([row.paper.note] if row.paper.note else [])]),
+    )
+
+
+def _results(runs: pd.DataFrame) -> pd.Series[float]:
+    """The accuracies of the runs that are done."""
+    return pd.to_numeric(runs.loc[runs["status"] == "done", "top1"]).astype(float).dropna()
+
+
+def _status(runs: pd.DataFrame) -> str:
+    """`done` where the row has a result, else the most telling status of its runs."""
+    if len(_results(runs)):
+        return "done"
+    found = set(runs["status"])
+    return next((status for status in _STATUSES if status in found), "no top-1" if found else "not run")
+
+
+def _values(runs: pd.DataFrame, column: str) -> list[str]:
+    """The distinct texts of a column, in order of appearance."""
+    return list(dict.fromkeys(str(value) for value in runs[column] if pd.notna(value) and str(value)))
+
+
+def _first(runs: pd.DataFrame, column: str) -> int | None:
+    """The first count there is in a column: all runs of a row are of one network."""
+    counts = pd.to_numeric(runs[column]).dropna()
+    return int(counts.iloc[0]) if len(counts) else None
+
+
+def _fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
+    """For each row, what a reader must know before comparing it with the others."""
+    recipes = {name: tuple(_values(runs, "recipe")) for name, runs in by_row.items()}
+    seeds = {name: tuple(sorted(map(int, runs["seed"].dropna()))) for name, runs in by_row.items()}
+    images = {name: _images(runs) for name, runs in by_row.items()}
+    usual_recipe, usual_seeds, usual_images = _usual(recipes), _usual(seeds), _usual(images)
+    notes: dict[str, list[str]] = {}
+    for name, runs in by_row.items():
+        notes[name] = []
+        if recipes[name] and recipes[name] != usual_recipe:
+            notes[name].append(f"trained with recipe {', '.join(recipes[name])}")
+        if images[name] and images[name] != usual_images:
+            notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
+        if seeds[name] and seeds[name] != usual_seeds:
+            notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
+        account = _account(runs)
+        if account:
+            notes[name].append(account)
+    return notes
+
+
+def _usual(values: dict[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
+    """What most rows have; of two as common the one further down, for a roadmap's first row is the odd one out."""
+    counts = Counter(value for value in values.values() if value)
+    latest = {value: place for place, value in enumerate(values.values())}
+    return max(counts, key=lambda value: (counts[value], latest[value]), default=())
+
+
+def _images(runs: pd.DataFrame) -> tuple[int, ...]:
+    """The distinct numbers of images that the finished runs saw."""
+    seen = pd.to_numeric(runs.loc[runs["status"] == "done", "images_seen"]).dropna()
+    return tuple(sorted(int(number) for number in seen.unique()))
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    return " or ".join(f"{number:,}" for number in numbers)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Seeds by name where they are few."""
+    if len(seeds) > 5:
+        return f"{len(seeds)} seeds"
+    return f"seed{'s' if len(seeds) != 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _account(runs: pd.DataFrame) -> str:
+    """What became of the runs of a row that have no result: `1 of 3 runs failed: NaN loss`."""
+    parts = []
+    for status in _STATUSES:
+        some = runs[runs["status"] == status]
+        if len(some):
+            reasons = "; ".join(_short(reason) for reason in _values(some, "reason"))
+            which = status if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs {status}"
+            parts.append(f"{which}: {reasons}" if reasons else which)
+    account = "; ".join(parts)
+    return "" if account == _status(runs) else account
+
+
+def _short(reason: str) -> str:
+    """A reason on one line, cut where it runs on; the raw table keeps all of it."""
+    line = " ".join(reason.split())
+    return line if len(line) <= 200 else f"{line[:199]}…"
+
+
+def _facts(runs: pd.DataFrame) -> str:
+    """Study, data set, recipe, seeds and how the runs went, on one line."""
+    recipes = {str(name): tuple(_values(group, "recipe")) for name, group in runs.groupby("row", sort=False)}
+    statuses = [(status, int((runs["status"] == status).sum())) for status in ("done", *_STATUSES)]
+    run_word = "run" if len(runs) == 1 else "runs"
+    facts = [
+        f"study {', '.join(_values(runs, 'study'))}",
+        f"data {', '.join(_values(runs, 'dataset'))}",
+        f"recipe {', '.join(_usual(recipes))}",
+        _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
+        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {status}" for status, number in statuses if number),
+    ]
+    return " · ".join(facts)
+
+
+def _frame(summaries: Sequence[RowSummary]) -> pd.DataFrame:
+    """The raw table, whole numbers staying whole where some are missing."""
+    frame = pd.DataFrame([dataclasses.asdict(summary) for summary in summaries])
+    real = ("top1_mean", "top1_sd", "change", "paper_gflops", "paper_top1", "paper_top1_sd", "paper_change")
+    return frame.astype(dict.fromkeys(("params", "macs"), "Int64") | dict.fromkeys(real, "float64"))

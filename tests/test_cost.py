@@ -1,0 +1,193 @@
+"""The cost: the paper's figures to the digits it prints, whatever was counted before, and without weights."""
+
+from __future__ import annotations
+
+import csv
+import random
+import subprocess
+import sys
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import modernize
+from modernize import FLAGS, Cost, Design, DesignError
+from modernize.network import Network
+from modernize.plan import compile_plan, trace
+
+with files("modernize").joinpath("paper/models.csv").open(encoding="utf-8") as _file:
+    PAPER = list(csv.DictReader(_file))
+MODELS = [row["model"] for row in PAPER]
+ROWS = [f"resnet50@{row.name}" for row in modernize.roadmap("resnet50").rows]
+
+
+@cache
+def cost_of(name: str) -> Cost:
+    return modernize.count(name)
+
+
+def random_design(seed: int) -> Design:
+    """Any design at all, of up to four stages."""
+    draw = random.Random(seed)
+    values: dict[str, list[Any]] = {
+        "depths": ["2", "1-2", "3-1-2", "1-1-2-1"],
+        "width": [3, 8, 20],
+        "stem": ["resnet", "patchify"],
+        "stem_stride": [1, 2, 3, 4, 16],
+        "kernel_size": [1, 3, 7, 11],
+        "activation": ["relu", "gelu"],
+        "norm": ["bn", "ln"],
+        "layer_scale": ["off", 1e-6],
+    }
+    return Design().with_flags({flag.name: draw.choice(values.get(flag.name, [False, True])) for flag in FLAGS})
+
+
+# The paper's figures -------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_prints_every_named_model() -> None:
+    assert len(MODELS) == len(set(MODELS)) == 9
+    assert set(MODELS) == set(modernize.MODELS) - {"resnet200", "pocket"}
+
+
+@pytest.mark.parametrize("row", PAPER, ids=MODELS)
+def test_a_named_model_is_the_papers(row: dict[str, str]) -> None:
+    flags = modernize.MODELS[row["model"]].flags()
+    assert (flags["depths"], flags["width"]) == (row["depths"], int(row["width"]))
+
+
+@pytest.mark.parametrize("row", PAPER, ids=MODELS)
+def test_a_named_model_has_the_papers_parameters_and_gflops(row: dict[str, str]) -> None:
+    cost = cost_of(row["model"])
+    assert cost.params == int(row["params"])
+    decimals = len(row["gflops_224"].partition(".")[2])
+    assert f"{cost.gflops:.{decimals}f}" == row["gflops_224"]
+
+
+@pytest.mark.parametrize("name", [name for name in modernize.MODELS if name != "pocket"])
+def test_a_named_networks_docstring_says_its_parameters(name: str) -> None:
+    assert f"{cost_of(name).params:,} parameters at 1000 classes" in getattr(modernize, name).__doc__
+
+
+def test_gflops_are_multiply_adds_in_billions() -> None:
+    assert Cost(params=1, macs=4_089_184_256).gflops == 4.089184256
+
+
+# Against torch's own counter -----------------------------------------------------------------------------------------
+
+
+def macs_by_torch(design: Design, image_size: int) -> int:
+    """Half the operations that torch's counter sees in convolutions and matrix products, for one image."""
+    with torch.device("meta"):
+        network = Network(compile_plan(design)).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, image_size, image_size, device="meta"))
+    counts = counter.get_flop_counts()["Global"]
+    assert set(counts) == {torch.ops.aten.convolution, torch.ops.aten.addmm}
+    return sum(counts.values()) // 2
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_torch_counts_a_row_the_same(name: str) -> None:
+    assert modernize.count(name).macs == macs_by_torch(modernize.design(name), 224)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_torch_counts_any_design_the_same(seed: int) -> None:
+    design, image_size = random_design(seed), 128 + seed
+    assert modernize.count(design, image_size).macs == macs_by_torch(design, image_size)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "resnet200"])
+def test_the_plan_adds_up_to_the_count(name: str) -> None:
+    steps = trace(compile_plan(modernize.design(name)), 224)
+    assert Cost(sum(step.params for step in steps), sum(step.macs for step in steps)) == cost_of(name)
+
+
+# What the count depends on, and what not -----------------------------------------------------------------------------
+
+
+def test_a_design_costs_what_its_name_costs() -> None:
+    assert modernize.count(modernize.design("pocket@kernel-7"), 32, 1, 10) == modernize.count(
+        "pocket@kernel-7", image_size=32, in_channels=1, num_classes=10
+    )
+
+
+def test_channels_cost_in_the_stem_and_classes_in_the_classifier() -> None:
+    design = Design(depths=(1, 1), width=8, stem="patchify")
+    one, three = modernize.count(design, 32, 1, 10), modernize.count(design, 32, 3, 10)
+    assert (three.params - one.params, three.macs - one.macs) == (2 * 16 * 8, 2 * 16 * 8 * 8 * 8)
+    more = modernize.count(design, 32, 1, 11)
+    assert (more.params - one.params, more.macs - one.macs) == (64 + 1, 64)
+
+
+def test_the_count_is_the_same_whatever_came_before() -> None:
+    names = [f"pocket@{row.name}" for row in modernize.roadmap("pocket").rows[::3]]
+    first = {name: modernize.count(name, 32, 1, 10) for name in names}
+    network = modernize.build("pocket@kernel-11", 10, 1).train()
+    network(torch.randn(2, 1, 32, 32)).sum().backward()
+    with pytest.raises(DesignError):
+        modernize.count("convnext_tiny", 16)
+    for name in reversed(names):
+        modernize.count(name, 64, 2, 3)
+        assert modernize.count(name, 32, 1, 10) == first[name]
+    with torch.inference_mode():
+        assert modernize.count(names[0], 32, 1, 10) == first[names[0]]
+
+
+def test_counting_leaves_chance_and_built_networks_alone() -> None:
+    network = modernize.build("pocket", 10, 1)
+    state = {name: weights.clone() for name, weights in network.state_dict().items()}
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    modernize.count("pocket", 32, 1, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(weights, state[name]) for name, weights in network.state_dict().items())
+
+
+def test_counting_says_nothing(capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
+    modernize.count("pocket", 32, 1, 10)
+    assert capfd.readouterr() == ("", "")
+    assert not [str(warning.message) for warning in recwarn]
+
+
+COUNT_XLARGE = """
+from pathlib import Path
+import modernize
+
+def peak():
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+modernize.count("pocket")
+before = peak()
+print(modernize.count("convnext_xlarge").params, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_counting_allocates_no_weights() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", COUNT_XLARGE], cwd=root, capture_output=True, text=True, check=True)
+    params, grown = map(int, done.stdout.split())
+    assert params == 350_196_968
+    assert grown < 400 * 2**20  # its weights are 1.4 GB, the largest of them 67 MB
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "works"), [("convnext_tiny", 31, 32), ("convnext_isotropic_small", 15, 16), ("pocket", 0, 1)]
+)
+def test_an_image_too_small_is_refused(name: str, image_size: int, works: int) -> None:
+    with pytest.raises(DesignError, match=rf"^image_size={image_size} is too small .* works is {works}$"):
+        modernize.count(name, image_size)
+    assert modernize.count(name, works).macs > 0
+
+
+def test_what_cannot_be_named_cannot_be_counted() -> None:
+    with pytest.raises(DesignError, match="'resnet50'"):
+        modernize.count("resnet51")

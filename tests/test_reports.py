@@ -1,0 +1,531 @@
+"""Reports: what the tables print is what the runs say, and every word of a figure can be read."""
+
+from __future__ import annotations
+
+import ast
+import io
+import itertools
+import math
+import re
+import statistics
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+from rich.console import Console
+
+import reports
+from modernize.design import DesignError
+from modernize.roadmap import NAMES, roadmap
+from reports import figures, render
+from reports.tables import ReportError, Table, roadmap_table
+from reports.write import write_report
+
+ROWS = [row.name for row in roadmap("pocket").rows]
+SIDE_BRANCHES = ["kernel-5", "kernel-9", "kernel-11"]
+
+
+def make_runs(name: str = "pocket", seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.3) -> pd.DataFrame:
+    """A finished study: every row of a roadmap with every seed."""
+    chance = np.random.default_rng(7)
+    rows = []
+    for place, row in enumerate(roadmap(name).rows):
+        for seed in seeds:
+            rows.append(
+                {
+                    "study": f"{name}-study",
+                    "roadmap": name,
+                    "row": row.name,
+                    "design": f"{name}@{row.name}",
+                    "seed": seed,
+                    "recipe": "quick_original" if row.recipe == "original" else "quick",
+                    "dataset": "fashion-mnist",
+                    "status": "done",
+                    "reason": None,
+                    "top1": 80 + 0.5 * row.paper.top1 / 10 + spread * chance.normal(),
+                    "loss": 0.4,
+                    "params": 300_000 + 1_234 * place,
+                    "macs": (5_000_000 if name == "pocket" else 4_000_000_000) + 12_345 * place,
+                    "images_seen": 60_000,
+                    "images_per_second": 2_000.0,
+                    "seconds": 30.0,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def change_runs(runs: pd.DataFrame, row: str, seed: int | None = None, **values: Any) -> pd.DataFrame:
+    """The runs with other values for a row, or for one seed of it; a run that is not done has no accuracy."""
+    runs = runs.copy()
+    which = (runs["row"] == row) & ((runs["seed"] == seed) if seed is not None else True)
+    if values.get("status", "done") != "done":
+        values["top1"] = math.nan
+    for column, value in values.items():
+        runs.loc[which, column] = value
+    return runs
+
+
+def ragged_runs() -> pd.DataFrame:
+    """A study in which everything that can be amiss is amiss."""
+    runs = make_runs()
+    runs = runs[runs["row"] != "stage-ratio"]
+    runs = change_runs(runs, "depthwise", status="failed", reason="NaN loss at step 120 | lr_max=4e-3")
+    runs = change_runs(runs, "kernel-9", status="left")
+    runs = change_runs(runs, "fewer-norms", status="running")
+    runs = change_runs(runs, "gelu", seed=2, status="failed", reason="out of memory")
+    runs = change_runs(runs, "width", images_seen=30_000)
+    runs = change_runs(runs, "layer-norm", top1=10.0)
+    return runs[~((runs["row"] == "inverted-bottleneck") & (runs["seed"] == 1))]
+
+
+def parse_markdown(text: str) -> list[dict[str, str]]:
+    """The body of the Markdown table as dictionaries."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    head, rule, *body = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert all(re.fullmatch(r":?---:?", cell) for cell in rule)
+    assert len(set(head)) == len(head)
+    return [dict(zip(head, row, strict=True)) for row in body]
+
+
+def marks_of(text: str) -> list[int]:
+    """The numbers of the footnotes that a cell refers to."""
+    plain = text.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
+    found = re.search(r"\N{NO-BREAK SPACE}([\d,]+)$", plain)
+    return [int(mark) for mark in found[1].split(",")] if found else []
+
+
+def notes_of(table: Table, row: str, column: str = "label") -> list[str]:
+    """The footnotes at a cell."""
+    place = list(table.frame["row"]).index(row)
+    where = [column.name for column in table.columns].index(column)
+    return [table.notes[mark - 1] for mark in table.rows[place][where].marks]
+
+
+def shown(table: Table, row: str, column: str) -> str:
+    """The text of a cell."""
+    place = list(table.frame["row"]).index(row)
+    return table.rows[place][[column.name for column in table.columns].index(column)].text
+
+
+# ---- the numbers
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_markdown_says_what_the_runs_say(name: str, seeds: tuple[int, ...]) -> None:
+    runs = make_runs(name, seeds)
+    parsed = parse_markdown(render.markdown(roadmap_table(runs, name)))
+    unit, size = ("M", 1e6) if name == "pocket" else ("G", 1e9)
+    before: dict[str, str] = {}
+    adopted = ""
+    for row in roadmap(name).rows:  # once more, by hand
+        before[row.name] = adopted
+        adopted = row.name if row.adopted else adopted
+    paper = {row.name: row.paper for row in roadmap(name).rows}
+    means = {row: statistics.mean(group["top1"]) for row, group in runs.groupby("row")}
+    assert len(parsed) == len(ROWS) == 17
+    for cells, row in zip(parsed, roadmap(name).rows, strict=True):
+        mine = runs[runs["row"] == row.name]
+        assert cells["row"].startswith(row.label)
+        assert ("(side branch)" in cells["row"]) == (row.name in SIDE_BRANCHES)
+        assert float(cells["params, k (ours)"]) == pytest.approx(mine["params"].iloc[0] / 1e3, abs=0.005)
+        assert float(cells[f"multiply-adds, {unit} (ours)"]) == pytest.approx(mine["macs"].iloc[0] / size, abs=0.005)
+        mean, *sd = cells["top-1, % (ours)"].split(" ± ")
+        assert float(mean) == pytest.approx(means[row.name], abs=0.00501)
+        assert [float(value) for value in sd] == (
+            [pytest.approx(statistics.stdev(mine["top1"]), abs=0.00501)] if len(seeds) > 1 else []
+        )
+        assert cells["seeds (ours)"] == str(len(seeds))
+        assert float(cells["GFLOPs (ImageNet, the paper's)"].split("\N{NO-BREAK SPACE}")[0]) == row.paper.gflops
+        assert float(cells["top-1, % (ImageNet, the paper's)"]) == row.paper.top1
+        changes = cells["change (ours)"], cells["change (ImageNet, the paper's)"]
+        if row.name == "resnet":
+            assert changes == ("–", "–")
+            continue
+        earlier = before[row.name]
+        assert float(changes[0]) == pytest.approx(means[row.name] - means[earlier], abs=0.00501)
+        assert float(changes[1]) == pytest.approx(paper[row.name].top1 - paper[earlier].top1, abs=0.00501)
+
+
+def test_side_branches_and_the_row_after_them_are_measured_from_the_last_adopted_row() -> None:
+    frame = roadmap_table(make_runs(), "pocket").frame.set_index("row")
+    assert frame.loc[["kernel-5", "kernel-7"], "before"].tolist() == ["depthwise-first"] * 2
+    assert frame.loc[["kernel-9", "kernel-11", "gelu"], "before"].tolist() == ["kernel-7"] * 3
+
+
+def test_csv_keeps_full_precision() -> None:
+    runs = make_runs()
+    frame = pd.read_csv(io.StringIO(render.csv(roadmap_table(runs, "pocket")))).set_index("row")
+    means = runs.groupby("row")["top1"].mean()
+    for row in roadmap("pocket").rows:
+        line = frame.loc[row.name]
+        assert line["top1_mean"] == pytest.approx(means[row.name], rel=1e-14)
+        assert line["top1_sd"] == pytest.approx(runs[runs["row"] == row.name]["top1"].std(), rel=1e-12)
+        assert (line["label"], line["group"], line["adopted"]) == (row.label, row.group, row.adopted)
+        assert (line["paper_gflops"], line["paper_top1"]) == (row.paper.gflops, row.paper.top1)
+        if line["before"] == line["before"]:
+            assert line["change"] == pytest.approx(means[row.name] - means[line["before"]], rel=1e-9)
+    assert frame["params"].dtype == frame["macs"].dtype == frame["seeds"].dtype == np.int64
+
+
+def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
+    runs = change_runs(change_runs(make_runs(seeds=(0,)), "gelu", top1=85.001), "kernel-7", top1=85.004)
+    assert shown(roadmap_table(runs, "pocket"), "gelu", "change") == "0.00"
+
+
+# ---- fairness
+
+
+def test_rows_that_differ_say_so() -> None:
+    table = roadmap_table(ragged_runs(), "pocket")
+    assert notes_of(table, "resnet") == ["trained with recipe quick_original"]
+    assert notes_of(table, "enhanced-recipe") == []
+    assert notes_of(table, "width") == ["saw 30,000 images, other rows 60,000"]
+    assert notes_of(table, "inverted-bottleneck") == ["seeds 0, 2; other rows seeds 0, 1, 2"]
+    assert notes_of(table, "gelu") == ["1 of 3 runs failed: out of memory"]
+    assert shown(table, "gelu", "seeds") == "2"
+
+
+def test_the_usual_recipe_is_that_of_most_rows_and_of_two_the_later() -> None:
+    runs = make_runs()
+    two = runs[runs["row"].isin(["resnet", "enhanced-recipe"])]
+    table = roadmap_table(two, "pocket")
+    assert "recipe quick ·" in table.subtitle
+    assert notes_of(table, "resnet") == ["trained with recipe quick_original"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notes_on_the_papers_numbers_stand_at_them(name: str) -> None:
+    table = roadmap_table(make_runs(name), name)
+    for row in roadmap(name).rows:
+        assert notes_of(table, row.name, "paper_gflops") == ([row.paper.note] if row.paper.note else [])
+    text = render.markdown(table)
+    for cells in parse_markdown(text):
+        for cell in cells.values():
+            for mark in marks_of(cell):
+                assert f"\n\n{render.superscript([mark])} {table.notes[mark - 1]}\n" in text
+
+
+def test_rows_without_a_result_are_there_with_their_status() -> None:
+    table = roadmap_table(ragged_runs(), "pocket")
+    expected = {"stage-ratio": "not run", "depthwise": "failed", "kernel-9": "left", "fewer-norms": "running"}
+    assert {row: shown(table, row, "top1_mean") for row in expected} == expected
+    assert notes_of(table, "depthwise") == ["failed: NaN loss at step 120 | lr_max=4e-3"]
+    parsed = parse_markdown(render.markdown(table))
+    frame = pd.read_csv(io.StringIO(render.csv(table))).set_index("row")
+    assert [cells["row"].split("\N{NO-BREAK SPACE}")[0] for cells in parsed] == [row[0].text for row in table.rows]
+    assert list(frame.index) == ROWS
+    assert frame.loc[list(expected), "status"].to_dict() == expected
+    assert frame.loc["depthwise", "reason"] == "NaN loss at step 120 | lr_max=4e-3"
+    # what comes after them has nothing to be compared with
+    assert [shown(table, row, "change") for row in ("patchify-stem", "width", "layer-norm")] == ["–"] * 3
+    assert frame.loc[["patchify-stem", "width", "layer-norm"], "change"].isna().all()
+
+
+def test_a_study_of_nothing_but_failures_is_reported() -> None:
+    runs = make_runs(seeds=(0,)).assign(status="failed", reason="NaN loss", top1=None, params=None, macs=None)
+    table = roadmap_table(runs, "pocket")
+    assert table.notes[:2] == ("trained with recipe quick_original", "failed: NaN loss")
+    assert "17 runs: 17 failed" in table.subtitle
+    assert_readable(figures.trajectory(table))
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (change_runs(make_runs(), "gelu", dataset="mnist"), "2 data sets .fashion-mnist, mnist."),
+        (pd.concat([make_runs(), make_runs()]), "row resnet has two runs of seed 0"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(runs: pd.DataFrame, message: str) -> None:
+    with pytest.raises(ReportError, match=message):
+        roadmap_table(runs, "pocket")
+
+
+def test_unknown_rows_and_reports_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DesignError, match="did you mean 'gelu'"):
+        roadmap_table(make_runs().replace({"row": {"gelu": "gelus"}}), "pocket")
+    with pytest.raises(ReportError, match="no runs of a roadmap"):
+        write_report(make_runs().assign(roadmap=None), tmp_path, "nothing")
+
+
+# ---- the terminal
+
+
+def test_the_terminal_table_fits_a_hundred_columns() -> None:
+    for runs in (make_runs(seeds=(0,)), make_runs(), make_runs("resnet50"), make_runs("resnet200")):
+        table = roadmap_table(runs, runs["roadmap"].iloc[0])
+        lines = render.terminal(table, 100).splitlines()
+        assert max(map(len, lines)) <= 100
+        assert not any("…" in line or "\x1b" in line for line in lines)
+        body = lines[next(i for i, line in enumerate(lines) if set(line) == {"─"}) + 1 :]
+        for row in table.rows:
+            (line,) = [line for line in body if line.startswith(row[0].text + (" " if not row[0].marks else ""))]
+            assert [cell.text for cell in row[1:]] == re.findall(
+                r"\S+ ± \S+|[^\s⁰¹²³⁴⁵⁶⁷⁸⁹]+", line[len(row[0].text) :]
+            )
+
+
+@settings(max_examples=15, deadline=None)
+@given(width=st.integers(20, 200))
+def test_the_terminal_table_loses_nothing_at_any_width(width: int) -> None:
+    table = roadmap_table(ragged_runs(), "pocket")
+    text = render.terminal(table, width)
+    assert max(map(len, text.splitlines())) <= max(width, 88)
+    words = text.split()
+    for row in table.rows:
+        assert set(row[0].text.split()) <= set(words)
+        assert {cell.text.split()[0] for cell in row[1:]} <= set(words)
+    assert all(set(note.split()) <= set(words) for note in table.notes)
+
+
+def test_group_headings_stand_over_their_columns() -> None:
+    lines = render.terminal(roadmap_table(make_runs(), "pocket"), 120).splitlines()
+    heads = next(i for i, line in enumerate(lines) if line.startswith("row"))
+    names, rules = lines[heads - 3 : heads - 1]
+    ours, papers = [match.span() for match in re.finditer("─+", rules)]
+    assert names[slice(*ours)].strip() == "ours" and names[slice(*papers)].strip() == "ImageNet, the paper's"
+    assert re.findall(r"\w+", lines[heads][slice(*papers)]) == ["GFLOPs", "change"]
+    assert lines[heads][slice(*ours)].split() == ["k", "adds,", "M", "%", "seeds", "change"]
+
+
+def test_show_prints_to_the_console_it_is_given() -> None:
+    out = io.StringIO()
+    render.show(roadmap_table(make_runs(), "pocket"), Console(file=out, width=100, force_terminal=True))
+    assert "\x1b[1m" in out.getvalue()
+    assert "move up depthwise conv" in out.getvalue()
+
+
+# ---- the figure
+
+
+def visible_texts(figure: Figure) -> list[Text]:
+    """Every text that the figure shows, laid out."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    return [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible() and text.get_text()]
+
+
+def assert_readable(figure: Figure) -> None:
+    """No text overlaps another one, and none leaves the page."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in visible_texts(figure)]
+    page = figure.bbox
+    for text, box in boxes:
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
+    for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
+        across = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
+        down = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
+        assert across <= 0 or down <= 0.5, (one, other)  # lines of one paragraph may touch
+
+
+def panels(figure: Figure) -> tuple[Axes, Axes]:
+    """Our panel and the paper's."""
+    _, ours, papers = figure.axes
+    return ours, papers
+
+
+def bars(panel: Axes) -> dict[int, Rectangle]:
+    """The bars of a panel by row."""
+    patches = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
+    return {round(patch.get_y() + patch.get_height() / 2): patch for patch in patches}
+
+
+FRAMES: dict[str, pd.DataFrame] = {
+    "one seed": make_runs(seeds=(0,)),
+    "three seeds": make_runs(),
+    "ragged": ragged_runs(),
+    "a seed lost": change_runs(make_runs(), "gelu", seed=1, top1=10.0),
+    "resnet50": make_runs("resnet50"),
+    "resnet200": make_runs("resnet200", seeds=tuple(range(8))),
+    "all the same": make_runs(seeds=(0,)).assign(top1=10.0),
+    "all right": make_runs().assign(top1=100.0),
+    "two rows": make_runs()[lambda runs: runs["row"].isin(["resnet", "kernel-9"])],
+    "off both ends": change_runs(change_runs(make_runs(), "gelu", top1=10.0), "width", top1=99.0).assign(
+        top1=lambda runs: runs["top1"] - 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_text_of_the_figure_can_be_read(name: str) -> None:
+    runs = FRAMES[name]
+    table = roadmap_table(runs, runs["roadmap"].iloc[0])
+    figure = figures.trajectory(table)
+    assert_readable(figure)
+    texts = " ".join(text.get_text() for text in visible_texts(figure))
+    for row, line in zip(table.rows, table.frame.to_dict("records"), strict=True):
+        assert row[0].text in texts
+        assert line["group"] in texts
+        assert f"{line['paper_top1']:.2f}" in texts
+        if line["seeds"]:
+            assert f"{line['top1_mean']:.2f}" in texts
+
+
+accuracies = st.one_of(st.floats(0, 100), st.floats(84, 86), st.sampled_from([0.0, 10.0, 100.0]))
+words = st.text("abWM $_^{}\\%&#|*`éß5", max_size=260)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    top1=st.lists(accuracies, min_size=34, max_size=34),
+    statuses=st.lists(st.sampled_from(["done"] * 6 + ["failed", "running", "left"]), min_size=34, max_size=34),
+    name=st.sampled_from(NAMES),
+    title=words,
+    reason=words,
+)
+def test_no_runs_make_texts_collide(top1: list[float], statuses: list[str], name: str, title: str, reason: str) -> None:
+    runs = make_runs(name, seeds=(0, 1)).assign(top1=top1, status=statuses, dataset=title)
+    runs.loc[runs["status"] != "done", "top1"] = math.nan
+    runs.loc[runs["status"] == "failed", "reason"] = reason
+    table = roadmap_table(runs, name)
+    assert_readable(figures.trajectory(table))
+    assert len(parse_markdown(render.markdown(table))) == len(ROWS)
+
+
+def test_bars_end_at_the_means_and_side_branches_are_hatched() -> None:
+    table = roadmap_table(make_runs(), "pocket")
+    for panel, column in zip(panels(figures.trajectory(table)), ("top1_mean", "paper_top1"), strict=True):
+        found = bars(panel)
+        assert sorted(found) == list(range(17))
+        for place, bar in found.items():
+            assert bar.get_x() + bar.get_width() == pytest.approx(table.frame[column].iloc[place])
+            assert bool(bar.get_hatch()) == (ROWS[place] in SIDE_BRANCHES)
+
+
+def test_our_numbers_and_the_papers_are_on_axes_of_their_own() -> None:
+    ours, papers = panels(figures.trajectory(roadmap_table(make_runs("resnet200"), "resnet200")))
+    assert not ours.get_shared_x_axes().joined(ours, papers)
+    assert ours.get_position().x1 < papers.get_position().x0
+
+
+def test_the_line_goes_through_adopted_rows_and_is_dotted_past_missing_ones() -> None:
+    runs = change_runs(make_runs(), "depthwise", status="failed")
+    ours, papers = panels(figures.trajectory(roadmap_table(runs, "pocket")))
+
+    def steps(panel: Axes) -> dict[tuple[int, ...], str]:
+        lines = [line for line in panel.lines if len(np.atleast_1d(line.get_ydata())) == 2]
+        return {
+            tuple(int(y) for y in np.asarray(line.get_ydata())): str(line.get_linestyle())
+            for line in lines
+            if line.get_linestyle() in ("-", ":")
+        }
+
+    adopted = [place for place, row in enumerate(ROWS) if row not in SIDE_BRANCHES]
+    assert steps(papers) == dict.fromkeys(itertools.pairwise(adopted), "-")
+    assert steps(ours)[3, 5] == ":"
+    assert list(steps(ours).values()).count(":") == 1
+    assert (4, 5) not in steps(ours)
+
+
+def test_error_bars_stand_where_there_are_seeds_to_tell() -> None:
+    for seeds in ((0,), (0, 1, 2)):
+        ours, _ = panels(figures.trajectory(roadmap_table(make_runs(seeds=seeds), "pocket")))
+        assert len(ours.containers) == 17 * (2 if len(seeds) > 1 else 1)  # bars, and their error bars
+
+
+def test_the_axis_shows_differences_and_says_where_it_starts() -> None:
+    runs = change_runs(make_runs(), "layer-norm", top1=10.0)
+    figure = figures.trajectory(roadmap_table(runs, "pocket"))
+    ours, _ = panels(figure)
+    low, high = ours.get_xlim()
+    good = runs[runs["top1"] > 50]["top1"]
+    assert 50 < low < good.min() and good.max() < high < good.max() + 2
+    assert f"(the axis starts at {low:g}, not at 0)" in ours.get_xlabel()
+    assert ROWS.index("layer-norm") not in bars(ours)
+    texts = [text.get_text() for text in visible_texts(figure)]
+    assert "10.00 ± 0.00" in texts and "off the axis" in texts
+
+
+def test_rows_without_a_result_say_so_in_the_figure() -> None:
+    texts = [text.get_text() for text in visible_texts(figures.trajectory(roadmap_table(ragged_runs(), "pocket")))]
+    assert texts.count("failed") == 1 and texts.count("running") == 1
+    assert texts.count("not run") == 2  # one left, one that the study does not have
+    assert any("45 runs" in text or "47 runs" in text for text in texts)
+
+
+def test_wrap_keeps_every_letter() -> None:
+    text = "W" * 400 + " and some words"
+    lines = figures.wrap(text, 9, 3)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert len(lines) > 10
+
+
+# ---- the files
+
+
+def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
+    paths = write_report(make_runs(), tmp_path / "new" / "report", "The pocket roadmap")
+    names = [str(path.relative_to(tmp_path / "new" / "report")) for path in paths]
+    assert names == ["tables/roadmap.md", "tables/roadmap.csv", "figures/roadmap.png", "figures/roadmap.svg"]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
+    assert paths[0].read_text().startswith("# The pocket roadmap\n")
+
+
+def test_a_report_of_several_roadmaps_has_files_for_each(tmp_path: Path) -> None:
+    runs = pd.concat([make_runs("resnet200", seeds=(0,)), make_runs("pocket")])
+    paths = write_report(runs, tmp_path, "Two")
+    assert {path.stem for path in paths} == {"roadmap-pocket", "roadmap-resnet200"}
+    assert len(parse_markdown((tmp_path / "tables/roadmap-pocket.md").read_text())) == 17
+
+
+def test_the_same_runs_give_the_same_bytes_whatever_the_users_style(tmp_path: Path) -> None:
+    first = write_report(ragged_runs(), tmp_path / "a", "Same")
+    with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": None, "savefig.dpi": 50, "axes.grid": True}):
+        second = write_report(ragged_runs(), tmp_path / "b", "Same")
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_png_is_200_dpi_and_svg_carries_its_glyphs(tmp_path: Path) -> None:
+    _, _, png, svg = write_report(make_runs(), tmp_path, "Dollars $ and _underscores_")
+    with Image.open(png) as image:
+        assert [round(value) for value in image.info["dpi"]] == [200, 200]
+        assert image.width > 2000
+    text = svg.read_text()
+    root = ElementTree.fromstring(text)
+    assert not list(root.iter("{http://www.w3.org/2000/svg}text"))
+    assert "<dc:date>" not in text
+    for row in roadmap("pocket").rows:
+        assert f"<!-- {row.label}" in text
+    assert "<!-- Dollars $ and _underscores_ -->" in text
+
+
+def test_files_are_renamed_into_place(tmp_path: Path) -> None:
+    first = write_report(make_runs(seeds=(0,)), tmp_path, "One")
+    kept = first[0].open()  # a reader of the old file
+    write_report(make_runs(), tmp_path, "Two")
+    assert kept.read().startswith("# One\n")
+    kept.close()
+    assert first[0].read_text().startswith("# Two\n")
+
+
+def test_a_file_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "tables" / "roadmap.md").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_report(make_runs(), tmp_path, "Blocked")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+# ---- the house
+
+
+def test_reports_uses_the_roadmaps_of_modernize_and_nothing_else_of_the_project() -> None:
+    for path in Path(str(reports.__file__)).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                assert not module.startswith("ablations") and "pyplot" not in module, path
+                assert not module.startswith("modernize") or module == "modernize.roadmap", path

@@ -1,0 +1,210 @@
+"""The roadmaps: the paper's rows, each one step from the one before it, at the paper's cost."""
+
+from __future__ import annotations
+
+import csv
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modernize
+from modernize import Design, DesignError
+from modernize.roadmap import NAMES, Roadmap, Row, paper_rows, roadmap
+
+PAPER_ROADMAPS = ("resnet50", "resnet200")
+with files("modernize").joinpath("paper/roadmap.csv").open(encoding="utf-8") as _file:
+    PRINTED = list(csv.DictReader(_file))
+
+# What each row changes over the last adopted one before it, in all roadmaps and in each.
+STATED: dict[str, dict[str, Any]] = {
+    "resnet": {},
+    "enhanced-recipe": {"layer_scale": 1e-6},
+    "stage-ratio": {},
+    "patchify-stem": {"stem": "patchify"},
+    "depthwise": {"depthwise": True},
+    "width": {},
+    "inverted-bottleneck": {"inverted_bottleneck": True},
+    "depthwise-first": {"depthwise_first": True},
+    "kernel-5": {"kernel_size": 5},
+    "kernel-7": {"kernel_size": 7},
+    "kernel-9": {"kernel_size": 9},
+    "kernel-11": {"kernel_size": 11},
+    "gelu": {"activation": "gelu"},
+    "fewer-activations": {"fewer_activations": True},
+    "fewer-norms": {"fewer_norms": True},
+    "layer-norm": {"norm": "ln"},
+    "separate-downsampling": {"separate_downsampling": True},
+}
+STATED_HERE: dict[str, dict[str, dict[str, Any]]] = {
+    "resnet50": {"stage-ratio": {"depths": "3-3-9-3"}, "width": {"width": 96}},
+    "resnet200": {"stage-ratio": {"depths": "3-3-27-3", "width": 84}, "width": {"width": 128}},
+    "pocket": {"enhanced-recipe": {}, "stage-ratio": {"depths": "1-1-4-1"}, "width": {"width": 18}},
+}
+SIDE_BRANCHES = ("kernel-5", "kernel-9", "kernel-11")
+NOTED = {("resnet50", "layer-norm"): ("4.15", "4.46"), ("resnet50", "separate-downsampling"): ("4.46", "4.49")}
+
+
+def rows(names: tuple[str, ...] = PAPER_ROADMAPS) -> list[Any]:
+    return [pytest.param(name, row, id=f"{name}@{row.name}") for name in names for row in roadmap(name).rows]
+
+
+def printed(regime: str, kind: tuple[str, ...] = ("yes", "no")) -> list[dict[str, str]]:
+    return [row for row in PRINTED if row["regime"] == regime and row["adopted"] in kind]
+
+
+def two_decimals(row: Row, steps: Roadmap) -> str:
+    return f"{modernize.count(row.design, steps.image_size, steps.in_channels, steps.num_classes).gflops:.2f}"
+
+
+# The paper's rows ----------------------------------------------------------------------------------------------------
+
+
+def test_there_are_thirty_four_rows_under_the_papers_names() -> None:
+    for name in PAPER_ROADMAPS:
+        assert [row.name for row in roadmap(name).rows] == [row["row"] for row in printed(name)]
+    assert sum(len(roadmap(name).rows) for name in PAPER_ROADMAPS) == 34
+
+
+@pytest.mark.parametrize(("name", "row"), rows())
+def test_a_row_costs_what_the_paper_prints(name: str, row: Row) -> None:
+    counted, paper = two_decimals(row, roadmap(name)), f"{row.paper.gflops:.2f}"
+    if (name, row.name) in NOTED:
+        assert (counted, paper) == NOTED[name, row.name]
+    else:
+        assert counted == paper
+
+
+@pytest.mark.parametrize(("name", "row"), rows())
+def test_a_note_stands_exactly_where_count_and_paper_differ(name: str, row: Row) -> None:
+    assert bool(row.paper.note) == ((name, row.name) in NOTED)
+    for figure in NOTED.get((name, row.name), ()):
+        assert figure in row.paper.note
+
+
+@pytest.mark.parametrize(("name", "row"), rows())
+def test_a_row_has_the_papers_facts(name: str, row: Row) -> None:
+    (fact,) = [fact for fact in printed(name) if fact["row"] == row.name]
+    assert row.label == row.paper.label == fact["label"]
+    assert row.adopted == (fact["adopted"] == "yes")
+    assert (row.paper.top1, row.paper.gflops) == (float(fact["top1"]), float(fact["gflops"]))
+    assert row.paper.top1_std == (float(fact["top1_std"]) if fact["top1_std"] else None)
+
+
+@pytest.mark.parametrize(("name", "top1", "gflops"), [("resnet50", 81.3, 4.5), ("resnet200", 83.5, 15.43)])
+def test_swin_is_a_reference_and_no_row(name: str, top1: float, gflops: float) -> None:
+    assert (paper_rows(name)["swin"].top1, paper_rows(name)["swin"].gflops) == (top1, gflops)
+    assert "swin" not in [row.name for row in roadmap(name).rows]
+
+
+def test_the_papers_numbers_are_the_packages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paper_rows.cache_clear()
+    assert len(paper_rows("resnet50")) == len(paper_rows("resnet200")) == 18
+
+
+# The steps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_row_changes_the_flags_stated_over_the_last_adopted_one(name: str) -> None:
+    steps = roadmap(name)
+    assert {row.name for row in steps.rows} == set(STATED)
+    adopted = steps.rows[0].design
+    for row in steps.rows:
+        stated = STATED_HERE[name].get(row.name, STATED[row.name])
+        assert row.design.differences(adopted) == stated == row.changes
+        adopted = row.design if row.adopted else adopted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_row_but_the_first_knows_the_one_before_it(name: str) -> None:
+    steps = roadmap(name)
+    assert steps.before(steps.rows[0]) is None
+    assert steps.before(steps.row("stage-ratio")) is steps.row("enhanced-recipe")
+    assert steps.before(steps.row("kernel-11")) is steps.row("kernel-7")
+    assert steps.before(steps.row("gelu")) is steps.row("kernel-7")
+    for row in steps.rows[1:]:
+        earlier = steps.before(row)
+        assert earlier is not None and earlier.adopted
+        assert row.design == earlier.design.with_flags(row.changes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_rows_but_the_side_branches_are_adopted(name: str) -> None:
+    assert tuple(row.name for row in roadmap(name).rows if not row.adopted) == SIDE_BRANCHES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_side_branches_differ_from_kernel_7_in_the_kernel_alone(name: str) -> None:
+    kernel_7 = roadmap(name).row("kernel-7").design
+    for side in SIDE_BRANCHES:
+        size = int(side.removeprefix("kernel-"))
+        assert roadmap(name).row(side).design.differences(kernel_7) == {"kernel_size": size}
+    assert kernel_7.differences(roadmap(name).row("depthwise-first").design) == {"kernel_size": 7}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_rows_but_the_first_have_the_enhanced_recipe(name: str) -> None:
+    assert [row.recipe for row in roadmap(name).rows] == ["original"] + ["enhanced"] * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "depths", "width", "stem_stride"),
+    [("resnet50", (3, 4, 6, 3), 64, 4), ("resnet200", (3, 24, 36, 3), 64, 4), ("pocket", (1, 2, 2, 1), 12, 2)],
+)
+def test_the_first_row_is_the_resnet(name: str, depths: tuple[int, ...], width: int, stem_stride: int) -> None:
+    first = roadmap(name).rows[0]
+    assert first.design == Design(depths=depths, width=width, stem_stride=stem_stride)
+    assert modernize.MODELS[name] == first.design
+
+
+@pytest.mark.parametrize(("name", "model"), [("resnet50", "convnext_tiny"), ("resnet200", "convnext_base")])
+def test_the_last_row_is_the_convnext(name: str, model: str) -> None:
+    assert roadmap(name).rows[-1].design == modernize.MODELS[model]
+
+
+@pytest.mark.parametrize("name", PAPER_ROADMAPS)
+def test_the_papers_roadmaps_are_for_imagenet(name: str) -> None:
+    steps = roadmap(name)
+    assert (steps.name, steps.regime) == (name, name)
+    assert (steps.image_size, steps.in_channels, steps.num_classes) == (224, 3, 1000)
+
+
+# The pocket roadmap --------------------------------------------------------------------------------------------------
+
+
+def test_the_pocket_roadmap_starts_and_ends_at_the_same_cost() -> None:
+    steps = roadmap("pocket")
+    shape = (steps.image_size, steps.in_channels, steps.num_classes)
+    first, last = (modernize.count(steps.rows[index].design, *shape) for index in (0, -1))
+    assert abs(last.macs / first.macs - 1) < 0.15
+
+
+def test_the_pocket_roadmap_has_no_layer_scale() -> None:
+    assert all(row.design.layer_scale is None for row in roadmap("pocket").rows)
+
+
+def test_the_pocket_roadmap_is_for_small_images() -> None:
+    steps = roadmap("pocket")
+    assert (steps.name, steps.regime) == ("pocket", "resnet50")
+    assert steps.image_size == 32
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "row"), rows(NAMES))
+def test_a_name_goes_up_to_its_row(name: str, row: Row) -> None:
+    assert modernize.design(f"{name}@{row.name}") == row.design
+    assert roadmap(name).row(row.name) is row
+
+
+def test_an_unknown_roadmap_or_row_is_refused_with_the_nearest() -> None:
+    with pytest.raises(DesignError, match=r"^unknown roadmap 'resnet20': did you mean 'resnet200'\?$"):
+        roadmap("resnet20")
+    with pytest.raises(DesignError, match=r"^unknown row 'depthwize' of roadmap pocket: did you mean 'depthwise'\?$"):
+        roadmap("pocket").row("depthwize")
+    with pytest.raises(DesignError, match=r"known: resnet, enhanced-recipe, .*separate-downsampling$"):
+        roadmap("pocket").row("#")
