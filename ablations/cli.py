@@ -194,19 +194,21 @@ def count(
     rows = roadmap(roadmap_name).rows if roadmap_name else ()
 
     from modernize.cost import count as count_cost
-    from reports.costs import CostRow, render
+    from reports.costs import CostRow, cost_table
+    from reports.render import FORMATS
 
     found = []
     for name, design in parsed:
         cost = count_cost(design, *_images(name, image_size, in_channels, num_classes))
-        found.append(CostRow("design", name, name, cost.params, cost.macs))
+        found.append(CostRow(name, name, cost.params, cost.macs))
     for row in rows:
         size, channels, classes = _images(str(roadmap_name), image_size, in_channels, num_classes)
         cost = count_cost(row.design, size, channels, classes)
         printed = roadmap_name in ("resnet50", "resnet200") and (size, channels, classes) == (224, 3, 1000)
         paper = (row.paper.gflops, row.paper.note) if printed else (None, "")
-        found.append(CostRow("row", row.name, row.label, cost.params, cost.macs, *paper))
-    click.echo(render(found, form))
+        found.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
+    table = cost_table(found, f"The cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
+    click.echo(FORMATS[form](table), nl=False)
 
 
 @cli.command()

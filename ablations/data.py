@@ -99,12 +99,14 @@ def _assemble(
 ) -> DataSet:
     """A data set of arrays N×H×W[×C], with the checksum over them."""
     digest = hashlib.sha256()
-    splits = []
-    for images, labels in (train, test):
+
+    def split(images: Any, labels: Any) -> Split:
         images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
         digest.update(repr(images.shape).encode() + images.tobytes() + labels.tobytes())
         images = images[..., None] if images.ndim == 3 else images
-        splits.append(Split(torch.tensor(images), torch.tensor(labels)))
+        return Split(torch.tensor(images), torch.tensor(labels))
+
+    splits = split(*train), split(*test)
     return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place))
 
 

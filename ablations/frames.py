@@ -59,10 +59,12 @@ def describe(study: Study, folder: Path) -> str:
         f"{counts.get(status, 0)} {status}" for status in ("done", "running", "stopped", "failed", "left")
     )
     lines = [f"{study.name}: {len(runs)} runs: {words}"]
-    for run in runs[runs["status"] == "failed"].itertuples():
-        lines.append(f"  {run.row}-s{run.seed} failed: {run.reason}")
-    for run in runs[runs["status"].isin(["running", "stopped"])].itertuples():
-        lines.append(f"  {run.row}-s{run.seed} {run.status}: {run.images_seen or 0:.0f} images seen")
+    for run in runs.to_dict("records"):
+        name = f"  {run['row']}-s{run['seed']} {run['status']}"
+        if run["status"] == "failed":
+            lines.append(f"{name}: {run['reason']}")
+        elif run["status"] in ("running", "stopped"):
+            lines.append(f"{name}: {run['images_seen'] or 0:.0f} images seen")
     done = runs[runs["status"] == "done"]
     open_runs = len(runs) - len(done) - counts.get("failed", 0)
     if open_runs and len(done):

@@ -15,7 +15,8 @@ _UNDECAYED = ("bias", "layer_scale", "gamma")
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """The weights that decay, and those that do not: biases, norms and layer scale (paper, Table 5 and appendix A)."""
-    decayed, undecayed = [], []
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for path, module in model.named_modules():
         for name, weights in module.named_parameters(recurse=False):
             exempt = isinstance(module, _NORMS) or weights.ndim < 2

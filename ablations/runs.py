@@ -139,7 +139,7 @@ def execute(
     try:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_bytes(folder / "config.yaml", text.encode())
-        write_json(folder / "environment.json", environment(device, config.seed, data))
+        _record_session(folder / "environment.json", environment(device, config.seed, data))
         try:
             result = {"status": "done", **_train(config, folder, data, device, report, stopping), **facts}
         except (OSError, Interrupted, RequestError):
@@ -170,7 +170,7 @@ def _train(
     import torch
 
     from ablations.chance import seed_of
-    from ablations.store import checkpoints, write_bytes, write_checkpoint
+    from ablations.store import write_bytes, write_checkpoint
     from ablations.trainer import Trainer
     from modernize.models import build
 
@@ -187,18 +187,28 @@ def _train(
     trainer = Trainer(network, data.train, data.test, recipe, config.seed, folder, device, report, stopping)
     result = trainer.train()
     predictions = io.BytesIO()
-    np.save(predictions, result.predictions.numpy().astype(np.uint16))
+    np.save(predictions, result.evaluation.predictions.numpy().astype(np.uint16))
     write_bytes(folder / "predictions.npy", predictions.getvalue())
     write_checkpoint(folder / "checkpoints", trainer.total_steps, {"model": network.state_dict()}, keep=1)
-    assert len(checkpoints(folder / "checkpoints")) == 1
     return {
-        "top1": result.top1,
-        "loss": result.loss,
+        "top1": result.evaluation.top1,
+        "loss": result.evaluation.loss,
         "images_seen": result.images_seen,
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
         "weights_sha256": result.weights_sha256,
     }
+
+
+def _record_session(path: Path, session: dict[str, Any]) -> None:
+    """Adds what a run now starts or goes on with to what it was started with."""
+    from ablations.store import DamagedError, read_json, write_json
+
+    try:
+        sessions = read_json(path)["sessions"]
+    except (FileNotFoundError, DamagedError):
+        sessions = []
+    write_json(path, {"sessions": [*sessions, session]})
 
 
 def mark_failed(config: RunConfig, folder: Path, reason: str) -> None:

@@ -35,12 +35,19 @@ class Interrupted(BaseException):
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a finished run measured: top-1 in percent, mean cross-entropy, and training's own speed."""
+class Evaluation:
+    """Top-1 in percent, mean cross-entropy, and the class predicted for each image."""
 
     top1: float
     loss: float
     predictions: Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run measured: on the test split, and of training's own speed."""
+
+    evaluation: Evaluation
     images_seen: int
     seconds: float
     images_per_second: float
@@ -74,7 +81,7 @@ class Trainer:
         self.config, self.seed, self.folder = configs, seed, folder
         self.report, self.stopping = report, stopping
         self.device = torch.device(device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, configs)
         mean, std = mean_and_std(train_dataset)
         self.train_batches = Batches(train_dataset, mean, std, self.device, configs.crop_padding)
@@ -92,23 +99,32 @@ class Trainer:
     def train(self) -> Result:
         """Trains from the last checkpoint, or the start, to the end. Raises DivergedError, Interrupted or OSError."""
         self.resume()
-        started = saved = time.monotonic() - self.seconds
-        saved += self.seconds
+        saved = time.monotonic()
+        started = saved - self.seconds
         while self.step < self.total_steps:
             self.train_step()
             self.step += 1
             self.seconds = time.monotonic() - started
             if self.step % LOG_STEPS == 0 or self.step == self.total_steps:
                 self.log()
+            if self.step == self.total_steps:
+                break
             stopping = self.stopping()
             due = time.monotonic() - saved >= self.config.checkpoint_seconds
             due = due or (self.config.checkpoint_steps is not None and self.step % self.config.checkpoint_steps == 0)
-            if self.folder and (stopping or due) and self.step < self.total_steps:
+            if self.folder and (stopping or due):
                 self.save()
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-        return self.evaluate()
+        seen = self.total_steps * self.config.batch_size
+        return Result(
+            evaluation=self.evaluate(),
+            images_seen=seen,
+            seconds=self.seconds,
+            images_per_second=seen / self.seconds,
+            weights_sha256=store.weights_sha256(self.model.state_dict()),
+        )
 
     def train_step(self) -> None:
         """One step of the optimizer, on a batch that seed and step alone determine."""
@@ -152,7 +168,8 @@ class Trainer:
         }
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} at step {self.step} of {self.total_steps}")
-        self.loss_sum.zero_(), self.correct.zero_()
+        self.loss_sum.zero_()
+        self.correct.zero_()
         self.summed = 0
         if self.folder:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
@@ -195,7 +212,7 @@ class Trainer:
         store.write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
 
     @torch.inference_mode()
-    def evaluate(self) -> Result:
+    def evaluate(self) -> Evaluation:
         """Top-1 and cross-entropy over the test split, each image counted once."""
         self.model.eval()
         predictions, loss = [], torch.zeros((), dtype=torch.float64)
@@ -209,16 +226,7 @@ class Trainer:
         mean_loss = loss.item() / len(predicted)
         if not math.isfinite(mean_loss):
             raise DivergedError(f"the loss on the test split is {mean_loss}")
-        images = self.total_steps * self.config.batch_size
-        return Result(
-            top1=100 * correct / len(predicted),
-            loss=mean_loss,
-            predictions=predicted.cpu(),
-            images_seen=images,
-            seconds=self.seconds,
-            images_per_second=images / self.seconds,
-            weights_sha256=store.weights_sha256(self.model.state_dict()),
-        )
+        return Evaluation(100 * correct / len(predicted), mean_loss, predicted.cpu())
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

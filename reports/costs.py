@@ -47,7 +47,7 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
         name="cost",
         title=title,
         subtitle="",
-        legend="Multiply-adds of convolutions and linear layers for one image; GFLOPs, as the paper says it, are G of them.",
+        legend="multiply-adds: of convolutions and linear layers, for one image. GFLOPs: as in the paper, G of them.",
         columns=tuple(columns),
         rows=tuple(cells),
         sections=(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -105,11 +106,12 @@ def wrap(text: str, size: float, width: float, weight: str = "normal") -> list[s
 
 @dataclass(frozen=True)
 class _Bar:
-    """A row of a panel; `absent` is what stands in place of a bar that cannot be."""
+    """A row of a panel on its ground; `absent` is what stands in place of a bar that cannot be."""
 
     mean: float | None
     sd: float | None
     adopted: bool
+    ground: str = "white"
     absent: str = ""
 
 
@@ -146,8 +148,11 @@ def _trajectory(table: Table) -> Figure:
         for line in wrap(f"{superscript([number])} {note}", 8, _INSIDE)
     ]
     records = table.frame.to_dict("records")
-    ours = [_Bar(_known(r["top1_mean"]), _known(r["top1_sd"]), r["adopted"], _absence(r["status"])) for r in records]
-    papers = [_Bar(_known(r["paper_top1"]), _known(r["paper_top1_sd"]), r["adopted"]) for r in records]
+    ours = [
+        _Bar(_known(line["top1_mean"]), _known(line["top1_sd"]), line["adopted"], ground, _absence(line["status"]))
+        for line, ground in zip(records, _grounds(table), strict=True)
+    ]
+    papers = [_Bar(_known(line["paper_top1"]), _known(line["paper_top1_sd"]), line["adopted"]) for line in records]
 
     bottom = _MARGIN + _NOTE_LINE * len(notes) + _BELOW_BOARD
     tall = _ROW * len(records)
@@ -188,6 +193,12 @@ def _absence(status: str) -> str:
     return {"done": "", "left": "not run"}.get(status, status)
 
 
+def _grounds(table: Table) -> list[str]:
+    """The colour behind each row: every other group is shaded."""
+    groups = [bisect_right(table.sections, place) for place in range(len(table.rows))]
+    return [BAND if group % 2 else "white" for group in groups]
+
+
 def _draw_headings(page: _Page, table: Table, top: float) -> None:
     """Names of the columns, and above them whose they are."""
     titles = {column.name: column.title for column in table.columns}
@@ -210,9 +221,8 @@ def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequenc
     board.set_axis_off()
     board.set(xlim=(_MARGIN, _MARGIN + _INSIDE), ylim=(len(ours) - 0.5, -0.5))
     ends = [*table.sections[1:], len(ours)]
-    for number, (start, end) in enumerate(zip(table.sections, ends, strict=True)):
-        if number % 2 == 0:
-            board.axhspan(start - 0.5, end - 0.5, facecolor=BAND, edgecolor="none")
+    for start, end in zip(table.sections, ends, strict=True):
+        board.axhspan(start - 0.5, end - 0.5, facecolor=ours[start].ground, edgecolor="none")
         board.text(
             _GROUP_AT, start, table.frame["group"].iloc[start], size=8.5, weight="bold", color=MUTED, va="center"
         )
@@ -237,35 +247,35 @@ def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
     panel.set(xlim=(low, high), ylim=(len(bars) - 0.5, -0.5), yticks=[])
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.grid(axis="x")
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    panel.set_xticks([tick for tick in ticks if low <= tick <= high])
     panel.tick_params(axis="x", length=3)
     panel.set_xlabel(f"top-1, %\n(the axis starts at {low:g}, not at 0)" if low > 0 else "top-1, %", loc="left")
     for place, bar in enumerate(bars):
         if bar.mean is None:
-            panel.annotate(
-                bar.absent, (low, place), (4, 0), textcoords="offset points", va="center", style="italic", color=MUTED
-            )
-        elif low <= bar.mean <= high:
-            _draw_bar(panel, place, bar, low, look)
+            ground = {"facecolor": bar.ground, "edgecolor": "none", "pad": 1}  # hides a line that passes by
+            looks: dict[str, Any] = {"style": "italic", "color": MUTED, "va": "center", "bbox": ground, "zorder": 4}
+            panel.annotate(bar.absent, (low, place), (4, 0), textcoords="offset points", **looks)
         else:
-            _draw_beyond(panel, place, bar, look)
+            _draw_bar(panel, place, bar, look)
     _draw_line(panel, bars, look)
 
 
-def _draw_bar(panel: Axes, place: int, bar: _Bar, low: float, look: _Look) -> None:
-    """A bar up to the mean, hatched for a side branch, with a whisker of one standard deviation to both sides."""
+def _draw_bar(panel: Axes, place: int, bar: _Bar, look: _Look) -> None:
+    """A bar up to the mean, hatched for a side branch, with a whisker of one standard deviation to both sides.
+
+    A mean too far off to be on the axis has an arrow at its edge; the number beside the panel tells how far it is.
+    """
+    low, high = panel.get_xlim()
     mean = bar.mean or 0.0
     fill, hatch = (look.fill, None) if bar.adopted else ("white", "/////")
-    panel.barh(place, mean - low, left=low, height=0.62, color=fill, edgecolor=look.line, linewidth=0.6, hatch=hatch)
-    if bar.sd is not None:
+    length = min(max(mean, low), high) - low
+    panel.barh(place, length, left=low, height=0.62, color=fill, edgecolor=look.line, linewidth=0.6, hatch=hatch)
+    if not low <= mean <= high:
+        marker = "<" if mean < low else ">"
+        panel.plot(_on_axis(mean, low, high), place, marker, color=look.line, markersize=7, zorder=6)
+    elif bar.sd is not None:
         panel.errorbar(mean, place, xerr=bar.sd, color=INK, linewidth=1.1, capsize=2.6, zorder=7)
-
-
-def _draw_beyond(panel: Axes, place: int, bar: _Bar, look: _Look) -> None:
-    """An arrow at the edge for a mean too far off to be on the axis; the number beside the panel tells how far."""
-    low, high = panel.get_xlim()
-    marker = "<" if (bar.mean or 0.0) < low else ">"
-    panel.plot(_on_axis(bar.mean or 0.0, low, high), place, marker, color=look.line, markersize=7, zorder=6)
 
 
 def _draw_line(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
@@ -324,6 +334,9 @@ def _legend(ours: Sequence[_Bar], papers: Sequence[_Bar]) -> Iterator[Artist]:
     if any(bar.sd is not None for bar in (*ours, *papers)):
         yield Line2D([], [], color=INK, linewidth=1.1, marker="|", label="± standard deviation")
     means = [bar.mean for bar in ours if bar.mean is not None]
-    for marker, beyond in (("<", any(mean < low for mean in means)), (">", any(mean > high for mean in means))):
-        if beyond:
-            yield Line2D([], [], color=OURS_LINE, linestyle="", marker=marker, markersize=7, label="off the axis")
+    for marker, label, found in (
+        ("<", "below the axis", any(mean < low for mean in means)),
+        (">", "above the axis", any(mean > high for mean in means)),
+    ):
+        if found:
+            yield Line2D([], [], color=OURS_LINE, linestyle="", marker=marker, markersize=7, label=label)

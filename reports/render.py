@@ -10,7 +10,7 @@ from itertools import groupby
 
 from rich.box import Box
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -40,7 +40,7 @@ def markdown(table: Table) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in ([_escape(head) for head in heads], rules, *rows)]
     notes = [f"{superscript([number])} {_escape(note)}" for number, note in enumerate(table.notes, start=1)]
     parts = [f"# {_escape(table.title)}", _escape(table.subtitle), "\n".join(lines), _escape(table.legend), *notes]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def terminal(table: Table, width: int) -> str:
@@ -62,7 +62,7 @@ def show(table: Table, console: Console) -> None:
     console.print(
         Group(
             Text(table.title, style="bold"),
-            Text(table.subtitle),
+            *([Text(table.subtitle)] if table.subtitle else []),
             Text(),
             Text(_group_heading(table.columns, widths, gap), style="dim"),
             _grid(table, widths, gap),
@@ -80,8 +80,8 @@ def _grid(table: Table, widths: list[int], gap: int) -> Grid:
     grid = Grid(box=_BOX, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
     for column, width in zip(table.columns, widths, strict=True):
         heading = Text("\n".join(_heading(column)))
-        justify = "right" if column.number else "left"
-        grid.add_column(heading, justify=justify, width=width, vertical="bottom", overflow="fold")  # type: ignore[arg-type]
+        justify: JustifyMethod = "right" if column.number else "left"
+        grid.add_column(heading, justify=justify, width=width, vertical="bottom", overflow="fold")
     padded = [_mark_room(table, place) for place in range(len(table.columns))]
     for number, row in enumerate(table.rows):
         grid.add_row(

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Sets up this project and trains the whole roadmap; --help explains.
+set -euo pipefail
+home=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+usage() {
+  cat <<'TEXT'
+./run_all.sh                      set up, train the quick roadmap study (17 rows, 1 seed, Fashion-MNIST), report
+./run_all.sh STUDY [OPTION]…      the same for another study: a shipped study's name or a YAML file; the options are
+                                  those of `ablations run`, such as --seeds 0,1,2 or --set max_epochs=5
+./run_all.sh test [OPTION]…       set up and run the tests; the options are pytest's
+./run_all.sh --help               this text
+
+Setting up makes a virtual environment in .venv and installs what constraints.txt pins (5.4 GB on Linux, where torch
+brings CUDA). Data goes to data/, results to runs/STUDY. Everything may be interrupted and started again: what is done
+is kept. PYTHON names the Python to use (3.11 or newer), default python3.
+TEXT
+}
+
+setup() { # setup EXTRAS: the virtual environment, made anew or brought up to date only where something changed
+  local python=$home/.venv/bin/python stamp=$home/.venv/installed wanted
+  wanted="$1 $(cat -- "$home/constraints.txt" "$home/pyproject.toml" | cksum)"
+  if [ -x "$python" ] && grep -qsxF -- "$wanted" "$stamp"; then return; fi
+  "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "run_all.sh: ${PYTHON:-python3} is older than Python 3.11; set PYTHON to a newer one" >&2; exit 2; }
+  echo "run_all.sh: installing into $home/.venv (the first time some minutes and 5.4 GB)"
+  "${PYTHON:-python3}" -m venv "$home/.venv"
+  "$python" -m pip install --quiet --disable-pip-version-check -c "$home/constraints.txt" -e "$home$1" ||
+    { echo "run_all.sh: the packages could not be installed; see above" >&2; exit 1; }
+  echo "$wanted" >>"$stamp"
+}
+
+case "${1-quick}" in
+-h | --help)
+  usage
+  ;;
+test)
+  setup '[test]'
+  cd -- "$home"
+  exec .venv/bin/python -m pytest "${@:2}"
+  ;;
+-*)
+  echo "run_all.sh: unknown option $1; ./run_all.sh --help explains" >&2
+  exit 2
+  ;;
+*)
+  study=${1-quick}
+  [[ $study == *.y*ml ]] && study=$(realpath -- "$study")
+  setup ''
+  cd -- "$home"
+  name=$(basename -- "$study") && out=runs/${name%.y*ml}
+  status=0
+  .venv/bin/ablations run "$study" --out "$out" "${@:2}" || status=$?
+  [ "$status" -le 1 ] || exit "$status"
+  .venv/bin/ablations report "$out" || exit $?
+  exit "$status"
+  ;;
+esac
