@@ -48,12 +48,13 @@ class Batches:
 
 
 def mean_and_std(split: Split) -> tuple[Tensor, Tensor]:
-    """The mean and standard deviation of each channel, exactly, from counts of the 256 values."""
+    """The mean and standard deviation (1 where all is one value) of each channel, exactly, from counts of values."""
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
     for channel in split.images.unbind(-1):
         counts = torch.bincount(channel.flatten(), minlength=256).double()
         mean = (counts @ values) / counts.sum()
         means.append(mean)
-        stds.append(((counts @ (values - mean) ** 2) / counts.sum()).sqrt().clamp_min(1e-6))
+        variance = (counts @ (values - mean) ** 2) / counts.sum()
+        stds.append(variance.sqrt() if variance else torch.ones_like(variance))
     return torch.stack(means).float(), torch.stack(stds).float()

@@ -29,30 +29,36 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """The exit status of a command, its troubles said in one line each."""
-    from modernize.design import DesignError
-
     try:
         return int(cli.main(arguments, prog_name="ablations", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
-    except click.ClickException as error:
-        status, message = 2, error.format_message()
-    except (RequestError, DesignError) as error:
-        status, message = 2, str(error)
-    except RunError as error:
-        status, message = 1, str(error)
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (KeyboardInterrupt, click.Abort):
-        status, message = INTERRUPTED, "interrupted; the same command goes on from here"
-    except Exception as error:
-        status, message = 1, f"{type(error).__name__}: {error} (--debug shows where)"
-    if "--debug" in arguments:
-        traceback.print_exc()
-    click.echo(" ".join(f"ablations: {message}".split()), err=True)
-    return status
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        status, message = _trouble(error)
+        click.echo(" ".join(f"ablations: {message}".split()), err=True)
+        return status
+
+
+def _trouble(error: BaseException) -> tuple[int, str]:
+    """The exit status and the words for what went wrong."""
+    from modernize.design import DesignError
+
+    match error:
+        case KeyboardInterrupt() | click.Abort():
+            return INTERRUPTED, "interrupted; the same command goes on from here"
+        case click.ClickException():
+            return 2, error.format_message()
+        case RequestError() | DesignError():
+            return 2, str(error)
+        case RunError():
+            return 1, str(error)
+    return 1, f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -266,9 +272,30 @@ def train(
     return train_one(config, out or Path("runs") / config.name, data_dir, device, threads)
 
 
+def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | dict[str, list[str]] | None:
+    """--flags depthwise,norm or --flags kernel_size=3:5:7,norm=bn:ln."""
+    if value is None:
+        return None
+    pairs = [part.partition("=") for part in value.split(",")]
+    if any(not flag.strip() for flag, _, _ in pairs) or len({bool(equals) for _, equals, _ in pairs}) > 1:
+        raise RequestError(
+            f"--flags {value}: write names, such as depthwise,norm, or values, such as kernel_size=3:5:7"
+        )
+    if not pairs[0][1]:
+        return [flag for flag, _, _ in pairs]
+    return {flag: values.split(":") for flag, _, values in pairs}
+
+
 @cli.command()
 @click.argument("study")
+@click.option("--base", metavar="DESIGN", help="Where the study starts.")
+@click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
+@click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=_flags, help="The flags to study [all that differ].")
+@click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
+@click.option("--recipes", metavar="NAME,NAME", help="What a study of recipes compares.")
 @click.option("--seeds", metavar="0,1,2", callback=_seeds, help="Over the study's.")
+@click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
+@click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
 @click.option("--jobs", type=click.IntRange(1), help="Runs side by side [a core each on the CPU, one a GPU].")
 @click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side on each GPU.")
@@ -276,7 +303,14 @@ def train(
 @_with("data", "data_dir", "recipe", "settings", "evaluate", "device", "debug")
 def run(
     study: str,
+    base: str | None,
+    end: str | None,
+    flags: list[str] | dict[str, list[str]] | None,
+    orders: int | None,
+    recipes: str | None,
     seeds: list[int] | None,
+    budget: str | None,
+    dry_run: bool,
     out: Path | None,
     jobs: int | None,
     per_gpu: int,
@@ -288,20 +322,38 @@ def run(
     evaluate: str | None,
     device: str,
 ) -> int:
-    """Run all that is left of STUDY, a study's name or YAML file; what is done is kept."""
+    """Run all that is left of STUDY; what is done is kept.
+
+    STUDY is a shipped study's name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
+    one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
+    the steps) or recipes (one design under each recipe). --jobs runs side by side; as many as there are cores, one
+    thread each, were fastest in our measurements, see the README.
+    """
     from ablations.studies import load_study, open_folder
 
-    changes = {"seeds": seeds, "data": data, "recipe": recipe, "evaluate": evaluate}
+    named_recipes = recipes.split(",") if recipes else None
+    changes = {"base": base, "end": end, "flags": flags, "orders": orders, "recipes": named_recipes, "seeds": seeds}
+    changes |= {"budget": budget, "data": data, "recipe": recipe, "evaluate": evaluate}
     loaded = load_study(study, {key: value for key, value in changes.items() if value is not None}, settings)
     datasets = _load_data(loaded, data_dir)  # what is missing, damaged or does not fit is said before anything starts
-    work = {run.name: float(run.cost(datasets[run.name])[1]) for run in loaded.runs}
+    loaded = loaded.with_budget(len(next(iter(datasets.values())).train))
+    for run in loaded.runs:
+        run.check(datasets[run.name])
+    work = {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in loaded.runs}
+    from ablations.launch import Launcher, Machine, failures, forget_failures
+
+    machine = Machine.plan(device, jobs, per_gpu)
+    if dry_run:
+        from ablations.estimate import describe_plan
+
+        click.echo(describe_plan(loaded, datasets, machine))
+        return 0
     folder = out or Path("runs") / loaded.name
     open_folder(loaded, folder)
 
     from rich.console import Console
 
     from ablations.frames import write_results
-    from ablations.launch import Launcher, Machine, failures, forget_failures
     from ablations.progress import Display
     from ablations.runs import finished
     from ablations.studies import run_folder
@@ -309,7 +361,6 @@ def run(
     if retry_failed:
         forget_failures(loaded, folder)
     ended = {run.name for run in loaded.runs if finished(run_folder(folder, run))}
-    machine = Machine.plan(device, jobs, per_gpu)
     console = Console()
     console.print(
         f"{loaded.name}: {len(loaded.runs)} runs, {len(ended)} there already; {machine.jobs} side by side, "

@@ -81,6 +81,7 @@ def _hold_out(data: DataSet) -> DataSet:
 
 def _resized(data: DataSet, size: int) -> DataSet:
     """The data set with its images resized, bilinear with antialiasing."""
+    _check_memory(data.name, len(data.train), data.channels, size)
 
     def resize(split: Split) -> Split:
         parts = [
@@ -92,6 +93,16 @@ def _resized(data: DataSet, size: int) -> DataSet:
         return Split(torch.cat(parts).contiguous(), split.labels)
 
     return replace(data, train=resize(data.train), test=resize(data.test))
+
+
+def _check_memory(what: str, images: int, channels: int, size: int) -> None:
+    """Raises RequestError where so many images of that size would take more than half of this machine's memory."""
+    need, have = images * size * size * channels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have // 2:
+        raise RequestError(
+            f"data set {what} at image_size={size} needs {need / 2**30:.0f} GiB of memory, and this machine "
+            f"has {have / 2**30:.0f}; the nearest image_size that works is {int((have / 2 / images / channels) ** 0.5)}"
+        )
 
 
 def _assemble(
@@ -126,7 +137,7 @@ _FASHION_UNPACKED = Path("usr/share/datasets/fashion-mnist")
 
 def _fashion_mnist(data_dir: Path, image_size: int | None) -> DataSet:
     place = _find_fashion(data_dir) or _fetch_fashion(data_dir)
-    train, test = ([_read_idx(place, f"{part}-{kind}") for kind in _IDX_KINDS] for part in ("train", "t10k"))
+    train, test = ([_read_idx(place, f"{part}-{kind}", data_dir) for kind in _IDX_KINDS] for part in ("train", "t10k"))
     return _assemble("fashion_mnist", (train[0], train[1]), (test[0], test[1]), _FASHION_CLASSES, place)
 
 
@@ -135,23 +146,37 @@ _IDX_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 def _find_fashion(data_dir: Path) -> Path | None:
     """The first folder that holds all four files: in the data folder, else where Debian's package puts them."""
-    places = [data_dir, data_dir / "FashionMNIST/raw", data_dir / _FASHION_UNPACKED, Path("/") / _FASHION_UNPACKED]
-    for place in places:
-        if all((place / name).exists() or (place / f"{name}.gz").exists() for name in _FASHION_FILES):
-            return place
-    return None
+    places = [*_fashion_places(data_dir), Path("/") / _FASHION_UNPACKED]
+    return next((place for place in places if _holds_fashion(place)), None)
+
+
+def _fashion_places(data_dir: Path) -> list[Path]:
+    return [data_dir, data_dir / "FashionMNIST/raw", data_dir / _FASHION_UNPACKED]
+
+
+def _holds_fashion(place: Path) -> bool:
+    return all(_idx_path(place, name).exists() for name in _FASHION_FILES)
+
+
+def _idx_path(place: Path, name: str) -> Path:
+    """Where an IDX file lies or would lie: plain where that is there, else packed."""
+    return place / name if (place / name).exists() else place / f"{name}.gz"
 
 
 def _fetch_fashion(data_dir: Path) -> Path:
-    """Fetches the files into the data folder: torchvision's download, else Debian's package without installing it."""
+    """Fetches the files into the data folder: torchvision's download, else Debian's package without installing it.
+
+    They are fetched beside and moved in one by one once all are whole.
+    """
     tried = [f"{data_dir} and {Path('/') / _FASHION_UNPACKED} do not hold it"]
     for attempt, fetch in (("torchvision's download", _torchvision_fashion), ("apt-get download", _apt_fashion)):
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
-            fetch(data_dir)
-            place = _find_fashion(data_dir)
-            if place:
-                return place
+            with tempfile.TemporaryDirectory(dir=data_dir, prefix=".fetching-") as scratch:
+                fetch(Path(scratch))
+                found = next(filter(_holds_fashion, _fashion_places(Path(scratch))), None)
+                if found:
+                    return _moved(found, data_dir / found.relative_to(scratch))
             tried.append(f"{attempt} brought no files")
         except Exception as error:  # whatever a download can raise, the next way is tried
             tried.append(f"{attempt} failed ({first_line(error)[:120]})")
@@ -159,6 +184,17 @@ def _fetch_fashion(data_dir: Path) -> Path:
         f"data set fashion_mnist: {'; '.join(tried)}. Type `apt-get install {_FASHION_PACKAGE}`, or put its four "
         f"files ({', '.join(_FASHION_FILES)}, plain or .gz) into {data_dir}"
     )
+
+
+def _moved(source: Path, place: Path) -> Path:
+    """Checks the four files and moves them to `place`; raises ValueError, having moved none, where one is damaged."""
+    paths = [_idx_path(source, name) for name in _FASHION_FILES]
+    for path in paths:
+        _unpacked(path)
+    place.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        path.replace(place / path.name)
+    return place
 
 
 def _torchvision_fashion(data_dir: Path) -> None:
@@ -174,28 +210,33 @@ def _apt_fashion(data_dir: Path) -> None:
             ["apt-get", "download", _FASHION_PACKAGE],
             ["dpkg-deb", "-x", "PACKAGE", str(data_dir.resolve())],
         ):
-            package = next(Path(scratch).glob("*.deb"), None)
-            filled = [str(package) if word == "PACKAGE" else word for word in command]
+            package = next((path.name for path in Path(scratch).glob("*.deb")), "")
+            filled = [package if word == "PACKAGE" else word for word in command]
             done = subprocess.run(filled, cwd=scratch, capture_output=True, text=True, timeout=600)
             if done.returncode:
                 raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
 
 
-def _read_idx(place: Path, name: str) -> np.ndarray:
-    """The array of an IDX file, plain or packed, once its contents' checksum is right."""
-    path = place / name if (place / name).exists() else place / f"{name}.gz"
-    again = f"delete it and type `ablations data fashion_mnist --data-dir {place}`"
+def _unpacked(path: Path) -> bytes:
+    """The contents of an IDX file, plain or packed; raises ValueError where they are not Fashion-MNIST's."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise RequestError(f"data set fashion_mnist: {path} is damaged ({first_line(error)}): {again}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != _FASHION_FILES[name]:
-        raise RequestError(
-            f"data set fashion_mnist: {path} is damaged (sha256 of its contents {found[:12]}…, "
-            f"not {_FASHION_FILES[name][:12]}…): {again}"
-        )
+        raise ValueError(f"{path} is damaged ({first_line(error)})") from None
+    found, right = hashlib.sha256(data).hexdigest(), _FASHION_FILES[path.name.removesuffix(".gz")]
+    if found != right:
+        raise ValueError(f"{path} is damaged (sha256 of its contents {found[:12]}…, not {right[:12]}…)")
+    return data
+
+
+def _read_idx(place: Path, name: str, data_dir: Path) -> np.ndarray:
+    """The array of an IDX file, plain or packed, once its contents' checksum is right."""
+    try:
+        data = _unpacked(_idx_path(place, name))
+    except ValueError as error:
+        again = f"delete it and type `ablations data fashion_mnist --data-dir {data_dir}`"
+        raise RequestError(f"data set fashion_mnist: {error}: {again}") from None
     dimensions = data[3]
     shape = np.frombuffer(data, ">u4", dimensions, 4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape([int(size) for size in shape])
@@ -260,7 +301,7 @@ def _read_folder(data_dir: Path, part: str, size: int) -> tuple[tuple[np.ndarray
         try:
             with Image.open(path) as image:
                 return np.asarray(transforms.center_crop(transforms.resize(image.convert("RGB"), size), [size, size]))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RequestError(
                 f"data set folder: {path} is not an image that can be read ({first_line(error)})"
             ) from None
@@ -273,13 +314,9 @@ def _read_folder(data_dir: Path, part: str, size: int) -> tuple[tuple[np.ndarray
     try:
         listed = ImageFolder(folder, loader=opened)
     except FileNotFoundError as error:
-        raise RequestError(f"data set folder: {first_line(error).split(' Supported')[0]}") from None
-    need, have = len(listed) * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if need > have // 2:
-        raise RequestError(
-            f"data set folder: {folder} at image_size={size} needs {need / 2**30:.0f} GiB of memory, and this machine "
-            f"has {have / 2**30:.0f}; the nearest image_size that works is {int((have / 2 / len(listed) / 3) ** 0.5)}"
-        )
+        problem = first_line(error).split(" Supported")[0].replace(f" in {folder}.", ".")
+        raise RequestError(f"data set folder: {folder}: {problem}") from None
+    _check_memory(f"folder: {folder}", len(listed), 3, size)
     images = np.empty((len(listed), size, size, 3), np.uint8)
     for index, (image, _) in enumerate(listed):
         images[index] = image

@@ -13,33 +13,39 @@ from ablations.studies import Study, run_folder
 
 
 def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
-    """One row a run, in the study's order, whatever its state; see `COLUMNS`."""
+    """A line for each row and seed, in the study's order, whatever its run's state; rows of one design share a run."""
     rows = []
-    for run in study.runs:
-        state = read_state(run_folder(folder, run))
-        result = state.result
-        rows.append(
-            {
-                "study": study.name,
-                "roadmap": study.roadmap,
-                "row": run.row,
-                "label": run.label,
-                "seed": run.seed,
-                "recipe": run.recipe_name,
-                "dataset": study.data,
-                "evaluate": study.evaluate,
-                "status": state.status,
-                "reason": result.get("reason"),
-                "top1": result.get("top1"),
-                "loss": result.get("loss"),
-                "params": result.get("params"),
-                "macs": result.get("macs"),
-                "images_seen": result.get("images_seen", state.last.get("images")),
-                "images_per_second": result.get("images_per_second"),
-                "seconds": result.get("seconds", state.last.get("seconds")),
-                "weights_sha256": result.get("weights_sha256"),
-            }
-        )
+    states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
+    for seed in study.seeds:
+        for row in study.rows:
+            run = study.run(row, seed)
+            state = states[run.name]
+            result = state.result
+            rows.append(
+                {
+                    "study": study.name,
+                    "kind": study.kind,
+                    "roadmap": study.base if study.kind == "roadmap" else None,
+                    "row": row.row,
+                    "label": row.label,
+                    "base": row.compared_with,
+                    "run": run.name,
+                    "seed": seed,
+                    "recipe": row.recipe,
+                    "dataset": study.data,
+                    "evaluate": study.evaluate,
+                    "status": state.status,
+                    "reason": result.get("reason"),
+                    "top1": result.get("top1"),
+                    "loss": result.get("loss"),
+                    "params": result.get("params"),
+                    "macs": result.get("macs"),
+                    "images_seen": result.get("images_seen", state.last.get("images")),
+                    "images_per_second": result.get("images_per_second"),
+                    "seconds": result.get("seconds", state.last.get("seconds")),
+                    "weights_sha256": result.get("weights_sha256"),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -53,14 +59,14 @@ def write_results(study: Study, folder: Path) -> pd.DataFrame:
 
 def describe(study: Study, folder: Path) -> str:
     """The state of a study in a few lines."""
-    runs = runs_frame(study, folder)
+    runs = runs_frame(study, folder).drop_duplicates("run")
     counts = runs["status"].value_counts()
     words = ", ".join(
         f"{counts.get(status, 0)} {status}" for status in ("done", "running", "stopped", "failed", "left")
     )
     lines = [f"{study.name}: {len(runs)} runs: {words}"]
     for run in runs.to_dict("records"):
-        name = f"  {run['row']}-s{run['seed']} {run['status']}"
+        name = f"  {run['run']} {run['status']}"
         if run["status"] == "failed":
             lines.append(f"{name}: {run['reason']}")
         elif run["status"] in ("running", "stopped"):

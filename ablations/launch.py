@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ablations.errors import RunError
+from ablations.errors import RequestError, RunError
 from ablations.progress import Display
 from ablations.runs import RunConfig, finished, locked, mark_failed, read_state
 from ablations.studies import Study, run_folder
@@ -50,9 +50,13 @@ def _devices(device: str) -> tuple[str, ...]:
         return ("cpu",)
     import torch
 
-    count = torch.cuda.device_count()
-    if device in ("auto", "cuda"):
-        return tuple(f"cuda:{index}" for index in range(count)) or ("cpu",)
+    gpus = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    if device == "auto":
+        return gpus or ("cpu",)
+    if device == "cuda" and gpus:
+        return gpus
+    if device not in gpus:
+        raise RequestError(f"device {device}: this machine has {', '.join(('cpu', *gpus))}")
     return (device,)
 
 

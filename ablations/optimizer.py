@@ -45,4 +45,5 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total
         progress = (step - warmup) / max(total_steps - warmup, 1)
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
     assert config.step_epochs is not None and config.step_factor is not None
-    return config.learning_rate * config.step_factor ** int(step / (config.step_epochs * steps_per_epoch))
+    drops = int(step / (config.step_epochs * steps_per_epoch) + 1e-9)  # 3 / (0.2 * 3) is 4.99…
+    return config.learning_rate * config.step_factor**drops

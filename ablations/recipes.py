@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ablations.errors import RequestError
 from modernize.design import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
-Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _no_switch(value: Any) -> Any:
+    """Refuses `yes` and the like where a number belongs: it would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_switch)]
+Whole = Annotated[int, BeforeValidator(_no_switch), Field(lt=2**31)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
 
 # What only one optimizer or schedule reads, with its default there; anywhere else it is refused, not ignored.
 _BELONGS: dict[str, tuple[str, str, Any]] = {
@@ -30,25 +42,25 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    max_epochs: float = Field(gt=0, description="passes over the training set")
-    batch_size: int = Field(ge=2, description="images a step")
+    max_epochs: Number = Field(gt=0, description="passes over the training set")
+    batch_size: Whole = Field(ge=2, description="images a step")
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(gt=0, description="its peak, at this batch size")
+    learning_rate: Number = Field(gt=0, description="its peak, at this batch size")
     momentum: Share | None = None
     betas: tuple[Share, Share] | None = None
-    weight_decay: float = Field(default=0.0, ge=0, description="not on biases, norms and layer scale")
+    weight_decay: Number = Field(default=0.0, ge=0, description="not on biases, norms and layer scale")
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: float = Field(default=0.0, ge=0, description="of linear growth from 0")
-    step_epochs: float | None = Field(default=None, gt=0, description="between the drops of the step schedule")
-    step_factor: float | None = Field(default=None, gt=0, le=1)
+    warmup_epochs: Number = Field(default=0.0, ge=0, description="of linear growth from 0")
+    step_epochs: Number | None = Field(default=None, gt=0, description="between the drops of the step schedule")
+    step_factor: Number | None = Field(default=None, gt=0, le=1)
     label_smoothing: Share = 0.0
-    image_size: int | None = Field(default=None, ge=1, description="pixels a side; none: the data's own")
-    crop_padding: int = Field(default=0, ge=0, description="pixels around the image, for a random crop of each")
+    image_size: Whole | None = Field(default=None, ge=1, description="pixels a side; none: the data's own")
+    crop_padding: Whole = Field(default=0, ge=0, description="pixels around the image, for a random crop of each")
     horizontal_flip: bool = False
     drop_path_rate: Share = 0.0
     init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
-    checkpoint_seconds: float = Field(default=60.0, gt=0)
-    checkpoint_steps: int | None = Field(default=None, ge=1)
+    checkpoint_seconds: Number = Field(default=60.0, gt=0)
+    checkpoint_steps: Whole | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +73,7 @@ class TrainingConfig(BaseModel):
             chosen = values.get(owner, cls.model_fields[owner].default)
             if chosen == choice:
                 filled[name] = default if filled.get(name) is None else filled[name]
-            elif filled.get(name) is not None:
+            elif filled.get(name) is not None and chosen in get_args(cls.model_fields[owner].annotation):
                 raise ValueError(f"{name}: only {owner}={choice} uses it, and {owner} is {chosen}")
         return filled
 
@@ -91,7 +103,7 @@ def parse_value(text: str, place: str) -> Any:
     """What `text` means in YAML; raises RequestError."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except Exception:  # not YAMLError alone: `2000-13-45` is a ValueError, `!!bool x` a KeyError
         raise RequestError(f"{place}: {text!r} is not a YAML value") from None
 
 
@@ -106,7 +118,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RequestError(f"{what} {path}{line}: not YAML ({error.problem})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML lets its helpers' errors through: `!!bool x` is a KeyError
         raise RequestError(f"{what} {path}: not YAML ({first_line(error)})") from None
     if not isinstance(values, dict):
         raise RequestError(f"{what} {path}: must hold keys and values, such as `seeds: [0]`")
@@ -118,12 +130,11 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is there twice", key.start_mark
-                )
-            if isinstance(key.value, str):
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {' '.join(key.value.split())} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -133,12 +144,25 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:
+        return "(a number of thousands of digits)"
+
+
 def check(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
     """`values` as a model; raises RequestError naming the place, the first bad key and the nearest right one."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # a misspelt key may leave the right one missing: it is named first
+        first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             problem = f"unknown key {key!r}: {nearest(key, model.model_fields)}"
@@ -147,5 +171,5 @@ def check(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
         elif first["type"] == "value_error":
             problem = " ".join(filter(None, [f"{key}:" if key else "", str(first["ctx"]["error"])]))
         else:
-            problem = f"{key}={first['input']!r}: {first['msg'].replace('Input should', 'must')}"
+            problem = f"{key}={_shown(first['input'])}: {first['msg'].replace('Input should', 'must')}"
         raise RequestError(" ".join(f"{place}: {problem}".split())) from None

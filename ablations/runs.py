@@ -63,6 +63,20 @@ class RunConfig(BaseModel):
             raise RequestError(f"{self.row} on {data.name}: {error}") from None
         return sum(step.params for step in steps), sum(step.macs for step in steps)
 
+    def images(self, data: DataSet) -> int:
+        """Images seen in training on this data."""
+        steps_per_epoch = len(data.train) // self.recipe.batch_size
+        return max(round(self.recipe.max_epochs * steps_per_epoch), 1) * self.recipe.batch_size
+
+    def check(self, data: DataSet) -> None:
+        """Raises RequestError where design or recipe do not fit the data."""
+        self.cost(data)
+        if self.recipe.batch_size > len(data.train):
+            raise RequestError(
+                f"batch_size={self.recipe.batch_size}: the training set of {data.name} has {len(data.train)} images; "
+                f"the nearest value that works is {len(data.train)}"
+            )
+
 
 @dataclass(frozen=True)
 class State:
@@ -179,11 +193,6 @@ def _train(
     network = build(
         config.design, len(data.classes), data.channels, drop_path_rate=recipe.drop_path_rate, init=recipe.init
     )
-    if recipe.batch_size > len(data.train):
-        raise RequestError(
-            f"batch_size={recipe.batch_size}: the training set of {data.name} has {len(data.train)} images; "
-            f"the nearest value that works is {len(data.train)}"
-        )
     trainer = Trainer(network, data.train, data.test, recipe, config.seed, folder, device, report, stopping)
     result = trainer.train()
     predictions = io.BytesIO()

@@ -24,12 +24,9 @@ def train_one(config: RunConfig, folder: Path, data_dir: Path, device: str, thre
     be written, KeyboardInterrupt once it has stopped.
     """
     data = load(config.data, data_dir, config.recipe.image_size, config.evaluate)
+    config.check(data)
     _, macs = config.cost(data)
-    if config.recipe.batch_size > len(data.train):
-        raise RequestError(
-            f"batch_size={config.recipe.batch_size}: the training set of {data.name} has {len(data.train)} images; "
-            f"the nearest value that works is {len(data.train)}"
-        )
+    device = Machine.plan(device, None).devices[0]
     _check_folder(config, folder)
 
     import torch
@@ -53,7 +50,6 @@ def train_one(config: RunConfig, folder: Path, data_dir: Path, device: str, thre
                 result = read_state(folder).result | {"status": read_state(folder).status}
             else:
                 display.start(config.name)
-                device = Machine.plan(device, None).devices[0]
                 result = execute(
                     config, folder, data, device, lambda line: display.log(config.name, line), lambda: bool(asked)
                 )

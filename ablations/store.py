@@ -40,19 +40,24 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes values as JSON, with a `checksum` over them."""
-    write_bytes(path, (json.dumps({**values, "checksum": _json_sum(values)}, indent=1) + "\n").encode())
+    write_bytes(path, _json_bytes(values, _json_sum(values)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The values of a file that `write_json` wrote; raises DamagedError, or FileNotFoundError."""
+    data = path.read_bytes()
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(data)
         checksum = values.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise DamagedError(f"{path} is damaged: not the JSON that was written") from None
-    if checksum != _json_sum(values):
+    if checksum != _json_sum(values) or data != _json_bytes(values, checksum):
         raise DamagedError(f"{path} is damaged: its checksum does not fit")
     return values
+
+
+def _json_bytes(values: dict[str, Any], checksum: str) -> bytes:
+    return (json.dumps({**values, "checksum": checksum}, indent=1) + "\n").encode()
 
 
 def _json_sum(values: dict[str, Any]) -> str:

@@ -99,6 +99,7 @@ class _Regime:
     image_size: int = 224
     in_channels: int = 3
     num_classes: int = 1000
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 _REGIMES = {
@@ -121,14 +122,19 @@ _REGIMES = {
         image_size=32,
         in_channels=1,
         num_classes=10,
+        labels={
+            "resnet": "ResNet (original recipe)",
+            "enhanced-recipe": "ResNet (enhanced recipe)",
+            "separate-downsampling": "separate d.s. conv (ConvNeXt)",
+        },
     ),
 }
 
 # The paper prints a jump at `layer-norm` in its ResNet-50 table that counting does not give.
 _NOTES = {
-    ("resnet50", "layer-norm"): "counts 4.15; the paper prints 4.46, though LayerNorm adds no convolution "
-    "and its ResNet-200 table shows no such jump",
-    ("resnet50", "separate-downsampling"): "counts 4.46, as ConvNeXt-T does; the paper prints 4.49 here",
+    ("resnet50", "layer-norm"): "the paper prints 4.46, but this design counts 4.15 at 224 px: LayerNorm adds no "
+    "convolution, and the paper's ResNet-200 table shows no such jump",
+    ("resnet50", "separate-downsampling"): "the paper prints 4.49, but this design, ConvNeXt-T, counts 4.46 at 224 px",
 }
 
 NAMES = tuple(_REGIMES)
@@ -164,8 +170,7 @@ def roadmap(name: str) -> Roadmap:
         changes = regime.changes.get(step.name, step.changes)
         changed = design.with_flags(changes)
         recipe = "original" if step.name == "resnet" else "enhanced"
-        rows.append(
-            Row(step.name, paper[step.name].label, step.group, changed, changes, step.adopted, recipe, paper[step.name])
-        )
+        label = regime.labels.get(step.name, paper[step.name].label)
+        rows.append(Row(step.name, label, step.group, changed, changes, step.adopted, recipe, paper[step.name]))
         design = changed if step.adopted else design
     return Roadmap(name, regime.paper, regime.image_size, regime.in_channels, regime.num_classes, tuple(rows))

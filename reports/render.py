@@ -1,11 +1,12 @@
-"""A table as text: for the terminal, Markdown and CSV."""
+"""A table as text: for the terminal, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 
 from rich.box import Box
@@ -41,6 +42,61 @@ def markdown(table: Table) -> str:
     notes = [f"{superscript([number])} {_escape(note)}" for number, note in enumerate(table.notes, start=1)]
     parts = [f"# {_escape(table.title)}", _escape(table.subtitle), "\n".join(lines), _escape(table.legend), *notes]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A LaTeX table that needs the booktabs package, its footnotes under it."""
+    alignment = "".join("r" if column.number else "l" for column in table.columns)
+    heads = " & ".join(_tex(column.title) for column in table.columns)
+    lines = ["\\begin{table}", "\\centering", f"\\caption{{{_tex(table.title)}}}", f"\\begin{{tabular}}{{{alignment}}}"]
+    lines.append("\\toprule")
+    if any(column.group for column in table.columns):
+        names, rules = [], []
+        for group, places in _groups(table.columns):
+            names.append(f"\\multicolumn{{{len(places)}}}{{c}}{{{_tex(group)}}}")
+            rules += [f"\\cmidrule(lr){{{places[0] + 1}-{places[-1] + 1}}}"] if group else []
+        lines += [" & ".join(names) + " \\\\", " ".join(rules)]
+    lines += [f"{heads} \\\\", "\\midrule"]
+    for number, row in enumerate(table.rows):
+        lines += ["\\addlinespace"] if number and number in table.sections else []
+        cells = (
+            _tex(cell.text) + "".join(f"\\textsuperscript{{{','.join(map(str, cell.marks))}}}" for _ in cell.marks[:1])
+            for cell in row
+        )
+        lines.append(" & ".join(cells) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}", "", "\\smallskip\\footnotesize"]
+    lines += [f"{_tex(text)}\\par" for text in (table.subtitle, table.legend) if text]
+    lines += [f"\\textsuperscript{{{mark}}} {_tex(note)}\\par" for mark, note in enumerate(table.notes, start=1)]
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+_TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "→": r"$\rightarrow$",
+    "–": "--",
+    "·": r"$\cdot$",
+    "…": r"\ldots{}",
+    '"': "''",
+}
+
+
+def _tex(text: str) -> str:
+    """`text` as LaTeX shows it literally."""
+    return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
+
+
+def as_json(table: Table) -> str:
+    """The raw numbers as a list of records, without what is missing."""
+    records = json.loads(table.frame.to_json(orient="records", double_precision=15))
+    told = [{key: value for key, value in record.items() if value not in (None, "")} for record in records]
+    return json.dumps(told, indent=1) + "\n"
 
 
 def terminal(table: Table, width: int) -> str:
@@ -156,3 +212,12 @@ def _mark(cell: Cell) -> str:
 def _escape(text: str) -> str:
     """`text` on one line as Markdown shows it literally; underscores within words mean nothing and stay as they are."""
     return re.sub(r"([\\|*`<\[]|(?<!\w)_|_(?!\w))", r"\\\1", re.sub(r"[\r\n]+", " ", text))
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "table": lambda table: terminal(table, 100),
+    "json": as_json,
+    "csv": csv,
+    "markdown": markdown,
+    "latex": latex,
+}

@@ -455,6 +455,12 @@ def test_rows_without_a_result_say_so_in_the_figure() -> None:
     assert any("47 runs: 37 done, 4 failed, 3 running, 3 left" in text for text in texts)
 
 
+def test_names_are_never_read_as_formulas() -> None:
+    runs = make_runs(seeds=(0,)).assign(study=r"$\nothing$ and $x^2$", dataset="a_b")
+    texts = visible_texts(figures.trajectory(roadmap_table(runs, "pocket")))
+    assert any(text.get_text().startswith(r"study $\nothing$ and $x^2$ · data a_b ·") for text in texts)
+
+
 def test_wrap_keeps_every_letter() -> None:
     text = "W" * 400 + " and some words"
     lines = figures.wrap(text, 9, 3)
@@ -482,12 +488,12 @@ def test_the_same_runs_give_the_same_bytes_whatever_the_users_style(tmp_path: Pa
 
 def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "new" / "report"
-    paths = write_report(make_runs(), out, "Dollars $ and _underscores_")
+    paths = write_report(make_runs(), out, "Some $5 or $6 and _underscores_")
     names = [str(path.relative_to(out)) for path in paths]
     assert names == ["tables/roadmap.md", "tables/roadmap.csv", "figures/roadmap.png", "figures/roadmap.svg"]
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
     markdown, _, png, svg = paths
-    assert markdown.read_text().startswith("# Dollars $ and \\_underscores\\_\n")
+    assert markdown.read_text().startswith("# Some $5 or $6 and \\_underscores\\_\n")
     with Image.open(png) as image:
         assert [round(value) for value in image.info["dpi"]] == [200, 200]
         assert image.width > 2000
@@ -497,7 +503,7 @@ def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     assert "<dc:date>" not in text
     for row in roadmap("pocket").rows:
         assert f"<!-- {row.label}" in text
-    assert "<!-- Dollars $ and _underscores_ -->" in text
+    assert "<!-- Some $5 or $6 and _underscores_ -->" in text
 
 
 def test_files_are_renamed_into_place(tmp_path: Path) -> None:

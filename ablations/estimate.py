@@ -1,0 +1,66 @@
+"""How long a study will take, from a few timed steps of it on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F
+
+from ablations.data import DataSet
+from ablations.launch import Machine
+from ablations.progress import clock
+from ablations.runs import RunConfig
+from ablations.studies import Study
+from modernize.models import build
+
+SAMPLE = 32  # images in a timed step, at most
+
+
+def describe_plan(study: Study, datasets: Mapping[str, DataSet], machine: Machine) -> str:
+    """The runs, what each costs, and about how long all will take."""
+    lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}"]
+    width = max(len(run.name) for run in study.runs)
+    first = study.runs[0]
+    speed = images_per_second(first, datasets[first.name], machine)
+    first_macs = first.cost(datasets[first.name])[1]
+    total = 0.0
+    for run in study.runs:
+        data = datasets[run.name]
+        params, macs = run.cost(data)
+        images = run.images(data)
+        total += images * macs / first_macs / speed
+        lines.append(
+            f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M multiply-adds  "
+            f"{images:>11,} images  recipe {run.recipe_name}"
+        )
+    for row in study.rows:
+        if row.same_as:
+            lines.append(f"  {row.row}: the same design as {row.same_as}, trained once")
+    lines.append(
+        f"about {clock(total / machine.jobs)} with {machine.jobs} side by side on {', '.join(machine.devices)} "
+        f"(from timed steps of {first.row}, in proportion to multiply-adds)"
+    )
+    return "\n".join(lines)
+
+
+def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
+    """The training speed of a run with one job's threads, timed over a few small steps."""
+    torch.set_num_threads(machine.threads)
+    device = machine.devices[0]
+    batch = min(run.recipe.batch_size, SAMPLE)
+    network = build(run.design, len(data.classes), data.channels).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    images = torch.zeros(batch, data.channels, data.image_size, data.image_size, device=device)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        F.cross_entropy(network(images.to(memory_format=torch.channels_last)), labels).backward()
+        optimizer.step()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return batch / min(times)

@@ -1,0 +1,37 @@
+"""What several test files share: real data, and one thread for small networks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablations.data import _find_fashion, load
+from ablations.errors import RequestError
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Networks as small as the tests' are faster on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def fashion_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder from which Fashion-MNIST loads: $ABLATIONS_DATA, the project's data/, or one fetched now."""
+    project = Path(__file__).parent.parent / "data"
+    given = os.environ.get("ABLATIONS_DATA")
+    folder = Path(given) if given else project if _find_fashion(project) else tmp_path_factory.mktemp("data")
+    try:
+        load("fashion_mnist", folder)
+    except RequestError as error:
+        if given:
+            raise
+        pytest.skip(str(error))
+    return folder

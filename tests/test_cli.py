@@ -1,0 +1,140 @@
+"""The command line: what each command prints, and that every wrong request is one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from commands import ablations
+
+import modernize
+
+COMMANDS = ("flags", "show", "count", "data", "train", "run", "status", "report")
+
+
+def refused(*arguments: str | Path, cwd: Path) -> str:
+    """The one line with which a wrong request is refused."""
+    before = sorted(cwd.rglob("*"))
+    done = ablations(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert re.fullmatch(r"ablations: .*\n", done.stderr), done.stderr
+    assert sorted(cwd.rglob("*")) == before, "something was left behind"
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    assert name in ablations("--help").stdout
+    done = ablations(name, "--help")
+    assert done.returncode == 0 and "Usage: ablations" in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, ablations.cli as c; c.run_command(['--help']); print(sorted(set(sys.modules) & {'torch', 'pandas', 'matplotlib', 'pydantic', 'yaml', 'rich', 'numpy'}))"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_flags_lists_every_flag() -> None:
+    done = ablations("flags")
+    assert done.returncode == 0
+    for flag in modernize.FLAGS:
+        assert flag.name in done.stdout
+
+
+def test_show_sums_up_the_layers() -> None:
+    done = ablations("show", "convnext_tiny")
+    assert done.returncode == 0 and "28,589,128" in done.stdout and "4,455,531,264" in done.stdout
+    assert "stages.0.blocks.0.residual.spatial" in done.stdout and "depthwise conv 7×7, 96→96" in done.stdout
+
+
+@pytest.mark.parametrize("roadmap", ["resnet50", "resnet200"])
+def test_count_gives_the_papers_gflops(roadmap: str) -> None:
+    rows = json.loads(ablations("count", "--roadmap", roadmap, "--format", "json").stdout)
+    assert [row["row"] for row in rows] == [row.name for row in modernize.roadmap(roadmap).rows]
+    assert all(isinstance(row["macs"], int) and isinstance(row["params"], int) for row in rows)
+    differ = {row["row"]: row for row in rows if f"{row['macs'] / 1e9:.2f}" != f"{row['paper_gflops']:.2f}"}
+    assert set(differ) == ({"layer-norm", "separate-downsampling"} if roadmap == "resnet50" else set())
+    assert all(row["note"] for row in differ.values())
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "markdown", "latex"])
+def test_count_in_every_format(form: str) -> None:
+    done = ablations("count", "convnext_tiny", "resnet50,kernel_size=7", "--format", form)
+    assert done.returncode == 0
+    assert "28589128" in done.stdout.replace(",", "") and "kernel" in done.stdout
+
+
+def test_count_at_another_size() -> None:
+    one, other = (
+        json.loads(ablations("count", "resnet50", "--format", "json", "--image-size", size).stdout)[0]
+        for size in ("224", "448")
+    )
+    assert one["params"] == other["params"] and other["macs"] > 3.9 * one["macs"]
+    assert "paper_gflops" not in one
+
+
+def test_data_says_where_it_lies(tmp_path: Path) -> None:
+    done = ablations("data", "digits", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "1438 training and 359 test images of 1×8×8 in 10 classes" in done.stdout
+
+
+def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("max_epochs: 1\nbatch_size: 8\nlearning_rat: 0.1\n")
+    (tmp_path / "study.yaml").write_text("kind: roadmap\nbase: pockt\nrecipe: quick\n")
+    (tmp_path / "broken.yaml").write_text("kind: [roadmap\n")
+    digits = ("--data", "digits")
+    for arguments, words in {
+        ("train", "resnet50,kernel_size=4"): "kernel_size=4: must be odd; the nearest values that work are 3 and 5",
+        ("train", "resnet51"): "unknown design 'resnet51': did you mean 'resnet50'?",
+        ("train", "resnet50@kernel-8"): "unknown row 'kernel-8'",
+        ("train", "pocket", "--recipe", "recipe.yaml"): "recipe recipe.yaml: unknown key 'learning_rat': did you mean",
+        ("train", "pocket", "--recipe", "quik"): "unknown recipe 'quik': did you mean 'quick'?",
+        ("train", "pocket", "--set", "epochs"): "write key=value",
+        ("train", "pocket", "--set", "max_epochs=many"): "max_epochs",
+        ("train", "pocket", "--data", "minst"): "unknown data set 'minst'",
+        ("train", "pocket", "--data", "folder", "--data-dir", "missing"): "no folder missing/train",
+        ("train", "pocket", *digits, "--set", "batch_size=4096"): "the nearest value that works is 1438",
+        ("train", "pocket@separate-downsampling", *digits, "--set", "image_size=12"): "nearest value that works is 16",
+        ("train", "pocket", "--device", "cuda:7", *digits): "cuda:7",
+        ("run", "quik"): "unknown study 'quik': did you mean 'quick'?",
+        ("run", "missing.yaml"): "study missing.yaml: no such file",
+        ("run", "study.yaml"): "base: unknown roadmap 'pockt': did you mean 'pocket'?",
+        ("run", "broken.yaml"): "broken.yaml, line 2: not YAML",
+        ("run", "quick", "--seeds", "a"): "--seeds a",
+        ("run", "quick", "--seeds", "0,0"): "each may be there once",
+        ("run", "quick", "--jobs", "0"): "--jobs",
+        ("count",): "give designs",
+        ("count", "--roadmap", "resnet5"): "unknown roadmap 'resnet5'",
+        ("count", "convnext_tiny", "--image-size", "16"): "the nearest value that works is 32",
+        ("status", "missing"): "holds no study.yaml",
+        ("report", "missing"): "holds no study.yaml",
+        ("data", "mnits"): "unknown data set",
+        ("trian",): "No such command",
+        ("count", "--rodmap", "x"): "--rodmap",
+    }.items():
+        assert words in refused(*arguments, cwd=tmp_path), arguments
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = ablations("train", "resnet51", "--debug", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    import subprocess
+
+    from commands import command
+
+    with subprocess.Popen(command("show", "resnet200"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0 and process.stderr.read() == b""

@@ -1,0 +1,859 @@
+"""Statistics: worked by hand, against scipy and published examples, and under simulations where the truth is known."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+import reports.statistics
+from reports.statistics import (
+    COMPARISON_COLUMNS,
+    COVERS_IMAGES,
+    COVERS_SEEDS,
+    MCNEMAR,
+    NO_METHOD,
+    PAIRED_T,
+    Difference,
+    Verdict,
+    compare,
+    distance_from_order,
+    holm,
+    legend,
+    paired_correctness,
+    paired_difference,
+    rank_correlation,
+    shapley_exact,
+    shapley_from_orders,
+    shapley_over_seeds,
+    summarise,
+    verdict,
+    worths_in_order,
+)
+from reports.tables import ReportError
+
+STUDIES = 1000
+Correct = NDArray[np.bool_]
+
+
+def by_seed(values: Iterable[float]) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def make_runs(top1: Mapping[str, Sequence[float | None]]) -> pd.DataFrame:
+    """A tidy frame: each row's accuracies by seed; None is a run that failed."""
+    return pd.DataFrame(
+        [
+            {"row": row, "seed": seed, "status": "failed" if value is None else "done", "top1": value}
+            for row, values in top1.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def images(gained: int, lost: int, both: int, neither: int) -> tuple[Correct, Correct]:
+    """Two runs' correctness, by how many images only ours, only the base, both and neither get right."""
+    ours = np.repeat([True, False, True, False], [gained, lost, both, neither])
+    base = np.repeat([False, True, True, False], [gained, lost, both, neither])
+    return ours, base
+
+
+# --- mean and standard deviation -------------------------------------------------------------------------------------
+
+
+def test_summary_by_hand() -> None:
+    # mean (80 + 82 + 87) / 3 = 83; squares 9 + 1 + 16 = 26; sd = √(26 / 2)
+    summary = summarise([80.0, 82.0, 87.0])
+    assert (summary.mean, summary.seeds) == (83.0, 3)
+    assert summary.sd == pytest.approx(math.sqrt(13))
+
+
+def test_summary_of_few() -> None:
+    assert summarise([80.0]).mean == 80 and math.isnan(summarise([80.0]).sd)
+    nothing = summarise([])
+    assert math.isnan(nothing.mean) and math.isnan(nothing.sd) and nothing.seeds == 0
+    assert summarise([math.nan, 81.0]).seeds == 1
+
+
+# --- differences paired by seed --------------------------------------------------------------------------------------
+
+
+def test_paired_difference_by_hand() -> None:
+    # differences 1, 2, 3: mean 2, sd 1, error 1/√3, t = 2√3 with 2 degrees of freedom, whose distribution is closed:
+    # p = 1 − t/√(2 + t²) = 1 − √(12/14); the 97.5 % point is 0.95·√(2/(1 − 0.95²)) = 4.302653
+    found = paired_difference({0: 81.0, 1: 83.0, 2: 85.0}, {0: 80.0, 1: 81.0, 2: 82.0})
+    assert found.mean == pytest.approx(2)
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+    assert (found.seeds, found.left_out, found.method, found.covers) == ((0, 1, 2), (), PAIRED_T, COVERS_SEEDS)
+
+
+def test_paired_difference_of_two_seeds_by_hand() -> None:
+    # 1 degree of freedom is Cauchy's: differences 1, 3, mean 2, error 1, p = 1 − 2 atan(2)/π, 97.5 % point tan(.475π)
+    found = paired_difference({0: 1.0, 1: 3.0}, {0: 0.0, 1: 0.0})
+    assert found.p == pytest.approx(1 - 2 * math.atan(2) / math.pi)
+    assert found.high - found.mean == pytest.approx(math.tan(0.475 * math.pi))
+
+
+def test_students_sleep_data() -> None:
+    """Student 1908, as in R's `t.test`: t = -4.0621, df = 9, p = 0.002833, interval -2.4598858 to -0.7001142."""
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = paired_difference(by_seed(first), by_seed(second))
+    assert found.mean == pytest.approx(-1.58)
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    assert (found.low, found.high) == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 12])
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_paired_difference_is_scipys(seeds: int, level: float) -> None:
+    chance = np.random.default_rng(seeds)
+    ours, base = chance.normal(80, 1, seeds), chance.normal(80, 1, seeds)
+    found = paired_difference(by_seed(ours), by_seed(base), level)
+    expected = stats.ttest_rel(ours, base)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(level)), rel=1e-9)
+    assert (found.p < 1 - level) == (found.low > 0 or found.high < 0)
+
+
+def test_only_seeds_that_both_have_are_paired() -> None:
+    found = paired_difference({0: 81.0, 1: 83.0, 5: 99.0, 7: math.nan}, {1: 82.0, 0: 80.5, 7: 80.0, 9: 70.0})
+    assert found.seeds == (0, 1)
+    assert found.left_out == (5, 7, 9)
+    assert found.mean == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("ours", "mean"), [({}, math.nan), ({3: 81.0}, 1.0)])
+def test_fewer_than_two_seeds_have_no_interval(ours: dict[int, float], mean: float) -> None:
+    found = paired_difference(ours, {3: 80.0, 4: 80.0})
+    assert found.mean == pytest.approx(mean, nan_ok=True)
+    assert math.isnan(found.low) and math.isnan(found.high) and math.isnan(found.p)
+    assert found.method == NO_METHOD
+
+
+def test_no_difference_at_all() -> None:
+    found = paired_difference({0: 80.1, 1: 81.3}, {0: 80.1, 1: 81.3})
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert verdict(found, found.p) is Verdict.SAME
+
+
+def test_the_same_difference_with_every_seed_is_not_certainty() -> None:
+    """scipy says p = 0 here. Of 360 images, 0.2778 points is a single one: nothing that seeds could vary less by."""
+    ours, base = by_seed(100 * np.array([331, 328, 335]) / 360), by_seed(100 * np.array([330, 327, 334]) / 360)
+    found = paired_difference(ours, base)
+    assert found.mean == pytest.approx(100 / 360)
+    assert math.isnan(found.p) and math.isnan(found.low)
+    assert "same difference" in found.note
+    assert verdict(found, found.p) is Verdict.SAME
+
+    # the step known: sd = step/√6, error = step/√18, t = √18, p = 1 − √18/√20
+    found = paired_difference(ours, base, resolution=100 / 360)
+    assert found.p == pytest.approx(1 - math.sqrt(18 / 20))
+    assert found.low < 0 < found.high
+
+    # ten images more with every seed are another thing: t = 10 √18
+    ours = by_seed(100 * np.array([340, 337, 344]) / 360)
+    found = paired_difference(ours, base, resolution=100 / 360)
+    assert found.p == pytest.approx(1 - math.sqrt(1800 / 1802))
+    assert verdict(found, found.p) is Verdict.BETTER
+
+
+def test_the_step_matters_to_no_other_difference() -> None:
+    ours, base = {0: 81.0, 1: 83.0, 2: 85.0}, {0: 80.0, 1: 81.0, 2: 82.0}
+    assert paired_difference(ours, base, resolution=0.01) == paired_difference(ours, base)
+
+
+@pytest.mark.parametrize("level", [0, 1, 95])
+def test_a_level_is_a_share(level: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        paired_difference({}, {}, level)
+
+
+# --- one seed: the same test images ----------------------------------------------------------------------------------
+
+
+def test_mcnemar_by_hand() -> None:
+    # 8 images differ, 1 of them ours: p = 2·(C(8,0) + C(8,1))/2⁸ = 18/256; difference (1 − 7)/21
+    found = paired_correctness(*images(1, 7, 1, 12))
+    assert found.p == pytest.approx(18 / 256)
+    assert found.mean == pytest.approx(-600 / 21)
+    assert (found.method, found.covers) == (MCNEMAR, COVERS_IMAGES)
+    assert "1 images right in this row alone, 7 in the base alone, of 21" in found.note
+
+
+def test_tangos_interval_as_published() -> None:
+    """Fagerland, Lydersen and Laake, Statistics in Medicine 33, 2014: for 1, 7 of 21, Tango's is -0.517 to -0.026."""
+    found = paired_correctness(*images(1, 7, 1, 12))
+    assert (found.low, found.high) == pytest.approx((-51.7, -2.6), abs=0.05)
+
+
+@pytest.mark.parametrize(("gained", "lost", "rest"), [(1, 7, 13), (30, 12, 400), (0, 4, 96), (500, 300, 9200)])
+def test_the_interval_ends_where_the_score_test_does(gained: int, lost: int, rest: int) -> None:
+    """At each end the score, with the likeliest rates for that difference found by search, is 1.96 errors away."""
+    n = gained + lost + rest
+    found = paired_correctness(*images(gained, lost, rest, 0))
+    for end in (found.low / 100, found.high / 100):
+        lost_rates = np.linspace(max(0, -end), (1 - end) / 2, 2_000_001)[1:-1]
+        likelihood = gained * np.log(lost_rates + end) + lost * np.log(lost_rates)
+        likelihood += rest * np.log1p(-2 * lost_rates - end)
+        lost_rate = lost_rates[np.argmax(likelihood)]
+        error = math.sqrt((2 * lost_rate + end - end**2) / n)
+        assert abs((gained - lost) / n - end) / error == pytest.approx(1.959964, rel=1e-3)
+
+
+def test_the_interval_is_the_bootstraps_where_images_are_many() -> None:
+    ours, base = images(130, 90, 1500, 280)
+    found = paired_correctness(ours, base)
+
+    def difference(mine: NDArray[np.float64], other: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        return 100 * np.asarray(mine - other).mean(axis=axis)
+
+    drawn = stats.bootstrap(
+        (ours.astype(float), base.astype(float)), difference, paired=True, method="percentile", n_resamples=2000,
+        batch=200, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high), abs=0.12)  # of a width of 2.9
+
+
+def test_no_image_differs() -> None:
+    # the ends are ± z²/(n + z²), here with n = 100
+    found = paired_correctness(*images(0, 0, 90, 10))
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert (found.mean, found.p) == (0, 1)
+    assert (found.low, found.high) == pytest.approx((-100 * z2 / (100 + z2), 100 * z2 / (100 + z2)))
+
+
+def test_every_image_differs() -> None:
+    found = paired_correctness(*images(50, 0, 0, 0))
+    assert (found.mean, found.high) == (100, 100)
+    assert found.low == pytest.approx(100 * (50 - 3.8415) / (50 + 3.8415), abs=15)
+    assert found.p == pytest.approx(2 / 2**50)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200))
+def test_swapping_the_two_turns_the_sign_and_no_verdict_contradicts_the_interval(
+    gained: int, lost: int, rest: int
+) -> None:
+    if gained + lost + rest == 0:
+        return
+    one, other = paired_correctness(*images(gained, lost, rest, 0)), paired_correctness(*images(lost, gained, 0, rest))
+    assert (one.low, one.high, one.p) == pytest.approx((-other.high, -other.low, other.p), abs=1e-6)
+    assert -100 <= one.low <= one.mean <= one.high <= 100
+    if one.p <= 0.05:
+        assert one.low > 0 or one.high < 0
+
+
+def test_what_is_not_one_bool_an_image_is_refused() -> None:
+    ours, base = images(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="one bool an image"):
+        paired_correctness(ours.astype(np.uint16), base)
+    with pytest.raises(ValueError, match="same test images"):
+        paired_correctness(ours[:-1], base)
+    assert math.isnan(paired_correctness(ours[:0], base[:0]).mean)
+
+
+# --- many comparisons ------------------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand() -> None:
+    # ascending .005·4 = .02, .01·3 = .03, .03·2 = .06, .04·1 = .04 → no less than the one before: .06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == pytest.approx([1, 1])  # 2·.5, then 1·.6 → 1
+    assert holm([0.04]) == pytest.approx([0.04])
+    assert len(holm([])) == 0
+
+
+def test_missing_comparisons_do_not_count() -> None:
+    adjusted = holm([math.nan, 0.01, math.nan, 0.04])
+    assert adjusted == pytest.approx([math.nan, 0.02, math.nan, 0.04], nan_ok=True)
+    assert np.isnan(holm([math.nan])).all()
+
+
+def test_holm_on_scipys_example_of_many_p_values() -> None:
+    """The p-values of scipy's `false_discovery_control`; Holm's rejections step down 0.05/15, 0.05/14, 0.05/13, …"""
+    p = [
+        0.0001,
+        0.0004,
+        0.0019,
+        0.0095,
+        0.0201,
+        0.0278,
+        0.0298,
+        0.0344,
+        0.0459,
+        0.324,
+        0.4262,
+        0.5719,
+        0.6528,
+        0.759,
+        1.0,
+    ]
+    assert (holm(p) <= 0.05).sum() == 3  # .0019 ≤ .05/13 = .00385, .0095 > .05/12 = .00417
+    assert (holm(p) >= stats.false_discovery_control(p) - 1e-12).all()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_holm_keeps_order_and_lies_between_p_and_bonferroni(p: list[float], random: Random) -> None:
+    adjusted = holm(p)
+    assert (np.array(p) <= adjusted).all()
+    assert (adjusted <= np.minimum(len(p) * np.array(p), 1)).all()
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(adjusted[order]) >= 0).all()
+    shuffled = random.sample(range(len(p)), len(p))
+    assert holm([p[place] for place in shuffled]) == pytest.approx(adjusted[shuffled])
+
+
+def test_what_is_no_probability_is_refused() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([0.1, 1.2])
+
+
+# --- verdicts and the table of comparisons ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mean", "p", "word"),
+    [(1.0, 0.04, "better"), (-1.0, 0.04, "worse"), (1.0, 0.05, "better"), (1.0, 0.0501, "cannot be told apart")],
+)
+def test_verdict(mean: float, p: float, word: str) -> None:
+    difference = Difference(mean, mean - 1, mean + 1, 0.001, (0, 1, 2), (), PAIRED_T)
+    assert str(verdict(difference, p)) == word
+
+
+def test_compare_by_hand() -> None:
+    runs = make_runs(
+        {
+            "base": [80.0, 81.0, 82.0],
+            "up": [81.0, 83.0, 85.0],  # +1, +2, +3: p = 1 − √(12/14) = .0742
+            "far-up": [90.0, 91.1, 91.9],  # +10, +10.1, +9.9: t = 10·√3/.1 = 173.2, p = 1 − √(30000/30002)
+            "down": [70.0, 71.0, 71.9],
+        }
+    )
+    compared = compare(runs, [("up", "base"), ("far-up", "base"), ("down", "base")])
+    assert tuple(compared.columns) == COMPARISON_COLUMNS
+    up, far_up, down = compared.to_dict("records")
+    assert (up["mean"], up["sd"], up["seeds"], up["base_mean"], up["base_sd"]) == pytest.approx((83, 2, 3, 81, 1))
+    assert up["p"] == pytest.approx(1 - math.sqrt(12 / 14))
+    assert far_up["p"] == pytest.approx(1 - math.sqrt(30000 / 30002))
+    assert far_up["p_holm"] == pytest.approx(2 * far_up["p"])  # between the other two, with two left
+    assert down["p_holm"] == pytest.approx(3 * down["p"])
+    assert up["p_holm"] == pytest.approx(up["p"])
+    assert [up["verdict"], far_up["verdict"], down["verdict"]] == ["cannot be told apart", "better", "worse"]
+    assert set(compared["method"]) == {"t, paired by seed"}
+    assert set(compared["common_seeds"]) == {3}
+
+
+def test_the_correction_can_part_interval_and_word_and_the_legend_says_so() -> None:
+    # +1, +1.2, +1.4: t = 1.2·√3/.2 = 10.39, p = 1 − √(108/110) = .0091; alone better, among six not: .055
+    rows = {"base": [80.0, 80.0, 80.0], "up": [81.0, 81.2, 81.4]} | {f"idle-{i}": [79.0, 80.0, 81.5] for i in range(5)}
+    compared = compare(make_runs(rows), [(row, "base") for row in rows if row != "base"])
+    up = compared.iloc[0]
+    assert up["low"] > 0
+    assert up["verdict"] == "cannot be told apart"
+    assert compare(make_runs(rows), [("up", "base")]).iloc[0]["verdict"] == "better"
+    words = legend(compared)
+    assert "6 comparisons" in words and "may leave out 0" in words and "paired by seed" in words
+    assert "McNemar" not in words
+
+
+def test_no_row_is_dropped() -> None:
+    rows: dict[str, list[float | None]] = {
+        "base": [80.0, 81.0, 82.0],
+        "broken": [None, None, None],
+        "half": [None, 82.0, 83.6],
+        "up": [85.0, 86.0, 87.1],
+    }
+    runs = make_runs(rows)
+    runs = pd.concat(
+        [runs, pd.DataFrame([{"row": "later", "seed": s, "status": "left", "top1": None} for s in range(3)])],
+        ignore_index=True,
+    )
+    names = ["broken", "half", "later", "unheard-of", "up"]
+    pairs = [(name, "base") for name in names] + [("up", "broken"), ("up", "later")]
+    compared = compare(runs, pairs)
+    assert list(zip(compared["row"], compared["base"], strict=True)) == pairs
+    words = ["failed", "cannot be told apart", "not run", "not run", "better", "failed", "not run"]
+    assert list(compared["verdict"]) == words
+    broken, half = compared.iloc[0], compared.iloc[1]
+    assert compared.loc[[0, 2, 3, 5, 6], ["difference", "low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert (broken["seeds"], broken["method"]) == (0, "none")
+    assert (half["seeds"], half["common_seeds"], half["note"]) == (2, 2, "half: seed 0 failed")
+    assert half["difference"] == pytest.approx(1.3)
+    assert compared.iloc[3]["note"] == "unheard-of: not run"
+    # the family is the two that were tested: differences 1, 1.6 and 5, 5, 5.1
+    assert compared.iloc[4]["p_holm"] == pytest.approx(2 * compared.iloc[4]["p"])
+
+
+def test_one_seed() -> None:
+    runs = make_runs({"base": [70.0], "up": [78.0], "alike": [71.0]})
+    pairs = [("up", "base"), ("alike", "base")]
+    bare = compare(runs, pairs)
+    assert set(bare["verdict"]) == {"cannot be told: one seed"}
+    assert list(bare["difference"]) == pytest.approx([8, 1])
+    assert bare[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert legend(bare) == ""
+
+    base = np.arange(100) < 70
+    right = {"base": base, "up": base | ((np.arange(100) >= 70) & (np.arange(100) < 78)), "alike": np.arange(100) < 71}
+    seen = compare(runs, pairs, lambda row, seed: right[row])
+    up, alike = seen.to_dict("records")
+    assert up["p"] == pytest.approx(2 / 2**8)  # 8 images gained, none lost
+    assert up["p_holm"] == pytest.approx(4 / 2**8)
+    assert (up["verdict"], up["method"], up["common_seeds"]) == ("better", "McNemar, one seed", 1)
+    assert alike["verdict"] == "cannot be told apart"
+    assert "not the luck of training" in up["covers"]
+    assert "not the luck of training" in legend(seen) and "McNemar" in legend(seen)
+
+    lost = compare(runs, pairs, lambda row, seed: None if row == "alike" else right[row])
+    assert list(lost["verdict"]) == ["better", "cannot be told: one seed"]
+    lost = compare(runs, pairs, lambda row, seed: None if row == "base" else right[row])
+    assert set(lost["verdict"]) == {"cannot be told: one seed"}
+
+
+def test_seeds_not_in_common() -> None:
+    runs = make_runs(
+        {"base": [80.0, 81.0, None, None], "up": [None, None, 85.0, 86.0], "other": [None, 84.0, 84.0, 8.0]}
+    )
+    compared = compare(runs, [("up", "base"), ("other", "base")])
+    assert list(compared["verdict"]) == ["cannot be told: no seed in common", "cannot be told: one seed"]
+    assert compared.iloc[1]["difference"] == pytest.approx(3)
+    assert compared.iloc[1]["note"] == "other: seed 0 failed; base: seed 2 failed, seed 3 failed"
+
+
+def test_predictions_tell_the_step_of_top1() -> None:
+    top1 = {"base": [90.0, 91.0, 92.0], "up": [91.0, 92.0, 93.0]}  # one of 100 images more, with every seed
+    bare = compare(make_runs(top1), [("up", "base")]).iloc[0]
+    assert math.isnan(bare["p"]) and bare["verdict"] == "cannot be told apart" and "nothing to judge" in bare["note"]
+    known = compare(make_runs(top1), [("up", "base")], lambda row, seed: np.ones(100, dtype=bool)).iloc[0]
+    assert known["p"] == pytest.approx(1 - math.sqrt(18 / 20))
+
+
+def test_what_would_count_twice_is_refused() -> None:
+    runs = make_runs({"base": [80.0], "up": [81.0]})
+    with pytest.raises(ReportError, match="row base has two runs of seed 0"):
+        compare(pd.concat([runs, runs]), [("up", "base")])
+    with pytest.raises(ReportError, match="up is compared with base twice"):
+        compare(runs, [("up", "base"), ("up", "base")])
+    with pytest.raises(ReportError, match="compared with itself"):
+        compare(runs, [("up", "up")])
+
+
+def test_no_pairs_and_no_runs() -> None:
+    empty = pd.DataFrame(columns=["row", "seed", "status", "top1"])
+    assert tuple(compare(empty, []).columns) == COMPARISON_COLUMNS
+    assert list(compare(empty, [("up", "base")])["verdict"]) == ["not run"]
+
+
+# --- simulations where the truth is known ----------------------------------------------------------------------------
+
+
+def no_effect(chance: np.random.Generator, rows: int, seeds: int) -> dict[str, list[float]]:
+    """A study in which no row differs from the base: luck that all rows share with a seed, and each row's own."""
+    top1 = 80 + chance.normal(0, 0.5, seeds) + chance.normal(0, 0.3, (rows + 1, seeds))
+    return {"base" if row == 0 else f"row-{row}": list(values) for row, values in enumerate(top1)}
+
+
+def test_no_effect_is_seldom_called_one_and_intervals_cover() -> None:
+    """12 rows against a base, 3 seeds, 1,000 studies: 5 % a comparison without correction, 5 % a study with it."""
+    chance = np.random.default_rng(0)
+    single, families, covered = [], [], []
+    for _ in range(STUDIES):
+        top1 = no_effect(chance, rows=12, seeds=3)
+        compared = compare(make_runs(top1), [(row, "base") for row in top1 if row != "base"])
+        single.append((compared["p"] <= 0.05).mean())
+        families.append(compared["verdict"].isin(["better", "worse"]).any())
+        covered.append(((compared["low"] <= 0) & (compared["high"] >= 0)).mean())
+    assert 0.03 <= np.mean(single) <= 0.07
+    assert np.mean(families) <= 0.07
+    assert 0.94 <= np.mean(covered) <= 0.96
+
+
+def test_no_effect_of_a_single_comparison() -> None:
+    chance = np.random.default_rng(1)
+    words = []
+    for _ in range(STUDIES):
+        top1 = no_effect(chance, rows=1, seeds=3)
+        found = paired_difference(by_seed(top1["row-1"]), by_seed(top1["base"]))
+        words.append(verdict(found, holm([found.p])[0]) is not Verdict.SAME)
+    assert 0.03 <= np.mean(words) <= 0.07
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("luck", [0.1, 0.3, 1.0])
+def test_no_effect_in_coarse_steps(seeds: int, luck: float) -> None:
+    """360 test images: top-1 comes in steps of 0.28 points, and seeds often differ by the same one."""
+    chance = np.random.default_rng(10 * seeds)
+    step = 100 / 360
+    told = []
+    for _ in range(STUDIES):
+        level = chance.uniform(90, 95)
+        ours, base = step * np.round(chance.normal(level, luck, (2, seeds)) / step)
+        found = paired_difference(by_seed(ours), by_seed(base), resolution=step)
+        told.append(verdict(found, found.p) is not Verdict.SAME)
+    assert np.mean(told) <= 0.07
+
+
+def test_no_effect_of_one_seed() -> None:
+    """3 rows and a base, one run of each, 1,000 images of uneven difficulty: the same chance for all to be right."""
+    chance = np.random.default_rng(2)
+    single, families, covered = [], [], []
+    for _ in range(STUDIES):
+        difficulty = chance.beta(4, 1, 1000)
+        right = {f"row-{row}": chance.random(1000) < difficulty for row in range(4)}
+        runs = make_runs({row: [100 * correct.mean()] for row, correct in right.items()})
+        pairs = [(row, "row-0") for row in right if row != "row-0"]
+        compared = compare(runs, pairs, lambda row, seed, right=right: right[row])  # type: ignore[misc]
+        single.append((compared["p"] <= 0.05).mean())
+        families.append(compared["verdict"].isin(["better", "worse"]).any())
+        covered.append(((compared["low"] <= 0) & (compared["high"] >= 0)).mean())
+    assert 0.03 <= np.mean(single) <= 0.07
+    assert np.mean(families) <= 0.07
+    assert 0.94 <= np.mean(covered) <= 0.965
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0.06, 0.04, 500), (0.2, 0.01, 200), (0.004, 0.003, 1000)])
+def test_the_interval_of_one_seed_covers_a_true_difference(gained: float, lost: float, n: int) -> None:
+    chance = np.random.default_rng(3)
+    covered = []
+    for only_ours, only_base, rest in chance.multinomial(n, [gained, lost, 1 - gained - lost], 600):
+        found = paired_correctness(*images(only_ours, only_base, rest, 0))
+        covered.append(found.low <= 100 * (gained - lost) <= found.high)
+    assert 0.925 <= np.mean(covered) <= 0.985
+
+
+def test_the_interval_of_several_seeds_covers_a_true_difference() -> None:
+    chance = np.random.default_rng(4)
+    covered = []
+    for _ in range(STUDIES):
+        shared = chance.normal(80, 2, 3)
+        ours, base = shared + 0.7 + chance.normal(0, 0.3, 3), shared + chance.normal(0, 0.3, 3)
+        found = paired_difference(by_seed(ours), by_seed(base))
+        covered.append(found.low <= 0.7 <= found.high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+@pytest.mark.parametrize(("rows", "seeds", "least"), [(1, 3, 0.95), (12, 5, 0.95), (12, 3, 0.2)])
+def test_a_true_effect_of_five_standard_deviations_is_found(rows: int, seeds: int, least: float) -> None:
+    """Five sds of the paired differences. Three seeds and twelve comparisons find it one time in four: t is wide."""
+    chance = np.random.default_rng(5)
+    found = []
+    for _ in range(100):
+        top1 = no_effect(chance, rows, seeds)
+        top1["row-1"] = [value + 5 * math.sqrt(2) * 0.3 for value in top1["row-1"]]
+        compared = compare(make_runs(top1), [(row, "base") for row in top1 if row != "base"])
+        found.append(compared.iloc[0]["verdict"] == "better")
+    assert np.mean(found) >= least
+
+
+# --- Shapley values --------------------------------------------------------------------------------------------------
+
+
+FLAGS = ("a", "b", "c", "d", "e")
+WORTHS = {"a": 3.0, "b": -1.0, "c": 0.5, "d": 7.0, "e": 0.0}
+
+
+def additive(chosen: frozenset[str]) -> float:
+    return 70 + sum(WORTHS[flag] for flag in chosen)
+
+
+def interacting(chosen: frozenset[str]) -> float:
+    """Additive, but a and b are worth 4 more together, and d and e and a 6 less."""
+    return additive(chosen) + 4 * ({"a", "b"} <= chosen) - 6 * ({"a", "d", "e"} <= chosen)
+
+
+# what flags are worth together is shared out evenly: a: 3 + 4/2 − 6/3, b: −1 + 2, d: 7 − 2, e: 0 − 2
+INTERACTING = {"a": 3.0, "b": 1.0, "c": 0.5, "d": 5.0, "e": -2.0}
+
+
+def draw_orders(chance: np.random.Generator, number: int, flags: Sequence[str] = FLAGS) -> list[list[str]]:
+    return [[flags[place] for place in chance.permutation(len(flags))] for _ in range(number)]
+
+
+def test_worths_in_an_order() -> None:
+    assert worths_in_order(["a", "b"], lambda chosen: {"": 1.0, "a": 3.0, "ab": 2.0}["".join(sorted(chosen))]) == {
+        "a": 2.0,
+        "b": -1.0,
+    }
+    assert worths_in_order([], additive) == {}
+
+
+def test_exact_by_hand() -> None:
+    """The glove game: a left glove and either of two right ones are a pair. Left 2/3, each right one 1/6."""
+
+    def pairs(chosen: frozenset[str]) -> float:
+        return float("left" in chosen and len(chosen) > 1)
+
+    assert shapley_exact(["left", "one", "two"], pairs) == pytest.approx({"left": 2 / 3, "one": 1 / 6, "two": 1 / 6})
+    assert shapley_exact(FLAGS, interacting) == pytest.approx(INTERACTING)
+    assert shapley_exact([], additive) == {}
+    with pytest.raises(ValueError, match="16 different flags"):
+        shapley_exact(["a", "a"], additive)
+    with pytest.raises(ValueError, match="16 different flags"):
+        shapley_exact([str(number) for number in range(17)], additive)
+
+
+def test_exact_is_the_average_over_all_orders() -> None:
+    chance = np.random.default_rng(6)
+    table = {
+        frozenset(chosen): chance.normal() for size in range(5) for chosen in itertools.combinations(FLAGS[:4], size)
+    }
+    every = shapley_from_orders(list(itertools.permutations(FLAGS[:4])), table.__getitem__)
+    exact = shapley_exact(FLAGS[:4], table.__getitem__)
+    assert dict(zip(every["flag"], every["worth"], strict=True)) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_an_additive_objective_is_exact_from_any_orders(number: int) -> None:
+    orders = draw_orders(np.random.default_rng(number), number)
+    found = shapley_from_orders(orders, additive)
+    assert list(found["flag"]) == orders[0]
+    assert list(found["worth"]) == [WORTHS[flag] for flag in orders[0]]
+    assert list(found["min"]) == list(found["max"]) == list(found["worth"])
+    assert (found["orders"] == number).all() and (found["seeds"] == 1).all()
+    if number > 1:
+        assert (found["se"] == 0).all() and (found["sd"] == 0).all()
+        assert list(found["low"]) == list(found["high"]) == list(found["worth"])
+    else:
+        assert found["se"].isna().all() and found["low"].isna().all()
+
+
+def test_an_additive_objective_is_exact_with_seeds_whose_luck_is_a_shift() -> None:
+    found = shapley_over_seeds(
+        draw_orders(np.random.default_rng(0), 6), lambda c, seed: additive(c) + 2 * seed, (0, 1, 2)
+    )
+    assert dict(zip(found["flag"], found["worth"], strict=True)) == pytest.approx(WORTHS)
+    assert found["se"].to_numpy() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_error_by_hand() -> None:
+    """a is worth 1, 2 (seeds 0, 1) before b and 3, 6 after it.
+
+    Orders' averages 1.5, 4.5: variance 4.5, over 2 orders 2.25. Seeds' averages 2, 4: variance 2, over 2 seeds 1.
+    Residuals ±0.5: mean square 1, over 4 cells 0.25. Error² = 2.25 + 1 − 0.25 = 3; freedom 9/(2.25² + 1²) = 1.4845.
+    """
+    values = {"": (0, 0), "a": (1, 2), "b": (0, 0), "ab": (3, 6)}
+
+    def value(chosen: frozenset[str], seed: int) -> float:
+        return values["".join(sorted(chosen))][seed]
+
+    a = shapley_over_seeds([("a", "b"), ("b", "a")], value, (0, 1)).set_index("flag").loc["a"]
+    assert (a["worth"], a["min"], a["max"]) == (3, 1.5, 4.5)
+    assert a["se"] == pytest.approx(math.sqrt(3))
+    assert a["sd"] == pytest.approx(math.sqrt(4.5))
+    half = stats.t.ppf(0.975, 9 / 6.0625) * math.sqrt(3)
+    assert (a["low"], a["high"]) == pytest.approx((3 - half, 3 + half))
+    one = shapley_over_seeds([("a", "b"), ("b", "a")], value, (0,)).set_index("flag").loc["a"]
+    assert one["se"] == pytest.approx(1)  # worths 1 and 3: sd √2, over 2 orders
+
+
+def test_an_interaction_within_its_stated_error() -> None:
+    """1,000 times 30 orders: the interval covers the exact value, and the error is the size that it says."""
+    chance = np.random.default_rng(7)
+    inside, estimates, errors = [], [], []
+    for _ in range(STUDIES):
+        found = shapley_from_orders(draw_orders(chance, 30), interacting).set_index("flag").loc[["a", "b", "d", "e"]]
+        exact = np.array([INTERACTING[flag] for flag in found.index])
+        inside.append((found["low"].to_numpy() <= exact) & (exact <= found["high"].to_numpy()))
+        estimates.append(found["worth"].to_numpy())
+        errors.append(found["se"].to_numpy())
+    assert ((np.mean(inside, axis=0) >= 0.92) & (np.mean(inside, axis=0) <= 0.985)).all()
+    assert np.mean(np.square(errors), axis=0) == pytest.approx(np.var(estimates, axis=0), rel=0.12)
+    assert np.mean(estimates, axis=0) == pytest.approx([INTERACTING[flag] for flag in "abde"], abs=0.05)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_the_error_holds_the_luck_of_orders_and_of_seeds(strength: float) -> None:
+    """Every set of flags with every seed has its own luck, which all orders through it share."""
+    chance = np.random.default_rng(8)
+    sets = [frozenset(chosen) for size in range(6) for chosen in itertools.combinations(FLAGS, size)]
+    exact = shapley_exact(FLAGS, lambda chosen: additive(chosen) + strength * (interacting(chosen) - additive(chosen)))
+    inside, estimates, errors = [], [], []
+    for _ in range(500):
+        luck = dict(zip(sets, chance.normal(0, 0.5, (len(sets), 3)) + chance.normal(0, 1, 3), strict=True))
+
+        def value(chosen: frozenset[str], seed: int, luck: dict[frozenset[str], NDArray[np.float64]] = luck) -> float:
+            return additive(chosen) + strength * (interacting(chosen) - additive(chosen)) + luck[chosen][seed]
+
+        found = shapley_over_seeds(draw_orders(chance, 10), value, (0, 1, 2)).set_index("flag").loc[list(FLAGS)]
+        true = np.array([exact[flag] for flag in FLAGS])
+        inside.append(((found["low"] <= true) & (true <= found["high"])).to_numpy())
+        estimates.append(found["worth"].to_numpy())
+        errors.append(found["se"].to_numpy())
+    assert 0.93 <= np.mean(inside) <= 0.985
+    ratio = np.mean(np.square(errors)) / np.mean(np.var(estimates, axis=0))
+    assert 0.95 <= ratio <= 1.3  # never too small; the floor makes it a little large
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
+def test_worths_add_up(data: st.DataObject, n: int, orders: int, seeds: int) -> None:
+    """Efficiency: over any orders and seeds, worths sum to what all flags reach less what none does."""
+    flags = FLAGS[:n]
+    sets = [frozenset(chosen) for size in range(n + 1) for chosen in itertools.combinations(flags, size)]
+    numbers = st.integers(-1000, 1000)
+    values = {(chosen, seed): float(data.draw(numbers)) for chosen in sets for seed in range(seeds)}
+    drawn = [data.draw(st.permutations(flags)) for _ in range(orders)]
+    found = shapley_over_seeds(drawn, lambda chosen, seed: values[chosen, seed], range(seeds))
+    gain = np.mean([values[frozenset(flags), seed] - values[frozenset(), seed] for seed in range(seeds)])
+    assert found["worth"].sum() == pytest.approx(gain, abs=1e-9)
+    assert (found["min"] <= found["worth"] + 1e-9).all() and (found["worth"] <= found["max"] + 1e-9).all()
+    exact = shapley_exact(flags, lambda chosen: values[chosen, 0])
+    assert math.fsum(exact.values()) == pytest.approx(values[frozenset(flags), 0] - values[frozenset(), 0], abs=1e-9)
+
+
+def test_missing_runs_take_out_their_order_or_their_seed() -> None:
+    orders = [("a", "b", "c"), ("b", "a", "c"), ("c", "b", "a"), ("c", "a", "b")]
+
+    def without(chosen: str, gone: int) -> pd.DataFrame:
+        def value(flags: frozenset[str], seed: int) -> float:
+            return math.nan if (flags, seed) == (frozenset(chosen), gone) else additive(flags)
+
+        return shapley_over_seeds(orders, value, (0, 1, 2))
+
+    found = without("a", 1)  # on the way of the first order: 3 orders of 3 seeds against 4 of 2
+    assert (found["orders"].iloc[0], found["seeds"].iloc[0]) == (3, 3)
+    found = without("", 2)  # on everyone's way
+    assert (found["orders"].iloc[0], found["seeds"].iloc[0]) == (4, 2)
+    assert list(found["worth"]) == [WORTHS[flag] for flag in "abc"]
+
+    nothing = shapley_from_orders(orders, lambda chosen: math.nan)
+    assert list(nothing["flag"]) == ["a", "b", "c"] and (nothing["orders"] == 0).all() and nothing["worth"].isna().all()
+    assert list(nothing.columns) == list(found.columns)
+
+
+@pytest.mark.parametrize("orders", [[], [("a", "b"), ("a", "c")], [("a", "a")], [("a", "b"), ("a",)]])
+def test_orders_of_different_flags_are_refused(orders: list[tuple[str, ...]]) -> None:
+    with pytest.raises(ValueError, match="same flags"):
+        shapley_from_orders(orders, additive)
+
+
+def test_each_value_is_asked_for_once() -> None:
+    asked: list[tuple[frozenset[str], int]] = []
+
+    def value(chosen: frozenset[str], seed: int) -> float:
+        asked.append((chosen, seed))
+        return additive(chosen)
+
+    shapley_over_seeds(draw_orders(np.random.default_rng(0), 20), value, (0, 1))
+    assert len(asked) == len(set(asked))
+    with pytest.raises(ValueError, match="may be there once"):
+        shapley_over_seeds([("a",)], value, (1, 1))
+
+
+# --- an order against the average over orders, and ranks -------------------------------------------------------------
+
+
+def test_distance_from_an_order_by_hand() -> None:
+    """a before b: a 1, b 5; after it: a 3, b 3. Averages 2 and 4, each with sd √2; the order a, b is 1 off for both."""
+    values = {"": 0.0, "a": 1.0, "b": 3.0, "ab": 6.0}
+
+    def value(chosen: frozenset[str]) -> float:
+        return values["".join(sorted(chosen))]
+
+    shapley = shapley_from_orders([("a", "b"), ("b", "a")], value)
+    found = distance_from_order(worths_in_order(("a", "b"), value), shapley)
+    assert list(found.frame.columns) == ["flag", "in_order", "worth", "difference", "spreads"]
+    assert list(found.frame["difference"]) == [-1, 1]
+    assert list(found.frame["spreads"]) == pytest.approx([-1 / math.sqrt(2), 1 / math.sqrt(2)])
+    assert (found.distance, found.typical) == pytest.approx((1, math.sqrt(2)))
+    assert found.spearman.n == 2 and math.isnan(found.spearman.low)
+
+
+def test_an_additive_objective_is_no_distance_from_any_order() -> None:
+    shapley = shapley_from_orders(draw_orders(np.random.default_rng(0), 5), additive)
+    found = distance_from_order(worths_in_order(FLAGS, additive), shapley)
+    assert (found.distance, found.typical) == (0, 0)
+    assert (found.frame["spreads"] == 0).all()
+    assert (found.spearman.rho, found.kendall.rho) == (1, 1)
+    off = distance_from_order({**WORTHS, "a": 4.0, "b": math.nan}, shapley).frame.set_index("flag")["spreads"]
+    assert off["a"] == math.inf and math.isnan(off["b"]) and off["c"] == 0
+
+
+def test_a_drawn_order_is_at_the_typical_distance() -> None:
+    chance = np.random.default_rng(9)
+    shapley = shapley_from_orders(draw_orders(chance, 200), interacting)
+    distances = [
+        distance_from_order(worths_in_order(order, interacting), shapley) for order in draw_orders(chance, 200)
+    ]
+    assert np.sqrt(np.mean([found.distance**2 for found in distances])) == pytest.approx(distances[0].typical, rel=0.1)
+
+
+def test_rank_correlations_of_scipys_examples() -> None:
+    """The examples in the documentation of `spearmanr` and `kendalltau`."""
+    found = rank_correlation([1, 2, 3, 4, 5], [5, 6, 7, 8, 7])
+    assert (found.rho, found.n, found.method) == (pytest.approx(0.8207826816681233), 5, "Spearman")
+    found = rank_correlation([12, 2, 1, 12, 2], [1, 4, 7, 1, 0], method="Kendall")
+    assert (found.rho, found.p) == pytest.approx((-0.47140452079103173, 0.2827454599327748))
+
+
+def test_rank_correlation_by_hand() -> None:
+    # squared rank differences 0, 1, 1, 1, 1: rho = 1 − 6·4/(5·24) = 0.8; z = atanh .8 = 1.0986, se = √(1.32/2) = .8124
+    found = rank_correlation([1, 2, 3, 4, 5], [1, 3, 2, 5, 4])
+    assert found.rho == pytest.approx(0.8)
+    half = 1.959964 * math.sqrt(1.32 / 2)
+    assert (found.low, found.high) == pytest.approx((math.tanh(1.098612 - half), math.tanh(1.098612 + half)), abs=1e-5)
+    # of the 120 orders 1, 4 and 3 have squared differences of 0, 2 and 4; as many are as far the other way: 16/120
+    assert found.p == pytest.approx(16 / 120)
+    # 2 of 10 pairs are discordant: tau = (8 − 2)/10, se = √(.437/1)
+    found = rank_correlation([1, 2, 3, 4, 5], [1, 3, 2, 5, 4], method="Kendall")
+    assert found.rho == pytest.approx(0.6)
+    assert found.high == pytest.approx(math.tanh(math.atanh(0.6) + 1.959964 * math.sqrt(0.437)), abs=1e-5)
+
+
+def test_perfect_agreement_of_few_is_not_certainty() -> None:
+    found = rank_correlation([1, 2, 3, 4], [10, 20, 30, 40])
+    assert (found.rho, found.high) == (1, 1)
+    assert found.low < 0  # four ranks agree once in 24 by luck
+    assert found.p == pytest.approx(2 / 24)
+    found = rank_correlation(list(range(30)), list(range(0, -30, -1)))
+    assert (found.rho, found.low) == (-1, -1) and -1 < found.high < -0.98
+
+
+def test_rank_correlation_of_too_little() -> None:
+    found = rank_correlation([1, 2, 3], [1, 3, 2])
+    assert found.rho == pytest.approx(0.5) and math.isnan(found.low) and math.isnan(found.high) and found.n == 3
+    nothing: list[tuple[list[float], list[float]]] = [
+        ([1, 2, 3, 4], [5, 5, 5, 5]),
+        ([], []),
+        ([1], [2]),
+        ([math.nan, 1, 2], [1, math.nan, math.nan]),
+    ]
+    for a, b in nothing:
+        assert math.isnan(rank_correlation(a, b).rho)
+    assert rank_correlation([1, 2, math.nan, 4, 5, 6], [1, 2, 3, 4, 5, math.nan]).n == 4
+    with pytest.raises(ValueError, match="one length"):
+        rank_correlation([1, 2], [1])
+
+
+@pytest.mark.parametrize("method", ["Spearman", "Kendall"])
+def test_the_interval_of_a_rank_correlation_covers(method: Literal["Spearman", "Kendall"]) -> None:
+    chance = np.random.default_rng(10)
+    true = {"Spearman": 6 / math.pi * math.asin(0.3), "Kendall": 2 / math.pi * math.asin(0.6)}[method]  # Pearson 0.6
+    covered = []
+    for _ in range(500):
+        a, b = chance.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 14).T
+        found = rank_correlation(a, b, method=method)
+        covered.append(found.low <= true <= found.high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_reports_do_not_reach_into_the_trials() -> None:
+    tree = ast.parse(Path(reports.statistics.__file__).read_text(encoding="utf-8"))
+    named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [name for name in named if name.split(".")[0] in ("ablations", "modernize", "torch")]
