@@ -406,22 +406,26 @@ def status(folder: Path) -> None:
 @click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes [FOLDER/report].")
 @_with("debug")
 def report(folder: Path, to: Path | None) -> None:
-    """Write tables and figures of the study in FOLDER, and print the table."""
-    from ablations.frames import write_results
+    """Write tables and figures of the study in FOLDER, and print its main table."""
+    from ablations.frames import predictions, walked, write_results
     from ablations.studies import read_study
 
     study = read_study(folder)
     runs = write_results(study, folder)
 
     from reports.render import terminal
-    from reports.tables import roadmap_table
-    from reports.write import write_report
+    from reports.tables import ReportError
+    from reports.write import report_tables, write_report
 
     try:
-        written = write_report(runs, to or folder / "report", study.name)
+        tables = report_tables(runs, study.name, predictions(study, folder), walked(study))
+        written = write_report(tables, to or folder / "report")
+    except ReportError as error:
+        raise RequestError(f"report {folder}: {error}") from None
     except OSError as error:
         raise RunError(f"report {to or folder / 'report'}: cannot be written ({error.strerror})") from error
-    width = max(shutil.get_terminal_size((100, 24)).columns, 100)
-    click.echo(terminal(roadmap_table(runs, study.roadmap), width))
+    width = max(shutil.get_terminal_size((120, 24)).columns, 100)
+    for table in tables[:1]:
+        click.echo(terminal(table, width))
     for path in written:
         click.echo(path)

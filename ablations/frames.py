@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
 
 from ablations.progress import clock
 from ablations.runs import read_state
 from ablations.store import write_bytes
-from ablations.studies import Study, run_folder
+from ablations.studies import Study, run_folder, set_name
+from reports.write import Orders
 
 
 def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
@@ -77,3 +81,25 @@ def describe(study: Study, folder: Path) -> str:
         each = done["seconds"].mean()
         lines.append(f"  about {clock(each * open_runs)} left, one run after the other at {clock(each)} a run")
     return "\n".join(lines)
+
+
+def predictions(study: Study, folder: Path) -> Callable[[str, int], np.ndarray | None]:
+    """For a row and a seed, which test images its run got right; None where its folder does not tell."""
+    rows = {row.row: row for row in study.rows}
+
+    def correct(row: str, seed: int) -> np.ndarray | None:
+        try:
+            with np.load(run_folder(folder, study.run(rows[row], seed)) / "predictions.npz") as arrays:
+                return arrays["predicted"] == arrays["labels"]
+        except (OSError, ValueError, KeyError, BadZipFile):
+            return None
+
+    return correct
+
+
+def walked(study: Study) -> Orders | None:
+    """What a study of orders walked; None for another kind."""
+    if study.kind != "orders":
+        return None
+    flags = study.orders[0]
+    return Orders(study.orders, lambda chosen: set_name(flags, chosen))

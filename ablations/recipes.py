@@ -104,7 +104,7 @@ def parse_value(text: str, place: str) -> Any:
     try:
         return yaml.safe_load(text)
     except Exception:  # not YAMLError alone: `2000-13-45` is a ValueError, `!!bool x` a KeyError
-        raise RequestError(f"{place}: {text!r} is not a YAML value") from None
+        raise RequestError(f"{place}: {_shown(text)} is not a YAML value") from None
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class _UniqueKeys(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {' '.join(key.value.split())} is there twice"
+                problem = f"the key {_shown(key.value)} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)

@@ -196,8 +196,9 @@ def _train(
     trainer = Trainer(network, data.train, data.test, recipe, config.seed, folder, device, report, stopping)
     result = trainer.train()
     predictions = io.BytesIO()
-    np.save(predictions, result.evaluation.predictions.numpy().astype(np.uint16))
-    write_bytes(folder / "predictions.npy", predictions.getvalue())
+    predicted, labels = result.evaluation.predictions.numpy(), data.test.labels.numpy()
+    np.savez(predictions, predicted=predicted.astype(np.uint16), labels=labels.astype(np.uint16))
+    write_bytes(folder / "predictions.npz", predictions.getvalue())
     write_checkpoint(folder / "checkpoints", trainer.total_steps, {"model": network.state_dict()}, keep=1)
     return {
         "top1": result.evaluation.top1,

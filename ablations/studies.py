@@ -319,18 +319,12 @@ def _grid(given: StudyFile) -> Iterator[StudyRow]:
 
 
 def _orders(given: StudyFile) -> Iterator[list[str]]:
-    """The roadmap's own order of the flags, then random ones, all different as far as there are so many."""
+    """The roadmap's own order of the flags, then random ones, each drawn as if it were the only one."""
     flags = list(_steps(given))
     chance = random.Random(given.orders_seed or 0)
-    seen = [flags]
     yield flags
-    for _ in range((given.orders or 10) * 100):
-        if len(seen) > (given.orders or 10):
-            return
-        order = chance.sample(flags, len(flags))
-        if order not in seen:
-            seen.append(order)
-            yield order
+    for _ in range(given.orders or 10):
+        yield chance.sample(flags, len(flags))
 
 
 def _walks(given: StudyFile, orders: list[list[str]]) -> Iterator[StudyRow]:
@@ -343,6 +337,7 @@ def _walks(given: StudyFile, orders: list[list[str]]) -> Iterator[StudyRow]:
             if on not in seen:
                 seen.add(on)
                 label = " + ".join(flag for flag in steps if flag in on) or given.base
+                label = label if len(on) < len(steps) else "all flags"
                 flags = {flag: steps[flag] for flag in on}
                 yield _row(given, set_name(list(steps), on), label, base.with_flags(flags), None)
 

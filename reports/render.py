@@ -115,12 +115,14 @@ def show(table: Table, console: Console) -> None:
     label = width - sum(widths[1:]) - gap * (len(widths) - 1)
     widths[0] = min(widths[0], max(label, _LABEL_WIDTH))
     notes = [Text(f"{superscript([number])} {note}", style="dim") for number, note in enumerate(table.notes, start=1)]
+    grouped = any(column.group for column in table.columns)
+    groups = [Text(_group_heading(table.columns, widths, gap), style="dim")] if grouped else []
     console.print(
         Group(
             Text(table.title, style="bold"),
             *([Text(table.subtitle)] if table.subtitle else []),
             Text(),
-            Text(_group_heading(table.columns, widths, gap), style="dim"),
+            *groups,
             _grid(table, widths, gap),
             Text(),
             Text(table.legend, style="dim"),

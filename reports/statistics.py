@@ -136,8 +136,8 @@ def paired_difference(
     _check_level(level)
     here = {seed for seed, value in ours.items() if _known(value)}
     there = {seed for seed, value in base.items() if _known(value)}
-    seeds, left_out = tuple(sorted(here & there)), tuple(sorted(set(ours) | set(base)))
-    left_out = tuple(seed for seed in left_out if seed not in seeds)
+    seeds = tuple(sorted(here & there))
+    left_out = tuple(sorted((set(ours) | set(base)) - (here & there)))
     differences = np.array([ours[seed] - base[seed] for seed in seeds], dtype=float)
     n = len(seeds)
     mean = float(differences.mean()) if n else math.nan
@@ -195,7 +195,7 @@ def paired_correctness(ours_correct: Correct, base_correct: Correct, level: floa
 
 
 def _score_interval(gained: int, lost: int, images: int, level: float) -> tuple[float, float]:
-    """The differences of two paired proportions that the score test does not reject (Tango 1998, equations 9 to 12)."""
+    """The differences of two paired proportions that the score test does not reject (Tango 1998)."""
     z = float(stats.norm.ppf((1 + level) / 2))
     seen = (gained - lost) / images
 
@@ -427,7 +427,7 @@ def shapley_over_seeds(
     worths = worths[np.ix_(kept_orders, kept_seeds)]
     n, m = worths.shape[:2]
     if not n or not m:
-        frame = pd.DataFrame(math.nan, index=range(len(flags)), columns=["worth", "se", "low", "high", *_SPREAD])
+        frame = pd.DataFrame(math.nan, range(len(flags)), ["worth", "se", "low", "high", "sd", "min", "max"])
     else:
         frame = _worths_frame(worths, level)
     frame.insert(0, "flag", flags)
@@ -442,9 +442,6 @@ def _with_seed(value: SeededValue, seed: int) -> Value:
         return float(value(chosen, seed))
 
     return look_up
-
-
-_SPREAD = ("sd", "min", "max")
 
 
 def _worths_frame(worths: NDArray[np.float64], level: float) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from modernize.roadmap import Roadmap, Row, roadmap
 OURS = "ours"
 PAPERS = "ImageNet, the paper's"
 MISSING = "–"
-_STATUSES = ("failed", "running", "left")  # the most telling first, for a row that has no result
+_STATUSES = ("failed", "running", "stopped", "left")  # the most telling first, for a row that has no result
 _PAPER_TABLES = {"resnet50": "ResNet-50 regime, Table 10", "resnet200": "ResNet-200 regime, Table 11"}
 _Value = TypeVar("_Value", bound=Hashable)
 
@@ -112,8 +112,8 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str) -> Table:
     fairness = _fairness_notes(by_row)
     summaries = [_summarise(row, steps, by_row, fairness[row.name]) for row in steps.rows]
 
-    macs_unit = _unit(summary.macs for summary in summaries)
-    params_unit = _unit(summary.params for summary in summaries)
+    macs_unit = unit(summary.macs for summary in summaries)
+    params_unit = unit(summary.params for summary in summaries)
     columns = (
         Column("label", "row", number=False),
         Column("params", f"params, {params_unit}", OURS),
@@ -146,7 +146,7 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str) -> Table:
     return Table(
         name="roadmap",
         title=f"The {roadmap_name} roadmap",
-        subtitle=_facts(runs),
+        subtitle=facts(runs),
         legend=(
             "top-1: mean over seeds ± standard deviation. change: in points, from the last adopted row before; a side "
             "branch is measured, not adopted. The paper's numbers: Liu et al. 2022, ImageNet at 224 px, "
@@ -182,7 +182,7 @@ def amount(count: int | None, unit: str) -> str:
     return MISSING if count is None else f"{count / _UNITS[unit]:.2f}"
 
 
-def _unit(counts: Iterable[int | None]) -> str:
+def unit(counts: Iterable[int | None]) -> str:
     """The unit that the largest of the counts calls for; one unit a column, so that its numbers compare at a glance."""
     largest = max((count for count in counts if count is not None), default=0)
     return next((unit for unit, size in _UNITS.items() if largest >= size), "k")
@@ -326,7 +326,7 @@ def _short(reason: str) -> str:
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 
-def _facts(runs: pd.DataFrame) -> str:
+def facts(runs: pd.DataFrame) -> str:
     """Study, data set, recipe, seeds and how the runs went, on one line."""
     recipes = {str(name): tuple(_values(group, "recipe")) for name, group in runs.groupby("row", sort=False)}
     statuses = [(status, int((runs["status"] == status).sum())) for status in ("done", *_STATUSES)]
