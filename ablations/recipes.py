@@ -95,7 +95,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Traini
     else:
         raise RequestError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}, or a YAML file")
     for key, text in (overrides or {}).items():
-        values[key] = parse_value(text, f"--set {key}")
+        values[key] = parse_value(text, f"--set {_shown(key)}")
     return check(TrainingConfig, values, f"recipe {name}")
 
 

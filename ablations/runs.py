@@ -145,12 +145,13 @@ def execute(
     A run that diverges or breaks is a result too: `status` failed, with the reason. Raises Interrupted when `stopping`
     says so, RequestError where the recipe does not fit the data, RunError where the folder cannot be written.
     """
-    from ablations.store import write_bytes, write_json
+    from ablations.store import remove_leftovers, write_bytes, write_json
     from ablations.trainer import DivergedError, Interrupted
 
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     try:
+        remove_leftovers(folder)
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_bytes(folder / "config.yaml", text.encode())
         _record_session(folder / "environment.json", environment(device, config.seed, data))

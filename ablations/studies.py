@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ablations.errors import RequestError
-from ablations.recipes import TrainingConfig, check, load_recipe, read_yaml
+from ablations.recipes import TrainingConfig, Whole, check, load_recipe, read_yaml
 from ablations.runs import RunConfig
 from modernize.design import BY_NAME, Design, DesignError, nearest, text
 from modernize.models import design as named
 from modernize.roadmap import NAMES as ROADMAPS
 from modernize.roadmap import roadmap
+
+_LONGEST = 240  # letters of a row's name, which with the seed names a folder
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes"]
@@ -45,8 +48,8 @@ class StudyFile(BaseModel):
     base: str = Field(description="the design it starts from; for a roadmap its name")
     end: str | None = Field(default=None, description="the design it leads to; none: the last row of base's roadmap")
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="which flags, or their values")
-    orders: int | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
-    orders_seed: int | None = Field(default=None, ge=0, description="which random orders; none: 0")
+    orders: Whole | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
+    orders_seed: Whole | None = Field(default=None, ge=0, description="which random orders; none: 0")
     recipe: str = Field(default="quick", description="a recipe's name or YAML file")
     original_recipe: str | None = Field(default=None, description="for a roadmap's row of the original recipe")
     recipes: list[str] | None = Field(default=None, min_length=2, description="what a study of recipes compares")
@@ -54,6 +57,38 @@ class StudyFile(BaseModel):
     evaluate: Literal["test", "validation"] = "test"
     seeds: list[Seed] = Field(default=[0], min_length=1)
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`, in place of the recipe's")
+
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _check_flags(cls, flags: Any) -> Any:
+        """Refuses what is neither a list of flags nor a list of values for each."""
+        if flags is None:
+            return None
+        if not isinstance(flags, (list, dict)) or not flags:
+            raise ValueError("write names, such as [depthwise, norm], or values, such as kernel_size: [3, 5, 7]")
+        for flag in flags:
+            if not isinstance(flag, str):
+                raise ValueError("flags are named by words, such as kernel_size")
+            if flag not in BY_NAME:
+                raise ValueError(f"unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
+        if isinstance(flags, list):
+            twice = [flag for flag in BY_NAME if flags.count(flag) > 1]
+            if twice:
+                raise ValueError(f"{twice[0]} is there twice")
+        else:
+            for flag, values in flags.items():
+                if not isinstance(values, list) or not values:
+                    raise ValueError(f"{flag} needs a list of values, as in kernel_size: [3, 5, 7]")
+                if not all(map(_is_plain, values)):
+                    raise ValueError(f"{flag}: its values must be words, numbers below 2147483648 or lists of these")
+        return flags
+
+
+def _is_plain(value: Any, depth: int = 1) -> bool:
+    """Whether a value from YAML is one that a flag may take: aliases and numbers without end are not."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
+    return value is None or isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) < 2**31)
 
 
 class StudyRow(BaseModel):
@@ -119,7 +154,7 @@ class Study(BaseModel):
 def read_budget(budget: str) -> tuple[float, str]:
     """A budget's amount and unit; raises RequestError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*(epochs?|images?)\s*", budget)
-    if not match or float(match[1]) <= 0:
+    if not match or not 0 < float(match[1]) < math.inf:
         raise RequestError(f"budget {budget!r}: write epochs or images, such as 5epochs or 200000images")
     return float(match[1]), match[2].rstrip("s") + "s"
 
@@ -154,8 +189,8 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
         raise RequestError(f"unknown study {name!r}: {nearest(name, known)}, or a YAML file")
     place = f"study {name}"
     given = check(StudyFile, {**values, **changes}, place)
-    for key in {key for reads in _READS.values() for key in reads} - {*_READS[given.kind]}:
-        if getattr(given, key) is not None:
+    for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
+        if key not in _READS[given.kind] and getattr(given, key) is not None:
             raise RequestError(f"{place}: {key}: a study of kind {given.kind} has no use for it")
     try:
         return _resolve(Path(name).stem, given, settings)
@@ -174,6 +209,9 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         read_budget(given.budget)
     orders = list(_orders(given)) if given.kind == "orders" else []
     rows = _once(_ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given))
+    long = [row.row for row in rows if len(row.row) > _LONGEST]
+    if long:
+        raise RequestError(f"row {long[0][:40]}…: too long to name a folder; at most {_LONGEST} letters")
     names = dict.fromkeys(row.recipe for row in rows)
     main = given.recipe if given.recipe in names else next(iter(names))
     recipes = {
@@ -214,7 +252,10 @@ def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:
 
 def _roadmap(given: StudyFile) -> Iterator[StudyRow]:
     """Every row of the roadmap, each compared with the last adopted one before it."""
-    steps = roadmap(given.base)
+    try:
+        steps = roadmap(given.base)
+    except DesignError as error:
+        raise RequestError(f"base: {error}") from None
     for row in steps.rows:
         before = steps.before(row)
         yield StudyRow(
@@ -226,37 +267,50 @@ def _roadmap(given: StudyFile) -> Iterator[StudyRow]:
         )
 
 
-def _ends(given: StudyFile) -> tuple[Design, Design]:
-    """The designs that a study goes from and to."""
-    base = named(given.base)
+def _design(key: str, name: str) -> Design:
+    """The design that a key of the study names; raises RequestError naming the key."""
+    try:
+        return named(name)
+    except DesignError as error:
+        raise RequestError(f"{key}: {error}") from None
+
+
+def _base(given: StudyFile) -> Design:
+    return _design("base", given.base)
+
+
+def _end(given: StudyFile) -> Design:
+    """The design that a study leads to."""
     if given.end is not None:
-        return base, named(given.end)
+        return _design("end", given.end)
     start = given.base.partition(",")[0].partition("@")[0]
     if start not in ROADMAPS:
         raise RequestError(
             f"end: no roadmap starts at {start!r}; name the design that the study leads to, or set flags"
         )
-    return base, roadmap(start).rows[-1].design
+    return roadmap(start).rows[-1].design
 
 
 def _steps(given: StudyFile) -> dict[str, Any]:
     """The flags that lead from base to end, in the roadmap's order, each with its value at the end."""
-    base = named(given.base)
+    base = _base(given)
     if isinstance(given.flags, dict):
+        if given.end is not None:
+            raise RequestError("end: the values of flags say already where the study leads; give one of the two")
         many = [flag for flag, values in given.flags.items() if len(values) != 1]
         if many:
             raise RequestError(f"flags: {many[0]} must have one value in a study of kind {given.kind}")
         steps = {flag: values[0] for flag, values in given.flags.items()}
         base.with_flags(steps)
         return steps
-    differs = _ends(given)[1].differences(base)
+    differs = _end(given).differences(base)
+    if not differs:
+        raise RequestError("end: it is the same design as base, so there is no flag to turn")
     order = [flag for row in roadmap("resnet50").rows for flag in row.changes]
     steps = {
         flag: differs[flag] for flag in sorted(differs, key=lambda flag: order.index(flag) if flag in order else -1)
     }
     for flag in given.flags or ():
-        if flag not in BY_NAME:
-            raise RequestError(f"flags: unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
         if flag not in steps:
             raise RequestError(f"flags: {flag} is the same at both ends; give it a value, such as {flag}=…")
     return {flag: steps[flag] for flag in given.flags or steps}
@@ -273,7 +327,7 @@ def _said(flag: str, value: Any) -> str:
 
 def _one_in(given: StudyFile) -> Iterator[StudyRow]:
     """The base, and the base with each flag alone turned on."""
-    base = named(given.base)
+    base = _base(given)
     yield _row(given, "base", given.base, base, None)
     for flag, value in _steps(given).items():
         yield _row(given, f"with-{flag}", f"+ {_said(flag, value)}", base.with_flags({flag: value}), "base")
@@ -281,8 +335,8 @@ def _one_in(given: StudyFile) -> Iterator[StudyRow]:
 
 def _one_out(given: StudyFile) -> Iterator[StudyRow]:
     """The end point, and the end point with each flag alone turned back."""
-    base, steps = named(given.base), _steps(given)
-    end = base.with_flags(steps) if isinstance(given.flags, dict) else _ends(given)[1]
+    base, steps = _base(given), _steps(given)
+    end = base.with_flags(steps) if isinstance(given.flags, dict) else _end(given)
     yield _row(given, "end", given.end or f"{given.base}, all flags", end, None)
     for flag in steps:
         back = base.flags()[flag]
@@ -291,11 +345,13 @@ def _one_out(given: StudyFile) -> Iterator[StudyRow]:
 
 def _values(given: StudyFile) -> dict[str, list[Any]]:
     """Flags and the values of each that a sweep or a grid goes through."""
-    if not isinstance(given.flags, dict) or not all(given.flags.values()):
+    if not isinstance(given.flags, dict):
         raise RequestError(f"flags: a {given.kind} needs values, such as kernel_size: [3, 5, 7]")
     for flag, values in given.flags.items():
-        if len({repr(named(given.base).with_flags({flag: value})) for value in values}) < len(values):
-            raise RequestError(f"flags: {flag}={values}: each value may be there once")
+        read = [BY_NAME[flag].read(value) for value in values]
+        twice = [value for place, value in enumerate(read) if value in read[:place]]
+        if twice:
+            raise RequestError(f"flags: {_said(flag, twice[0])} is there twice")
     return given.flags
 
 
@@ -309,7 +365,7 @@ def _sweep(given: StudyFile) -> Iterator[StudyRow]:
 
 def _grid(given: StudyFile) -> Iterator[StudyRow]:
     """The product of several flags' values, each compared with the first."""
-    values, base = _values(given), named(given.base)
+    values, base = _values(given), _base(given)
     first: str | None = None
     for chosen in itertools.product(*values.values()):
         flags = dict(zip(values, chosen, strict=True))
@@ -329,7 +385,7 @@ def _orders(given: StudyFile) -> Iterator[list[str]]:
 
 def _walks(given: StudyFile, orders: list[list[str]]) -> Iterator[StudyRow]:
     """Every set of flags that the orders come through, once."""
-    base, steps = named(given.base), _steps(given)
+    base, steps = _base(given), _steps(given)
     seen = set()
     for order in orders:
         for length in range(len(order) + 1):
@@ -349,12 +405,12 @@ def set_name(flags: list[str], on: frozenset[str]) -> str:
 
 def _recipes(given: StudyFile) -> Iterator[StudyRow]:
     """The same design under each recipe, compared with the first."""
-    design, recipes = named(given.base), given.recipes or ["quick_original", "quick"]
-    if len(set(recipes)) < len(recipes):
-        raise RequestError(f"recipes={recipes}: each may be there once")
-    for recipe in recipes:
-        name = slug(Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe)
-        first = slug(Path(recipes[0]).stem) if recipe != recipes[0] else None
+    design, recipes = _base(given), given.recipes or ["quick_original", "quick"]
+    names = [slug(Path(recipe).stem) or "recipe" for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise RequestError(f"recipes={recipes}: each may be there once, and two files may not have one name")
+    for name, recipe in zip(names, recipes, strict=True):
+        first = names[0] if name != names[0] else None
         yield StudyRow(row=name, label=recipe, flags=design.flags(), recipe=recipe, compared_with=first)
 
 
@@ -379,14 +435,16 @@ def open_folder(study: Study, folder: Path) -> None:
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path = folder / "study.yaml"
     if path.exists():
-        differs = differences(read_study(folder).model_dump(mode="json"), study.model_dump(mode="json"))
+        differs = differences(_by_row(read_study(folder)), _by_row(study))
         if differs:
             shown = "; ".join(differs[:3]) + (f"; and {len(differs) - 3} more" if len(differs) > 3 else "")
             raise RequestError(
                 f"study folder {folder} was made with another configuration: {shown}; choose another --out"
             )
         return
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"study folder {folder} is a file; choose another --out")
+    if folder.exists() and not all(entry.name.startswith(".study.yaml.") for entry in folder.iterdir()):
         raise RequestError(f"{folder} is not empty and holds no study.yaml; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -402,6 +460,12 @@ def read_study(folder: Path) -> Study:
     return check(Study, read_yaml(folder / "study.yaml", "study"), f"study {folder / 'study.yaml'}")
 
 
+def _by_row(study: Study) -> dict[str, Any]:
+    """A study as plain values, its rows under their names."""
+    values = study.model_dump(mode="json")
+    return values | {"rows": {row["row"]: row for row in values["rows"]}}
+
+
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
     """Where two nested values differ, as `recipes.quick.learning_rate was 0.004 and is now 0.002`."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -410,7 +474,12 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = enumerate(zip(before, now, strict=True))
         return [line for index, pair in pairs for line in differences(*pair, f"{path}[{index}]")]
-    return [] if before == now else [f"{path} was {before} and is now {now}"]
+    return [] if before == now else [f"{path} was {_brief(before)} and is now {_brief(now)}"]
+
+
+def _brief(value: Any) -> str:
+    text = "not there" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def run_folder(study_folder: Path, run: RunConfig) -> Path:

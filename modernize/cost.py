@@ -71,7 +71,8 @@ def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """
     for module in network.modules():
         for name, weights in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.zeros(()).expand(weights.shape)))
+            blank = torch.zeros(()).expand(weights.shape)  # one number, whatever the shape
+            setattr(module, name, nn.Parameter(blank, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
     analysis = FlopCountAnalysis(network, torch.empty(0, *image_shape)).clear_op_handles().set_op_handle(**COUNTED)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LARGEST = 100_000  # of any whole number in a design: more is a slip of the keyboard
+
 
 class DesignError(ValueError):
     """A design that cannot be: one line naming the flag and the nearest value that works."""
@@ -48,7 +50,7 @@ class Design:
         """This design with some flags set, each by its value or by the text a user types for it."""
         for name in flags:
             if name not in BY_NAME:
-                raise DesignError(f"unknown flag {name!r}: {nearest(name, BY_NAME)}")
+                raise DesignError(f"unknown flag {name!r}: {nearest(str(name), BY_NAME)}")
         return dataclasses.replace(self, **flags)
 
     def flags(self) -> dict[str, Any]:
@@ -75,8 +77,7 @@ class Flag:
         try:
             return self.parse(value)
         except ValueError as error:
-            shown = plain(value) if isinstance(value, (tuple, list)) else value
-            raise DesignError(f"{self.name}={shown}: {error}") from None
+            raise DesignError(f"{self.name}={printable(plain(value))}: {error}") from None
 
     def plain(self, value: Any) -> Any:
         """A value of the flag as YAML holds it."""
@@ -88,6 +89,11 @@ def plain(value: Any) -> Any:
     if value is None:
         return "off"
     return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+
+
+def printable(value: Any) -> str:
+    """A value on one line, whatever a user or a file put into it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
 
 
 def text(value: Any) -> str:
@@ -106,15 +112,16 @@ def _whole(value: Any) -> int:
 
 def _positive(value: Any) -> int:
     number = _whole(value)
-    if number < 1:
-        raise ValueError("must be 1 or more; the nearest value that works is 1")
+    if not 1 <= number <= LARGEST:
+        raise ValueError(f"must be from 1 to {LARGEST}; the nearest value that works is {min(max(number, 1), LARGEST)}")
     return number
 
 
 def _odd(value: Any) -> int:
     number = _whole(value)
-    if number < 1:
-        raise ValueError("must be odd and 1 or more; the nearest value that works is 1")
+    if not 1 <= number < LARGEST:
+        nearest_odd = 1 if number < 1 else LARGEST - 1
+        raise ValueError(f"must be odd, from 1 to {LARGEST - 1}; the nearest value that works is {nearest_odd}")
     if number % 2 == 0:
         raise ValueError(f"must be odd; the nearest values that work are {number - 1} and {number + 1}")
     return number
@@ -158,10 +165,10 @@ def _scale(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not 0 < number < math.inf:
-        raise ValueError("must be off or a number above 0, such as 1e-6")
+    if isinstance(value, bool) or not 1e-30 <= number <= 1e3:
+        raise ValueError("must be off or a number from 1e-30 to 1000, such as 1e-6")
     return number
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modernize.design import Design, DesignError, nearest
+from modernize.design import Design, DesignError, nearest, printable
 from modernize.plan import compile_plan
 from modernize.roadmap import NAMES as ROADMAPS
 from modernize.roadmap import roadmap
@@ -54,6 +54,8 @@ def design(name: str) -> Design:
         flag, equals, value = setting.partition("=")
         if not equals:
             raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
+        if flag.strip() in flags:
+            raise DesignError(f"{flag.strip()} is in {name!r} twice; once is enough")
         flags[flag.strip()] = value.strip()
     return found.with_flags(flags)
 
@@ -62,18 +64,21 @@ def _from_file(path: Path) -> Design:
     """The design of a YAML file of flags over ResNet-50's."""
     import yaml
 
+    shown = printable(path)
     try:
-        flags = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DesignError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
-        raise DesignError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        written = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DesignError(f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    try:
+        flags = yaml.safe_load(written)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DesignError(f"{shown}: not YAML ({printable(' '.join(str(error).split()))})") from None
     if not isinstance(flags, dict):
-        raise DesignError(f"{path}: must hold flags, such as kernel_size: 7")
+        raise DesignError(f"{shown}: must hold flags, such as kernel_size: 7")
     try:
         return Design().with_flags(flags)
     except DesignError as error:
-        raise DesignError(f"{path}: {error}") from None
+        raise DesignError(f"{shown}: {error}") from None
 
 
 def build(

@@ -16,7 +16,20 @@ from reports.statistics import (
     summarise,
     worths_in_order,
 )
-from reports.tables import MISSING, Cell, Column, ReportError, Table, accuracy, amount, facts, signed, unit
+from reports.tables import (
+    MISSING,
+    Cell,
+    Column,
+    ReportError,
+    Table,
+    account,
+    accuracy,
+    amount,
+    facts,
+    signed,
+    status_of,
+    unit,
+)
 
 Predictions = Callable[[str, int], Correct | None]
 
@@ -50,10 +63,9 @@ def comparison_table(runs: pd.DataFrame, predictions: Predictions | None = None)
         mine = runs[runs["row"] == row]
         line = by_row.get(row)
         top1 = summarise(mine.loc[mine["status"] == "done", "top1"])
-        done = top1.seeds > 0
         said = [] if recipe == rows["recipe"].mode()[0] else [f"trained with recipe {recipe}"]
         said += [str(line["note"])] if line and line["note"] else []
-        said += [f"{mine['status'].iloc[0]}: {mine['reason'].iloc[0]}"] if _failed(mine) and not line else []
+        said += [account(mine)] if account(mine) and not line else []
         notes += [note for note in said if note not in notes]
         marks = tuple(sorted(notes.index(note) + 1 for note in said))
         cells.append(
@@ -61,9 +73,9 @@ def comparison_table(runs: pd.DataFrame, predictions: Predictions | None = None)
                 Cell(str(label), marks),
                 Cell(amount(_count(mine["params"]), params_unit)),
                 Cell(amount(_count(mine["macs"]), macs_unit)),
-                Cell(accuracy(top1.mean, None if np.isnan(top1.sd) else top1.sd) if done else mine["status"].iloc[0]),
+                Cell(accuracy(top1.mean, None if np.isnan(top1.sd) else top1.sd) if top1.seeds else status_of(mine)),
                 Cell(str(top1.seeds)),
-                *_difference_cells(line),
+                *(_difference_cells(line) if pairs else ()),
             )
         )
         told: dict[str, object] = {"row": row, "label": label, "recipe": recipe}
@@ -71,21 +83,25 @@ def comparison_table(runs: pd.DataFrame, predictions: Predictions | None = None)
         told |= {"mean": top1.mean, "sd": top1.sd, "seeds": top1.seeds}
         raw.append(told | (line or {}) | {"note": "; ".join(said)})
     kind = str(runs["kind"].iloc[0])
+    names = {"roadmap": "steps", "sweep": f"sweep-{rows['row'].iloc[0].partition('=')[0]}"}
+    differences = (
+        Column("difference", "difference", short="diff."),
+        Column("interval", "95% interval"),
+        Column("p_holm", "p (Holm)"),
+        Column("verdict", "verdict", number=False),
+    )
     return Table(
-        name=kind if kind != "roadmap" else "steps",
+        name=names.get(kind, kind),
         title=f"{runs['study'].iloc[0]}: {_TITLES[kind]}",
         subtitle=facts(runs),
         legend=" ".join(["top-1: mean over seeds ± standard deviation.", legend(compared)]).strip(),
         columns=(
             Column("label", "row", number=False),
             Column("params", f"params, {params_unit}"),
-            Column("macs", f"multiply-adds, {macs_unit}"),
+            Column("macs", f"multiply-adds, {macs_unit}", short=f"MACs, {macs_unit}"),
             Column("mean", "top-1, %"),
             Column("seeds", "seeds"),
-            Column("difference", "difference"),
-            Column("interval", "95% interval"),
-            Column("p_holm", "p (Holm)"),
-            Column("verdict", "verdict", number=False),
+            *(differences if pairs else ()),
         ),
         rows=tuple(cells),
         sections=(),
@@ -127,13 +143,15 @@ def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Ca
         for line in frame.to_dict("records")
     ]
     rank = distance.spearman
+    of = [(int(worths["orders"].iloc[0]), len(random)), (int(worths["seeds"].iloc[0]), len(seeds))]
+    used = [str(used) if used == there else f"{used} of {there}" for used, there in of]
     return Table(
         name="worths",
         title=f"{runs['study'].iloc[0]}: what each flag is worth, averaged over orders",
         subtitle=facts(runs),
         legend=(
-            f"worth: change in top-1, in points, when the flag is turned on, averaged over {len(random)} random orders "
-            f"and {len(seeds)} seeds (the sampled Shapley value), with its standard error and 95% interval; spread, "
+            f"worth: change in top-1, in points, when the flag is turned on, averaged over {used[0]} random orders "
+            f"and {used[1]} seed{'s' if len(seeds) != 1 else ''} (the sampled Shapley value), with its standard error and 95% interval; spread, "
             "least and most: over orders. With one seed the error is that of sampling orders alone. The paper's order "
             "is "
             f"{_size(distance.distance)} points from the averages (root mean square over flags), and one order "
@@ -169,10 +187,6 @@ def _difference_cells(line: dict | None) -> tuple[Cell, ...]:
         Cell(shown),
         Cell(line["verdict"]),
     )
-
-
-def _failed(runs: pd.DataFrame) -> bool:
-    return bool((runs["status"] == "failed").any())
 
 
 def _count(values: pd.Series) -> int | None:

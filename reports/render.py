@@ -7,6 +7,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import groupby
 
 from rich.box import Box
@@ -40,7 +41,8 @@ def markdown(table: Table) -> str:
     rows = [[_escape(_marked(cell)) for cell in row] for row in table.rows]
     lines = ["| " + " | ".join(row) + " |" for row in ([_escape(head) for head in heads], rules, *rows)]
     notes = [f"{superscript([number])} {_escape(note)}" for number, note in enumerate(table.notes, start=1)]
-    parts = [f"# {_escape(table.title)}", _escape(table.subtitle), "\n".join(lines), _escape(table.legend), *notes]
+    title = re.sub(r"(#+)$", r"\\\1", _escape(table.title).rstrip())  # closing #s would not be shown
+    parts = [f"# {title}", _escape(table.subtitle), "\n".join(lines), _escape(table.legend), *notes]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -84,6 +86,11 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "·": r"$\cdot$",
     "…": r"\ldots{}",
     '"': "''",
+    "`": r"\textasciigrave{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # behind a line's end it would be read as that line's height
+    "*": "{*}",
+    "-": "-",
 }
 
 
@@ -110,10 +117,7 @@ def terminal(table: Table, width: int) -> str:
 def show(table: Table, console: Console) -> None:
     """Print the table on a console, as wide as it is."""
     width = max(console.width, _narrowest(table))
-    gap = 2 if sum(_widths(table, 2)) + 2 * (len(table.columns) - 1) <= width else 1
-    widths = _widths(table, gap)
-    label = width - sum(widths[1:]) - gap * (len(widths) - 1)
-    widths[0] = min(widths[0], max(label, _LABEL_WIDTH))
+    table, widths, gap = _fitted(table, width)
     notes = [Text(f"{superscript([number])} {note}", style="dim") for number, note in enumerate(table.notes, start=1)]
     grouped = any(column.group for column in table.columns)
     groups = [Text(_group_heading(table.columns, widths, gap), style="dim")] if grouped else []
@@ -133,6 +137,42 @@ def show(table: Table, console: Console) -> None:
     )
 
 
+def _fitted(table: Table, width: int) -> tuple[Table, list[int], int]:
+    """The table as it fits, with its columns' widths and the gap between them.
+
+    First the gap gives way, then headings are the short ones, then other columns of words wrap, and labels last.
+    """
+    short = _shortened(table)
+    for fitted, gap in ((table, 2), (table, 1), (short, 1)):
+        widths = _widths(fitted, gap)
+        over = sum(widths) + gap * (len(widths) - 1) - width
+        if over <= 0:
+            return fitted, widths, gap
+    least = _least(short, widths)
+    for place in reversed(range(len(widths))):
+        narrower = max(widths[place] - max(over, 0), least[place])
+        over -= widths[place] - narrower
+        widths[place] = narrower
+    return short, widths, gap
+
+
+def _shortened(table: Table) -> Table:
+    """The table with its columns' short headings."""
+    columns = tuple(replace(column, title=column.short or column.title) for column in table.columns)
+    return replace(table, columns=columns)
+
+
+def _least(table: Table, widths: list[int]) -> list[int]:
+    """The widths below which columns cannot go: numbers keep theirs, words wrap to two lines, labels to more."""
+    least = list(widths)
+    for place, column in enumerate(table.columns):
+        if not column.number:
+            lines = [line for row in table.rows for line in _two_lines(row[place].text)]
+            least[place] = min(widths[place], max(map(cell_len, [*lines, *_two_lines(column.title)])))
+    least[0] = min(widths[0], _LABEL_WIDTH)
+    return least
+
+
 def _grid(table: Table, widths: list[int], gap: int) -> Grid:
     """The body of the table, each column as wide as told."""
     grid = Grid(box=_BOX, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
@@ -143,7 +183,7 @@ def _grid(table: Table, widths: list[int], gap: int) -> Grid:
     padded = [_mark_room(table, place) for place in range(len(table.columns))]
     for number, row in enumerate(table.rows):
         grid.add_row(
-            *(Text(_padded(cell, room)) for cell, room in zip(row, padded, strict=True)),
+            *(Text(_folded(_padded(cell, room), width)) for cell, room, width in zip(row, padded, widths, strict=True)),
             end_section=number + 1 in table.sections,
         )
     return grid
@@ -164,14 +204,28 @@ def _widths(table: Table, gap: int) -> list[int]:
 
 def _narrowest(table: Table) -> int:
     """The width below which the table cannot be told."""
-    widths = _widths(table, 1)
-    return min(widths[0], _LABEL_WIDTH) + sum(widths[1:]) + len(widths) - 1
+    short = _shortened(table)
+    widths = _widths(short, 1)
+    return sum(_least(short, widths)) + len(widths) - 1
 
 
 def _heading(column: Column) -> list[str]:
     """A heading in two lines as narrow as can be, so that the numbers decide how wide a column is."""
-    wrapped = (textwrap.wrap(column.title, width, break_long_words=False) for width in range(1, len(column.title) + 1))
-    return next(lines for lines in wrapped if len(lines) <= 2)
+    return _two_lines(column.title)
+
+
+def _two_lines(text: str) -> list[str]:
+    """A text in two lines as narrow as can be."""
+    wrapped = (textwrap.wrap(text, width, break_long_words=False) for width in range(1, len(text) + 1))
+    return next((lines for lines in wrapped if len(lines) <= 2), [text])
+
+
+def _folded(text: str, width: int) -> str:
+    """A text in lines no wider than told; a sign stays with its word, as a mark does."""
+    if cell_len(text) <= width:
+        return text
+    signed = re.sub(r"^([+−]) ", "\\1\N{NO-BREAK SPACE}", text)
+    return "\n".join(textwrap.wrap(signed, width, break_on_hyphens=False))
 
 
 def _groups(columns: tuple[Column, ...]) -> list[tuple[str, list[int]]]:
@@ -213,7 +267,8 @@ def _mark(cell: Cell) -> str:
 
 def _escape(text: str) -> str:
     """`text` on one line as Markdown shows it literally; underscores within words mean nothing and stay as they are."""
-    return re.sub(r"([\\|*`<\[]|(?<!\w)_|_(?!\w))", r"\\\1", re.sub(r"[\r\n]+", " ", text))
+    special = r"([\\|*`~<\[]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))"
+    return re.sub(special, r"\\\1", re.sub(r"[\r\n]+", " ", text))
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from reports.tables import ReportError
+from reports.tables import ReportError, shortened
 
 Correct = NDArray[np.bool_]  # for each test image, in the data set's order, whether the run named its class
 Value = Callable[[frozenset[str]], float]  # what a set of flags reaches
@@ -245,7 +245,7 @@ def compare(
 ) -> pd.DataFrame:
     """One line for each (row, base) of `pairs`, in that order, whatever became of their runs: see `legend`.
 
-    `runs` has row, seed, status and top1; `predictions(row, seed)` tells which test images that run got right, None
+    `runs` has row, seed, status, top1 and maybe the reason of a failure; `predictions(row, seed)` tells which test images that run got right, None
     where that is not known. Seeds in common: two or more are compared by t, one by its predictions. Columns: row, base,
     mean, sd, seeds, base_mean, base_sd, base_seeds (each over all its own finished seeds), common_seeds, difference,
     low, high, p, p_holm (over the lines that have a p), verdict, method, covers, note.
@@ -255,8 +255,13 @@ def compare(
     _check(runs, pairs)
     top1: dict[str, dict[int, float]] = {}
     statuses: dict[str, dict[int, str]] = {}
-    for row, seed, status, value in runs[["row", "seed", "status", "top1"]].itertuples(index=False, name=None):
+    reasons: dict[str, dict[int, str]] = {}
+    told = runs.assign(reason=runs["reason"] if "reason" in runs else None)
+    columns = ["row", "seed", "status", "top1", "reason"]
+    for row, seed, status, value, reason in told[columns].itertuples(index=False, name=None):
         statuses.setdefault(row, {})[int(seed)] = status
+        if isinstance(reason, str) and reason:
+            reasons.setdefault(row, {})[int(seed)] = shortened(reason)
         if status == "done" and _known(value):
             top1.setdefault(row, {})[int(seed)] = float(value)
     compared = [_compare(row, base, top1, predictions, level) for row, base in pairs]
@@ -271,7 +276,9 @@ def compare(
             word = Verdict.FAILED
         else:
             word = Verdict.NOT_RUN
-        accounts = [_account(name, statuses.get(name, {}), top1.get(name, {})) for name in (row, base)]
+        accounts = [
+            _account(name, statuses.get(name, {}), top1.get(name, {}), reasons.get(name, {})) for name in (row, base)
+        ]
         lines.append(
             {
                 "row": row,
@@ -347,11 +354,15 @@ def _compare(
     return paired_difference(ours, theirs, level, 100 / len(seen) if seen is not None and len(seen) else 0.0)
 
 
-def _account(row: str, statuses: Mapping[int, str], top1: Mapping[int, float]) -> str:
-    """What became of the runs of a row that have no result: `depthwise: seed 2 failed`."""
+def _account(row: str, statuses: Mapping[int, str], top1: Mapping[int, float], reasons: Mapping[int, str]) -> str:
+    """What became of the runs of a row that have no result: `depthwise: seed 2 failed (loss is nan)`."""
     if not statuses:
         return f"{row}: not run"
-    open_runs = [f"seed {seed} {status}" for seed, status in sorted(statuses.items()) if seed not in top1]
+    open_runs = [
+        f"seed {seed} {status}" + (f" ({reasons[seed]})" if seed in reasons else "")
+        for seed, status in sorted(statuses.items())
+        if seed not in top1
+    ]
     return f"{row}: {', '.join(open_runs)}" if open_runs else ""
 
 

@@ -26,12 +26,16 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its machine-friendly name, its heading, the group heading above it and whether it holds numbers."""
+    """A column: its machine-friendly name, its heading, the group heading above it and whether it holds numbers.
+
+    `short` is the heading where there is little room.
+    """
 
     name: str
     title: str
     group: str = ""
     number: bool = True
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes:
         group=row.group,
         adopted=row.adopted,
         recipe=", ".join(_values(runs, "recipe")),
-        status=_status(runs),
+        status=status_of(runs),
         reason="; ".join(_values(runs, "reason")),
         runs=len(runs),
         seeds=len(top1),
@@ -243,7 +247,7 @@ def _results(runs: pd.DataFrame) -> pd.Series[float]:
     return pd.to_numeric(runs.loc[runs["status"] == "done", "top1"]).astype(float).dropna()
 
 
-def _status(runs: pd.DataFrame) -> str:
+def status_of(runs: pd.DataFrame) -> str:
     """`done` where the row has a result, else the most telling status of its runs."""
     if len(_results(runs)):
         return "done"
@@ -277,7 +281,7 @@ def _fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
             notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
-        account = _account(runs)
+        account = account(runs)
         if account:
             notes[name].append(account)
     return notes
@@ -307,20 +311,20 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) != 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _account(runs: pd.DataFrame) -> str:
+def account(runs: pd.DataFrame) -> str:
     """What became of the runs of a row that have no result: `1 of 3 runs failed: NaN loss`."""
     parts = []
     for status in _STATUSES:
         some = runs[runs["status"] == status]
         if len(some):
-            reasons = "; ".join(_short(reason) for reason in _values(some, "reason"))
+            reasons = "; ".join(shortened(reason) for reason in _values(some, "reason"))
             which = status if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs {status}"
             parts.append(f"{which}: {reasons}" if reasons else which)
     account = "; ".join(parts)
-    return "" if account == _status(runs) else account
+    return "" if account == status_of(runs) else account
 
 
-def _short(reason: str) -> str:
+def shortened(reason: str) -> str:
     """A reason on one line, cut where it runs on; the raw table keeps all of it."""
     line = " ".join(reason.split())
     return line if len(line) <= 200 else f"{line[:199]}…"

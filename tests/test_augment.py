@@ -95,10 +95,15 @@ def test_each_image_has_a_draw_of_its_own_and_all_draws_come() -> None:
     expected = count / 50
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     assert chi_squared < 49 + 5 * (2 * 49) ** 0.5
-    flipped = sum(mirrored for _, _, mirrored in drawn)
-    assert abs(flipped - count / 2) < 5 * (count / 4) ** 0.5
     numbers = np.array([top * 10 + left * 2 + mirrored for top, left, mirrored in drawn])
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.08  # an image's draw says nothing of the next one's
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    count = 40_000
+    split = Split(torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).reshape(1, 2, 2, 1), torch.tensor([0]))
+    images, _ = batches(split).augmented(torch.zeros(count, dtype=torch.int64), True, seeded(0))
+    assert abs(int(images[:, 0, 0, 0].sum()) - count / 2) < 5 * (count / 4) ** 0.5
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -27,7 +27,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "kernel_size": st.integers(0, 50).map(lambda half: 2 * half + 1),
     "activation": st.sampled_from(["relu", "gelu"]),
     "norm": st.sampled_from(["bn", "ln"]),
-    "layer_scale": st.none() | st.floats(0, 1e6, exclude_min=True),
+    "layer_scale": st.none() | st.floats(1e-30, 1000),
 }
 DESIGNS = st.builds(Design, **{name: VALID.get(name, st.booleans()) for name in NAMES})
 

@@ -237,10 +237,10 @@ def test_set_goes_over_the_recipe() -> None:
         ("learning_rate", "", "recipe quick: learning_rate=None: must be a valid number"),
         ("learning_rate", "fast", "recipe quick: learning_rate='fast': must be a valid number"),
         ("learning_rate", "0", "recipe quick: learning_rate=0: must be greater than 0"),
-        ("learning_rate", "[", "--set learning_rate: '[' is not a YAML value"),
-        ("learning_rate", "a: b: c", "--set learning_rate: 'a: b: c' is not a YAML value"),
-        ("learning_rate", "2000-13-45", "--set learning_rate: '2000-13-45' is not a YAML value"),
-        ("learning_rate", "!!bool x", "--set learning_rate: '!!bool x' is not a YAML value"),
+        ("learning_rate", "[", "--set 'learning_rate': '[' is not a YAML value"),
+        ("learning_rate", "a: b: c", "--set 'learning_rate': 'a: b: c' is not a YAML value"),
+        ("learning_rate", "2000-13-45", "--set 'learning_rate': '2000-13-45' is not a YAML value"),
+        ("learning_rate", "!!bool x", "--set 'learning_rate': '!!bool x' is not a YAML value"),
         ("momentum", "0.9", "recipe quick: momentum: only optimizer=sgd uses it, and optimizer is adamw"),
         ("optimizer", "adam", "recipe quick: optimizer='adam': must be 'adamw' or 'sgd'"),
     ],
@@ -303,9 +303,9 @@ def test_any_values_give_a_recipe_or_one_line(folder: Path, changes: dict[Any, A
 YAML_WORDS = [
     *KEYS, "max_epochs: 1\n", "batch_size: 8\n", "learning_rate: 0.1\n", ": ", "\n", "- ", "  ", "[", "]", "{", "}",
     ",", "&a ", "*a", "!!", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!set ", "!!omap ", "!!pairs ",
-    "!!binary ", "!!map ", "!!seq ", "!!str ", "!!null ", "!!merge ", "!x ", "<<", "=", "? ", "| ", "> ", "---\n", "...\n",
-    "%YAML 1.1\n", "%TAG ! x\n", "#", "'", '"', "\\", "\\ud800", "\t", "~", "0x", "0b", "0o", "1:2", ".nan", ".inf",
-    "1_0", "2000-01-01", "2000-99-99", "\x00", "\ud800", "\u2028", "\x85", "\ufeff", "é", "1", "0", "9" * 30,
+    "!!binary ", "!!map ", "!!seq ", "!!str ", "!!null ", "!!merge ", "!x ", "<<", "=", "? ", "| ", "> ", "---\n",
+    "...\n", "%YAML 1.1\n", "%TAG ! x\n", "#", "'", '"', "\\", "\\ud800", "\t", "~", "0x", "0b", "0o", "1:2", ".nan",
+    ".inf", "1_0", "2000-01-01", "2000-99-99", "\x00", "\ud800", "\u2028", "\x85", "\ufeff", "é", "1", "0", "9" * 30,
 ]  # fmt: skip
 yaml_texts = st.lists(st.sampled_from(YAML_WORDS) | st.text(max_size=3), max_size=12).map("".join)
 

@@ -349,7 +349,7 @@ def test_names_types_and_shapes_count() -> None:
     others = [
         {**values, "more": torch.empty(0)},
         {name: tensor for name, tensor in values.items() if name != "empty"},
-        {("other" if name == "half" else name): tensor for name, tensor in values.items()},
+        {("hall" if name == "half" else name): tensor for name, tensor in values.items()},
         {**values, "conv.bias": values["conv.bias"].int()},  # the same bytes
         {**values, "conv.bias": values["conv.bias"].view(2, 2)},
         {**values, "conv.weight": values["conv.weight"].view(3, 4, 3, 3)},

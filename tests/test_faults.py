@@ -1,0 +1,301 @@
+"""What goes wrong in a week of training, provoked for real: nothing that was finished is lost, the rest goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import victims
+import yaml
+from commands import ablations, started
+
+from ablations.store import checkpoints, read_json
+
+KILLS = 24
+SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32")
+# Four runs of a second or two each, all under one recipe.
+GRID = ("grid", "--base", "pocket,depths=1-1,width=4", "--flags", "norm=bn:ln,activation=relu:gelu", *SMALL)
+
+
+def result(folder: Path, run: str) -> dict[str, Any]:
+    return read_json(folder / "runs" / run / "result.json")
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: read_json(path) for path in (folder / "runs").glob("*/result.json")}
+
+
+def exact(found: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    """What must not depend on when and how often a study was stopped."""
+    return {name: (one["top1"], one["loss"], one["weights_sha256"]) for name, one in found.items()}
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The worker processes of a running study."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"ablations.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The results of the study, never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "study"
+    done = ablations("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert len(results(folder)) == 4
+    return results(folder)
+
+
+def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["victims", "ablations.trainer", "ablations.augment", "sklearn.datasets"])
+
+    def begin(folder: Path) -> Any:
+        process = context.Process(target=victims.train, args=(folder,))
+        process.start()
+        return process
+
+    for name in ("first", "whole"):  # the first takes the server's start, too
+        (tmp_path / name).mkdir()
+        begun = time.monotonic()
+        begin(tmp_path / name).join()
+        lasts = time.monotonic() - begun
+    expected = read_json(tmp_path / "whole/result.json")
+    assert expected["weights_sha256"] == read_json(tmp_path / "first/result.json")["weights_sha256"]
+    chance, kills, resumed, torn = random.Random(0), 0, 0, 0
+    for attempt in itertools.count():
+        if kills >= KILLS:
+            break
+        folder = tmp_path / f"killed-{attempt}"
+        folder.mkdir()
+        while not (folder / "result.json").exists():
+            process = begin(folder)
+            process.join(chance.uniform(0.1, lasts))
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+                kills += 1
+                resumed += bool(checkpoints(folder / "checkpoints"))
+                torn += any(folder.rglob(".step-*.tmp"))
+        found = read_json(folder / "result.json")
+        for key in ("weights_sha256", "top1", "loss"):
+            assert found[key] == expected[key]
+        assert not [*folder.rglob("*.tmp")]
+        steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert steps == [50, 88]
+    assert resumed >= KILLS // 4, "too few kills came after the first checkpoint to show anything"
+    print(f"{kills} kills, {resumed} of them after a checkpoint, {torn} while one was being written")
+
+
+def test_a_study_killed_whole_goes_on_where_it_was(tmp_path: Path, whole: dict[str, dict[str, Any]]) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "2", "--device", "cpu")
+    process = started(*arguments, start_new_session=True)
+    until(lambda: len(results(folder)) >= 1)
+    orphans = workers(process)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(map(alive, orphans)), 30)  # workers notice that their launcher is gone
+    before = {name: (folder / "runs" / name / "result.json").stat().st_mtime_ns for name in results(folder)}
+    assert len(before) < 4
+    assert ablations(*arguments).returncode == 0
+    assert exact(results(folder)) == exact(whole)
+    for name, written in before.items():
+        assert (folder / "runs" / name / "result.json").stat().st_mtime_ns == written, "a finished run was touched"
+
+
+def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
+    tmp_path: Path, whole: dict[str, dict[str, Any]]
+) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
+    process = started(*arguments)
+    until(lambda: (folder / "runs/norm=bn,activation=relu-s0/log.jsonl").exists())
+    status, _, err = stop(process)
+    assert status == 130 and err == "ablations: interrupted; the same command goes on from here\n"
+    left = [run for run in (folder / "runs").iterdir() if not (run / "result.json").exists()]
+    assert all(checkpoints(run / "checkpoints") for run in left if (run / "log.jsonl").exists())
+    process = started(*arguments)
+    until(lambda: workers(process))
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert stop(process)[0] == 130
+    assert time.monotonic() - begun < 5
+    assert ablations(*arguments).returncode == 0
+    assert exact(results(folder)) == exact(whole)
+
+
+def test_one_run_interrupted_goes_on(tmp_path: Path) -> None:
+    arguments = ("train", "pocket,depths=1-1,width=4", *SMALL, "--set", "max_epochs=4", "--threads", "1")
+    assert ablations(*arguments, "--out", tmp_path / "whole").returncode == 0
+    process = started(*arguments, "--out", tmp_path / "stopped")
+    until(lambda: (tmp_path / "stopped/log.jsonl").exists() or process.poll() is not None)
+    until(lambda: (tmp_path / "stopped/log.jsonl").read_text() or process.poll() is not None)
+    status, _, _ = stop(process)
+    assert status == 130 and checkpoints(tmp_path / "stopped/checkpoints")
+    assert ablations(*arguments, "--out", tmp_path / "stopped").returncode == 0
+    one, other = (read_json(tmp_path / name / "result.json") for name in ("whole", "stopped"))
+    assert one["weights_sha256"] == other["weights_sha256"]
+    assert len(read_json(tmp_path / "stopped/environment.json")["sessions"]) == 2
+
+
+def test_two_runners_share_the_work(tmp_path: Path, whole: dict[str, dict[str, Any]]) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
+    first, second = started(*arguments), started(*arguments)
+    outputs = [process.communicate(timeout=200) for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), outputs
+    assert exact(results(folder)) == exact(whole)
+    for run in (folder / "runs").iterdir():
+        assert len(read_json(run / "environment.json")["sessions"]) == 1, "a run was trained twice"
+    ends = [sum("top-1" in line for line in out.splitlines()) for out, _ in outputs]
+    assert sum(ends) == 4
+
+
+def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
+    base = {"max_epochs": 2, "batch_size": 32, "image_size": 16}
+    (tmp_path / "wild.yaml").write_text(yaml.safe_dump({**base, "optimizer": "sgd", "learning_rate": 1e30}))
+    (tmp_path / "tame.yaml").write_text(yaml.safe_dump({**base, "learning_rate": 1e-3}))
+    recipes = f"{tmp_path}/wild.yaml,{tmp_path}/tame.yaml"
+    arguments = ("run", "recipes", "--base", "pocket,depths=1-1,width=4", "--recipes", recipes, "--data", "digits")
+    done = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "run wild-s0 failed: the loss is" in done.stderr
+    assert result(tmp_path / "study", "tame-s0")["status"] == "done"
+    again = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
+    assert again.returncode == 1 and "2 there already" in again.stdout
+    assert "1 done, 0 running, 0 stopped, 1 failed" in ablations("status", tmp_path / "study").stdout
+    report = ablations("report", tmp_path / "study")
+    assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
+
+
+def test_a_killed_worker_costs_one_run_which_can_be_tried_again(
+    tmp_path: Path, whole: dict[str, dict[str, Any]]
+) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
+    process = started(*arguments)
+    until(lambda: (folder / "runs/norm=bn,activation=relu-s0/log.jsonl").exists())
+    os.kill(workers(process)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 1 and err.count("\n") == 1, out + err
+    assert "failed: its process ended with SIGKILL, as the system does when memory runs out" in err
+    found = results(folder)
+    failed = [name for name, one in found.items() if one["status"] == "failed"]
+    assert len(found) == 4 and len(failed) == 1
+    assert ablations(*arguments, "--retry-failed").returncode == 0
+    assert exact(results(folder)) == exact(whole)
+
+
+def test_a_run_that_breaks_says_where(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=1", "--out", folder, "--jobs", "1", "--device", "cpu")
+    assert ablations(*arguments, "--dry-run").returncode == 0
+    blocked = folder / "runs" / "norm=bn,activation=relu-s0" / "checkpoints"
+    process = started(*arguments)
+    until(lambda: blocked.parent.is_dir())
+    stop(process)
+    shutil.rmtree(blocked, ignore_errors=True)
+    blocked.write_text("in the way")
+    done = ablations(*arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+@contextmanager
+def tmpfs(folder: Path, kib: int) -> Iterator[Path]:
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_earlier_results_are_whole(
+    tmp_path: Path, whole: dict[str, dict[str, Any]]
+) -> None:
+    with tmpfs(tmp_path / "small", 700) as disk:
+        arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", disk / "study", "--jobs", "1", "--device", "cpu")
+        ballast = disk / "ballast"
+        process = started(*arguments)
+        until(lambda: len(results(disk / "study")) == 1)
+        with ballast.open("wb") as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(bytes(1024))
+                file.flush()
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1 and err.count("\n") == 1, out + err
+        assert "No space left on device" in err and "Traceback" not in err
+        kept = results(disk / "study")
+        assert 1 <= len(kept) < 4 and all(one["status"] == "done" for one in kept.values())
+        ballast.unlink()
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        assert ablations(*arguments).returncode == 0
+        assert exact(results(disk / "study")) == exact(whole)
+
+
+def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
+    arguments = ("train", "pocket,depths=1-1,width=8", *SMALL, "--out", tmp_path / "run")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = ablations(*arguments, "--set", "checkpoint_steps=5", preexec_fn=limit)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cannot be written (File too large)" in done.stderr
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith(".step")]
+
+
+def test_a_run_folder_deleted_meanwhile_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    process = started("run", *GRID, "--set", "max_epochs=40", "--out", folder, "--jobs", "1", "--device", "cpu")
+    gone = folder / "runs" / "norm=bn,activation=relu-s0"
+    until(lambda: (gone / "log.jsonl").exists())
+    shutil.rmtree(gone)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and err.count("\n") == 1
+    assert str(gone) in err and "Traceback" not in err
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments in (("run", *GRID), ("train", "pocket", *SMALL)):
+        done = ablations(*arguments, "--out", tmp_path / "file" / "study")
+        assert done.returncode in (1, 2) and done.stderr.count("\n") == 1
+        assert "Not a directory" in done.stderr and "Traceback" not in done.stderr

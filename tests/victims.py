@@ -1,0 +1,36 @@
+"""What runs in processes that tests kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ablations.data import load
+from ablations.recipes import TrainingConfig
+from ablations.runs import RunConfig, execute
+from modernize.models import design
+
+DESIGN = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
+RECIPE = TrainingConfig(
+    max_epochs=2, batch_size=32, learning_rate=4e-3, crop_padding=1, drop_path_rate=0.2, checkpoint_steps=2
+)
+
+
+def config() -> RunConfig:
+    """A run of some seconds that spends a good part of them writing checkpoints."""
+    return RunConfig(
+        row="victim",
+        label="victim",
+        flags=design(DESIGN).flags(),
+        recipe_name="r",
+        recipe=RECIPE,
+        data="digits",
+        seed=5,
+    )
+
+
+def train(folder: Path) -> None:
+    """Trains the run, from where it stands."""
+    import torch
+
+    torch.set_num_threads(1)
+    execute(config(), folder, load("digits", Path("unused")))
