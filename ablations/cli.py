@@ -298,6 +298,7 @@ def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list
 @click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
 @click.option("--jobs", type=click.IntRange(1), help="Runs side by side [a core each on the CPU, one a GPU].")
+@click.option("--threads", type=click.IntRange(1), help="Of each run [the cores shared out].")
 @click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side on each GPU.")
 @click.option("--retry-failed", is_flag=True, help="Try failed runs again.")
 @_with("data", "data_dir", "recipe", "settings", "evaluate", "device", "debug")
@@ -313,6 +314,7 @@ def run(
     dry_run: bool,
     out: Path | None,
     jobs: int | None,
+    threads: int | None,
     per_gpu: int,
     retry_failed: bool,
     data: str | None,
@@ -336,13 +338,13 @@ def run(
     changes |= {"budget": budget, "data": data, "recipe": recipe, "evaluate": evaluate}
     loaded = load_study(study, {key: value for key, value in changes.items() if value is not None}, settings)
     datasets = _load_data(loaded, data_dir)  # what is missing, damaged or does not fit is said before anything starts
-    loaded = loaded.with_budget(len(next(iter(datasets.values())).train))
+    loaded = loaded.on(next(iter(datasets.values())))
     for run in loaded.runs:
         run.check(datasets[run.name])
     work = {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in loaded.runs}
     from ablations.launch import Launcher, Machine, failures, forget_failures
 
-    machine = Machine.plan(device, jobs, per_gpu)
+    machine = Machine.plan(device, jobs, threads, per_gpu)
     if dry_run:
         from ablations.estimate import describe_plan
 

@@ -36,12 +36,12 @@ class Machine:
     devices: tuple[str, ...]
 
     @classmethod
-    def plan(cls, device: str, jobs: int | None, per_gpu: int = 1) -> Machine:
+    def plan(cls, device: str, jobs: int | None = None, threads: int | None = None, per_gpu: int = 1) -> Machine:
         """The whole machine: unless told otherwise a job for each core, of one thread, or `per_gpu` for each GPU."""
         cores = len(os.sched_getaffinity(0))
         devices = _devices(device)
         jobs = jobs or (cores if devices == ("cpu",) else per_gpu * len(devices))
-        return cls(jobs, max(cores // jobs, 1), devices)
+        return cls(jobs, threads or max(cores // jobs, 1), devices)
 
 
 def _devices(device: str) -> tuple[str, ...]:

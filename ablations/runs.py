@@ -219,6 +219,8 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
         sessions = read_json(path)["sessions"]
     except (FileNotFoundError, DamagedError):
         sessions = []
+    if sessions and sessions[0]["data"] != session["data"]:
+        raise RequestError(f"run {path.parent} was started on other data; put that back, or choose another --out")
     write_json(path, {"sessions": [*sessions, session]})
 
 

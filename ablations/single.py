@@ -26,7 +26,7 @@ def train_one(config: RunConfig, folder: Path, data_dir: Path, device: str, thre
     data = load(config.data, data_dir, config.recipe.image_size, config.evaluate)
     config.check(data)
     _, macs = config.cost(data)
-    device = Machine.plan(device, None).devices[0]
+    device = Machine.plan(device).devices[0]
     _check_folder(config, folder)
 
     import torch

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -23,6 +23,9 @@ from modernize.roadmap import NAMES as ROADMAPS
 from modernize.roadmap import roadmap
 
 _LONGEST = 240  # letters of a row's name, which with the seed names a folder
+
+if TYPE_CHECKING:
+    from ablations.data import DataSet
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes"]
@@ -113,6 +116,7 @@ class Study(BaseModel):
     kind: Kind
     base: str
     data: str
+    data_checksum: str = ""
     evaluate: Literal["test", "validation"]
     seeds: list[Seed]
     budget: str | None
@@ -139,16 +143,19 @@ class Study(BaseModel):
             seed=seed,
         )
 
-    def with_budget(self, train_images: int) -> Study:
-        """The study with its budget in its recipes, for a training set of so many images."""
+    def on(self, data: DataSet) -> Study:
+        """The study on this very data: its checksum kept, its budget put into its recipes."""
+        found = self.model_copy(update={"data_checksum": data.checksum})
         if self.budget is None:
-            return self
+            return found
         amount, unit = read_budget(self.budget)
         recipes = {}
         for name, recipe in self.recipes.items():
-            seen = train_images // recipe.batch_size * recipe.batch_size  # an epoch's last, smaller batch is left out
+            seen = (
+                len(data.train) // recipe.batch_size * recipe.batch_size
+            )  # an epoch leaves out its last, smaller batch
             recipes[name] = stretched(recipe, amount / seen if unit == "images" and seen else amount)
-        return self.model_copy(update={"recipes": recipes})
+        return found.model_copy(update={"recipes": recipes})
 
 
 def read_budget(budget: str) -> tuple[float, str]:

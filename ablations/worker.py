@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from ablations.runs import RunConfig, execute, finished, locked
 from ablations.studies import read_study, run_folder
 from ablations.trainer import Interrupted
 
+events = sys.stdout  # where the launcher listens; main makes it a channel of its own
 WAIT = 0.5  # seconds between looks at runs that other processes hold
 
 
@@ -28,6 +30,10 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
+
+    global events
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else is printed goes where complaints go
 
     import torch
 
@@ -86,10 +92,8 @@ class StopFlag:
 
 def tell(**event: Any) -> None:
     """Sends the launcher an event; a launcher that is gone is noticed by StopFlag."""
-    try:
-        print(json.dumps(event), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(BrokenPipeError):
+        events.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

@@ -150,12 +150,11 @@ def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Ca
         title=f"{runs['study'].iloc[0]}: what each flag is worth, averaged over orders",
         subtitle=facts(runs),
         legend=(
-            f"worth: change in top-1, in points, when the flag is turned on, averaged over {used[0]} random orders "
-            f"and {used[1]} seed{'s' if len(seeds) != 1 else ''} (the sampled Shapley value), with its standard error and 95% interval; spread, "
-            "least and most: over orders. With one seed the error is that of sampling orders alone. The paper's order "
-            "is "
-            f"{_size(distance.distance)} points from the averages (root mean square over flags), and one order "
-            f"is typically {_size(distance.typical)} away; rank correlation {_number(rank.rho)} "
+            f"worth: change in top-1, in points, when the flag is turned on, averaged over {used[0]} random orders and "
+            f"{used[1]} seed{'s' if len(seeds) != 1 else ''} (the sampled Shapley value), with its standard error and "
+            "95% interval; spread, least and most: over orders. With one seed the error is that of sampling orders "
+            f"alone. The paper's order is {_size(distance.distance)} points from the averages (root mean square over "
+            f"flags), and one order is typically {_size(distance.typical)} away; rank correlation {_number(rank.rho)} "
             f"({_interval(rank.low, rank.high)})."
         ),
         columns=(

@@ -90,13 +90,15 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "|": r"\textbar{}",
     "[": "{[}",  # behind a line's end it would be read as that line's height
     "*": "{*}",
-    "-": "-",
 }
+_JOINED = ("--", "''")  # LaTeX would make one sign of the two
 
 
 def _tex(text: str) -> str:
     """`text` as LaTeX shows it literally."""
-    return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
+    line = " ".join(text.split())
+    pairs = map("".join, zip(line, f"{line} "[1:], strict=True))
+    return "".join(f"{pair[0]}{{}}" if pair in _JOINED else _TEX.get(pair[0], pair[0]) for pair in pairs)
 
 
 def as_json(table: Table) -> str:
@@ -176,10 +178,12 @@ def _least(table: Table, widths: list[int]) -> list[int]:
 def _grid(table: Table, widths: list[int], gap: int) -> Grid:
     """The body of the table, each column as wide as told."""
     grid = Grid(box=_BOX, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
-    for column, width in zip(table.columns, widths, strict=True):
-        heading = Text("\n".join(_heading(column)))
+    headings = [_two_lines(column.title) for column in table.columns]
+    tallest = max(map(len, headings))
+    for column, width, lines in zip(table.columns, widths, headings, strict=True):
+        heading = Text("\n" * (tallest - len(lines)) + "\n".join(lines))
         justify: JustifyMethod = "right" if column.number else "left"
-        grid.add_column(heading, justify=justify, width=width, vertical="bottom", overflow="fold")
+        grid.add_column(heading, justify=justify, width=width, overflow="fold")
     padded = [_mark_room(table, place) for place in range(len(table.columns))]
     for number, row in enumerate(table.rows):
         grid.add_row(
@@ -194,7 +198,7 @@ def _widths(table: Table, gap: int) -> list[int]:
     widths = []
     for place, column in enumerate(table.columns):
         room = _mark_room(table, place)
-        texts = [*_heading(column), *(_padded(row[place], room) for row in table.rows)]
+        texts = [*_two_lines(column.title), *(_padded(row[place], room) for row in table.rows)]
         widths.append(max(map(cell_len, texts)))
     for group, places in _groups(table.columns):
         span = sum(widths[place] for place in places) + gap * (len(places) - 1)
@@ -209,13 +213,8 @@ def _narrowest(table: Table) -> int:
     return sum(_least(short, widths)) + len(widths) - 1
 
 
-def _heading(column: Column) -> list[str]:
-    """A heading in two lines as narrow as can be, so that the numbers decide how wide a column is."""
-    return _two_lines(column.title)
-
-
 def _two_lines(text: str) -> list[str]:
-    """A text in two lines as narrow as can be."""
+    """A text in two lines as narrow as can be: of a heading, so that the numbers decide how wide a column is."""
     wrapped = (textwrap.wrap(text, width, break_long_words=False) for width in range(1, len(text) + 1))
     return next((lines for lines in wrapped if len(lines) <= 2), [text])
 

@@ -245,10 +245,10 @@ def compare(
 ) -> pd.DataFrame:
     """One line for each (row, base) of `pairs`, in that order, whatever became of their runs: see `legend`.
 
-    `runs` has row, seed, status, top1 and maybe the reason of a failure; `predictions(row, seed)` tells which test images that run got right, None
-    where that is not known. Seeds in common: two or more are compared by t, one by its predictions. Columns: row, base,
-    mean, sd, seeds, base_mean, base_sd, base_seeds (each over all its own finished seeds), common_seeds, difference,
-    low, high, p, p_holm (over the lines that have a p), verdict, method, covers, note.
+    `runs` has row, seed, status, top1 and maybe reason; `predictions(row, seed)` tells which test images that run got
+    right, None where that is not known. Seeds in common: two or more are compared by t, one by its predictions.
+    Columns: row, base, mean, sd, seeds, base_mean, base_sd, base_seeds (each over all its own finished seeds),
+    common_seeds, difference, low, high, p, p_holm (over the lines that have a p), verdict, method, covers, note.
     Raises ReportError where a row and seed are there twice, a pair is twice or a row is its own base.
     """
     _check_level(level)
@@ -256,7 +256,7 @@ def compare(
     top1: dict[str, dict[int, float]] = {}
     statuses: dict[str, dict[int, str]] = {}
     reasons: dict[str, dict[int, str]] = {}
-    told = runs.assign(reason=runs["reason"] if "reason" in runs else None)
+    told = runs.assign(reason=runs.get("reason"))
     columns = ["row", "seed", "status", "top1", "reason"]
     for row, seed, status, value, reason in told[columns].itertuples(index=False, name=None):
         statuses.setdefault(row, {})[int(seed)] = status

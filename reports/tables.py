@@ -281,9 +281,8 @@ def _fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
             notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
-        account = account(runs)
-        if account:
-            notes[name].append(account)
+        if account(runs):
+            notes[name].append(account(runs))
     return notes
 
 
@@ -320,13 +319,13 @@ def account(runs: pd.DataFrame) -> str:
             reasons = "; ".join(shortened(reason) for reason in _values(some, "reason"))
             which = status if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs {status}"
             parts.append(f"{which}: {reasons}" if reasons else which)
-    account = "; ".join(parts)
-    return "" if account == status_of(runs) else account
+    told = "; ".join(parts)
+    return "" if told == status_of(runs) else told
 
 
 def shortened(reason: str) -> str:
     """A reason on one line, cut where it runs on; the raw table keeps all of it."""
-    line = " ".join(reason.split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(reason.split()))
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 

@@ -25,7 +25,7 @@ from commands import ablations, started
 from ablations.store import checkpoints, read_json
 
 KILLS = 24
-SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32")
+SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
 # Four runs of a second or two each, all under one recipe.
 GRID = ("grid", "--base", "pocket,depths=1-1,width=4", "--flags", "norm=bn:ln,activation=relu:gelu", *SMALL)
 
@@ -159,7 +159,7 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
 
 
 def test_one_run_interrupted_goes_on(tmp_path: Path) -> None:
-    arguments = ("train", "pocket,depths=1-1,width=4", *SMALL, "--set", "max_epochs=4", "--threads", "1")
+    arguments = ("train", "pocket,depths=1-1,width=4", *SMALL, "--set", "max_epochs=4")
     assert ablations(*arguments, "--out", tmp_path / "whole").returncode == 0
     process = started(*arguments, "--out", tmp_path / "stopped")
     until(lambda: (tmp_path / "stopped/log.jsonl").exists() or process.poll() is not None)
@@ -190,7 +190,8 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     (tmp_path / "wild.yaml").write_text(yaml.safe_dump({**base, "optimizer": "sgd", "learning_rate": 1e30}))
     (tmp_path / "tame.yaml").write_text(yaml.safe_dump({**base, "learning_rate": 1e-3}))
     recipes = f"{tmp_path}/wild.yaml,{tmp_path}/tame.yaml"
-    arguments = ("run", "recipes", "--base", "pocket,depths=1-1,width=4", "--recipes", recipes, "--data", "digits")
+    arguments: tuple[str, ...] = ("run", "recipes", "--base", "pocket,depths=1-1,width=4", "--recipes", recipes)
+    arguments += ("--data", "digits", "--threads", "1")
     done = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "run wild-s0 failed: the loss is" in done.stderr

@@ -31,7 +31,7 @@ from modernize.design import DesignError
 from modernize.roadmap import NAMES, roadmap
 from reports import figures, render
 from reports.tables import ReportError, Table, roadmap_table
-from reports.write import write_report
+from reports.write import Orders, report_tables, write_report
 
 ROWS = [row.name for row in roadmap("pocket").rows]
 SIDE_BRANCHES = ["kernel-5", "kernel-9", "kernel-11"]
@@ -42,16 +42,21 @@ def make_runs(name: str = "pocket", seeds: tuple[int, ...] = (0, 1, 2), spread: 
     chance = np.random.default_rng(7)
     rows = []
     for place, row in enumerate(roadmap(name).rows):
+        before = roadmap(name).before(row)
         for seed in seeds:
             rows.append(
                 {
                     "study": f"{name}-study",
+                    "kind": "roadmap",
                     "roadmap": name,
                     "row": row.name,
-                    "design": f"{name}@{row.name}",
+                    "label": row.label,
+                    "base": before.name if before else None,
+                    "run": f"{row.name}-s{seed}",
                     "seed": seed,
                     "recipe": "quick_original" if row.recipe == "original" else "quick",
                     "dataset": "fashion-mnist",
+                    "evaluate": "test",
                     "status": "done",
                     "reason": None,
                     "top1": 80 + 0.5 * row.paper.top1 / 10 + spread * chance.normal(),
@@ -254,11 +259,13 @@ def test_runs_that_cannot_be_compared_are_refused(runs: pd.DataFrame, message: s
         roadmap_table(runs, "pocket")
 
 
-def test_unknown_rows_and_reports_of_nothing_are_refused(tmp_path: Path) -> None:
+def test_unknown_rows_and_reports_of_nothing_are_refused() -> None:
     with pytest.raises(DesignError, match="did you mean 'gelu'"):
         roadmap_table(make_runs().replace({"row": {"gelu": "gelus"}}), "pocket")
-    with pytest.raises(ReportError, match="no runs of a roadmap"):
-        write_report(make_runs().assign(roadmap=None), tmp_path, "nothing")
+    with pytest.raises(ReportError, match="no runs to report"):
+        report_tables(make_runs().head(0), "nothing")
+    with pytest.raises(ReportError, match="row resnet has two runs of seed 0"):
+        report_tables(pd.concat([make_runs(), make_runs()]), "twice")
 
 
 # ---- the terminal
@@ -471,33 +478,48 @@ def test_wrap_keeps_every_letter() -> None:
 # ---- the files
 
 
-def test_a_report_of_several_roadmaps_has_files_for_each(tmp_path: Path) -> None:
-    runs = pd.concat([make_runs("resnet200", seeds=(0,)), make_runs("pocket", seeds=(0,))])
-    paths = write_report(runs, tmp_path, "Two")
-    assert {path.stem for path in paths} == {"roadmap-pocket", "roadmap-resnet200"}
-    assert len(parse_markdown((tmp_path / "tables/roadmap-pocket.md").read_text())) == 17
+def tables_of(runs: pd.DataFrame, title: str = "A study") -> list[Table]:
+    return report_tables(runs, title)
+
+
+def test_the_main_table_comes_first() -> None:
+    runs = make_runs(seeds=(0,))
+    assert [table.name for table in tables_of(runs, "Two tables")] == ["roadmap", "steps"]
+    assert tables_of(runs, "Two tables")[0].title == "Two tables"
+    others = runs.assign(roadmap=None, kind="one-out")
+    assert [table.name for table in tables_of(others)] == ["one-out"]
+    walked = others.assign(kind="orders", base=None, row=["on-0", "on-1", *ROWS[2:]])
+    orders = Orders([["norm"], ["norm"]], lambda chosen: f"on-{len(chosen)}")
+    assert [table.name for table in report_tables(walked, "Orders", orders=orders)] == ["worths", "orders"]
 
 
 def test_the_same_runs_give_the_same_bytes_whatever_the_users_style(tmp_path: Path) -> None:
-    first = write_report(ragged_runs(), tmp_path / "a", "Same")
+    first = write_report(tables_of(ragged_runs()), tmp_path / "a")
     with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": None, "savefig.dpi": 50, "axes.grid": True}):
-        second = write_report(ragged_runs(), tmp_path / "b", "Same")
+        second = write_report(tables_of(ragged_runs()), tmp_path / "b")
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "new" / "report"
-    paths = write_report(make_runs(), out, "Some $5 or $6 and _underscores_")
-    names = [str(path.relative_to(out)) for path in paths]
-    assert names == ["tables/roadmap.md", "tables/roadmap.csv", "figures/roadmap.png", "figures/roadmap.svg"]
+    tables = tables_of(make_runs(), "Some $5 or $6 and _underscores_")
+    paths = write_report(tables, out)
+    names = {str(path.relative_to(out)): path for path in paths}
+    assert list(names) == [
+        *(f"tables/roadmap.{suffix}" for suffix in ("md", "csv", "tex")),
+        *(f"figures/roadmap.{suffix}" for suffix in ("png", "svg")),
+        *(f"tables/steps.{suffix}" for suffix in ("md", "csv", "tex")),
+    ]
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
-    markdown, _, png, svg = paths
-    assert markdown.read_text().startswith("# Some $5 or $6 and \\_underscores\\_\n")
-    with Image.open(png) as image:
+    for table in tables:
+        for suffix, form in (("md", render.markdown), ("csv", render.csv), ("tex", render.latex)):
+            assert names[f"tables/{table.name}.{suffix}"].read_text() == form(table)
+    assert names["tables/roadmap.md"].read_text().startswith("# Some $5 or $6 and \\_underscores\\_\n")
+    with Image.open(names["figures/roadmap.png"]) as image:
         assert [round(value) for value in image.info["dpi"]] == [200, 200]
         assert image.width > 2000
-    text = svg.read_text()
+    text = names["figures/roadmap.svg"].read_text()
     root = ElementTree.fromstring(text)
     assert not list(root.iter("{http://www.w3.org/2000/svg}text"))
     assert "<dc:date>" not in text
@@ -508,9 +530,9 @@ def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
 
 def test_files_are_renamed_into_place(tmp_path: Path) -> None:
     runs = make_runs(seeds=(0,))
-    first = write_report(runs, tmp_path, "One")
+    first = write_report(tables_of(runs, "One"), tmp_path)
     kept = first[0].open()  # a reader of the old file
-    write_report(runs, tmp_path, "Two")
+    write_report(tables_of(runs, "Two"), tmp_path)
     assert kept.read().startswith("# One\n")
     kept.close()
     assert first[0].read_text().startswith("# Two\n")
@@ -519,7 +541,7 @@ def test_files_are_renamed_into_place(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "tables" / "roadmap.md").mkdir(parents=True)
     with pytest.raises(OSError):
-        write_report(make_runs(), tmp_path, "Blocked")
+        write_report(tables_of(make_runs()), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
