@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -272,6 +272,10 @@ def train(
     return train_one(config, out or Path("runs") / config.name, data_dir, device, threads)
 
 
+def _names(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else value.split(",")
+
+
 def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | dict[str, list[str]] | None:
     """--flags depthwise,norm or --flags kernel_size=3:5:7,norm=bn:ln."""
     if value is None:
@@ -292,7 +296,7 @@ def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list
 @click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
 @click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=_flags, help="The flags to study [all that differ].")
 @click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
-@click.option("--recipes", metavar="NAME,NAME", help="What a study of recipes compares.")
+@click.option("--recipes", metavar="NAME,NAME", callback=_names, help="What a study of recipes compares.")
 @click.option("--seeds", metavar="0,1,2", callback=_seeds, help="Over the study's.")
 @click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
 @click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
@@ -304,45 +308,33 @@ def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list
 @_with("data", "data_dir", "recipe", "settings", "evaluate", "device", "debug")
 def run(
     study: str,
-    base: str | None,
-    end: str | None,
-    flags: list[str] | dict[str, list[str]] | None,
-    orders: int | None,
-    recipes: str | None,
-    seeds: list[int] | None,
-    budget: str | None,
     dry_run: bool,
     out: Path | None,
     jobs: int | None,
     threads: int | None,
     per_gpu: int,
     retry_failed: bool,
-    data: str | None,
     data_dir: Path,
-    recipe: str | None,
     settings: dict[str, str],
-    evaluate: str | None,
     device: str,
+    **changes: Any,
 ) -> int:
     """Run all that is left of STUDY; what is done is kept.
 
     STUDY is a shipped study's name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
     one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
-    the steps) or recipes (one design under each recipe). --jobs runs side by side; as many as there are cores, one
-    thread each, were fastest in our measurements, see the README.
+    the steps) or recipes (one design under each recipe). Without --jobs there are as many runs side by side as cores,
+    one thread each: measured faster than one run of two threads on two cores (see the README).
     """
-    from ablations.studies import load_study, open_folder
+    from ablations.studies import load_study
 
-    named_recipes = recipes.split(",") if recipes else None
-    changes = {"base": base, "end": end, "flags": flags, "orders": orders, "recipes": named_recipes, "seeds": seeds}
-    changes |= {"budget": budget, "data": data, "recipe": recipe, "evaluate": evaluate}
     loaded = load_study(study, {key: value for key, value in changes.items() if value is not None}, settings)
     datasets = _load_data(loaded, data_dir)  # what is missing, damaged or does not fit is said before anything starts
     loaded = loaded.on(next(iter(datasets.values())))
-    for run in loaded.runs:
-        run.check(datasets[run.name])
-    work = {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in loaded.runs}
-    from ablations.launch import Launcher, Machine, failures, forget_failures
+    for one in loaded.runs:
+        one.check(datasets[one.name])
+
+    from ablations.launch import Machine, run_study
 
     machine = Machine.plan(device, jobs, threads, per_gpu)
     if dry_run:
@@ -350,32 +342,7 @@ def run(
 
         click.echo(describe_plan(loaded, datasets, machine))
         return 0
-    folder = out or Path("runs") / loaded.name
-    open_folder(loaded, folder)
-
-    from rich.console import Console
-
-    from ablations.frames import write_results
-    from ablations.progress import Display
-    from ablations.runs import finished
-    from ablations.studies import run_folder
-
-    if retry_failed:
-        forget_failures(loaded, folder)
-    ended = {run.name for run in loaded.runs if finished(run_folder(folder, run))}
-    console = Console()
-    console.print(
-        f"{loaded.name}: {len(loaded.runs)} runs, {len(ended)} there already; {machine.jobs} side by side, "
-        f"{machine.threads} threads each, on {', '.join(machine.devices)}; folder {folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    try:
-        with Display(console, work, ended) as display:
-            Launcher(loaded, folder, data_dir, machine, display).launch()
-    finally:
-        write_results(loaded, folder)
-    failed = failures(loaded, folder)
+    failed = run_study(loaded, out or Path("runs") / loaded.name, data_dir, datasets, machine, retry_failed)
     for config, reason in failed:
         click.echo(f"ablations: run {config.name} failed: {reason}", err=True)
     return 1 if failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import queue
@@ -10,14 +11,21 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from ablations.errors import RequestError, RunError
+from ablations.frames import write_results
 from ablations.progress import Display
 from ablations.runs import RunConfig, finished, locked, mark_failed, read_state
-from ablations.studies import Study, run_folder
+from ablations.studies import Study, open_folder, run_folder
+
+if TYPE_CHECKING:
+    from ablations.data import DataSet
 
 
 @dataclass
@@ -171,6 +179,40 @@ def _cause(status: int) -> str:
     if status == -signal.SIGKILL:
         return "SIGKILL, as the system does when memory runs out"
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    data_dir: Path,
+    datasets: Mapping[str, DataSet],
+    machine: Machine,
+    retry_failed: bool = False,
+) -> list[tuple[RunConfig, str]]:
+    """Runs what is left of a study in its folder, showing how it goes; returns the runs that failed, and why.
+
+    Raises RequestError where the folder is another study's, RunError where it cannot be written, KeyboardInterrupt.
+    """
+    open_folder(study, folder)
+    if retry_failed:
+        forget_failures(study, folder)
+    ended = {run.name for run in study.runs if finished(run_folder(folder, run))}
+    work = {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in study.runs}
+    console = Console()
+    console.print(
+        f"{study.name}: {len(study.runs)} runs, {len(ended)} there already; {machine.jobs} side by side, "
+        f"{machine.threads} threads each, on {', '.join(machine.devices)}; folder {folder}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    try:
+        with Display(console, work, ended) as display:
+            Launcher(study, folder, data_dir, machine, display).launch()
+    finally:
+        with contextlib.suppress(OSError):  # derived, and written again by every report
+            write_results(study, folder)
+    return failures(study, folder)
 
 
 def forget_failures(study: Study, folder: Path) -> None:

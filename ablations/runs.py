@@ -97,7 +97,8 @@ def read_state(folder: Path) -> State:
         return State(result["status"], result, {})
     except FileNotFoundError:
         log = read_log(folder)
-        status = "running" if is_locked(folder) else "stopped" if log else "left"
+        started = (folder / "config.yaml").exists()
+        status = "running" if is_locked(folder) else "stopped" if started else "left"
         return State(status, {}, log[-1] if log else {})
     except DamagedError as error:
         return State("failed", {"reason": str(error)}, {})
@@ -125,11 +126,14 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in the folder."""
+    """Whether a process is at work in the folder; not where the folder may only be read and so cannot tell."""
     if not (folder / ".lock").exists():
         return False
-    with locked(folder) as free:
-        return not free
+    try:
+        with locked(folder) as free:
+            return not free
+    except OSError:
+        return False
 
 
 def execute(

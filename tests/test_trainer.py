@@ -41,6 +41,10 @@ def trainer(data: DataSet, folder: Path | None, design: str = DESIGN, seed: int 
     return Trainer(network(design), data.train, data.test, config(**changes), seed, folder, stopping=stopping)
 
 
+def stop_after(run: Trainer, step: int) -> None:
+    run.stopping = lambda: run.step == step
+
+
 def without_times(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(folder)]
 
@@ -63,14 +67,10 @@ def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
     recipe = config(label_smoothing=0.1, optimizer="sgd", momentum=0.9, weight_decay=0.01)
     ours = Trainer(network(drop_path_rate=0.0), digits.train, digits.test, recipe, seed=3)
     plain = network(drop_path_rate=0.0)
-    for (
-        parameter
-    ) in plain.parameters():  # biases, norms and layer scale do not decay; here weights alone are 4-d or 2-d
-        parameter.grad = None
     decayed = [p for n, p in plain.named_parameters() if n.endswith("weight") and p.ndim in (2, 4)]
     others = [p for p in plain.parameters() if not any(p is d for d in decayed)]
     optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others}], lr=recipe.learning_rate, momentum=0.9
+        ({"params": decayed, "weight_decay": 0.01}, {"params": others}), lr=recipe.learning_rate, momentum=0.9
     )
     batches = Batches(digits.train, *mean_and_std(digits.train), torch.device("cpu"), crop_padding=1)
     order = torch.randperm(len(digits.train), generator=generator(3, "order", 0))
@@ -101,7 +101,7 @@ def test_resumed_at_any_step_it_is_the_run_that_never_stopped(
         folder = tmp_path / f"stopped-{stop_at}"
         folder.mkdir()
         first = trainer(digits, folder, design, max_epochs=3, **optimizer)
-        first.stopping = lambda first=first, stop_at=stop_at: first.step == stop_at
+        stop_after(first, stop_at)
         with pytest.raises(Interrupted):
             first.train()
         second = trainer(digits, folder, design, max_epochs=3, **optimizer)
@@ -122,7 +122,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet
         folder = tmp_path / str(number)
         folder.mkdir()
         stopped = trainer(digits, folder, checkpoint_steps=10)
-        stopped.stopping = lambda stopped=stopped: stopped.step == 37
+        stop_after(stopped, 37)
         with pytest.raises(Interrupted):
             stopped.train()
         newest, before = checkpoints(folder / "checkpoints")
@@ -137,7 +137,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet
 def test_with_all_checkpoints_damaged_it_starts_anew(digits: DataSet, tmp_path: Path) -> None:
     expected = trainer(digits, None).train()
     stopped = trainer(digits, tmp_path, checkpoint_steps=10)
-    stopped.stopping = lambda: stopped.step == 37
+    stop_after(stopped, 37)
     with pytest.raises(Interrupted):
         stopped.train()
     for path in checkpoints(tmp_path / "checkpoints"):
