@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -77,15 +77,16 @@ def test_warm_up_longer_than_the_training_is_all_there_is() -> None:
     assert found == pytest.approx([0.4 * share / 50 for share in range(1, 51)])
 
 
-@given(st.integers(1, 60), st.integers(1, 400), st.integers(1, 2000))
+@given(st.integers(1, 500), st.integers(1, 400), st.integers(1, 30))
+@example(3, 20, 5)
 @settings(deadline=None, max_examples=300)
-def test_a_drop_comes_at_the_first_step_past_its_epoch_exactly(per_epoch: int, hundredths: int, step: int) -> None:
+def test_a_drop_comes_at_the_first_step_past_its_epoch_exactly(per_epoch: int, hundredths: int, drop: int) -> None:
     """In floats 3 / (0.2 · 3) is less than 5, which would put the fifth drop a step late."""
-    found = learning_rate(
-        config(schedule="step", step_epochs=hundredths / 100, step_factor=0.5), step, per_epoch, step + 1
-    )
-    drops = math.floor(Fraction(step) / (Fraction(hundredths, 100) * per_epoch))
-    assert found == pytest.approx(0.4 * 0.5**drops)
+    stepped = config(schedule="step", step_epochs=hundredths / 100, step_factor=0.5)
+    period = Fraction(hundredths, 100) * per_epoch
+    at = math.ceil(drop * period)
+    for step in (at - 1, at):
+        assert learning_rate(stepped, step, per_epoch, at + 1) == pytest.approx(0.4 * 0.5 ** math.floor(step / period))
 
 
 def scheduled(scheduler: str, total: int, **values: Any) -> list[float]:
@@ -196,6 +197,20 @@ def test_layer_scale_does_not_decay_under_timms_name_or_torchvisions() -> None:
     assert len(undecayed["params"]) == 5
 
 
+def test_norms_do_not_decay_whoever_wrote_them() -> None:
+    class Norm(nn.Module):
+        """As in ConvNeXt's own code: no subclass of torch's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.bias = nn.Parameter(torch.zeros(3))
+
+    for norm in (Norm(), nn.LayerNorm((3, 4, 4)), nn.BatchNorm1d(3), nn.BatchNorm3d(3), nn.SyncBatchNorm(3)):
+        (undecayed,) = parameter_groups(norm, 0.05)
+        assert (undecayed["weight_decay"], len(undecayed["params"])) == (0.0, 2)
+
+
 def test_an_empty_group_is_left_out() -> None:
     assert [group["weight_decay"] for group in parameter_groups(nn.BatchNorm2d(3), 0.05)] == [0.0]
     assert [group["weight_decay"] for group in parameter_groups(nn.Conv2d(3, 3, 1, bias=False), 0.05)] == [0.05]
@@ -240,8 +255,12 @@ def test_the_fused_optimizers_are_torchs_plain_ones(kind: str, steps: int) -> No
 
 def test_the_shipped_recipes_make_their_optimizers() -> None:
     net = nn.Conv2d(1, 1, 1)
-    adamw, sgd = (make_optimizer(net, load_recipe(name)) for name in ("quick", "quick_original"))
+    recipes = [load_recipe(name) for name in ("quick", "quick_original")]
+    adamw, sgd = (make_optimizer(net, recipe) for recipe in recipes)
     assert isinstance(adamw, torch.optim.AdamW)
-    assert (adamw.defaults["betas"], adamw.defaults["lr"]) == ((0.9, 0.999), 4e-3)
+    assert (adamw.defaults["betas"], adamw.defaults["lr"]) == (recipes[0].betas, recipes[0].learning_rate)
     assert isinstance(sgd, torch.optim.SGD)
-    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.9, False)
+    assert (sgd.defaults["momentum"], sgd.defaults["lr"]) == (recipes[1].momentum, recipes[1].learning_rate)
+    assert not sgd.defaults["nesterov"]
+    for optimizer, recipe in zip((adamw, sgd), recipes, strict=True):
+        assert optimizer.param_groups[0]["weight_decay"] == recipe.weight_decay
