@@ -25,7 +25,7 @@ setup() { # setup EXTRAS: the virtual environment, made anew or brought up to da
     { echo "run_all.sh: ${PYTHON:-python3} is older than Python 3.11; set PYTHON to a newer one" >&2; exit 2; }
   echo "run_all.sh: installing into $home/.venv (the first time some minutes and 5.4 GB)"
   "${PYTHON:-python3}" -m venv "$home/.venv"
-  "$python" -m pip install --quiet --disable-pip-version-check -c "$home/constraints.txt" -e "$home$1" ||
+  "$python" -m pip install -qq --disable-pip-version-check -c "$home/constraints.txt" -e "$home$1" ||
     { echo "run_all.sh: the packages could not be installed; see above" >&2; exit 1; }
   echo "$wanted" >>"$stamp"
 }

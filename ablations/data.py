@@ -75,7 +75,7 @@ def load(name: str, data_dir: Path, image_size: int | None = None, evaluate: str
 def _hold_out(data: DataSet) -> DataSet:
     """The data set with a fixed tenth of its training images in the test split's place."""
     order = torch.randperm(len(data.train), generator=generator("validation split"))
-    held = len(data.train) // 10
+    held = max(len(data.train) // 10, 1)
     return replace(data, train=data.train.take(order[held:]), test=data.train.take(order[:held]))
 
 

@@ -42,7 +42,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    max_epochs: Number = Field(gt=0, description="passes over the training set")
+    max_epochs: Number = Field(gt=0, le=1e6, description="passes over the training set")
     batch_size: Whole = Field(ge=2, description="images a step")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Number = Field(gt=0, description="its peak, at this batch size")
@@ -50,8 +50,8 @@ class TrainingConfig(BaseModel):
     betas: tuple[Share, Share] | None = None
     weight_decay: Number = Field(default=0.0, ge=0, description="not on biases, norms and layer scale")
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: Number = Field(default=0.0, ge=0, description="of linear growth from 0")
-    step_epochs: Number | None = Field(default=None, gt=0, description="between the drops of the step schedule")
+    warmup_epochs: Number = Field(default=0.0, ge=0, le=1e6, description="of linear growth from 0")
+    step_epochs: Number | None = Field(default=None, ge=1e-6, description="between the drops of the step schedule")
     step_factor: Number | None = Field(default=None, gt=0, le=1)
     label_smoothing: Share = 0.0
     image_size: Whole | None = Field(default=None, ge=1, description="pixels a side; none: the data's own")
@@ -93,7 +93,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Traini
     elif name in recipe_names():
         values = yaml.safe_load(files("ablations").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8"))
     else:
-        raise RequestError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}, or a YAML file")
+        raise RequestError(f"unknown recipe {name!r} (and no YAML file): {nearest(name, recipe_names())}")
     for key, text in (overrides or {}).items():
         values[key] = parse_value(text, f"--set {_shown(key)}")
     return check(TrainingConfig, values, f"recipe {name}")

@@ -167,12 +167,15 @@ def read_budget(budget: str) -> tuple[float, str]:
 
 
 def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:
-    """The recipe over another number of epochs, its warm-up and the steps of its schedule in the same proportion."""
+    """The recipe over another number of epochs, its warm-up and the steps of its schedule in the same proportion.
+
+    Raises RequestError on a number that no recipe may have.
+    """
     factor = epochs / recipe.max_epochs
     changed: dict[str, Any] = {"max_epochs": epochs, "warmup_epochs": recipe.warmup_epochs * factor}
     if recipe.step_epochs is not None:
         changed["step_epochs"] = recipe.step_epochs * factor
-    return recipe.model_copy(update=changed)
+    return check(TrainingConfig, recipe.model_dump() | changed, f"a budget of {epochs:g} epochs")
 
 
 def study_names() -> list[str]:
@@ -193,7 +196,7 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
         values = {"kind": name}
     else:
         known = [*study_names(), *KINDS]
-        raise RequestError(f"unknown study {name!r}: {nearest(name, known)}, or a YAML file")
+        raise RequestError(f"unknown study {name!r} (and no YAML file): {nearest(name, known)}")
     place = f"study {name}"
     given = check(StudyFile, {**values, **changes}, place)
     for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
