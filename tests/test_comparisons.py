@@ -713,7 +713,7 @@ def test_a_label_may_begin_and_end_with_anything(text: str) -> None:
         source = latex(one_table(text))
         assert untex(source.partition("\\midrule\n")[2].partition(" & ")[0]) == literal
         assert not re.search(r"\\\\\s*[\[*]|\\(mid|top)rule\s*\[|\\addlinespace\s*\[", source)
-        assert [squeezed(line[0]) for line in read_markdown(markdown(one_table(text)))[0]] == [
+        assert [squeezed(line[0]) for line in read_markdown(markdown(titled))[0]] == [
             literal,
             f"{literal} ¹",
             literal,

@@ -874,11 +874,15 @@ def loads_or_refuses(name: str) -> Study | None:
     return found
 
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same YAML, ten times as fast
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
 def is_kept(found: Study) -> None:
     """It comes back from YAML, as study folders hold it, and names its runs apart."""
     plain = found.model_dump(mode="json")
     assert Study.model_validate(json.loads(json.dumps(plain))) == found
-    assert Study.model_validate(yaml.safe_load(yaml.safe_dump(plain, allow_unicode=True))) == found
+    assert Study.model_validate(yaml.load(yaml.dump(plain, Dumper=DUMPER, allow_unicode=True), Loader=LOADER)) == found
     assert len({run.name for run in found.runs}) == len(found.runs)
 
 
@@ -896,7 +900,7 @@ def test_any_values_give_a_study_or_one_line(folder: Path, kind: str, changes: d
 
 
 @given(st.sampled_from(KINDS), study_keys, values)
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_value_of_one_key_gives_a_study_or_one_line(folder: Path, kind: str, key: str, value: Any) -> None:
     found = loads_or_refuses(written(folder, {**VALID[kind], key: value}))
     if found:
