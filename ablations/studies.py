@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ablations.errors import RequestError
+from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig, Whole, check, load_recipe, read_yaml
 from ablations.runs import RunConfig
 from modernize.design import BY_NAME, Design, DesignError, nearest, text
@@ -460,7 +460,7 @@ def open_folder(study: Study, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode())
     except OSError as error:
-        raise RequestError(f"study folder {folder}: cannot be written ({error.strerror})") from None
+        raise RunError(f"study folder {folder}: cannot be written ({error.strerror})") from None
 
 
 def read_study(folder: Path) -> Study:

@@ -71,7 +71,7 @@ def _from_file(path: Path) -> Design:
         raise DesignError(f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     try:
         flags = yaml.safe_load(written)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML's constructors raise whatever a strange file makes them
         raise DesignError(f"{shown}: not YAML ({printable(' '.join(str(error).split()))})") from None
     if not isinstance(flags, dict):
         raise DesignError(f"{shown}: must hold flags, such as kernel_size: 7")
