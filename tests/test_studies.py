@@ -23,7 +23,7 @@ from scipy import stats
 
 from ablations import cli
 from ablations.data import DataSet, load
-from ablations.errors import RequestError
+from ablations.errors import RequestError, RunError
 from ablations.frames import describe, runs_frame, walked
 from ablations.recipes import load_recipe, recipe_names
 from ablations.store import write_json
@@ -582,7 +582,7 @@ def test_what_is_no_studys_folder_is_refused(tmp_path: Path) -> None:
         open_folder(found, tmp_path)
     with pytest.raises(RequestError, match=r"letter\.txt is a file; choose another --out"):
         open_folder(found, tmp_path / "letter.txt")
-    with pytest.raises(RequestError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         open_folder(found, tmp_path / "letter.txt" / "study")
     assert (tmp_path / "letter.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
