@@ -7,7 +7,7 @@ usage() {
   cat <<'TEXT'
 ./run_all.sh                      set up, train the quick roadmap study (17 rows, 1 seed, Fashion-MNIST), report
 ./run_all.sh STUDY [OPTION]…      the same for another study: a shipped study's name or a YAML file; the options are
-                                  those of `ablations run`, such as --seeds 0,1,2 or --set max_epochs=5
+                                  those of `ablations run`, such as --seeds 0,1,2 or --budget 5epochs
 ./run_all.sh test [OPTION]…       set up and run the tests; the options are pytest's
 ./run_all.sh --help               this text
 
@@ -45,14 +45,22 @@ test)
   ;;
 *)
   study=${1-quick}
-  [[ $study == *.y*ml ]] && study=$(realpath -- "$study")
+  for option in "${@:2}"; do
+    case "$option" in
+    --out | --out=*)
+      echo "run_all.sh: $option: results go to runs/STUDY; for another folder use ablations run" >&2
+      exit 2
+      ;;
+    --dry-run | --help | -h) only_run=yes ;;
+    esac
+  done
   setup ''
-  cd -- "$home"
-  name=$(basename -- "$study") && out=runs/${name%.y*ml}
+  name=$(basename -- "$study") && out=$home/runs/${name%.y*ml}
+  ablations=$home/.venv/bin/ablations
   status=0
-  .venv/bin/ablations run "$study" --out "$out" "${@:2}" || status=$?
-  [ "$status" -le 1 ] || exit "$status"
-  .venv/bin/ablations report "$out" || exit $?
+  "$ablations" run "$study" --out "$out" --data-dir "$home/data" "${@:2}" || status=$?
+  if [ "$status" -gt 1 ] || [ "${only_run-}" ]; then exit "$status"; fi
+  "$ablations" report "$out" || exit $?
   exit "$status"
   ;;
 esac

@@ -30,7 +30,10 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """The exit status of a command, its troubles said in one line each."""
     try:
-        return int(cli.main(arguments, prog_name="ablations", standalone_mode=False) or 0)
+        with cli.make_context("ablations", arguments) as context:
+            return int(cli.invoke(context) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
@@ -89,7 +92,12 @@ _OPTIONS: dict[str, Callable] = {
     ),
     "recipe": click.option("--recipe", metavar="NAME|FILE", help="How to train: a recipe's name or YAML file."),
     "settings": click.option(
-        "--set", "settings", metavar="KEY=VALUE", multiple=True, callback=_settings, help="Over the recipe; repeatable."
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=_settings,
+        help="Over the recipe; repeatable. A study's original recipe takes only budget, data and checkpoints from it.",
     ),
     "evaluate": click.option(
         "--evaluate",
@@ -303,8 +311,12 @@ def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
 @click.option("--jobs", type=click.IntRange(1), help="Runs side by side [a core each on the CPU, one a GPU].")
 @click.option("--threads", type=click.IntRange(1), help="Of each run [the cores shared out].")
-@click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side on each GPU.")
-@click.option("--retry-failed", is_flag=True, help="Try failed runs again.")
+@click.option("--per-gpu", type=click.IntRange(1), help="Runs side by side on each GPU [1].")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Try failed runs again, from their last checkpoints; one that diverged will diverge again.",
+)
 @_with("data", "data_dir", "recipe", "settings", "evaluate", "device", "debug")
 def run(
     study: str,
@@ -312,7 +324,7 @@ def run(
     out: Path | None,
     jobs: int | None,
     threads: int | None,
-    per_gpu: int,
+    per_gpu: int | None,
     retry_failed: bool,
     data_dir: Path,
     settings: dict[str, str],
@@ -375,7 +387,7 @@ def status(folder: Path) -> None:
 @click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes [FOLDER/report].")
 @_with("debug")
 def report(folder: Path, to: Path | None) -> None:
-    """Write tables and figures of the study in FOLDER, and print its main table."""
+    """Write tables and figures of the study in FOLDER, and print the tables."""
     from ablations.frames import predictions, walked, write_results
     from ablations.studies import read_study
 
@@ -394,7 +406,7 @@ def report(folder: Path, to: Path | None) -> None:
     except OSError as error:
         raise RunError(f"report {to or folder / 'report'}: cannot be written ({error.strerror})") from error
     width = max(shutil.get_terminal_size((120, 24)).columns, 100)
-    for table in tables[:1]:
+    for table in tables:
         click.echo(terminal(table, width))
     for path in written:
         click.echo(path)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from ablations.progress import clock
 from ablations.runs import read_state
-from ablations.store import write_bytes
+from ablations.store import read_json, write_bytes
 from ablations.studies import Study, run_folder, set_name
 from reports.write import Orders
 
@@ -89,9 +90,13 @@ def predictions(study: Study, folder: Path) -> Callable[[str, int], np.ndarray |
 
     def correct(row: str, seed: int) -> np.ndarray | None:
         try:
-            with np.load(run_folder(folder, study.run(rows[row], seed)) / "predictions.npz") as arrays:
+            place = run_folder(folder, study.run(rows[row], seed))
+            written = (place / "predictions.npz").read_bytes()
+            if sha256(written).hexdigest() != read_json(place / "result.json")["predictions_sha256"]:
+                return None
+            with np.load(io.BytesIO(written)) as arrays:
                 return arrays["predicted"] == arrays["labels"]
-        except (OSError, ValueError, KeyError, BadZipFile):
+        except (OSError, ValueError, KeyError):
             return None
 
     return correct

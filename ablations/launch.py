@@ -44,11 +44,15 @@ class Machine:
     devices: tuple[str, ...]
 
     @classmethod
-    def plan(cls, device: str, jobs: int | None = None, threads: int | None = None, per_gpu: int = 1) -> Machine:
+    def plan(
+        cls, device: str, jobs: int | None = None, threads: int | None = None, per_gpu: int | None = None
+    ) -> Machine:
         """The whole machine: unless told otherwise a job for each core, of one thread, or `per_gpu` for each GPU."""
         cores = len(os.sched_getaffinity(0))
         devices = _devices(device)
-        jobs = jobs or (cores if devices == ("cpu",) else per_gpu * len(devices))
+        if per_gpu and devices == ("cpu",):
+            raise RequestError(f"--per-gpu {per_gpu}: the runs are on the CPU; --jobs says how many side by side")
+        jobs = jobs or (cores if devices == ("cpu",) else (per_gpu or 1) * len(devices))
         return cls(jobs, threads or max(cores // jobs, 1), devices)
 
 
@@ -75,7 +79,7 @@ class Launcher:
         self.study, self.folder, self.data_dir = study, folder, data_dir
         self.machine, self.display = machine, display
         self.runs = {run.name: run for run in study.runs}
-        self.events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self.events: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[_Worker] = []
         self.interrupts = 0
 
@@ -95,8 +99,9 @@ class Launcher:
                 signal.signal(number, handler)
 
     def _start(self, device: str) -> None:
-        command = [sys.executable, "-m", "ablations.worker", str(self.folder), "--data-dir", str(self.data_dir)]
-        command += ["--device", device, "--threads", str(self.machine.threads)]
+        # -P: what lies in the current folder must not stand in for a module
+        command = [sys.executable, "-P", "-m", "ablations.worker", f"--data-dir={self.data_dir}", f"--device={device}"]
+        command += [f"--threads={self.machine.threads}", f"--launcher={os.getpid()}", "--", str(self.folder)]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -109,7 +114,10 @@ class Launcher:
 
     def _listen(self, worker: _Worker, stream: IO[str], device: str) -> None:
         for line in stream:
-            self.events.put((worker, json.loads(line)))
+            try:
+                self.events.put((worker, json.loads(line)))
+            except ValueError:  # printed by something before the worker had its channel
+                worker.complaints.append(line.rstrip())
         worker.process.wait()
         self.events.put((worker, {"event": "exit", "device": device}))
 
@@ -126,13 +134,14 @@ class Launcher:
             except queue.Empty:
                 self.display.tick()
                 continue
-            assert event is not None
             match event["event"]:
                 case "start":
                     worker.run = event["run"]
                     self.display.start(event["run"])
                 case "log":
                     self.display.log(worker.run or "", event)
+                case "say":
+                    self.display.say(event["words"])
                 case "end":
                     worker.run = None
                     self.display.end(event["run"], event)
@@ -150,7 +159,7 @@ class Launcher:
     def _ended(self, worker: _Worker, device: str, stopping: bool) -> None:
         """After a worker that died, its run is marked failed and another worker takes its place."""
         status = worker.process.returncode
-        if status in (0, 130) or (status == 1 and stopping) or self.interrupts:
+        if status in (0, 130) or stopping or self.interrupts:
             return
         if worker.run is None:  # it died before or between runs: starting another would repeat that
             raise RunError(
@@ -161,8 +170,8 @@ class Launcher:
         if worker.complaints:
             reason += f": {worker.complaints[-1]}"
         folder = run_folder(self.folder, run)
-        mark_failed(run, folder, reason)
-        self.display.end(run.name, read_state(folder).result)
+        if mark_failed(run, folder, reason):
+            self.display.end(run.name, read_state(folder).result)
         self._start(device)
 
     def _on_signal(self, *_: object) -> None:

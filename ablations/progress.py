@@ -18,8 +18,9 @@ class Display:
     def __init__(self, console: Console, work: Mapping[str, float], ended: set[str]):
         self.console = console
         self.work = work
+        self.ended = set(ended)
         self.progress = dict.fromkeys(ended, 1.0)
-        self.done_before = self.done
+        self.before = dict(self.progress)  # what was done before this display began
         self.started = time.monotonic()
         self.tasks: dict[str, TaskID] = {}
         self.told: dict[str, float] = {}
@@ -35,18 +36,22 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.console.is_terminal:
+            self.bars.stop()
 
     @property
     def done(self) -> float:
         """The share of the whole work that is done."""
+        return self._share(self.progress)
+
+    def _share(self, progress: Mapping[str, float]) -> float:
         whole = sum(self.work.values())
-        return sum(self.work[run] * part for run, part in self.progress.items()) / whole if whole else 1.0
+        return sum(self.work[run] * part for run, part in progress.items()) / whole if whole else 1.0
 
     @property
     def time_left(self) -> str:
         """As 4:05 or 1:20:00, from the work done since the start."""
-        gained = self.done - self.done_before
+        gained = self.done - self._share(self.before)
         if gained <= 0:
             return "–"
         return clock((time.monotonic() - self.started) / gained * (1 - self.done))
@@ -57,6 +62,7 @@ class Display:
         self._say(f"{run}: started")
 
     def log(self, run: str, line: Mapping[str, Any]) -> None:
+        self.before.setdefault(run, line["began"] / line["steps"])
         self.progress[run] = line["step"] / line["steps"]
         speed = f"{line['images'] / line['seconds']:.0f} images/s" if line["seconds"] else ""
         text = f"epoch {line['epoch']:.2f}/{line['epochs']:g}  loss {line['loss']:.3f}  {speed}"
@@ -74,19 +80,23 @@ class Display:
             words = (
                 f"top-1 {result['top1']:.2f}%  {result['seconds']:.0f} s  {result['images_per_second']:.0f} images/s"
             )
-            self.console.print(f"{run}: {words}", highlight=False, markup=False)
+            self.say(f"{run}: {words}")
         else:
-            self.console.print(f"{run}: failed: {result['reason']}", highlight=False, markup=False, style="red")
+            self.say(f"{run}: failed: {result['reason']}", style="red")
+        self.ended.add(run)
         self.tick()
 
     def tick(self) -> None:
-        ended = sum(part == 1.0 for part in self.progress.values())
-        text = f"{ended} of {len(self.work)} runs  {self.time_left} left"
+        text = f"{len(self.ended)} of {len(self.work)} runs  {self.time_left} left"
         self.bars.update(self.total, completed=self.done, text=text)
 
     def _say(self, line: str) -> None:
         if not self.console.is_terminal:
-            self.console.print(line, highlight=False, markup=False)
+            self.say(line)
+
+    def say(self, line: str, style: str | None = None) -> None:
+        """Prints a line, above the bars where there are any."""
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

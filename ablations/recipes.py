@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ablations.errors import RequestError
 from modernize.design import nearest
+from modernize.yaml_file import YamlFileError, read_mapping
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -84,7 +85,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
-    """The recipe of that name or YAML file, with `--set` values over it.
+    """The recipe of that name or YAML file, with `--set` values over it; another `max_epochs` stretches its schedule.
 
     Raises RequestError naming the file, the key and the right value.
     """
@@ -94,9 +95,25 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Traini
         values = yaml.safe_load(files("ablations").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8"))
     else:
         raise RequestError(f"unknown recipe {name!r} (and no YAML file): {nearest(name, recipe_names())}")
-    for key, text in (overrides or {}).items():
-        values[key] = parse_value(text, f"--set {_shown(key)}")
-    return check(TrainingConfig, values, f"recipe {name}")
+    given = {key: parse_value(text, f"--set {_shown(key)}") for key, text in (overrides or {}).items()}
+    recipe = check(TrainingConfig, values | given, f"recipe {name}")
+    if "max_epochs" not in given:
+        return recipe
+    whole = stretched(check(TrainingConfig, values, f"recipe {name}"), recipe.max_epochs).model_dump()
+    schedule = {key: whole[key] for key in ("warmup_epochs", "step_epochs") if getattr(recipe, key) is not None}
+    return check(TrainingConfig, recipe.model_dump() | schedule | given, f"recipe {name}")
+
+
+def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:
+    """The recipe over another number of epochs, its warm-up and the steps of its schedule in the same proportion.
+
+    Raises RequestError on a number that no recipe may have.
+    """
+    factor = epochs / recipe.max_epochs
+    changed: dict[str, Any] = {"max_epochs": epochs, "warmup_epochs": recipe.warmup_epochs * factor}
+    if recipe.step_epochs is not None:
+        changed["step_epochs"] = recipe.step_epochs * factor
+    return check(TrainingConfig, recipe.model_dump() | changed, f"a budget of {epochs:g} epochs")
 
 
 def parse_value(text: str, place: str) -> Any:
@@ -110,33 +127,9 @@ def parse_value(text: str, place: str) -> Any:
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """The mapping in a YAML file; raises RequestError with the file and the line."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise RequestError(f"{what} {path}: no such file") from None
-    except OSError as error:
-        raise RequestError(f"{what} {path}: cannot be read ({error.strerror})") from None
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RequestError(f"{what} {path}{line}: not YAML ({error.problem})") from None
-    except Exception as error:  # PyYAML lets its helpers' errors through: `!!bool x` is a KeyError
-        raise RequestError(f"{what} {path}: not YAML ({first_line(error)})") from None
-    if not isinstance(values, dict):
-        raise RequestError(f"{what} {path}: must hold keys and values, such as `seeds: [0]`")
-    return values
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, refusing a key that stands twice (PyYAML would keep the last one silently)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {_shown(key.value)} is there twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return read_mapping(path)
+    except YamlFileError as error:
+        raise RequestError(f"{what} {error}") from None
 
 
 def first_line(error: BaseException) -> str:

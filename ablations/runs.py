@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import platform
@@ -143,6 +144,7 @@ def execute(
     device: str = "cpu",
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     stopping: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda words: None,
 ) -> dict[str, Any]:
     """Trains a run, from its last checkpoint if it has one, and returns its result, which stands in `result.json`.
 
@@ -160,7 +162,7 @@ def execute(
         write_bytes(folder / "config.yaml", text.encode())
         _record_session(folder / "environment.json", environment(device, config.seed, data))
         try:
-            result = {"status": "done", **_train(config, folder, data, device, report, stopping), **facts}
+            result = {"status": "done", **_train(config, folder, data, device, report, stopping, say), **facts}
         except (OSError, Interrupted, RequestError):
             raise
         except DivergedError as error:
@@ -184,12 +186,13 @@ def _train(
     device: str,
     report: Callable[[dict[str, Any]], None],
     stopping: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     import numpy as np
     import torch
 
     from ablations.chance import seed_of
-    from ablations.store import write_bytes, write_checkpoint
+    from ablations.store import write_bytes
     from ablations.trainer import Trainer
     from modernize.models import build
 
@@ -198,13 +201,12 @@ def _train(
     network = build(
         config.design, len(data.classes), data.channels, drop_path_rate=recipe.drop_path_rate, init=recipe.init
     )
-    trainer = Trainer(network, data.train, data.test, recipe, config.seed, folder, device, report, stopping)
+    trainer = Trainer(network, data.train, data.test, recipe, config.seed, folder, device, report, stopping, say)
     result = trainer.train()
     predictions = io.BytesIO()
     predicted, labels = result.evaluation.predictions.numpy(), data.test.labels.numpy()
     np.savez(predictions, predicted=predicted.astype(np.uint16), labels=labels.astype(np.uint16))
     write_bytes(folder / "predictions.npz", predictions.getvalue())
-    write_checkpoint(folder / "checkpoints", trainer.total_steps, {"model": network.state_dict()}, keep=1)
     return {
         "top1": result.evaluation.top1,
         "loss": result.evaluation.loss,
@@ -212,6 +214,7 @@ def _train(
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
         "weights_sha256": result.weights_sha256,
+        "predictions_sha256": hashlib.sha256(predictions.getvalue()).hexdigest(),
     }
 
 
@@ -228,8 +231,8 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
     write_json(path, {"sessions": [*sessions, session]})
 
 
-def mark_failed(config: RunConfig, folder: Path, reason: str) -> None:
-    """Gives a run whose process died a result that says so; its checkpoints stay."""
+def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
+    """Gives a run whose process died a result that says so, its checkpoints staying; not where another has taken it."""
     from ablations.store import write_json
 
     with locked(folder) as free:
@@ -237,6 +240,7 @@ def mark_failed(config: RunConfig, folder: Path, reason: str) -> None:
             write_json(
                 folder / "result.json", {"status": "failed", "reason": reason, "row": config.row, "seed": config.seed}
             )
+        return free
 
 
 def environment(device: str, seed: int, data: DataSet) -> dict[str, Any]:

@@ -47,11 +47,20 @@ def train_one(config: RunConfig, folder: Path, data_dir: Path, device: str, thre
             if not free:
                 raise RequestError(f"run {folder}: another process is training it")
             if finished(folder):
-                result = read_state(folder).result | {"status": read_state(folder).status}
+                state = read_state(folder)
+                result = {**state.result, "status": state.status}
+                if result.get("data_checksum", data.checksum) != data.checksum:
+                    raise RequestError(f"run {folder} was made with other data; choose another --out")
             else:
                 display.start(config.name)
                 result = execute(
-                    config, folder, data, device, lambda line: display.log(config.name, line), lambda: bool(asked)
+                    config,
+                    folder,
+                    data,
+                    device,
+                    lambda line: display.log(config.name, line),
+                    lambda: bool(asked),
+                    display.say,
                 )
             display.end(config.name, result)
     except Interrupted:
@@ -65,11 +74,14 @@ def train_one(config: RunConfig, folder: Path, data_dir: Path, device: str, thre
 
 
 def _check_folder(config: RunConfig, folder: Path) -> None:
-    """Raises RequestError where the folder holds another run."""
+    """Raises RequestError where the folder holds another run, however its design was spelt."""
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; choose another --out")
     if not (folder / "config.yaml").exists():
         return
     found = check(RunConfig, read_yaml(folder / "config.yaml", "run"), f"run {folder / 'config.yaml'}")
-    differs = differences(found.model_dump(mode="json"), config.model_dump(mode="json"))
+    spelt = {"row", "label"}
+    differs = differences(found.model_dump(mode="json", exclude=spelt), config.model_dump(mode="json", exclude=spelt))
     if differs:
         raise RequestError(
             f"run folder {folder} was made with another configuration: {differs[0]}; choose another --out"

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ablations.errors import RequestError, RunError
-from ablations.recipes import TrainingConfig, Whole, check, load_recipe, read_yaml
+from ablations.recipes import TrainingConfig, Whole, check, load_recipe, read_yaml, stretched
 from ablations.runs import RunConfig
 from modernize.design import BY_NAME, Design, DesignError, nearest, text
 from modernize.models import design as named
@@ -32,12 +32,21 @@ Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recip
 KINDS: tuple[str, ...] = get_args(Kind)
 # What each kind reads beside the keys of every study.
 _READS: dict[str, tuple[str, ...]] = {
-    "roadmap": ("original_recipe",),
-    "one-in": ("end", "flags"),
-    "one-out": ("end", "flags"),
-    "sweep": ("flags",),
-    "grid": ("flags",),
-    "orders": ("end", "flags", "orders", "orders_seed"),
+    "roadmap": (
+        "recipe",
+        "original_recipe",
+    ),
+    "one-in": ("recipe", "end", "flags"),
+    "one-out": ("recipe", "end", "flags"),
+    "sweep": (
+        "recipe",
+        "flags",
+    ),
+    "grid": (
+        "recipe",
+        "flags",
+    ),
+    "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
     "recipes": ("recipes",),
 }
 
@@ -53,7 +62,7 @@ class StudyFile(BaseModel):
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="which flags, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
     orders_seed: Whole | None = Field(default=None, ge=0, description="which random orders; none: 0")
-    recipe: str = Field(default="quick", description="a recipe's name or YAML file")
+    recipe: str | None = Field(default=None, description="a recipe's name or YAML file; none: quick")
     original_recipe: str | None = Field(default=None, description="for a roadmap's row of the original recipe")
     recipes: list[str] | None = Field(default=None, min_length=2, description="what a study of recipes compares")
     data: str = "fashion_mnist"
@@ -151,9 +160,8 @@ class Study(BaseModel):
         amount, unit = read_budget(self.budget)
         recipes = {}
         for name, recipe in self.recipes.items():
-            seen = (
-                len(data.train) // recipe.batch_size * recipe.batch_size
-            )  # an epoch leaves out its last, smaller batch
+            # an epoch leaves out its last, smaller batch
+            seen = len(data.train) // recipe.batch_size * recipe.batch_size
             recipes[name] = stretched(recipe, amount / seen if unit == "images" and seen else amount)
         return found.model_copy(update={"recipes": recipes})
 
@@ -164,18 +172,6 @@ def read_budget(budget: str) -> tuple[float, str]:
     if not match or not 0 < float(match[1]) < math.inf:
         raise RequestError(f"budget {budget!r}: write epochs or images, such as 5epochs or 200000images")
     return float(match[1]), match[2].rstrip("s") + "s"
-
-
-def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:
-    """The recipe over another number of epochs, its warm-up and the steps of its schedule in the same proportion.
-
-    Raises RequestError on a number that no recipe may have.
-    """
-    factor = epochs / recipe.max_epochs
-    changed: dict[str, Any] = {"max_epochs": epochs, "warmup_epochs": recipe.warmup_epochs * factor}
-    if recipe.step_epochs is not None:
-        changed["step_epochs"] = recipe.step_epochs * factor
-    return check(TrainingConfig, recipe.model_dump() | changed, f"a budget of {epochs:g} epochs")
 
 
 def study_names() -> list[str]:
@@ -223,7 +219,12 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
     if long:
         raise RequestError(f"row {long[0][:40]}…: too long to name a folder; at most {_LONGEST} letters")
     names = dict.fromkeys(row.recipe for row in rows)
-    main = given.recipe if given.recipe in names else next(iter(names))
+    main = _recipe(given)
+    alone = [key for key in settings if not _shared(key)]
+    if given.kind == "recipes" and alone:
+        raise RequestError(
+            f"--set {alone[0]}: what this study compares are its recipes; put it into one, as a YAML file"
+        )
     recipes = {
         used: load_recipe(used, {key: value for key, value in settings.items() if used == main or _shared(key)})
         for used in names
@@ -240,6 +241,11 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         rows=rows,
         orders=orders,
     )
+
+
+def _recipe(given: StudyFile) -> str:
+    """The recipe of all rows that have none of their own."""
+    return given.recipe or "quick"
 
 
 def _shared(key: str) -> bool:
@@ -272,7 +278,7 @@ def _roadmap(given: StudyFile) -> Iterator[StudyRow]:
             row=row.name,
             label=row.label,
             flags=row.design.flags(),
-            recipe=given.original_recipe or given.recipe if row.recipe == "original" else given.recipe,
+            recipe=given.original_recipe if given.original_recipe and row.recipe == "original" else _recipe(given),
             compared_with=before.name if before else None,
         )
 
@@ -327,7 +333,7 @@ def _steps(given: StudyFile) -> dict[str, Any]:
 
 
 def _row(given: StudyFile, name: str, label: str, design: Design, compared_with: str | None) -> StudyRow:
-    return StudyRow(row=name, label=label, flags=design.flags(), recipe=given.recipe, compared_with=compared_with)
+    return StudyRow(row=name, label=label, flags=design.flags(), recipe=_recipe(given), compared_with=compared_with)
 
 
 def _said(flag: str, value: Any) -> str:

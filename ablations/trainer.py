@@ -58,7 +58,8 @@ class Trainer:
     """Trains `model` on the training split and evaluates it, once, on the test split.
 
     With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `report` is called with
-    each line of the log, and `stopping` is asked after every step whether to write a checkpoint and raise Interrupted.
+    each line of the log, `say` with what a user should know; `stopping` is asked after every step whether to write a
+    checkpoint and raise Interrupted.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trainer:
         device: str = "cpu",
         report: Callable[[dict[str, Any]], None] = lambda line: None,
         stopping: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = warnings.warn,
     ):
         if configs.batch_size > len(train_dataset):
             raise ValueError(
@@ -79,7 +81,7 @@ class Trainer:
                 f"the nearest value that works is {len(train_dataset)}"
             )
         self.config, self.seed, self.folder = configs, seed, folder
-        self.report, self.stopping = report, stopping
+        self.report, self.stopping, self.say = report, stopping, say
         self.device = torch.device(device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, configs)
@@ -88,7 +90,7 @@ class Trainer:
         self.test_batches = Batches(test_dataset, mean, std, self.device)
         self.steps_per_epoch = len(train_dataset) // configs.batch_size
         self.total_steps = max(round(configs.max_epochs * self.steps_per_epoch), 1)
-        self.step = 0
+        self.step = self.began = 0
         self.seconds = 0.0
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         # Sums since the last line of the log, on the device: looking at them at every step would stall it.
@@ -99,6 +101,7 @@ class Trainer:
     def train(self) -> Result:
         """Trains from the last checkpoint, or the start, to the end. Raises DivergedError, Interrupted or OSError."""
         self.resume()
+        self.began = self.step
         saved = time.monotonic()
         started = saved - self.seconds
         while self.step < self.total_steps:
@@ -117,6 +120,8 @@ class Trainer:
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
+        if self.folder and self.step > self.began:
+            self.save(keep=1)  # should the result be lost, there is only the evaluation to do again
         seen = self.total_steps * self.config.batch_size
         return Result(
             evaluation=self.evaluate(),
@@ -174,10 +179,10 @@ class Trainer:
         if self.folder:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        self.report(line)
+        self.report({**line, "began": self.began})
 
-    def save(self) -> None:
-        """Writes a checkpoint; raises DivergedError rather than keep weights that are not numbers."""
+    def save(self, keep: int = 2) -> None:
+        """Writes a checkpoint, keeping the last `keep`; raises DivergedError where weights are not numbers."""
         assert self.folder
         if not math.isfinite(self.loss_sum.item()):
             raise DivergedError(f"the loss is {self.loss_sum.item()} at step {self.step} of {self.total_steps}")
@@ -190,17 +195,18 @@ class Trainer:
             "correct": self.correct,
             "summed": self.summed,
         }
-        store.write_checkpoint(self.folder / "checkpoints", self.step, state)
+        store.write_checkpoint(self.folder / "checkpoints", self.step, state, keep)
 
     def resume(self) -> None:
         """Takes up the newest whole checkpoint, saying which are damaged, and cuts the log back to it."""
         if not self.folder:
             return
-        for path in store.checkpoints(self.folder / "checkpoints"):
+        found = store.checkpoints(self.folder / "checkpoints")
+        for path in found:
             try:
                 state = store.read_checkpoint(path)
             except store.DamagedError as error:
-                warnings.warn(f"{error}; the one before is used", stacklevel=2)
+                self.say(f"{error}; {'the run starts anew' if path == found[-1] else 'the one before is used'}")
                 path.unlink(missing_ok=True)
                 continue
             self.model.load_state_dict(state["model"])
@@ -232,13 +238,16 @@ class Trainer:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log; a last line cut short, as a kill leaves it, is left out."""
     try:
-        text = (folder / "log.jsonl").read_text(encoding="utf-8")
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     lines = []
-    for line in text.splitlines():
+    for written in text.splitlines():
         try:
-            lines.append(json.loads(line))
+            line = json.loads(written)
         except ValueError:
             break
+        if not isinstance(line, dict) or "step" not in line:
+            break
+        lines.append(line)
     return lines

@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--launcher", type=int, required=True)
     arguments = parser.parse_args()
 
     global events
@@ -38,7 +39,18 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    stop = StopFlag()
+    stop = StopFlag(arguments.launcher)
+    try:
+        return work(arguments, stop)
+    except (RequestError, RunError) as error:
+        tell(event="error", message=str(error))
+    except OSError as error:
+        tell(event="error", message=f"study {arguments.folder}: cannot be written ({error.strerror or error})")
+    return 1
+
+
+def work(arguments: argparse.Namespace, stop: StopFlag) -> int:
+    """Trains what is free until every run has a result; 130 when asked to stop."""
     study = read_study(arguments.folder)
     loaded: dict[tuple[str, int | None, str], DataSet] = {}
 
@@ -56,15 +68,12 @@ def main() -> int:
                 if not ours or finished(folder):
                     continue
                 tell(event="start", run=run.name)
+                if stop.asked():
+                    return 130
                 try:
-                    result = execute(
-                        run, folder, dataset(run), arguments.device, lambda line: tell(event="log", **line), stop.asked
-                    )
+                    result = execute(run, folder, dataset(run), arguments.device, log, stop.asked, say)
                 except Interrupted:
                     return 130
-                except (RunError, RequestError) as error:
-                    tell(event="error", message=str(error))
-                    return 1
                 tell(event="end", run=run.name, **result)
                 trained = True
         if not trained:
@@ -77,9 +86,9 @@ def main() -> int:
 class StopFlag:
     """Set by SIGINT and SIGTERM; a worker whose launcher is gone is asked to stop, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, launcher: int) -> None:
         self.set = False
-        self.launcher = os.getppid()
+        self.launcher = launcher
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -88,6 +97,14 @@ class StopFlag:
 
     def asked(self) -> bool:
         return self.set or os.getppid() != self.launcher
+
+
+def log(line: dict[str, Any]) -> None:
+    tell(event="log", **line)
+
+
+def say(words: str) -> None:
+    tell(event="say", words=words)
 
 
 def tell(**event: Any) -> None:

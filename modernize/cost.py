@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from modernize.design import Design
 from modernize.models import design as named
 from modernize.network import Network
-from modernize.plan import compile_plan, trace
+from modernize.plan import Plan, compile_plan, trace
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore rests on torch.jit
@@ -58,14 +59,30 @@ def count(what: str | Design, image_size: int = 224, in_channels: int = 3, num_c
     """
     plan = compile_plan(named(what) if isinstance(what, str) else what, in_channels, num_classes)
     trace(plan, image_size)  # an image too small for the strides is refused here, by name
+    short, repeats = _without_repeats(plan)
     with torch.device("meta"):
-        network = Network(plan).eval()
-    params = sum(weights.numel() for weights in network.parameters())
-    return Cost(params, count_macs(network, (in_channels, image_size, image_size)))
+        network = Network(short).eval()
+    macs = count_macs(network, (in_channels, image_size, image_size))
+    modules = {name: sum(weights.numel() for weights in network.get_submodule(name).parameters()) for name in repeats}
+    return Cost(
+        params=sum(weights.numel() for weights in network.parameters())
+        + sum(modules[name] * times for name, times in repeats.items()),
+        macs=macs[""] + sum(macs[name] * times for name, times in repeats.items()),
+    )
 
 
-def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of the convolutions and linear layers that fvcore sees when a C×H×W image goes through.
+def _without_repeats(plan: Plan) -> tuple[Plan, dict[str, int]]:
+    """The plan with two blocks a stage at most, and how often each second one is there again.
+
+    All blocks of a stage but the first are the same, and deep networks take long to trace.
+    """
+    stages = tuple(replace(stage, blocks=stage.blocks[:2]) for stage in plan.stages)
+    repeats = {f"stages.{s}.blocks.1": len(stage.blocks) - 2 for s, stage in enumerate(plan.stages)}
+    return replace(plan, stages=stages), {name: times for name, times in repeats.items() if times > 0}
+
+
+def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> Mapping[str, int]:
+    """Multiply-adds of convolutions and linear layers that fvcore sees when a C×H×W image goes through, by module.
 
     The network may be on the meta device: the pass is of no images at all, so nothing is computed.
     """
@@ -79,4 +96,4 @@ def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return int(analysis.total())
+        return {name: int(macs) for name, macs in analysis.by_module().items()}

@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST = 100_000  # of any whole number in a design: more is a slip of the keyboard
+# More is a slip of the keyboard, and sizes that no integer of torch's holds.
+LARGEST = 100_000
+LARGEST_KERNEL = 999
+LARGEST_DEPTH = 1000
+MOST_STAGES = 16
 
 
 class DesignError(ValueError):
@@ -45,6 +49,12 @@ class Design:
     def __post_init__(self) -> None:
         for flag in FLAGS:
             object.__setattr__(self, flag.name, flag.read(getattr(self, flag.name)))
+        doubled = 2 ** (len(self.depths) - 1)
+        if self.width * doubled > LARGEST:
+            raise DesignError(
+                f"width={self.width}: its {len(self.depths)} stages would end at more than {LARGEST} channels; "
+                f"the nearest value that works is {LARGEST // doubled}"
+            )
 
     def with_flags(self, flags: Mapping[str, Any]) -> Design:
         """This design with some flags set, each by its value or by the text a user types for it."""
@@ -119,9 +129,9 @@ def _positive(value: Any) -> int:
 
 def _odd(value: Any) -> int:
     number = _whole(value)
-    if not 1 <= number < LARGEST:
-        nearest_odd = 1 if number < 1 else LARGEST - 1
-        raise ValueError(f"must be odd, from 1 to {LARGEST - 1}; the nearest value that works is {nearest_odd}")
+    if not 1 <= number <= LARGEST_KERNEL:
+        nearest_odd = 1 if number < 1 else LARGEST_KERNEL
+        raise ValueError(f"must be odd, from 1 to {LARGEST_KERNEL}; the nearest value that works is {nearest_odd}")
     if number % 2 == 0:
         raise ValueError(f"must be odd; the nearest values that work are {number - 1} and {number + 1}")
     return number
@@ -136,9 +146,10 @@ def _depths(value: Any) -> tuple[int, ...]:
         depths = tuple(_whole(part) for part in parts)
     except ValueError:
         raise ValueError(form) from None
-    if min(depths) < 1:
-        works = plain(tuple(max(depth, 1) for depth in depths))
-        raise ValueError(f"every stage needs 1 block or more; the nearest value that works is {works}")
+    if min(depths) < 1 or max(depths) > LARGEST_DEPTH or len(depths) > MOST_STAGES:
+        works = plain(tuple(min(max(depth, 1), LARGEST_DEPTH) for depth in depths[:MOST_STAGES]))
+        limits = f"every stage needs 1 block or more, {LARGEST_DEPTH} and {MOST_STAGES} stages at most"
+        raise ValueError(f"{limits}; the nearest value that works is {works}")
     return depths
 
 

@@ -62,23 +62,14 @@ def design(name: str) -> Design:
 
 def _from_file(path: Path) -> Design:
     """The design of a YAML file of flags over ResNet-50's."""
-    import yaml
+    from modernize.yaml_file import YamlFileError, read_mapping
 
-    shown = printable(path)
     try:
-        written = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DesignError(f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    try:
-        flags = yaml.safe_load(written)
-    except Exception as error:  # PyYAML's constructors raise whatever a strange file makes them
-        raise DesignError(f"{shown}: not YAML ({printable(' '.join(str(error).split()))})") from None
-    if not isinstance(flags, dict):
-        raise DesignError(f"{shown}: must hold flags, such as kernel_size: 7")
-    try:
-        return Design().with_flags(flags)
+        return Design().with_flags(read_mapping(path))
+    except YamlFileError as error:
+        raise DesignError(str(error)) from None
     except DesignError as error:
-        raise DesignError(f"{shown}: {error}") from None
+        raise DesignError(f"{printable(path)}: {error}") from None
 
 
 def build(

@@ -26,6 +26,7 @@ from reports.tables import (
     accuracy,
     amount,
     facts,
+    fairness_notes,
     signed,
     status_of,
     unit,
@@ -53,19 +54,25 @@ def comparison_table(runs: pd.DataFrame, predictions: Predictions | None = None)
     if runs.empty:
         raise ReportError("no runs to report")
     rows = runs.drop_duplicates("row")
-    pairs = [(row, base) for row, base in zip(rows["row"], rows["base"], strict=True) if isinstance(base, str)]
+    trained = dict(zip(rows["row"], rows["run"], strict=True)) if "run" in rows else {}
+    pairs = [
+        (row, base)
+        for row, base in zip(rows["row"], rows["base"], strict=True)
+        if isinstance(base, str) and (row not in trained or trained[row] != trained.get(base))
+    ]
     compared = compare(runs, pairs, predictions)
     by_row = {line["row"]: line for line in compared.to_dict("records")}
     params_unit, macs_unit = unit(runs["params"].dropna()), unit(runs["macs"].dropna())
+    by_name = {str(row): runs[runs["row"] == row] for row in rows["row"]}
+    fairness = fairness_notes(by_name)
     notes: list[str] = []
     cells, raw = [], []
     for row, label, recipe in zip(rows["row"], rows["label"], rows["recipe"], strict=True):
-        mine = runs[runs["row"] == row]
+        mine = by_name[row]
         line = by_row.get(row)
         top1 = summarise(mine.loc[mine["status"] == "done", "top1"])
-        said = [] if recipe == rows["recipe"].mode()[0] else [f"trained with recipe {recipe}"]
+        said = [note for note in fairness[row] if not line or note != account(mine)]
         said += [str(line["note"])] if line and line["note"] else []
-        said += [account(mine)] if account(mine) and not line else []
         notes += [note for note in said if note not in notes]
         marks = tuple(sorted(notes.index(note) + 1 for note in said))
         cells.append(

@@ -113,7 +113,7 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str) -> Table:
     runs = runs[runs["roadmap"] == roadmap_name]
     _check(runs, steps)
     by_row = {row.name: runs[runs["row"] == row.name] for row in steps.rows}
-    fairness = _fairness_notes(by_row)
+    fairness = fairness_notes(by_row)
     summaries = [_summarise(row, steps, by_row, fairness[row.name]) for row in steps.rows]
 
     macs_unit = unit(summary.macs for summary in summaries)
@@ -266,7 +266,7 @@ def _first(runs: pd.DataFrame, column: str) -> int | None:
     return int(counts.iloc[0]) if len(counts) else None
 
 
-def _fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
+def fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
     """For each row, what a reader must know before comparing it with the others."""
     recipes = {name: tuple(_values(runs, "recipe")) for name, runs in by_row.items()}
     seeds = {name: tuple(sorted(map(int, runs["seed"].dropna()))) for name, runs in by_row.items()}
@@ -337,6 +337,7 @@ def facts(runs: pd.DataFrame) -> str:
     facts = [
         f"study {', '.join(_values(runs, 'study'))}",
         f"data {', '.join(_values(runs, 'dataset'))}",
+        *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
         f"recipe {', '.join(_usual(recipes))}",
         _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
         f"{len(runs)} {run_word}: " + ", ".join(f"{number} {status}" for status, number in statuses if number),
