@@ -37,7 +37,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """The learning rate of a step, the first being 0: linear warm-up from near 0, then a cosine to 0 or steps down."""
+    """The learning rate of a step, counted from 0: linear warm-up from near 0, then a cosine to 0 or steps down."""
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup

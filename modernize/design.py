@@ -65,7 +65,7 @@ class Design:
 
     def flags(self) -> dict[str, Any]:
         """Every flag and its value as plain YAML would hold it: depths as `3-4-6-3`, no layer scale as `off`."""
-        return {flag.name: flag.plain(getattr(self, flag.name)) for flag in FLAGS}
+        return {flag.name: plain(getattr(self, flag.name)) for flag in FLAGS}
 
     def differences(self, base: Design) -> dict[str, Any]:
         """The flags, as plain values, in which this design differs from `base`."""
@@ -88,10 +88,6 @@ class Flag:
             return self.parse(value)
         except ValueError as error:
             raise DesignError(f"{self.name}={printable(plain(value))}: {error}") from None
-
-    def plain(self, value: Any) -> Any:
-        """A value of the flag as YAML holds it."""
-        return plain(value)
 
 
 def plain(value: Any) -> Any:

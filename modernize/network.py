@@ -94,7 +94,7 @@ def linear_rates(last: float, blocks: int) -> list[float]:
 def stochastic_depth(x: Tensor, rate: float) -> Tensor:
     """Zeroes whole images of x with probability `rate` and scales the others so that the mean stays."""
     keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
-    return x * keep.div_(1 - rate) if rate < 1 else x * keep
+    return x * keep.div_(1 - rate)
 
 
 def sequence(layers: p.Layers) -> nn.Sequential:
