@@ -24,7 +24,7 @@ from commands import ablations, started
 
 from ablations.store import checkpoints, read_json
 
-KILLS = 24
+KILLS = 20
 SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
 # Four runs of a second or two each, all under one recipe.
 GRID = ("grid", "--base", "pocket,depths=1-1,width=4", "--flags", "norm=bn:ln,activation=relu:gelu", *SMALL)
