@@ -15,6 +15,7 @@ from modernize.design import Design
 from modernize.models import design as named
 from modernize.network import Network
 from modernize.plan import Plan, compile_plan, trace
+from modernize.reference import count_reference, is_reference
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore rests on torch.jit
@@ -55,8 +56,11 @@ class Cost:
 def count(what: str | Design, image_size: int = 224, in_channels: int = 3, num_classes: int = 1000) -> Cost:
     """The cost of a design or of a design's name, by fvcore on the network without its weights allocated.
 
+    That of `torchvision:NAME` is counted by torch's own counter, which sees attention too.
     Raises DesignError for what cannot be built, or images of `image_size` pixels a side too small for it.
     """
+    if isinstance(what, str) and is_reference(what):
+        return count_reference(what, image_size, in_channels, num_classes)
     plan = compile_plan(named(what) if isinstance(what, str) else what, in_channels, num_classes)
     trace(plan, image_size)  # an image too small for the strides is refused here, by name
     short, repeats = _without_repeats(plan)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modernize.design import Design, DesignError, nearest, printable
 from modernize.plan import compile_plan
+from modernize.reference import is_reference
 from modernize.roadmap import NAMES as ROADMAPS
 from modernize.roadmap import roadmap
 
@@ -40,6 +41,8 @@ def design(name: str) -> Design:
 
     Raises DesignError, one line, for anything in it that is unknown or cannot be built.
     """
+    if is_reference(name):
+        raise DesignError(f"{printable(name)!r} has no flags: it can be counted, trained and put beside a study's rows")
     head, *settings = name.split(",")
     base, at, row = head.partition("@")
     found = _from_file(Path(base)) if base.endswith((".yaml", ".yml")) else MODELS.get(base)

@@ -53,3 +53,11 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
+    """A whole number; 12:30:00 stays what it says, where YAML 1.1 means 45000."""
+    return node.value if ":" in node.value else loader.construct_yaml_int(node)
+
+
+_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _whole)
