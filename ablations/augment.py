@@ -1,20 +1,61 @@
-"""Augmentation of whole batches: each image is cropped and flipped by a draw of its own, in one gather."""
+"""Augmentation of whole batches: crop, flip and erasing by a draw for each image; Mixup and CutMix."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
+from ablations.chance import generator, seed_of, seeded
 from ablations.data import Split
+from ablations.recipes import TrainingConfig
+
+ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10  # as torchvision's RandomErasing (Zhong et al., 2020)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process takes in at once of a step's batch: its indices, and the place of the first in the batch."""
+
+    epoch: int
+    position: int
+    first: int
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An image that was skipped, and why."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came of a part: the images N×C×H×W and labels N of those that are whole, their indices, and the others."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    damaged: tuple[Damaged, ...] = ()
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's DataLoader, so that a GPU may fetch the batch while it computes."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
 class Batches:
-    """Normalised batches of a split, N×C×H×W in channels-last memory, on one device.
+    """Normalised batches of a split in memory, N×C×H×W in channels-last memory, on one device.
 
     `mean` and `std` are the training split's, a channel each, in units of uint8.
     """
 
     def __init__(self, split: Split, mean: Tensor, std: Tensor, device: torch.device, crop_padding: int = 0):
+        self.device = device
         self.size = split.images.shape[1]
         self.padding = crop_padding
         padded = torch.nn.functional.pad(split.images, (0, 0, crop_padding, crop_padding, crop_padding, crop_padding))
@@ -26,25 +67,97 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def training(self, parts: Iterable[Part], config: TrainingConfig, seed: int) -> Iterator[Batch]:
+        """Each part's images, augmented, and their labels."""
+        for part in parts:
+            yield Batch(*self.augmented(part, config, seed), part.indices)
+
+    def evaluation(self, indices: Tensor, most: int) -> Iterator[Batch]:
+        """The images of these indices as they are, at most so many at once."""
+        for chosen in indices.split(most):
+            yield Batch(*self.plain(chosen), chosen)
+
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images of these indices as they are, and their labels."""
         middle = slice(self.padding, self.padding + self.size)
+        indices = indices.to(self.images.device)
         return self._normalised(self.images[indices][:, middle, middle]), self.labels[indices]
 
-    def augmented(self, indices: Tensor, flip: bool, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        """These images, each cropped at random from its padded self and, with `flip`, mirrored or not."""
-        count, device = len(indices), self.images.device
-        top, left = torch.randint(2 * self.padding + 1, (2, count, 1), generator=chance)
-        mirrored = torch.rand((count, 1), generator=chance) < (0.5 if flip else 0.0)
+    def augmented(self, part: Part, config: TrainingConfig, seed: int) -> tuple[Tensor, Tensor]:
+        """A part's images, each cropped at random from its padded self, mirrored or not, erased in part or not.
+
+        What is drawn is drawn for the whole batch: an image's crop does not depend on who takes it in.
+        """
+        count, device = config.batch_size, self.images.device
+        mine = slice(part.first, part.first + len(part.indices))
+        chance = generator(seed, "augment", part.epoch, part.position)
+        top, left = torch.randint(2 * self.padding + 1, (2, count, 1), generator=chance)[:, mine]
+        mirrored = torch.rand((count, 1), generator=chance)[mine] < (0.5 if config.horizontal_flip else 0.0)
         offsets = torch.arange(self.size)
         rows = (top + offsets).to(device)
         columns = (left + torch.where(mirrored, offsets.flip(0), offsets)).to(device)
-        indices = indices.to(device)
+        indices = part.indices.to(device)
         images = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return self._normalised(images), self.labels[indices]
+        images = self._normalised(images)
+        if config.erasing:
+            boxes = erased_boxes(count, self.size, config.erasing, chance)[mine].to(device)
+            noise = generator(seed, "noise", part.epoch, part.position, part.first, device=device)
+            images = erased(images, boxes, noise)
+        return images, self.labels[indices]
 
     def _normalised(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images, self.scale).permute(0, 3, 1, 2)
+
+
+def erased_boxes(count: int, size: int, probability: float, chance: torch.Generator) -> Tensor:
+    """For each of `count` square images a box to erase as top, left, height, width; of height 0 where none is."""
+    low, high = ERASED_AREA
+    area = size**2 * torch.empty(count, TRIES).uniform_(low, high, generator=chance)
+    low, high = torch.tensor(ERASED_RATIO).log().tolist()
+    ratio = torch.empty(count, TRIES).uniform_(low, high, generator=chance).exp()
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], -1).round().long()
+    fits = (sides < size).all(-1)
+    chosen = sides[torch.arange(count), fits.int().argmax(1)]  # the first that fits
+    corner = (torch.rand((count, 2), generator=chance) * (size - chosen + 1)).long()
+    erase = (torch.rand(count, generator=chance) < probability) & fits.any(1)
+    return torch.cat([corner, chosen], 1) * erase[:, None]
+
+
+def erased(images: Tensor, boxes: Tensor, chance: torch.Generator) -> Tensor:
+    """N×C×H×W images with normal noise, a draw for each value, in each one's box."""
+    place = torch.arange(images.shape[-1], device=images.device)
+    top, left, height, width = (side[:, None] for side in boxes.unbind(1))
+    rows, columns = (place >= top) & (place < top + height), (place >= left) & (place < left + width)
+    inside = rows[:, None, :, None] & columns[:, None, None, :]
+    noise = torch.randn(images.shape, generator=chance, device=images.device, dtype=images.dtype)
+    return torch.where(inside, noise, images)
+
+
+def mixing(config: TrainingConfig, classes: int, seed: int) -> Callable[[Part, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of a part's images with their neighbours.
+
+    The function returned maps images N×C×H×W and labels N to mixed images and targets N×classes; which of the two, and
+    by how much, is drawn for a step, the same for all its parts.
+    """
+    ways: list[v2.Transform] = []
+    chances: list[float] = []
+    both = bool(config.mixup and config.cutmix)
+    switch = config.mix_switch if config.mix_switch is not None else 0.5
+    if config.mixup:
+        ways.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
+        chances.append(1 - switch if both else 1.0)
+    if config.cutmix:
+        ways.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
+        chances.append(switch if both else 1.0)
+    one_of = v2.RandomChoice(ways, p=chances)
+
+    def mix(part: Part, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with seeded(seed_of(seed, "mix", part.epoch, part.position)):
+            if torch.rand(()) < (1.0 if config.mix_probability is None else config.mix_probability):
+                return one_of(images, labels)
+        return images, torch.nn.functional.one_hot(labels, classes).to(images.dtype)
+
+    return mix
 
 
 def mean_and_std(split: Split) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
+import numpy as np
 import torch
 
 
@@ -12,6 +16,21 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(*key: int | str) -> torch.Generator:
-    """A generator on the CPU, seeded by the key."""
-    return torch.Generator().manual_seed(seed_of(*key))
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on a device, seeded by the key."""
+    return torch.Generator(device).manual_seed(seed_of(*key))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and torch's own chance on the CPU begin at this seed within, and go on as before after."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])

@@ -1,4 +1,4 @@
-"""Data sets: found or fetched, checked, and held in memory as uint8 images ready for batches."""
+"""Data sets: found or fetched, checked, held in memory as uint8 images ready for batches or left in their files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ablations.chance import generator
 from ablations.errors import RequestError
+from ablations.files import ImageFiles, class_folders, shards
 from ablations.recipes import first_line
 from modernize.design import nearest
 
@@ -33,35 +34,42 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """An image as uint8 C×H×W and its label."""
+        return self.images[index].permute(2, 0, 1), int(self.labels[index])
+
     def take(self, indices: Tensor) -> Split:
         """The images of these indices."""
         return Split(self.images[indices], self.labels[indices])
 
 
+Images = Split | ImageFiles
+
+
 @dataclass(frozen=True)
 class DataSet:
-    """A training and a test split of square images, their classes, and a checksum over all of it."""
+    """A training and a test split, their classes, and a checksum over all of it.
+
+    `image_size` is the side in pixels of what a network sees, which images not in memory are brought to when read.
+    """
 
     name: str
-    train: Split
-    test: Split
+    train: Images
+    test: Images
     classes: tuple[str, ...]
     checksum: str
     place: str
-
-    @property
-    def image_size(self) -> int:
-        return self.train.images.shape[1]
-
-    @property
-    def channels(self) -> int:
-        return self.train.images.shape[3]
+    image_size: int
+    channels: int
 
 
-def load(name: str, data_dir: Path, image_size: int | None = None, evaluate: str = "test") -> DataSet:
+def load(
+    name: str, data_dir: Path, image_size: int | None = None, evaluate: str = "test", as_they_are: bool = False
+) -> DataSet:
     """The data set of that name, at `image_size` pixels a side (the data's own where None).
 
     `evaluate="validation"` puts a tenth of the training split, always the same, in the place of the test split.
+    With `as_they_are` images in memory keep their size, for a recipe that prepares them one by one.
     Raises RequestError, one line, where it cannot be found, fetched or read, or is damaged.
     """
     if name not in LOADERS:
@@ -69,7 +77,9 @@ def load(name: str, data_dir: Path, image_size: int | None = None, evaluate: str
     data = LOADERS[name](data_dir, image_size)
     if evaluate == "validation":
         data = _hold_out(data)
-    return data if image_size in (None, data.image_size) else _resized(data, int(image_size or 0))
+    if image_size in (None, data.image_size):
+        return data
+    return replace(data, image_size=int(image_size or 0)) if as_they_are else _resized(data, int(image_size or 0))
 
 
 def _hold_out(data: DataSet) -> DataSet:
@@ -82,6 +92,7 @@ def _hold_out(data: DataSet) -> DataSet:
 def _resized(data: DataSet, size: int) -> DataSet:
     """The data set with its images resized, bilinear with antialiasing."""
     _check_memory(data.name, len(data.train), data.channels, size)
+    assert isinstance(data.train, Split) and isinstance(data.test, Split)
 
     def resize(split: Split) -> Split:
         parts = [
@@ -92,7 +103,7 @@ def _resized(data: DataSet, size: int) -> DataSet:
         ]
         return Split(torch.cat(parts).contiguous(), split.labels)
 
-    return replace(data, train=resize(data.train), test=resize(data.test))
+    return replace(data, train=resize(data.train), test=resize(data.test), image_size=size)
 
 
 def _check_memory(what: str, images: int, channels: int, size: int) -> None:
@@ -118,7 +129,8 @@ def _assemble(
         return Split(torch.tensor(images), torch.tensor(labels))
 
     splits = split(*train), split(*test)
-    return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place))
+    _, size, _, channels = splits[0].images.shape
+    return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels)
 
 
 # ---- Fashion-MNIST
@@ -323,10 +335,39 @@ def _read_folder(data_dir: Path, part: str, size: int) -> tuple[tuple[np.ndarray
     return (images, np.asarray(listed.targets)), listed.classes
 
 
+# ---- ImageNet and others too large for memory
+
+
+def _imagenet(data_dir: Path, image_size: int | None) -> DataSet:
+    """train/ and val/ of class folders, else WebDataset shards *train*.tar and *val*.tar, left in their files."""
+    if image_size is None:
+        raise RequestError("data set imagenet: its images differ in size; give the recipe's: --set image_size=224")
+    if (data_dir / "train").is_dir() and (data_dir / "val").is_dir():
+        (train, classes), (test, test_classes) = (class_folders(data_dir / part) for part in ("train", "val"))
+        if classes != test_classes:
+            odd = sorted(set(classes) ^ set(test_classes))[0]
+            raise RequestError(
+                f"data set imagenet: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val"
+            )
+    else:
+        found = [sorted(data_dir.glob(f"*{part}*.tar")) for part in ("train", "val")]
+        if not all(found):
+            raise RequestError(
+                f"data set imagenet: {data_dir} holds neither folders train and val, each with a folder of images for "
+                f"each class, nor WebDataset shards *train*.tar and *val*.tar"
+            )
+        train, test = map(shards, found)
+        number = int(max(train.labels.max(), test.labels.max())) + 1
+        classes = [str(label) for label in range(number)]
+    checksum = hashlib.sha256(train.digest() + test.digest()).hexdigest()
+    return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3)
+
+
 LOADERS: dict[str, Callable[[Path, int | None], DataSet]] = {
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),
     "digits": _digits,
     "folder": _folder,
+    "imagenet": _imagenet,
 }

@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from ablations.errors import RequestError, RunError
 from ablations.frames import write_results
-from ablations.progress import Display
+from ablations.progress import Display, Screen
 from ablations.runs import RunConfig, finished, locked, mark_failed, read_state
 from ablations.studies import Study, open_folder, run_folder
 
@@ -75,9 +73,11 @@ def _devices(device: str) -> tuple[str, ...]:
 class Launcher:
     """Starts the workers of a study, follows them, and puts in order what they leave."""
 
-    def __init__(self, study: Study, folder: Path, data_dir: Path, machine: Machine, display: Display):
+    def __init__(
+        self, study: Study, folder: Path, data_dir: Path, machine: Machine, display: Display, tensorboard: bool = False
+    ):
         self.study, self.folder, self.data_dir = study, folder, data_dir
-        self.machine, self.display = machine, display
+        self.machine, self.display, self.tensorboard = machine, display, tensorboard
         self.runs = {run.name: run for run in study.runs}
         self.events: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[_Worker] = []
@@ -101,12 +101,15 @@ class Launcher:
     def _start(self, device: str) -> None:
         # -P: what lies in the current folder must not stand in for a module
         command = [sys.executable, "-P", "-m", "ablations.worker", f"--data-dir={self.data_dir}", f"--device={device}"]
-        command += [f"--threads={self.machine.threads}", f"--launcher={os.getpid()}", "--", str(self.folder)]
+        command += [f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
+        command += [*(["--tensorboard"] if self.tensorboard else []), "--", str(self.folder)]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         worker = _Worker(process)
         self.workers.append(worker)
+        if self.interrupts:  # asked to stop while it was being started
+            process.send_signal(signal.SIGINT)
         assert process.stdout and process.stderr
         listening = threading.Thread(target=self._listen, args=(worker, process.stdout, device), daemon=True)
         listening.start()
@@ -114,9 +117,10 @@ class Launcher:
 
     def _listen(self, worker: _Worker, stream: IO[str], device: str) -> None:
         for line in stream:
-            try:
-                self.events.put((worker, json.loads(line)))
-            except ValueError:  # printed by something before the worker had its channel
+            event = _event(line)
+            if event is not None:
+                self.events.put((worker, event))
+            else:  # printed by something before the worker had its channel
                 worker.complaints.append(line.rstrip())
         worker.process.wait()
         self.events.put((worker, {"event": "exit", "device": device}))
@@ -183,6 +187,15 @@ class Launcher:
             worker.process.send_signal(number)
 
 
+def _event(line: str) -> dict[str, Any] | None:
+    """What a worker tells in a line, or None where the line is not a worker's."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
 def _cause(status: int) -> str:
     """An exit status in words."""
     if status == -signal.SIGKILL:
@@ -197,6 +210,7 @@ def run_study(
     datasets: Mapping[str, DataSet],
     machine: Machine,
     retry_failed: bool = False,
+    tensorboard: bool = False,
 ) -> list[tuple[RunConfig, str]]:
     """Runs what is left of a study in its folder, showing how it goes; returns the runs that failed, and why.
 
@@ -206,8 +220,7 @@ def run_study(
     if retry_failed:
         forget_failures(study, folder)
     ended = {run.name for run in study.runs if finished(run_folder(folder, run))}
-    work = {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in study.runs}
-    console = Console()
+    console = Screen()
     console.print(
         f"{study.name}: {len(study.runs)} runs, {len(ended)} there already; {machine.jobs} side by side, "
         f"{machine.threads} threads each, on {', '.join(machine.devices)}; folder {folder}",
@@ -216,12 +229,17 @@ def run_study(
         markup=False,
     )
     try:
-        with Display(console, work, ended) as display:
-            Launcher(study, folder, data_dir, machine, display).launch()
+        with Display(console, work_of(study, datasets), ended) as display:
+            Launcher(study, folder, data_dir, machine, display, tensorboard).launch()
     finally:
         with contextlib.suppress(OSError):  # derived, and written again by every report
             write_results(study, folder)
     return failures(study, folder)
+
+
+def work_of(study: Study, datasets: Mapping[str, DataSet]) -> dict[str, float]:
+    """How much there is to do in each run, in multiply-adds."""
+    return {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in study.runs}
 
 
 def forget_failures(study: Study, folder: Path) -> None:

@@ -10,15 +10,23 @@ from torch import nn
 from ablations.recipes import TrainingConfig
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-_UNDECAYED = ("bias", "layer_scale", "gamma")
+_UNDECAYED = (
+    *("bias", "layer_scale", "gamma"),
+    # what attention adds to its inputs or scales them by, in torchvision's networks and timm's
+    *("relative_position_bias_table", "logit_scale", "class_token", "cls_token", "pos_embedding", "pos_embed"),
+)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """The weights that decay, and those that do not: biases, norms and layer scale (paper, Table 5 and appendix A)."""
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()  # one that is in two places goes by the first
     for path, module in model.named_modules():
         for name, weights in module.named_parameters(recurse=False):
+            if weights in seen:
+                continue
+            seen.add(weights)
             exempt = isinstance(module, _NORMS) or weights.ndim < 2
             exempt = exempt or name in _UNDECAYED or path.rpartition(".")[2] in _UNDECAYED
             (undecayed if exempt else decayed).append(weights)
@@ -31,19 +39,20 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         assert config.momentum is not None
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=config.peak_learning_rate, momentum=config.momentum, fused=True)
     assert config.betas is not None
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.peak_learning_rate, betas=config.betas, fused=True)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """The learning rate of a step, counted from 0: linear warm-up from near 0, then a cosine to 0 or steps down."""
+    peak = config.peak_learning_rate
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     if config.schedule == "cosine":
         progress = (step - warmup) / max(total_steps - warmup, 1)
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
     assert config.step_epochs is not None and config.step_factor is not None
     drops = int(step / (config.step_epochs * steps_per_epoch) + 1e-9)  # 3 / (0.2 * 3) is 4.99…
-    return config.learning_rate * config.step_factor**drops
+    return peak * config.step_factor**drops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 PLAIN_SECONDS = 30  # between plain lines about one run
+
+
+class Screen(Console):
+    """Where output goes; a reader who leaves, as `| head` does, ends the showing and not the training."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display:
@@ -77,9 +87,9 @@ class Display:
         if run in self.tasks:
             self.bars.remove_task(self.tasks.pop(run))
         if result["status"] == "done":
-            words = (
-                f"top-1 {result['top1']:.2f}%  {result['seconds']:.0f} s  {result['images_per_second']:.0f} images/s"
-            )
+            averaged = f" (averaged weights {result['ema_top1']:.2f}%)" if "ema_top1" in result else ""
+            speed = f"{result['seconds']:.0f} s  {result['images_per_second']:.0f} images/s"
+            words = f"top-1 {result['top1']:.2f}%{averaged}  {speed}"
             self.say(f"{run}: {words}")
         else:
             self.say(f"{run}: failed: {result['reason']}", style="red")

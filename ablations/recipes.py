@@ -28,6 +28,8 @@ def _no_switch(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_no_switch)]
 Whole = Annotated[int, BeforeValidator(_no_switch), Field(lt=2**31)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+Part = Annotated[Number, Field(gt=0, le=1)]
+Chance = Annotated[Number, Field(ge=0, le=1)]
 
 # What only one optimizer or schedule reads, with its default there; anywhere else it is refused, not ignored.
 _BELONGS: dict[str, tuple[str, str, Any]] = {
@@ -36,17 +38,28 @@ _BELONGS: dict[str, tuple[str, str, Any]] = {
     "step_epochs": ("schedule", "step", 30.0),
     "step_factor": ("schedule", "step", 0.1),
 }
+# What only has a meaning beside another setting, with its default there.
+_BESIDE: dict[str, tuple[tuple[str, ...], Any]] = {
+    "randaugment_std": (("randaugment",), 0.5),
+    "mix_switch": (("mixup", "cutmix"), 0.5),
+    "mix_probability": (("mixup", "cutmix"), 1.0),
+}
 
 
 class TrainingConfig(BaseModel):
-    """How a network is trained. Epochs may be fractions of a pass over the training set."""
+    """How a network is trained. Epochs may be fractions of a pass over the training set.
+
+    The settings that `MAY_CHANGE` names say how a run is carried out, and it may go on with others. Of these only
+    `accumulation` reaches what comes out: BatchNorm's statistics, and the pairs that are mixed, are of one part.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_epochs: Number = Field(gt=0, le=1e6, description="passes over the training set")
-    batch_size: Whole = Field(ge=2, description="images a step")
+    batch_size: Whole = Field(ge=2, description="images a step, over all processes and accumulated parts")
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Number = Field(gt=0, description="its peak, at this batch size")
+    learning_rate: Number = Field(gt=0, description="its peak, at `learning_rate_batch` images a step")
+    learning_rate_batch: Whole | None = Field(default=None, ge=1, description="none: at batch_size, whatever that is")
     momentum: Share | None = None
     betas: tuple[Share, Share] | None = None
     weight_decay: Number = Field(default=0.0, ge=0, description="not on biases, norms and layer scale")
@@ -54,14 +67,51 @@ class TrainingConfig(BaseModel):
     warmup_epochs: Number = Field(default=0.0, ge=0, le=1e6, description="of linear growth from 0")
     step_epochs: Number | None = Field(default=None, ge=1e-6, description="between the drops of the step schedule")
     step_factor: Number | None = Field(default=None, gt=0, le=1)
+    clip_norm: Number | None = Field(default=None, gt=0, description="the longest that a step's gradient may be")
     label_smoothing: Share = 0.0
     image_size: Whole | None = Field(default=None, ge=1, description="pixels a side; none: the data's own")
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_padding: Whole = Field(default=0, ge=0, description="pixels around the image, for a random crop of each")
+    crop_scale: tuple[Part, Part] | None = Field(
+        default=None, description="least and most of an image's area in a random resized crop; none: no such crop"
+    )
+    evaluation_crop: Part = Field(default=1.0, description="the centre crop's side over the resized image's")
     horizontal_flip: bool = False
+    randaugment: Number | None = Field(default=None, gt=0, le=10, description="its magnitude, of 10; none: off")
+    randaugment_std: Number | None = Field(default=None, ge=0, description="of the magnitude, drawn for each operation")
+    erasing: Share = Field(default=0.0, description="probability that a rectangle of an image becomes noise")
+    mixup: Number = Field(default=0.0, ge=0, description="alpha of the Beta distribution of shares; 0: no Mixup")
+    cutmix: Number = Field(default=0.0, ge=0, description="alpha of the Beta distribution of areas; 0: no CutMix")
+    mix_switch: Chance | None = Field(default=None, description="probability of CutMix where both may be")
+    mix_probability: Chance | None = Field(default=None, description="that a batch is mixed at all")
     drop_path_rate: Share = 0.0
     init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
+    ema_decay: Share | None = Field(
+        default=None, description="of a moving average of the weights, evaluated beside them"
+    )
+    sync_batchnorm: bool = Field(default=False, description="BatchNorm over the images of all processes")
+    precision: Literal["float32", "bf16", "fp16"] = Field(default="float32", description="of the forward pass")
+    channels_last: bool = True
+    compile: bool = Field(default=False, description="by torch.compile")
+    activation_checkpointing: bool = Field(default=False, description="blocks computed again, to save memory")
+    accumulation: Whole = Field(default=1, ge=1, description="equal parts in which a process goes through its share")
+    workers: Whole | None = Field(
+        default=None, ge=0, le=1024, description="processes that prepare images; none: a GPU run's threads, 0 on a CPU"
+    )
+    max_damaged: Share = Field(default=0.001, description="share of images that may be damaged before a run fails")
     checkpoint_seconds: Number = Field(default=60.0, gt=0)
     checkpoint_steps: Whole | None = Field(default=None, ge=1)
+    checkpoint_every: Number | None = Field(default=None, gt=0, description="epochs between checkpoints kept for good")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The peak at this batch size: in proportion to it, as the paper's (Table 5 and Goyal et al., 2017)."""
+        return self.learning_rate * self.batch_size / (self.learning_rate_batch or self.batch_size)
+
+    @property
+    def image_by_image(self) -> bool:
+        """Whether images must be prepared one by one, rather than in whole batches."""
+        return self.crop_scale is not None or self.randaugment is not None or self.evaluation_crop < 1
 
     @model_validator(mode="before")
     @classmethod
@@ -76,7 +126,44 @@ class TrainingConfig(BaseModel):
                 filled[name] = default if filled.get(name) is None else filled[name]
             elif filled.get(name) is not None and chosen in get_args(cls.model_fields[owner].annotation):
                 raise ValueError(f"{name}: only {owner}={choice} uses it, and {owner} is {chosen}")
+        for name, (owners, default) in _BESIDE.items():
+            if any(values.get(owner) for owner in owners):
+                filled[name] = default if filled.get(name) is None else filled[name]
+            elif filled.get(name) is not None:
+                use = "uses" if len(owners) == 1 else "use"
+                raise ValueError(f"{name}: only {' and '.join(owners)} {use} it, and there is none; set it to null")
         return filled
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingConfig:
+        """Refuses settings that cannot hold together."""
+        if self.crop_scale and self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale={list(self.crop_scale)}: the smaller share comes first")
+        if self.crop_scale and self.crop_padding:
+            raise ValueError("crop_padding: crop_scale crops already; give one of the two")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation={self.accumulation}: it does not divide batch_size={self.batch_size}; "
+                f"the nearest value that works is {nearest_divisor(self.batch_size, self.accumulation)}"
+            )
+        return self
+
+
+# Settings that say how a run is carried out: it may be taken up again with others.
+MAY_CHANGE = (
+    "accumulation",
+    "workers",
+    "max_damaged",
+    "activation_checkpointing",
+    "checkpoint_seconds",
+    "checkpoint_steps",
+    "checkpoint_every",
+)
+
+
+def nearest_divisor(number: int, wish: int) -> int:
+    """The divisor of a number that is nearest to a wish."""
+    return min((part for part in range(1, number + 1) if number % part == 0), key=lambda part: abs(part - wish))
 
 
 def recipe_names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -20,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from ablations.distributed import ALONE, Group
 from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
 from modernize.design import Design, DesignError
@@ -28,19 +30,27 @@ from modernize.plan import compile_plan, trace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
+
     from ablations.data import DataSet
+    from ablations.trainer import Result
+    from modernize.cost import Cost
 
 PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pandas", "pydantic")
 
 
 class RunConfig(BaseModel):
-    """Everything that a run's result follows from, but for the machine; `flags` is the whole design."""
+    """Everything that a run's result follows from, but for the machine.
+
+    `flags` is the whole design; where there are none, `reference` is another project's network.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: str
     label: str
     flags: dict[str, Any]
+    reference: str | None = None
     recipe_name: str
     recipe: TrainingConfig
     data: str
@@ -59,24 +69,38 @@ class RunConfig(BaseModel):
     def cost(self, data: DataSet) -> tuple[int, int]:
         """Parameters and multiply-adds on this data; raises RequestError where its images are too small."""
         try:
-            steps = trace(compile_plan(self.design, data.channels, len(data.classes)), data.image_size)
+            if self.reference is not None:
+                cost = _count_reference(self.reference, data.image_size, data.channels, len(data.classes))
+                return cost.params, cost.macs
+            return _count_design(self.design, data.image_size, data.channels, len(data.classes))
         except DesignError as error:
             raise RequestError(f"{self.row} on {data.name}: {error}") from None
-        return sum(step.params for step in steps), sum(step.macs for step in steps)
 
     def images(self, data: DataSet) -> int:
         """Images seen in training on this data."""
         steps_per_epoch = len(data.train) // self.recipe.batch_size
         return max(round(self.recipe.max_epochs * steps_per_epoch), 1) * self.recipe.batch_size
 
-    def check(self, data: DataSet) -> None:
-        """Raises RequestError where design or recipe do not fit the data."""
+    def check(self, data: DataSet, processes: int = 1) -> None:
+        """Raises RequestError where design or recipe do not fit the data or so many processes."""
+        from ablations.trainer import check_batch
+
         self.cost(data)
-        if self.recipe.batch_size > len(data.train):
-            raise RequestError(
-                f"batch_size={self.recipe.batch_size}: the training set of {data.name} has {len(data.train)} images; "
-                f"the nearest value that works is {len(data.train)}"
-            )
+        try:
+            check_batch(self.recipe, len(data.train), processes)
+        except ValueError as error:
+            raise RequestError(f"{error} ({self.row} on {data.name})") from None
+
+    @property
+    def note(self) -> str | None:
+        """What sets this run apart from the others of its study, if anything does."""
+        from modernize.reference import has_stochastic_depth
+
+        if self.reference is None:
+            return None
+        without = " and without stochastic depth, which it does not have"
+        lacks = self.recipe.drop_path_rate and not has_stochastic_depth(self.reference)
+        return f"torchvision's network, initialised as torchvision does{without if lacks else ''}"
 
 
 @dataclass(frozen=True)
@@ -90,8 +114,7 @@ class State:
 
 def read_state(folder: Path) -> State:
     """The state of a run's folder, which need not be there and may be being written."""
-    from ablations.store import DamagedError, read_json
-    from ablations.trainer import read_log
+    from ablations.store import DamagedError, read_json, read_log
 
     try:
         result = read_json(folder / "result.json")
@@ -137,41 +160,61 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Bystanders:
+    """Who is told how a run goes (each log line, what a user should know), and who may ask it to stop."""
+
+    report: Callable[[dict[str, Any]], None] = lambda line: None
+    stopping: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = lambda words: None
+
+
 def execute(
     config: RunConfig,
     folder: Path,
     data: DataSet,
     device: str = "cpu",
-    report: Callable[[dict[str, Any]], None] = lambda line: None,
-    stopping: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda words: None,
+    bystanders: Bystanders = Bystanders(),
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Trains a run, from its last checkpoint if it has one, and returns its result, which stands in `result.json`.
 
-    A run that diverges or breaks is a result too: `status` failed, with the reason. Raises Interrupted when `stopping`
-    says so, RequestError where the recipe does not fit the data, RunError where the folder cannot be written.
+    A run that diverges or breaks is a result too: `status` failed, with the reason. In a group of processes all call
+    this, and rank 0 writes. Raises Interrupted when `stopping` says so, RequestError where the recipe does not fit the
+    data, RunError where the folder cannot be written.
     """
     from ablations.store import remove_leftovers, write_bytes, write_json
-    from ablations.trainer import DivergedError, Interrupted
+    from ablations.trainer import DamagedDataError, DivergedError, Interrupted
 
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
+    facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
+    facts |= {"note": config.note} if config.note else {}
     try:
-        remove_leftovers(folder)
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_bytes(folder / "config.yaml", text.encode())
-        _record_session(folder / "environment.json", environment(device, config.seed, data))
+        if group.main:
+            remove_leftovers(folder)
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            write_bytes(folder / "config.yaml", text.encode())
+            _record_session(folder / "environment.json", environment(device, config.seed, data, group.size))
         try:
-            result = {"status": "done", **_train(config, folder, data, device, report, stopping, say), **facts}
+            trained = _train(config, folder, data, device, bystanders, group)
+            result = {"status": "done", **_measured(trained), **facts}
         except (OSError, Interrupted, RequestError):
             raise
-        except DivergedError as error:
+        except (DivergedError, DamagedDataError) as error:
             result = {"status": "failed", "reason": str(error), **facts}
         except Exception as error:
+            if group.size > 1:  # this process alone may be in trouble: the others wait for it, and all must end
+                raise
             write_bytes(folder / "traceback.txt", traceback.format_exc().encode())
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            # of an error in a process that prepares images, the last line says what it was
+            words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
+            reason = " ".join(f"{type(error).__name__}: {words}".split())[:500]
             result = {"status": "failed", "reason": reason, **facts}
-        write_json(folder / "result.json", result)
+        if group.main:
+            if result["status"] == "done":
+                result["predictions_sha256"] = _write_predictions(folder, trained)
+            write_json(folder / "result.json", result)
     except OSError as error:
         raise RunError(
             f"run {folder}: cannot be written ({error.strerror or error}); earlier results are whole"
@@ -179,43 +222,62 @@ def execute(
     return result
 
 
-def _train(
-    config: RunConfig,
-    folder: Path,
-    data: DataSet,
-    device: str,
-    report: Callable[[dict[str, Any]], None],
-    stopping: Callable[[], bool],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    import numpy as np
+def _train(config: RunConfig, folder: Path, data: DataSet, device: str, bystanders: Bystanders, group: Group) -> Result:
     import torch
 
     from ablations.chance import seed_of
-    from ablations.store import write_bytes
     from ablations.trainer import Trainer
-    from modernize.models import build
 
     torch.manual_seed(seed_of(config.seed, "initialisation"))
-    recipe = config.recipe
-    network = build(
-        config.design, len(data.classes), data.channels, drop_path_rate=recipe.drop_path_rate, init=recipe.init
-    )
-    trainer = Trainer(network, data.train, data.test, recipe, config.seed, folder, device, report, stopping, say)
-    result = trainer.train()
+    network = build_network(config, data)
+    report, stopping, say = bystanders.report, bystanders.stopping, bystanders.say
+    try:
+        trainer = Trainer(
+            network, data.train, data.test, config.recipe, config.seed, folder, device, report, stopping, say, group
+        )
+    except ValueError as error:
+        raise RequestError(f"{error} ({config.row} on {data.name})") from None
+    return trainer.train()
+
+
+def build_network(config: RunConfig, data: DataSet) -> nn.Module:
+    """The run's network for this data, its weights drawn from torch's global generator."""
+    from modernize.models import build
+    from modernize.reference import build_reference
+
+    classes, rate = len(data.classes), config.recipe.drop_path_rate
+    if config.reference is not None:
+        return build_reference(config.reference, classes, data.channels, rate, data.image_size)
+    return build(config.design, classes, data.channels, drop_path_rate=rate, init=config.recipe.init)
+
+
+def _measured(trained: Result) -> dict[str, Any]:
+    """A result's numbers."""
+    averaged = trained.averaged
+    return {
+        "top1": trained.evaluation.top1,
+        "loss": trained.evaluation.loss,
+        **({"ema_top1": averaged.top1, "ema_loss": averaged.loss} if averaged else {}),
+        "images_seen": trained.images_seen,
+        "seconds": trained.seconds,
+        "images_per_second": trained.images_per_second,
+        "evaluation_seconds": trained.evaluation_seconds,
+        "weights_sha256": trained.weights_sha256,
+        **({"damaged": list(trained.damaged)} if trained.damaged else {}),
+    }
+
+
+def _write_predictions(folder: Path, trained: Result) -> str:
+    """Writes what was predicted for each test image; the file's checksum."""
+    import numpy as np
+
+    from ablations.store import write_bytes
+
     predictions = io.BytesIO()
-    predicted, labels = result.evaluation.predictions.numpy(), data.test.labels.numpy()
+    predicted, labels = trained.evaluation.predictions.numpy(), trained.evaluation.labels.numpy()
     np.savez(predictions, predicted=predicted.astype(np.uint16), labels=labels.astype(np.uint16))
     write_bytes(folder / "predictions.npz", predictions.getvalue())
-    return {
-        "top1": result.evaluation.top1,
-        "loss": result.evaluation.loss,
-        "images_seen": result.images_seen,
-        "seconds": result.seconds,
-        "images_per_second": result.images_per_second,
-        "weights_sha256": result.weights_sha256,
-        "predictions_sha256": hashlib.sha256(predictions.getvalue()).hexdigest(),
-    }
+    return hashlib.sha256(predictions.getvalue()).hexdigest()
 
 
 def _record_session(path: Path, session: dict[str, Any]) -> None:
@@ -243,7 +305,27 @@ def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
         return free
 
 
-def environment(device: str, seed: int, data: DataSet) -> dict[str, Any]:
+def load_data(run: RunConfig, data_dir: Path) -> DataSet:
+    """The data of a run, as its recipe wants it; raises RequestError."""
+    from ablations.data import load
+
+    return load(run.data, data_dir, run.recipe.image_size, run.evaluate, run.recipe.image_by_image)
+
+
+@functools.cache
+def _count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> tuple[int, int]:
+    steps = trace(compile_plan(design, in_channels, num_classes), image_size)
+    return sum(step.params for step in steps), sum(step.macs for step in steps)
+
+
+@functools.cache
+def _count_reference(name: str, image_size: int, in_channels: int, num_classes: int) -> Cost:
+    from modernize.reference import count_reference
+
+    return count_reference(name, image_size, in_channels, num_classes)
+
+
+def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[str, Any]:
     """What produced a run: code, packages, machine, device, threads, seed and data."""
     import torch
 
@@ -256,6 +338,7 @@ def environment(device: str, seed: int, data: DataSet) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({torch.backends.cpu.get_cpu_capability()})",
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "seed": seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

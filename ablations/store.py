@@ -9,9 +9,10 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class DamagedError(ValueError):
@@ -70,16 +71,41 @@ def _json_sum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last line cut short, as a kill leaves it, is left out."""
+    try:
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = []
+    for written in text.splitlines():
+        try:
+            line = json.loads(written)
+        except ValueError:
+            break
+        if not isinstance(line, dict) or "step" not in line:
+            break
+        lines.append(line)
+    return lines
+
+
 _CHECKPOINT = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 
-def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Writes a checkpoint whose name ends in its checksum, then removes all but the last `keep`."""
+def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, kept_as: str | None = None) -> Path:
+    """Writes a checkpoint whose name ends in its checksum, then removes all but the last `keep`.
+
+    With `kept_as` the same file is there under that name too, and stays.
+    """
+    import torch
+
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     path = folder / f"step-{step:09d}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
     write_bytes(path, buffer.getvalue())
+    if kept_as is not None:
+        write_bytes(folder / f"{kept_as}.pt", buffer.getvalue())
     for old in checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
@@ -92,6 +118,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint holds; raises DamagedError where the contents do not fit the checksum in its name."""
+    import torch
+
     match = _CHECKPOINT.fullmatch(path.name)
     data = path.read_bytes()
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
@@ -101,6 +129,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:
     """One checksum over a state dict: names, types, shapes and every bit of the values."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

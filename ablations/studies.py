@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from ablations.errors import RequestError, RunError
-from ablations.recipes import TrainingConfig, Whole, check, load_recipe, read_yaml, stretched
+from ablations.recipes import MAY_CHANGE, Number, TrainingConfig, Whole, check, load_recipe, read_yaml, stretched
 from ablations.runs import RunConfig
 from modernize.design import BY_NAME, Design, DesignError, nearest, text
 from modernize.models import design as named
+from modernize.reference import PREFIX, check_reference
 from modernize.roadmap import NAMES as ROADMAPS
 from modernize.roadmap import roadmap
 
@@ -51,6 +52,76 @@ _READS: dict[str, tuple[str, ...]] = {
 }
 
 
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_YEAR = 366 * 24 * 60  # minutes, which is longer than clusters let a job run
+# sbatch's options that stand for keys of ours, and those that every job has already or that would hide its number.
+_OURS = {
+    **{key: key for key in ("partition", "time", "nodes", "constraint", "gpus")},
+    **{"gpus-per-node": "gpus", "gpus-per-task": "gpus", "ntasks-per-node": "processes", "cpus-per-task": "cpus"},
+    **{"ntasks": "processes", "mem": "memory"},
+}
+_TAKEN = (
+    *("array", "signal", "output", "error", "job-name", "requeue", "no-requeue", "open-mode"),
+    *("parsable", "quiet", "test-only", "wait", "wrap"),
+)
+
+
+class Cluster(BaseModel):
+    """What each run asks a Slurm cluster for. `options` are further ones of sbatch, such as {qos: long}."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    partition: Word | None = None
+    time: str | int = Field(default=60, description="minutes, or as Slurm writes it: 2-00:00:00")
+    nodes: Whole = Field(default=1, ge=1)
+    gpus: Whole = Field(default=0, ge=0, description="of each node")
+    processes: Whole | None = Field(default=None, ge=1, description="on each node; none: one for each GPU, or one")
+    cpus: Whole = Field(default=1, ge=1, description="of each process")
+    memory: Number | None = Field(default=None, ge=0.001, le=1e6, description="GB of each node")
+    constraint: Word | None = None
+    options: dict[str, str | int | bool] = {}
+    setup: list[str] = Field(default=[], description="shell lines before the run, such as `module load cuda`")
+
+    @property
+    def processes_each(self) -> int:
+        """The processes of a run on each node."""
+        return self.processes or max(self.gpus, 1)
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _check_time(cls, time: Any) -> Any:
+        """Refuses what is no time, or longer than a year."""
+        asked = minutes(time)
+        if asked < 1:
+            raise ValueError(f"{time!r} is no time: write minutes, or days-hours:minutes:seconds such as 2-00:00:00")
+        if asked > _YEAR:
+            raise ValueError(f"{time!r} is longer than a year; a run out of time is requeued, and goes on")
+        return time
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        """Refuses what is a key of its own here, or what every job is submitted with."""
+        for key in options:
+            name = key.replace("_", "-")
+            if name in _OURS:
+                raise ValueError(f"{key}: write it as cluster.{_OURS[name]}")
+            if name in _TAKEN:
+                raise ValueError(f"{key}: each job is submitted with its own; leave it out")
+        return options
+
+
+def minutes(time: str | int) -> int:
+    """A time limit in whole minutes, as Slurm reads it: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; 0 for none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
+    if not match:
+        return 0
+    days, first, second, third = (int(part) if part else 0 for part in match.groups())
+    if match[1] or match[4]:  # the first is hours
+        return days * 24 * 60 + first * 60 + second + (third > 0)
+    return first + (second > 0)
+
+
 class StudyFile(BaseModel):
     """What a study's YAML file holds."""
 
@@ -69,6 +140,8 @@ class StudyFile(BaseModel):
     evaluate: Literal["test", "validation"] = "test"
     seeds: list[Seed] = Field(default=[0], min_length=1)
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`, in place of the recipe's")
+    references: list[str] = Field(default=[], description="other people's networks beside the rows: torchvision:NAME")
+    cluster: Cluster | None = Field(default=None, description="what each run asks a Slurm cluster for")
 
     @field_validator("flags", mode="before")
     @classmethod
@@ -111,6 +184,7 @@ class StudyRow(BaseModel):
     row: str
     label: str
     flags: dict[str, Any]
+    reference: str | None = None
     recipe: str
     compared_with: str | None = None
     same_as: str | None = None
@@ -132,6 +206,7 @@ class Study(BaseModel):
     recipes: dict[str, TrainingConfig]
     rows: list[StudyRow]
     orders: list[list[str]] = []
+    cluster: Cluster | None = None
 
     @property
     def runs(self) -> list[RunConfig]:
@@ -145,6 +220,7 @@ class Study(BaseModel):
             row=row.same_as or row.row,
             label=row.label,
             flags=row.flags,
+            reference=row.reference,
             recipe_name=row.recipe,
             recipe=self.recipes[row.recipe],
             data=self.data,
@@ -194,6 +270,8 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
         known = [*study_names(), *KINDS]
         raise RequestError(f"unknown study {name!r} (and no YAML file): {nearest(name, known)}")
     place = f"study {name}"
+    if "cluster" in changes and isinstance(values.get("cluster"), dict):
+        changes = {**changes, "cluster": {**values["cluster"], **changes["cluster"]}}
     given = check(StudyFile, {**values, **changes}, place)
     for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
         if key not in _READS[given.kind] and getattr(given, key) is not None:
@@ -214,7 +292,8 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
     if given.budget is not None:
         read_budget(given.budget)
     orders = list(_orders(given)) if given.kind == "orders" else []
-    rows = _once(_ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given))
+    designs = _ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given)
+    rows = _once(itertools.chain(designs, _references(given)))
     long = [row.row for row in rows if len(row.row) > _LONGEST]
     if long:
         raise RequestError(f"row {long[0][:40]}…: too long to name a folder; at most {_LONGEST} letters")
@@ -240,6 +319,7 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         recipes=recipes,
         rows=rows,
         orders=orders,
+        cluster=given.cluster,
     )
 
 
@@ -248,9 +328,16 @@ def _recipe(given: StudyFile) -> str:
     return given.recipe or "quick"
 
 
+_SHARED = (
+    *("max_epochs", "batch_size", "image_size", "crop_padding", "horizontal_flip"),
+    *("precision", "channels_last", "compile", "sync_batchnorm", *MAY_CHANGE),
+)
+_OWN = ("accumulation",)  # of a smaller batch the same parts would be smaller, and BatchNorm another
+
+
 def _shared(key: str) -> bool:
-    """Whether `--set key=…` holds for a second recipe too: it does for budget, data and checkpoints."""
-    return key.startswith(("max_epochs", "batch_size", "image_size", "crop_padding", "horizontal_flip", "checkpoint_"))
+    """Whether `--set key=…` holds for a second recipe too: it does for budget, data and how runs are carried out."""
+    return key in _SHARED and key not in _OWN
 
 
 def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:
@@ -258,7 +345,7 @@ def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:
     first: dict[tuple[str, str], str] = {}
     found = []
     for row in rows:
-        same = first.setdefault((repr(row.flags), row.recipe), row.row)
+        same = first.setdefault((row.reference or repr(row.flags), row.recipe), row.row)
         found.append(row if same == row.row else row.model_copy(update={"same_as": same}))
     return found
 
@@ -419,6 +506,19 @@ def set_name(flags: list[str], on: frozenset[str]) -> str:
     return "on-" + "".join("1" if flag in on else "0" for flag in flags)
 
 
+def _references(given: StudyFile) -> Iterator[StudyRow]:
+    """Other people's networks, under the study's recipe, compared with nothing."""
+    for name in given.references:
+        try:
+            check_reference(name)
+        except DesignError as error:
+            raise RequestError(f"references: {error}") from None
+        model = name.removeprefix(PREFIX)
+        yield StudyRow(
+            row=f"torchvision-{model}", label=f"{model} (torchvision)", flags={}, reference=name, recipe=_recipe(given)
+        )
+
+
 def _recipes(given: StudyFile) -> Iterator[StudyRow]:
     """The same design under each recipe, compared with the first."""
     design, recipes = _base(given), given.recipes or ["quick_original", "quick"]
@@ -451,12 +551,15 @@ def open_folder(study: Study, folder: Path) -> None:
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path = folder / "study.yaml"
     if path.exists():
-        differs = differences(_by_row(read_study(folder)), _by_row(study))
+        found = read_study(folder)
+        differs = differences(_by_row(found), _by_row(study))
         if differs:
             shown = "; ".join(differs[:3]) + (f"; and {len(differs) - 3} more" if len(differs) > 3 else "")
             raise RequestError(
                 f"study folder {folder} was made with another configuration: {shown}; choose another --out"
             )
+        if found != study:  # in what may change
+            write_bytes(path, text.encode())
         return
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
@@ -477,8 +580,8 @@ def read_study(folder: Path) -> Study:
 
 
 def _by_row(study: Study) -> dict[str, Any]:
-    """A study as plain values, its rows under their names."""
-    values = study.model_dump(mode="json")
+    """What may not change of a study as plain values, its rows under their names."""
+    values = study.model_dump(mode="json", exclude={"cluster": True, "recipes": {"__all__": set(MAY_CHANGE)}})
     return values | {"rows": {row["row"]: row for row in values["rows"]}}
 
 

@@ -1,0 +1,156 @@
+"""Images prepared one by one, as the paper does: random resized crops, RandAugment, normalisation, random erasing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from ablations.recipes import TrainingConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1], as everywhere
+OPERATIONS = 2  # of RandAugment on an image
+APPLIED = 0.5  # probability of each: that of timm's rand-m9-mstd0.5-inc1, which the paper trained with
+
+
+def training_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -> Callable[[Any], Tensor]:
+    """From an image (PIL, or uint8 C×H×W) to a normalised float tensor of `size` pixels a side, augmented by chance.
+
+    `mean` and `std` are a channel each, of values in [0, 1].
+    """
+    smooth = InterpolationMode(config.interpolation)
+    steps: list[nn.Module] = []
+    if config.crop_scale:
+        steps.append(v2.RandomResizedCrop(size, config.crop_scale, interpolation=smooth))
+    else:
+        steps += [v2.Resize(size, smooth), v2.CenterCrop(size)]
+        steps += [v2.RandomCrop(size, config.crop_padding)] if config.crop_padding else []
+    if config.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if config.randaugment is not None:
+        fill = [round(255 * float(value)) for value in mean]
+        assert config.randaugment_std is not None
+        steps.append(RandAugment(config.randaugment, config.randaugment_std, fill, smooth))
+    steps += _normalised(mean, std)
+    if config.erasing:
+        steps.append(v2.RandomErasing(config.erasing, value="random"))
+    return v2.Compose(steps)
+
+
+def evaluation_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -> Callable[[Any], Tensor]:
+    """Resized on the shorter side so that the centre crop of `size` pixels is `evaluation_crop` of it, normalised."""
+    shorter = round(size / config.evaluation_crop)
+    resize = v2.Resize(shorter, InterpolationMode(config.interpolation))
+    return v2.Compose([resize, v2.CenterCrop(size), *_normalised(mean, std)])
+
+
+def _normalised(mean: Any, std: Any) -> list[nn.Module]:
+    scaled = v2.ToDtype(torch.float32, scale=True)
+    return [v2.ToImage(), scaled, v2.Normalize([float(value) for value in mean], [float(value) for value in std])]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of RandAugment's: what it does to an image at a strength, and the strength at a level of 0 to 1."""
+
+    apply: Callable[[Any, Any, RandAugment], Any]
+    strength: Callable[[float], Any] = lambda level: None
+    either_way: bool = False  # the strength's sign is drawn
+
+
+def _affine(
+    image: Any, chosen: RandAugment, angle: float = 0, move: Any = (0, 0), shear: Any = (0, 0), center: Any = None
+) -> Any:
+    smooth = chosen.interpolation if isinstance(image, Image) else InterpolationMode.BILINEAR  # of tensors no bicubic
+    return F.affine(image, angle, list(move), 1.0, list(shear), interpolation=smooth, fill=chosen.fill, center=center)
+
+
+def _sheared(image: Any, tangent: float, chosen: RandAugment, across: bool) -> Any:
+    """The first row or column stays, as in AutoAugment and timm; torchvision's shear keeps the middle."""
+    degrees = torch.atan(torch.tensor(tangent)).rad2deg().item()
+    return _affine(image, chosen, shear=(degrees, 0) if across else (0, degrees), center=[0, 0])
+
+
+def _moved(image: Any, share: float, chosen: RandAugment, across: bool) -> Any:
+    height, width = F.get_size(image)
+    return _affine(image, chosen, move=(round(share * width), 0) if across else (0, round(share * height)))
+
+
+def _posterized(image: Any, bits: int, chosen: RandAugment) -> Any:
+    """Keeps so many bits of each value: none at the highest magnitude, which PIL's own refuses."""
+    return F.posterize(image, bits) if bits else F.adjust_brightness(image, 0.0)
+
+
+def _solarize_add(image: Any, amount: int, chosen: RandAugment) -> Any:
+    """Adds to the dark half of the values, up to 255."""
+    table = [min(255, value + amount) if value < 128 else value for value in range(256)]
+    if isinstance(image, Image):
+        return image.point(table * len(image.getbands()))
+    return torch.tensor(table, dtype=torch.uint8)[image.int()]
+
+
+def _enhanced(level: float) -> float:
+    return 0.9 * level
+
+
+# The operations of timm's "increasing" RandAugment, the paper's (Cubuk et al., 2020): all grow with the magnitude.
+OPERATIONS_BY_NAME: dict[str, Operation] = {
+    "auto contrast": Operation(lambda image, _, chosen: F.autocontrast(image)),
+    "equalize": Operation(lambda image, _, chosen: F.equalize(image)),
+    "invert": Operation(lambda image, _, chosen: F.invert(image)),
+    "rotate": Operation(lambda image, by, chosen: _affine(image, chosen, angle=by), lambda level: 30 * level, True),
+    "posterize": Operation(_posterized, lambda level: 4 - int(4 * level)),
+    "solarize": Operation(
+        lambda image, above, chosen: F.solarize(image, above) if above < 256 else image,
+        lambda level: 256 - min(256, int(256 * level)),
+    ),
+    "solarize add": Operation(_solarize_add, lambda level: min(128, int(110 * level))),
+    "color": Operation(lambda image, by, chosen: F.adjust_saturation(image, max(0.1, 1 + by)), _enhanced, True),
+    "contrast": Operation(lambda image, by, chosen: F.adjust_contrast(image, max(0.1, 1 + by)), _enhanced, True),
+    "brightness": Operation(lambda image, by, chosen: F.adjust_brightness(image, max(0.1, 1 + by)), _enhanced, True),
+    "sharpness": Operation(lambda image, by, chosen: F.adjust_sharpness(image, max(0.1, 1 + by)), _enhanced, True),
+    "shear x": Operation(lambda image, by, chosen: _sheared(image, by, chosen, True), lambda level: 0.3 * level, True),
+    "shear y": Operation(lambda image, by, chosen: _sheared(image, by, chosen, False), lambda level: 0.3 * level, True),
+    "move x": Operation(lambda image, by, chosen: _moved(image, by, chosen, True), lambda level: 0.45 * level, True),
+    "move y": Operation(lambda image, by, chosen: _moved(image, by, chosen, False), lambda level: 0.45 * level, True),
+}
+
+
+class RandAugment(nn.Module):
+    """Two operations drawn for each image, each applied with probability 0.5 at a magnitude of its own.
+
+    The magnitude is drawn from a normal distribution around `magnitude` and kept within 0 and 10; torchvision's own
+    RandAugment has neither this spread nor the probability. `fill` is the colour, a channel each, of what comes in
+    from outside the image; turned, sheared and moved images are interpolated, those that are tensors always bilinearly.
+    """
+
+    def __init__(
+        self,
+        magnitude: float,
+        std: float,
+        fill: list[int],
+        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+    ):
+        super().__init__()
+        self.magnitude, self.std, self.fill, self.interpolation = magnitude, std, fill, interpolation
+
+    def forward(self, image: Any) -> Any:
+        names = list(OPERATIONS_BY_NAME)
+        for _ in range(OPERATIONS):
+            operation = OPERATIONS_BY_NAME[names[int(torch.randint(len(names), ()))]]
+            strength = operation.strength(self.level())
+            backwards = bool(torch.rand(()) < 0.5)
+            if torch.rand(()) < APPLIED:
+                strength = -strength if operation.either_way and backwards else strength
+                image = operation.apply(image, strength, self)
+        return image
+
+    def level(self) -> float:
+        """A magnitude drawn, over 10."""
+        return float(torch.normal(self.magnitude, self.std, (1,)).clamp(0, 10)) / 10

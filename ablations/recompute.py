@@ -1,0 +1,64 @@
+"""Activation checkpointing: a block's activations are computed again in the backward pass rather than kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_blocks(model: nn.Module) -> list[nn.Module]:
+    """Makes a network's blocks compute their activations twice; the blocks it was done to.
+
+    Blocks are the outermost modules of classes, not torch's own, that are there more than once. Raises ValueError
+    where there are none.
+    """
+    kinds = Counter(type(module) for module in model.modules())
+    blocks = list(_outermost(model, kinds))
+    if not blocks:
+        raise ValueError("activation_checkpointing: the network has no blocks that repeat; leave it off")
+    for block in blocks:
+        block.forward = partial(_recomputed, block, block.forward)
+    return blocks
+
+
+def _outermost(module: nn.Module, kinds: Counter[type]) -> Iterator[nn.Module]:
+    for child in module.children():
+        kind = type(child)
+        if kinds[kind] > 1 and not kind.__module__.startswith("torch."):
+            yield child
+        else:
+            yield from _outermost(child, kinds)
+
+
+def _recomputed(block: nn.Module, forward: Any, *inputs: Any) -> Any:
+    if not block.training:
+        return forward(*inputs)
+    if torch.compiler.is_compiling():  # a compiled block's effects are kept apart from what is computed again
+        return checkpoint(forward, *inputs, use_reentrant=False)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _second_time(block)
+
+
+@contextmanager
+def _second_time(block: nn.Module) -> Iterator[None]:
+    """BatchNorm's running statistics have seen this batch already."""
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
