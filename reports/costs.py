@@ -47,7 +47,8 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
         name="cost",
         title=title,
         subtitle="",
-        legend="multiply-adds: of convolutions and linear layers, for one image. GFLOPs: as in the paper, G of them.",
+        legend="multiply-adds: of convolutions, linear layers and attention, for one image. GFLOPs: as in the paper, G "
+        "of them.",
         columns=tuple(columns),
         rows=tuple(cells),
         sections=(),

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from reports.tables import Cell, Column, Table
+from reports.tex import tex, tex_prose, tex_stack
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # A rule under the heading, a lighter one between sections, nothing else.
@@ -47,58 +48,72 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A LaTeX table that needs the booktabs package, its footnotes under it."""
-    alignment = "".join("r" if column.number else "l" for column in table.columns)
-    heads = " & ".join(_tex(column.title) for column in table.columns)
-    lines = ["\\begin{table}", "\\centering", f"\\caption{{{_tex(table.title)}}}", f"\\begin{{tabular}}{{{alignment}}}"]
-    lines.append("\\toprule")
-    if any(column.group for column in table.columns):
-        names, rules = [], []
-        for group, places in _groups(table.columns):
-            names.append(f"\\multicolumn{{{len(places)}}}{{c}}{{{_tex(group)}}}")
-            rules += [f"\\cmidrule(lr){{{places[0] + 1}-{places[-1] + 1}}}"] if group else []
-        lines += [" & ".join(names) + " \\\\", " ".join(rules)]
-    lines += [f"{heads} \\\\", "\\midrule"]
+    """A LaTeX float for an article, with booktabs and graphicx: the table, never wider than the page, and its notes.
+
+    A wide table spans both columns of a page that has two. Headings stand in two lines where that saves width.
+    """
+    float_name = "table*" if _printed_width(table) > _COLUMN else "table"
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        f"\\begin{{{float_name}}}",
+        "\\centering",
+        f"\\caption{{{tex_prose(table.title)}}}",
+        f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', table.name)}}}",
+        "\\smallskip\\footnotesize\\setlength{\\tabcolsep}{4pt}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+        f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
+        "\\toprule",
+        *_tex_heads(table.columns),
+        "\\midrule",
+        *_tex_rows(table),
+        "\\bottomrule",
+        "\\end{tabular}}",
+        "",
+        "\\smallskip",
+        "\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
+    ]
+    lines += [f"{tex_prose(text)}\\par" for text in (table.subtitle, table.legend) if text]
+    lines += [f"\\textsuperscript{{{mark}}} {tex_prose(note)}\\par" for mark, note in enumerate(table.notes, start=1)]
+    return "\n".join([*lines, "\\end{minipage}", f"\\end{{{float_name}}}"]) + "\n"
+
+
+_WORDS = 40  # letters in a line of a cell of words
+_COLUMN = 46  # letters of footnotesize and the gaps between columns that fit one of an article's two columns
+
+
+def _printed_width(table: Table) -> int:
+    """About how many letters wide the table is in print."""
+    return sum(_widths(table, 1)) + len(table.columns)
+
+
+def _tex_heads(columns: tuple[Column, ...]) -> Iterator[str]:
+    """The headings, and over them those of groups with a rule over the columns of each."""
+    if any(column.group for column in columns):
+        groups = _groups(columns)
+        yield " & ".join(f"\\multicolumn{{{len(places)}}}{{c}}{{{tex(group)}}}" for group, places in groups) + " \\\\"
+        yield " ".join(f"\\cmidrule(lr){{{places[0] + 1}-{places[-1] + 1}}}" for group, places in groups if group)
+    yield " & ".join(_tex_head(column) for column in columns) + " \\\\"
+
+
+def _tex_head(column: Column) -> str:
+    """A heading, in two lines where it has several words."""
+    return tex_stack(_two_lines(column.title, hyphens=False), "r" if column.number else "l", "b")
+
+
+def _tex_rows(table: Table) -> Iterator[str]:
+    """The lines of the table, apart where a section starts."""
     for number, row in enumerate(table.rows):
-        lines += ["\\addlinespace"] if number and number in table.sections else []
-        cells = (
-            _tex(cell.text) + "".join(f"\\textsuperscript{{{','.join(map(str, cell.marks))}}}" for _ in cell.marks[:1])
-            for cell in row
-        )
-        lines.append(" & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}", "", "\\smallskip\\footnotesize"]
-    lines += [f"{_tex(text)}\\par" for text in (table.subtitle, table.legend) if text]
-    lines += [f"\\textsuperscript{{{mark}}} {_tex(note)}\\par" for mark, note in enumerate(table.notes, start=1)]
-    return "\n".join([*lines, "\\end{table}"]) + "\n"
+        if number and number in table.sections:
+            yield "\\addlinespace"
+        yield " & ".join(_tex_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)) + " \\\\"
 
 
-_TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "−": r"$-$",
-    "→": r"$\rightarrow$",
-    "–": "--",
-    "·": r"$\cdot$",
-    "…": r"\ldots{}",
-    '"': "''",
-    "`": r"\textasciigrave{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # behind a line's end it would be read as that line's height
-    "*": "{*}",
-}
-_JOINED = ("--", "''")  # LaTeX would make one sign of the two
-
-
-def _tex(text: str) -> str:
-    """`text` as LaTeX shows it literally."""
-    line = " ".join(text.split())
-    pairs = map("".join, zip(line, f"{line} "[1:], strict=True))
-    return "".join(f"{pair[0]}{{}}" if pair in _JOINED else _TEX.get(pair[0], pair[0]) for pair in pairs)
+def _tex_cell(cell: Cell, column: Column) -> str:
+    """A cell with its marks; a number's hyphen is a minus, long words wrap."""
+    marks = f"\\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else ""
+    if column.number:
+        return tex(re.sub(r"-(?=\d)", "−", cell.text)) + marks
+    return tex_stack(textwrap.wrap(cell.text, _WORDS, break_long_words=False, break_on_hyphens=False), "l", "t") + marks
 
 
 def as_json(table: Table) -> str:
@@ -213,9 +228,12 @@ def _narrowest(table: Table) -> int:
     return sum(_least(short, widths)) + len(widths) - 1
 
 
-def _two_lines(text: str) -> list[str]:
+def _two_lines(text: str, hyphens: bool = True) -> list[str]:
     """A text in two lines as narrow as can be: of a heading, so that the numbers decide how wide a column is."""
-    wrapped = (textwrap.wrap(text, width, break_long_words=False) for width in range(1, len(text) + 1))
+    wrapped = (
+        textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=hyphens)
+        for width in range(1, len(text) + 1)
+    )
     return next((lines for lines in wrapped if len(lines) <= 2), [text])
 
 

@@ -47,13 +47,17 @@ LEGEND_VERDICT = (
 
 
 class Verdict(StrEnum):
-    """What is said of a comparison: the first three where it was tested, the others where it could not be."""
+    """What is said of a comparison: the first three where it was tested, the others why it could not be.
+
+    The last two are of the row's own runs.
+    """
 
     BETTER = "better"
     WORSE = "worse"
     SAME = "cannot be told apart"
     ONE_SEED = "cannot be told: one seed"
     NO_COMMON_SEED = "cannot be told: no seed in common"
+    NO_BASE = "cannot be told: its base has no result"
     NOT_RUN = "not run"
     FAILED = "failed"
 
@@ -269,13 +273,10 @@ def compare(
     lines = []
     for (row, base), difference, p_holm in zip(pairs, compared, adjusted, strict=True):
         ours, theirs = summarise(top1.get(row, {}).values()), summarise(top1.get(base, {}).values())
-        unfinished = [name for name in (row, base) if name not in top1]
-        if not unfinished:
-            word = verdict(difference, p_holm, level)
-        elif any("failed" in statuses.get(name, {}).values() for name in unfinished):
-            word = Verdict.FAILED
+        if row not in top1:
+            word = Verdict.FAILED if "failed" in statuses.get(row, {}).values() else Verdict.NOT_RUN
         else:
-            word = Verdict.NOT_RUN
+            word = verdict(difference, p_holm, level) if base in top1 else Verdict.NO_BASE
         accounts = [
             _account(name, statuses.get(name, {}), top1.get(name, {}), reasons.get(name, {})) for name in (row, base)
         ]
@@ -314,8 +315,10 @@ def legend(compared: pd.DataFrame, level: float = 0.95) -> str:
     """What a reader of a table of comparisons must know: of the methods that it used, and of words beside intervals."""
     tested = int(compared["p"].notna().sum())
     parts = [text for method, text in _LEGENDS.items() if (compared["method"] == method).any()]
-    if tested:
-        parts += [f"Level {100 * level:g}%, {tested} comparison{'s' if tested != 1 else ''}.", LEGEND_VERDICT]
+    if tested == 1:
+        parts.append(f"Level {100 * level:g}%; the word goes by p.")
+    elif tested:
+        parts += [f"Level {100 * level:g}%, {tested} comparisons.", LEGEND_VERDICT]
     return " ".join(parts)
 
 

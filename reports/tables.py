@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import pandas as pd
@@ -78,6 +78,8 @@ class RowSummary:
     macs: int | None
     top1_mean: float | None
     top1_sd: float | None
+    ema_mean: float | None
+    ema_sd: float | None
     before: str | None
     change: float | None
     paper_gflops: float
@@ -87,7 +89,7 @@ class RowSummary:
     note: str
 
 
-class _Footnotes:
+class Footnotes:
     """Footnotes in the order they were first needed; the same text is the same note."""
 
     def __init__(self) -> None:
@@ -104,10 +106,11 @@ class _Footnotes:
         return tuple(sorted({self.mark(text) for text in texts}))
 
 
-def roadmap_table(runs: pd.DataFrame, roadmap_name: str) -> Table:
+def roadmap_table(runs: pd.DataFrame, roadmap_name: str, bench: pd.DataFrame | None = None) -> Table:
     """Each row of a roadmap: what it costs, how well our runs of it do and what it changed, beside the paper's numbers.
 
-    Raises ReportError where the runs are not of one data set or hold a row and seed twice, DesignError on unknown rows.
+    `bench` is a study's measurements, see `speeds`. Raises ReportError where the runs are not of one data set or hold
+    a row and seed twice, DesignError on unknown rows.
     """
     steps = roadmap(roadmap_name)
     runs = runs[runs["roadmap"] == roadmap_name]
@@ -115,53 +118,131 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str) -> Table:
     by_row = {row.name: runs[runs["row"] == row.name] for row in steps.rows}
     fairness = fairness_notes(by_row)
     summaries = [_summarise(row, steps, by_row, fairness[row.name]) for row in steps.rows]
-
-    macs_unit = unit(summary.macs for summary in summaries)
-    params_unit = unit(summary.params for summary in summaries)
-    columns = (
-        Column("label", "row", number=False),
-        Column("params", f"params, {params_unit}", OURS),
-        Column("macs", f"multiply-adds, {macs_unit}", OURS),
-        Column("top1_mean", "top-1, %", OURS),
-        Column("seeds", "seeds", OURS),
-        Column("change", "change", OURS),
-        Column("paper_gflops", "GFLOPs", PAPERS),
-        Column("paper_top1", "top-1, %", PAPERS),
-        Column("paper_change", "change", PAPERS),
-    )
-    footnotes = _Footnotes()
-    rows = []
-    for row, summary in zip(steps.rows, summaries, strict=True):
-        label = row.label if row.adopted else f"{row.label} (side branch)"
-        rows.append(
-            (
-                Cell(label, footnotes.marks(fairness[row.name])),
-                Cell(amount(summary.params, params_unit)),
-                Cell(amount(summary.macs, macs_unit)),
-                Cell(accuracy(summary.top1_mean, summary.top1_sd) if summary.seeds else summary.status),
-                Cell(str(summary.seeds)),
-                Cell(signed(summary.change)),
-                Cell(f"{summary.paper_gflops:.2f}", footnotes.marks([row.paper.note] if row.paper.note else [])),
-                Cell(f"{summary.paper_top1:.2f}"),
-                Cell(signed(summary.paper_change)),
-            )
+    measured = speeds(bench, by_row)
+    units = unit(summary.params for summary in summaries), unit(summary.macs for summary in summaries)
+    averaged = any(summary.ema_mean is not None for summary in summaries)
+    footnotes = Footnotes()
+    rows = [
+        (
+            *_our_cells(row, summary, units, averaged, footnotes.marks(fairness[row.name])),
+            *(Cell(speed.shown(row.name)) for speed in measured),
+            Cell(f"{summary.paper_gflops:.2f}", footnotes.marks([row.paper.note] if row.paper.note else [])),
+            Cell(f"{summary.paper_top1:.2f}"),
+            Cell(signed(summary.paper_change)),
         )
+        for row, summary in zip(steps.rows, summaries, strict=True)
+    ]
     groups = [row.group for row in steps.rows]
+    frame = _frame(summaries)
     return Table(
         name="roadmap",
         title=f"The {roadmap_name} roadmap",
         subtitle=facts(runs),
-        legend=(
-            "top-1: mean over seeds ± standard deviation. change: in points, from the last adopted row before; a side "
-            "branch is measured, not adopted. The paper's numbers: Liu et al. 2022, ImageNet at 224 px, "
-            f"{_PAPER_TABLES[steps.regime]}; its GFLOPs are multiply-adds in G."
-        ),
-        columns=columns,
+        legend=" ".join(_roadmap_legend(steps, averaged, bool(measured))),
+        columns=_roadmap_columns(units, averaged, measured),
         rows=tuple(rows),
         sections=tuple(i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group),
         notes=tuple(footnotes.texts),
-        frame=_frame(summaries),
+        frame=with_speeds(frame if averaged else frame.drop(columns=["ema_mean", "ema_sd"]), measured),
     )
+
+
+def _our_cells(
+    row: Row, summary: RowSummary, units: tuple[str, str], averaged: bool, marks: tuple[int, ...]
+) -> tuple[Cell, ...]:
+    """A row's label and what our runs of it say."""
+    ema = [Cell(accuracy(summary.ema_mean, summary.ema_sd))] if averaged else []
+    return (
+        Cell(row.label if row.adopted else f"{row.label} (side branch)", marks),
+        Cell(amount(summary.params, units[0])),
+        Cell(amount(summary.macs, units[1])),
+        Cell(accuracy(summary.top1_mean, summary.top1_sd) if summary.seeds else summary.status),
+        *ema,
+        Cell(str(summary.seeds)),
+        Cell(signed(summary.change)),
+    )
+
+
+def _roadmap_columns(units: tuple[str, str], averaged: bool, measured: Sequence[Speed]) -> tuple[Column, ...]:
+    """The roadmap's columns: ours, what a bench measured, the paper's."""
+    return (
+        Column("label", "row", number=False),
+        Column("params", f"params, {units[0]}", OURS),
+        Column("macs", f"multiply-adds, {units[1]}", OURS),
+        Column("top1_mean", "top-1, %", OURS),
+        *([replace(EMA, group=OURS)] if averaged else []),
+        Column("seeds", "seeds", OURS),
+        Column("change", "change", OURS),
+        *(speed.column for speed in measured),
+        Column("paper_gflops", "GFLOPs", PAPERS),
+        Column("paper_top1", "top-1, %", PAPERS),
+        Column("paper_change", "change", PAPERS),
+    )
+
+
+def _roadmap_legend(steps: Roadmap, averaged: bool, measured: bool) -> Iterator[str]:
+    """How to read the roadmap's table."""
+    yield "top-1: mean over seeds ± standard deviation."
+    if averaged:
+        yield EMA_LEGEND
+    yield (
+        "change: in points, from the last adopted row before, mean over the seeds that both have; a side branch is "
+        "measured, not adopted."
+    )
+    if measured:
+        yield SPEEDS_LEGEND
+    yield (
+        f"The paper's numbers: Liu et al. 2022, ImageNet at 224 px, {_PAPER_TABLES[steps.regime]}; its GFLOPs are "
+        "multiply-adds in G."
+    )
+
+
+EMA = Column("ema_mean", "EMA top-1, %", short="EMA, %")
+EMA_LEGEND = "EMA top-1: of the same runs' weights averaged over training (exponential moving average)."
+SPEEDS_LEGEND = "Speed and memory: measured by ablations bench, on the device and with the batch named."
+_MEASURES = (
+    ("train_images_per_second", "training, images/s", "train, im/s"),
+    ("inference_images_per_second", "inference, images/s", "infer, im/s"),
+    ("latency_ms", "latency, ms", "ms"),
+    ("peak_memory_mb", "peak memory, MB", "peak, MB"),
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A column of what a bench measured, and each row's value."""
+
+    column: Column
+    values: Mapping[str, float]
+
+    def shown(self, row: str) -> str:
+        """A row's value to three digits, or whole."""
+        value = self.values.get(row)
+        return MISSING if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def speeds(bench: pd.DataFrame | None, rows: Collection[str]) -> list[Speed]:
+    """The columns for what was measured of these rows: one for each measure, device and batch size that has a value.
+
+    `bench` has row, batch_size, device and the measures, a line a measurement; of several the last counts.
+    """
+    if bench is None or bench.empty:
+        return []
+    found = []
+    settings = list(bench[bench["row"].isin(list(rows))].groupby(["device", "batch_size"], sort=False))
+    for number, ((device, batch), lines) in enumerate(settings, start=1):
+        for name, title, short in _MEASURES:
+            known = lines.dropna(subset=[name]).drop_duplicates("row", keep="last")
+            if len(known):
+                raw = name if len(settings) == 1 else f"{name}_{number}"
+                column = Column(raw, title, f"{device}, batch {batch}", short=short)
+                found.append(Speed(column, dict(zip(known["row"], known[name].astype(float), strict=True))))
+    return found
+
+
+def with_speeds(frame: pd.DataFrame, measured: Sequence[Speed]) -> pd.DataFrame:
+    """A raw table with what was measured of its rows."""
+    return frame.assign(**{speed.column.name: frame["row"].map(speed.values) for speed in measured})
 
 
 def accuracy(mean: float | None, sd: float | None) -> str:
@@ -210,14 +291,12 @@ def _check(runs: pd.DataFrame, steps: Roadmap) -> None:
 def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes: Sequence[str]) -> RowSummary:
     """The line of the raw table for one row."""
     runs = by_row[row.name]
-    top1 = _results(runs)
+    top1, ema = _results(runs), averaged_results(runs)
     before = steps.before(row)
     change = paper_change = None
     if before is not None:
         paper_change = round(row.paper.top1 - before.paper.top1, 2)  # both are printed to two decimals
-        earlier = _results(by_row[before.name])
-        if len(top1) and len(earlier):
-            change = float(top1.mean() - earlier.mean())
+        change = _change(runs, by_row[before.name])
     return RowSummary(
         row=row.name,
         label=row.label,
@@ -232,6 +311,8 @@ def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes:
         macs=_first(runs, "macs"),
         top1_mean=float(top1.mean()) if len(top1) else None,
         top1_sd=float(top1.std(ddof=1)) if len(top1) > 1 else None,
+        ema_mean=float(ema.mean()) if len(ema) else None,
+        ema_sd=float(ema.std(ddof=1)) if len(ema) > 1 else None,
         before=before.name if before else None,
         change=change,
         paper_gflops=row.paper.gflops,
@@ -245,6 +326,19 @@ def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes:
 def _results(runs: pd.DataFrame) -> pd.Series[float]:
     """The accuracies of the runs that are done."""
     return pd.to_numeric(runs.loc[runs["status"] == "done", "top1"]).astype(float).dropna()
+
+
+def _change(runs: pd.DataFrame, earlier: pd.DataFrame) -> float | None:
+    """The mean difference between two rows over the seeds that both have a result of; None where there is none."""
+    ours, theirs = (_results(some.set_index("seed")) for some in (runs, earlier))
+    differences = (ours - theirs).dropna()
+    return float(differences.mean()) if len(differences) else None
+
+
+def averaged_results(runs: pd.DataFrame) -> pd.Series[float]:
+    """The accuracies of the averaged weights of the runs that are done and kept any."""
+    column = runs.get("ema_top1", pd.Series(dtype=float, index=runs.index))
+    return pd.to_numeric(column[runs["status"] == "done"]).astype(float).dropna()
 
 
 def status_of(runs: pd.DataFrame) -> str:
@@ -281,6 +375,7 @@ def fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
             notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
+        notes[name] += _values(runs, "note") if "note" in runs else []
         if account(runs):
             notes[name].append(account(runs))
     return notes
@@ -348,5 +443,15 @@ def facts(runs: pd.DataFrame) -> str:
 def _frame(summaries: Sequence[RowSummary]) -> pd.DataFrame:
     """The raw table, whole numbers staying whole where some are missing."""
     frame = pd.DataFrame([dataclasses.asdict(summary) for summary in summaries])
-    real = ("top1_mean", "top1_sd", "change", "paper_gflops", "paper_top1", "paper_top1_sd", "paper_change")
+    real = (
+        "top1_mean",
+        "top1_sd",
+        "ema_mean",
+        "ema_sd",
+        "change",
+        "paper_gflops",
+        "paper_top1",
+        "paper_top1_sd",
+        "paper_change",
+    )
     return frame.astype(dict.fromkeys(("params", "macs"), "Int64") | dict.fromkeys(real, "float64"))

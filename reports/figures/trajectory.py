@@ -1,8 +1,7 @@
-"""Figures: one style for all of them, and the trajectory after Figure 2 of the paper."""
+"""The trajectory after Figure 2 of the paper: where the rows of a roadmap lead, ours beside the paper's."""
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from bisect import bisect_right
@@ -11,97 +10,42 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import pandas as pd
-from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
+from reports.figures import mark
+from reports.figures.style import (
+    BAND,
+    BLUE,
+    GREY,
+    INK,
+    MARGIN,
+    MUTED,
+    SKY,
+    Page,
+    absence,
+    footnotes,
+    known,
+    page,
+    styled,
+)
 from reports.render import superscript
 from reports.tables import MISSING, OURS, PAPERS, Table, accuracy
 
-# Okabe and Ito's colours, told apart by every eye; lightness differs too, so that grey print keeps them apart.
-INK, MUTED, BAND, RULE = "#222222", "#666666", "#F1F1F1", "#D5D5D5"
-OURS_FILL, OURS_LINE = "#56B4E9", "#0072B2"
-PAPERS_FILL, PAPERS_LINE = "#C9C9C9", "#555555"
-
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same text, and the same bytes, everywhere
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,  # a `$` in a study's name is a dollar
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 8.5,
-    "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 8.5,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.8,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "savefig.dpi": 200,
-    "svg.fonttype": "path",  # glyphs travel with the file
-    "svg.hashsalt": "modernize",  # ids by content, not by chance
-    "pdf.fonttype": 42,
-    "ps.fonttype": 42,
-}
-# No dates in files: the same runs give the same bytes.
-_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+OURS_FILL, OURS_LINE = SKY, BLUE
+PAPERS_FILL, PAPERS_LINE = GREY, "#555555"
 
 # The page, in inches: columns from the left, then what a line takes.
-_WIDTH, _MARGIN = 12.6, 0.25
-_INSIDE = _WIDTH - 2 * _MARGIN
+_WIDTH = 12.6
+_INSIDE = _WIDTH - 2 * MARGIN
 _GROUP_AT, _LABEL_AT, _MACS_AT, _MACS_END = 0.33, 1.9, 4.12, 5.2
 _OURS_AT, _OURS_WIDE, _OURS_END = 5.35, 2.7, 9.1
 _PAPERS_AT, _PAPERS_WIDE, _PAPERS_END, _GFLOPS_END = 9.35, 1.65, 11.58, 12.25
-_ROW, _TITLE_LINE, _LINE, _NOTE_LINE = 0.28, 0.27, 0.2, 0.17
-_ABOVE_BOARD, _BELOW_BOARD = 0.68, 1.0  # headings; axis, its label and the legend
-
-
-def trajectory(table: Table) -> Figure:
-    """The roadmap from top to bottom: our accuracies and, in a panel of their own, the paper's on ImageNet."""
-    with style.context(["default", STYLE]):
-        return _trajectory(table)
-
-
-def encode(figure: Figure, suffix: str) -> bytes:
-    """A figure as the bytes of a png, svg or pdf file."""
-    out = io.BytesIO()
-    with style.context(["default", STYLE]):
-        figure.savefig(out, format=suffix, metadata=_METADATA[suffix])
-    return out.getvalue()
-
-
-def wrap(text: str, size: float, width: float, weight: str = "normal") -> list[str]:
-    """`text` in lines of at most `width` inches, measured in its font; a word too long for a line is broken."""
-    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
-
-    def fits(line: str) -> bool:
-        return text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] <= width * 72
-
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if fits(longer):
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            if fits(lines[-1] + letter):
-                lines[-1] += letter
-            else:
-                lines.append(letter)
-    return [line for line in lines if line]
+_ROW, _ABOVE_BOARD, _BELOW_BOARD = 0.28, 0.68, 1.0  # a line; headings; axis, its label and the legend
 
 
 @dataclass(frozen=True)
@@ -123,74 +67,26 @@ class _Look:
     line: str
 
 
-@dataclass(frozen=True)
-class _Page:
-    """A figure measured in inches from its lower left corner."""
-
-    figure: Figure
-    height: float
-
-    def text(self, x: float, y: float, text: str, **looks: Any) -> None:
-        """Write `text` at a place."""
-        self.figure.text(x / _WIDTH, y / self.height, text, **looks)
-
-    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes on a part of the page."""
-        return self.figure.add_axes((x / _WIDTH, y / self.height, width / _WIDTH, height / self.height))
-
-
-def _trajectory(table: Table) -> Figure:
-    title = wrap(table.title, 13, _INSIDE, weight="bold")
-    subtitle = wrap(table.subtitle, 9, _INSIDE)
-    notes = [
-        line
-        for number, note in enumerate(table.notes, start=1)
-        for line in wrap(f"{superscript([number])} {note}", 8, _INSIDE)
-    ]
+@styled
+def trajectory(table: Table) -> Figure:
+    """The roadmap from top to bottom: our accuracies and, in a panel of their own, the paper's on ImageNet."""
     records = table.frame.to_dict("records")
     ours = [
-        _Bar(_known(line["top1_mean"]), _known(line["top1_sd"]), line["adopted"], ground, _absence(line["status"]))
+        _Bar(known(line["top1_mean"]), known(line["top1_sd"]), line["adopted"], ground, absence(line["status"]))
         for line, ground in zip(records, _grounds(table), strict=True)
     ]
-    papers = [_Bar(_known(line["paper_top1"]), _known(line["paper_top1_sd"]), line["adopted"]) for line in records]
+    papers = [_Bar(known(line["paper_top1"]), known(line["paper_top1_sd"]), line["adopted"]) for line in records]
 
-    bottom = _MARGIN + _NOTE_LINE * len(notes) + _BELOW_BOARD
     tall = _ROW * len(records)
-    subtitle_top = bottom + tall + _ABOVE_BOARD + _LINE * len(subtitle) + 0.1
-    height = subtitle_top + _TITLE_LINE * len(title) + _MARGIN
-    page = _Page(Figure(figsize=(_WIDTH, height)), height)
-    for number, line in enumerate(title):
-        page.text(_MARGIN, height - _MARGIN - _TITLE_LINE * number, line, size=13, weight="bold", va="top")
-    for number, line in enumerate(subtitle):
-        page.text(_MARGIN, subtitle_top - _LINE * number, line, color=MUTED, va="top")
-    for number, line in enumerate(reversed(notes)):
-        page.text(_MARGIN, _MARGIN + _NOTE_LINE * number, line, size=8, color=MUTED, va="bottom")
-
-    _draw_headings(page, table, bottom + tall)
-    _draw_board(page.axes(_MARGIN, bottom, _INSIDE, tall), table, ours, papers)
+    sheet = page(table.title, table.subtitle, list(footnotes(table.notes)), _WIDTH, _BELOW_BOARD + tall + _ABOVE_BOARD)
+    bottom = sheet.bottom + _BELOW_BOARD
+    _draw_headings(sheet, table, bottom + tall)
+    _draw_board(sheet.axes(MARGIN, bottom, _INSIDE, tall), table, ours, papers)
     ours_look, papers_look = _Look(OURS_FILL, OURS_LINE), _Look(PAPERS_FILL, PAPERS_LINE)
-    _draw_panel(page.axes(_OURS_AT, bottom, _OURS_WIDE, tall), ours, ours_look)
-    _draw_panel(page.axes(_PAPERS_AT, bottom, _PAPERS_WIDE, tall), papers, papers_look)
-    page.figure.legend(
-        handles=list(_legend(ours, papers)),
-        loc="lower left",
-        bbox_to_anchor=(_MARGIN / _WIDTH, (bottom - _BELOW_BOARD + 0.08) / height),
-        ncols=6,
-        borderaxespad=0,
-        borderpad=0,
-        columnspacing=2.2,
-    )
-    return page.figure
-
-
-def _known(value: Any) -> float | None:
-    """A number of the raw table, None where it has none."""
-    return None if pd.isna(value) else float(value)
-
-
-def _absence(status: str) -> str:
-    """What the figure says of a row by its status, which is nothing if the row has a result."""
-    return {"done": "", "left": "not run"}.get(status, status)
+    _draw_panel(sheet.axes(_OURS_AT, bottom, _OURS_WIDE, tall), ours, ours_look)
+    _draw_panel(sheet.axes(_PAPERS_AT, bottom, _PAPERS_WIDE, tall), papers, papers_look)
+    sheet.legend(list(_legend(ours, papers)), sheet.bottom + 0.08)
+    return sheet.figure
 
 
 def _grounds(table: Table) -> list[str]:
@@ -199,7 +95,7 @@ def _grounds(table: Table) -> list[str]:
     return [BAND if group % 2 else "white" for group in groups]
 
 
-def _draw_headings(page: _Page, table: Table, top: float) -> None:
+def _draw_headings(sheet: Page, table: Table, top: float) -> None:
     """Names of the columns, and above them whose they are."""
     titles = {column.name: column.title for column in table.columns}
     for x, name, look in (
@@ -209,17 +105,17 @@ def _draw_headings(page: _Page, table: Table, top: float) -> None:
         (_PAPERS_END, "paper_top1", {"ha": "right"}),
         (_GFLOPS_END, "paper_gflops", {"ha": "right"}),
     ):
-        page.text(x, top + 0.08, titles[name], size=8.5, color=MUTED, va="bottom", **look)
+        sheet.text(x, top + 0.08, titles[name], size=8.5, color=MUTED, va="bottom", **look)
     for start, end, group in ((_MACS_AT, _OURS_END, OURS), (_PAPERS_AT, _GFLOPS_END, PAPERS)):
-        page.text((start + end) / 2, top + 0.4, group, weight="bold", ha="center", va="bottom")
-        line = Line2D([start / _WIDTH, end / _WIDTH], [(top + 0.35) / page.height] * 2, color=MUTED, linewidth=0.8)
-        page.figure.add_artist(line)
+        sheet.text((start + end) / 2, top + 0.4, group, weight="bold", ha="center", va="bottom")
+        line = Line2D([start / _WIDTH, end / _WIDTH], [(top + 0.35) / sheet.height] * 2, color=MUTED, linewidth=0.8)
+        sheet.figure.add_artist(line)
 
 
 def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequence[_Bar]) -> None:
     """Everything of the rows but the panels: shaded groups with their names, labels and numbers."""
     board.set_axis_off()
-    board.set(xlim=(_MARGIN, _MARGIN + _INSIDE), ylim=(len(ours) - 0.5, -0.5))
+    board.set(xlim=(MARGIN, MARGIN + _INSIDE), ylim=(len(ours) - 0.5, -0.5))
     ends = [*table.sections[1:], len(ours)]
     for start, end in zip(table.sections, ends, strict=True):
         board.axhspan(start - 0.5, end - 0.5, facecolor=ours[start].ground, edgecolor="none")
@@ -270,7 +166,8 @@ def _draw_bar(panel: Axes, place: int, bar: _Bar, look: _Look) -> None:
     mean = bar.mean or 0.0
     fill, hatch = (look.fill, None) if bar.adopted else ("white", "/////")
     length = min(max(mean, low), high) - low
-    panel.barh(place, length, left=low, height=0.62, color=fill, edgecolor=look.line, linewidth=0.6, hatch=hatch)
+    looks: dict[str, Any] = {"color": fill, "edgecolor": look.line, "linewidth": 0.6, "hatch": hatch}
+    panel.barh(place, length, left=low, height=0.62, gid=mark(panel, place), **looks)
     if not low <= mean <= high:
         marker = "<" if mean < low else ">"
         panel.plot(_on_axis(mean, low, high), place, marker, color=look.line, markersize=7, zorder=6)

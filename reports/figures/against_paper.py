@@ -1,0 +1,108 @@
+"""What each step changed here against what it changed in the paper, and how alike the two orders of steps are."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.figures import mark
+from reports.figures.numbered import Point, axis_range, make_key, number_points
+from reports.figures.style import BLUE, MARGIN, MUTED, RULE, VERMILION, absence, held, page, signed, styled, ticks
+
+_PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.45, 1.15, 3.2
+
+
+@styled
+def against_paper(steps: pd.DataFrame, agreement: str, title: str, subtitle: str, caption: str) -> Figure:
+    """A point for each of `steps`, which has label, adopted, status, verdict, change, low, high and paper_change."""
+    records = dict(zip(steps.index, steps.to_dict("records"), strict=True))
+    entries = [(int(place) + 1, str(line["label"]), _why_not(line)) for place, line in records.items()]
+    key = make_key(entries, _KEY)
+    width = max(MARGIN + _LEFT + _PANEL + 0.35 + key.width + MARGIN, 8.0)
+    sheet = page(title, subtitle, [caption], width, _HEAD + max(_PANEL, key.height - _FOOT + 0.2) + _FOOT)
+    key.draw(sheet, MARGIN + _LEFT + _PANEL + 0.35, sheet.top - _HEAD)
+    sheet.text(MARGIN, sheet.top, agreement, va="top")
+    axes = sheet.axes(MARGIN + _LEFT, sheet.top - _HEAD - _PANEL, _PANEL, _PANEL)
+    there = steps[steps["change"].notna()]
+    _draw_steps(axes, there)
+    sides = [line for line in (True, False) if (there["adopted"] == line).any()]
+    looks = {True: (BLUE, "adopted steps"), False: ("white", "side branches, not in the correlation")}
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            color=BLUE,
+            markerfacecolor=looks[side][0],
+            markersize=6.5,
+            label=looks[side][1],
+        )
+        for side in sides
+    ]
+    if there["low"].notna().any():
+        handles.append(Line2D([], [], color=BLUE, linewidth=0.9, label="95% interval"))
+    if not there["change"].between(*axes.get_ylim()).all():
+        handles.append(Line2D([], [], linestyle="", marker="^", color=VERMILION, markersize=7, label="off the axis"))
+    sheet.legend(handles, sheet.top - _HEAD - _PANEL - 1.02, columns=2)
+    return sheet.figure
+
+
+def _why_not(line: dict) -> str:
+    """Why a step has no point."""
+    if line["change"] == line["change"]:
+        return ""
+    return absence(line["status"]) or line["verdict"]
+
+
+def _draw_steps(axes: Axes, steps: pd.DataFrame) -> None:
+    """The points on axes that hold 0, with our intervals."""
+    spreads = [
+        max(0.0, min((high - low) / 2, 3.0)) if high == high else 0.0
+        for low, high in zip(steps["low"], steps["high"], strict=True)
+    ]
+    across = axis_range([*steps["paper_change"], 0.0], [0.0] * (len(steps) + 1), float("inf"))
+    up = axis_range([*steps["change"], 0.0], [*spreads, 0.0], 3.0)
+    axes.set(
+        xlim=across,
+        ylim=up,
+        xlabel="change in top-1 in the paper (ImageNet), points",
+        ylabel="change in top-1 here, points",
+    )
+    axes.set_xticks(marks := ticks(*across, 7), [signed(mark) for mark in marks])
+    axes.set_yticks(marks := ticks(*up, 7), [signed(mark) for mark in marks])
+    axes.tick_params(length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+    ends = max(across[0], up[0]), min(across[1], up[1])
+    if ends[0] < ends[1]:
+        axes.plot(ends, ends, color=RULE, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    points = []
+    for place, line in zip(steps.index, steps.to_dict("records"), strict=True):
+        y = held(line["change"], *up)
+        points.append(_draw_step(axes, int(place) + 1, line, y))
+    number_points(axes, points)
+    if steps.empty:
+        axes.text(0.5, 0.6, "no step has been run", transform=axes.transAxes, style="italic", color=MUTED, ha="center")
+
+
+def _draw_step(axes: Axes, number: int, line: dict, y: float) -> Point:
+    """One step's mark, and its point to be numbered."""
+    x, change, gid = line["paper_change"], line["change"], mark(axes, number - 1)
+    if y != change:
+        axes.plot(x, y, "v" if change < y else "^", color=VERMILION, markersize=7, zorder=5, gid=gid)
+        return Point(number, x, y)
+    face = BLUE if line["adopted"] else "white"
+    axes.plot(x, y, "o", color=BLUE, markerfacecolor=face, markersize=6.5, zorder=5, gid=gid)
+    if line["low"] != line["low"]:
+        return Point(number, x, y)
+    low, high = axes.get_ylim()
+    ends = max(line["low"], low), min(line["high"], high)
+    axes.plot([x, x], ends, color=BLUE, linewidth=0.9, zorder=4)
+    for marker, end, cut in (("v", low, line["low"] < low), ("^", high, line["high"] > high)):
+        if cut:
+            axes.plot(x, end, marker, color=BLUE, markersize=4, clip_on=False, zorder=4)
+    return Point(number, x, y, y - ends[0], ends[1] - y)

@@ -1,0 +1,96 @@
+"""What each row differs by from what it is compared with, and each flag's worth over orders: forest plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, told_interval, told_number
+from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
+from reports.render import superscript
+from reports.statistics import MCNEMAR, Verdict
+from reports.tables import Table, status_of
+
+BETTER = Look("better", "o", BLUE)
+WORSE = Look("worse", "s", VERMILION)
+SAME = Look("cannot be told apart", "o", MUTED, filled=False)
+UNTESTED = Look("not tested", "D", MUTED, filled=False)
+WORTH = Look("worth, averaged over orders", "o", BLUE)
+_LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.SAME.value: SAME}
+
+
+@styled
+def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure:
+    """Every row of a table of comparisons: its difference, interval and verdict, or what became of its runs."""
+    records = table.frame.to_dict("records")
+    lines = []
+    for record, cells in zip(records, table.rows, strict=True):
+        label = f"{record['label']} {superscript(cells[0].marks)}".strip()
+        lines.append(_effect(record, label, runs))
+    looks = [
+        look
+        for look in (BETTER, WORSE, SAME, UNTESTED)
+        if any(line.look == look and line.value is not None for line in lines)
+    ]
+    handles = [look.handle() for look in looks]
+    if any(line.low is not None and not line.sure for line in lines):
+        label = "95% interval, test images only (one seed)"
+        handles.append(Line2D([], [], color=INK, linewidth=1.8, linestyle=(0, (2, 1.2)), label=label))
+    if any(line.low is not None and line.sure for line in lines):
+        handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% interval"))
+    notes = [caption, *footnotes(table.notes)]
+    words = Words(table.title, table.subtitle, axis, ("difference", "95% interval", "verdict"), 2, notes)
+    return draw_forest(lines, words, handles)
+
+
+def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
+    """The line of a row among all runs of the study."""
+    mine = runs[runs["row"] == record["row"]]
+    value, low, high = (known(record.get(name)) for name in ("difference", "low", "high"))
+    word = record.get("verdict")
+    return Line(
+        label=label,
+        value=value,
+        low=low,
+        high=high,
+        told=(told_number(value), told_interval(low, high), word if isinstance(word, str) else ""),
+        look=_LOOKS.get(str(word), UNTESTED),
+        absent=absence(status_of(mine)) or _without(word, str(record["row"]), runs),
+        sure=record.get("method") != MCNEMAR,
+    )
+
+
+def _without(word: Any, row: str, runs: pd.DataFrame) -> str:
+    """Why a row that has a result has no difference."""
+    if isinstance(word, str):
+        return word.removeprefix("cannot be told: ")
+    if isinstance(runs.loc[runs["row"] == row, "base"].iloc[0], str):
+        return "the same run as its base"
+    return "reference" if row in set(runs["base"]) else "other people's network, compared with none"
+
+
+@styled
+def worths(table: Table, caption: str) -> Figure:
+    """Each flag's worth over orders with interval and spread, and its worth in the paper's order."""
+    lines = []
+    for record in table.frame.to_dict("records"):
+        value, low, high, least, most, other = (
+            known(record[name]) for name in ("worth", "low", "high", "min", "max", "in_paper_order")
+        )
+        told = (told_number(value), told_interval(low, high), told_number(other))
+        spread = (least, most) if least is not None and most is not None and record["orders"] > 1 else None
+        absent = "no order with all its runs"
+        lines.append(Line(record["flag"], value, low, high, told, WORTH, absent, spread, other))
+    handles = [WORTH.handle(), Line2D([], [], color=BLUE, linewidth=1.8, label="95% interval")]
+    handles += [
+        Line2D([], [], color=MUTED, linewidth=0.8, marker="|", label="least to most over orders"),
+        OTHER.handle(),
+    ]
+    headings = ("worth", "95% interval", "in the paper's order")
+    words = Words(
+        table.title, table.subtitle, "change in top-1 when the flag is turned on, points", headings, 3, [caption]
+    )
+    return draw_forest(lines, words, handles)

@@ -1,0 +1,102 @@
+"""Two flags over their values: a cell for each pair, its shade the accuracy, its words the number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from reports.figures import mark
+from reports.figures.numbered import axis_range
+from reports.figures.style import INK, MARGIN, MUTED, RULE, absence, page, styled, text_width, ticks, wrap
+from reports.grids import Grid
+from reports.statistics import summarise
+from reports.tables import accuracy, status_of
+
+_CELL, _SIZE, _LINE, _NAME, _BAR = 0.5, 9.0, 0.17, 1.8, 0.18
+_CELL_WIDE = (1.15, 2.2)  # at least and at most
+
+
+@styled
+def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
+    """The grid with the first flag's values from top to bottom, the second's from left to right."""
+    top1 = {place: summarise(cell.loc[cell["status"] == "done", "top1"]) for place, cell in grid.cells.items()}
+    means = [summary.mean for summary in top1.values() if summary.seeds]
+    low, high = axis_range(means, [0.0] * len(means), 5.0)
+    wide = min(max(_CELL_WIDE[0], *(text_width(name, _SIZE) + 0.1 for name in grid.columns)), _CELL_WIDE[1])
+    heads = [wrap(name, _SIZE, wide - 0.08) for name in grid.columns]
+    sides = [wrap(name, _SIZE, _NAME) for name in grid.rows]
+    tall = [max(_CELL, _LINE * len(lines) + 0.1) for lines in sides]
+    left = (
+        MARGIN
+        + max(text_width(line, _SIZE, "bold") for line in [grid.down, *(line for lines in sides for line in lines)])
+        + 0.12
+    )
+    head = 0.3 + _LINE * max(map(len, heads)) + 0.08
+    right = left + wide * len(grid.columns)
+    width = max(right + MARGIN, left + text_width(grid.across, _SIZE) + MARGIN, 6.5)
+    sheet = page(title, subtitle, [caption], width, head + sum(tall) + 0.95)
+    board = sheet.axes(0, sheet.bottom, width, sheet.top - sheet.bottom)
+    board.set_axis_off()
+    board.set(xlim=(0, width), ylim=(sheet.top - sheet.bottom, 0))
+    board.text(left, 0.1, grid.across, size=_SIZE, weight="bold", va="center")
+    board.text(left - 0.12, head - 0.17, grid.down, size=_SIZE, weight="bold", ha="right", va="center")
+    scale = Normalize(low, high, clip=True)
+    for column, lines in enumerate(heads):
+        for number, line in enumerate(reversed(lines)):
+            board.text(
+                left + (column + 0.5) * wide, head - 0.15 - number * _LINE, line, size=_SIZE, ha="center", va="center"
+            )
+    y = head
+    for row, lines, height in zip(grid.rows, sides, tall, strict=True):
+        for number, line in enumerate(lines):
+            below = (number - (len(lines) - 1) / 2) * _LINE
+            board.text(left - 0.12, y + height / 2 + below, line, size=_SIZE, ha="right", va="center")
+        for column, value in enumerate(grid.columns):
+            cell = (left + column * wide, y, wide, height)
+            summary = top1.get((row, value))
+            if summary is not None and summary.seeds:
+                words = accuracy(summary.mean, None if summary.seeds < 2 else summary.sd)
+                gid = mark(board, list(grid.cells).index((row, value)))
+                _draw_cell(board, cell, words, colormaps["cividis"](float(scale(summary.mean))), gid)
+            else:
+                runs = grid.cells.get((row, value))
+                _draw_cell(board, cell, absence(status_of(runs)) if runs is not None else "not in the study", None)
+        y += height
+    _draw_scale(sheet, left, sheet.bottom + 0.55, low, high)
+    return sheet.figure
+
+
+def _draw_cell(
+    board: Any, cell: tuple[float, float, float, float], words: str, color: Any, gid: str | None = None
+) -> None:
+    """A cell with its words and, if it has a number, an id of its own; one without is white and hatched."""
+    x, y, width, height = cell
+    looks: dict[str, Any] = {"facecolor": color} if color else {"facecolor": "white", "hatch": "////", "zorder": 0.5}
+    board.add_patch(
+        Rectangle((x, y), width, height, edgecolor="white" if color else RULE, linewidth=1.2, gid=gid, **looks)
+    )
+    ink = MUTED if color is None else "white" if _lightness(color) < 0.5 else INK
+    style: dict[str, Any] = (
+        {} if color else {"style": "italic", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1.5}}
+    )
+    board.text(x + width / 2, y + height / 2, words, size=_SIZE, ha="center", va="center", color=ink, **style)
+
+
+def _lightness(color: tuple[float, ...]) -> float:
+    """How light a colour looks, from 0 to 1."""
+    return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+
+
+def _draw_scale(sheet: Any, x: float, y: float, low: float, high: float) -> None:
+    """What the shades mean."""
+    bar = sheet.axes(x, y, 2.6, _BAR)
+    bar.imshow([[place / 255 for place in range(256)]], cmap="cividis", aspect="auto", extent=(low, high, 0, 1))
+    bar.set_yticks([])
+    bar.set_xticks(marks := ticks(low, high, 4), [f"{mark:g}" for mark in marks])
+    bar.set_xlim(low, high)
+    bar.tick_params(axis="x", length=3)
+    bar.set_xlabel("top-1, %")

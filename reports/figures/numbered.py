@@ -1,0 +1,115 @@
+"""Points too many to be named on the spot: a number at each, and beside the panels a key of numbers and names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from reports.figures.labels import Box, place_labels
+from reports.figures.style import INK, MUTED, Page, near, rounded_out, text_width, wrap
+
+_SIZE, _LINE, _PAD, _NUMBER, _MARK = 7.5, 0.15, 0.03, 0.26, 8.0
+KEY_SIZE = 8.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A numbered point: its place, the error bars up and down from it (0 where there are none).
+
+    One that is not named has no number written, but none is written on it.
+    """
+
+    number: int
+    x: float
+    y: float
+    below: float = 0.0
+    above: float = 0.0
+    named: bool = True
+
+
+@dataclass(frozen=True)
+class Key:
+    """The lines of a key, each name in as many as it takes; a name without a point has a word on why."""
+
+    entries: tuple[tuple[int, tuple[str, ...], str], ...]
+    width: float
+
+    @property
+    def height(self) -> float:
+        """In inches."""
+        return sum(_PAD + _LINE * (len(lines) + bool(word)) for _, lines, word in self.entries)
+
+    def draw(self, sheet: Page, x: float, top: float) -> None:
+        """Writes it, its upper left corner at a place."""
+        for number, lines, word in self.entries:
+            sheet.text(x + _NUMBER - 0.08, top, str(number), size=KEY_SIZE, ha="right", va="top", weight="bold")
+            for line in lines:
+                sheet.text(x + _NUMBER, top, line, size=KEY_SIZE, va="top")
+                top -= _LINE
+            if word:
+                sheet.text(x + _NUMBER, top, word, size=KEY_SIZE, va="top", style="italic", color=MUTED)
+                top -= _LINE
+            top -= _PAD
+
+
+def make_key(entries: Sequence[tuple[int, str, str]], at_most: float) -> Key:
+    """A key of numbers, names and words, no wider than so many inches."""
+    wrapped = tuple((number, tuple(wrap(name, KEY_SIZE, at_most - _NUMBER)), word) for number, name, word in entries)
+    texts = [text for _, lines, word in wrapped for text in (*lines, word)]
+    return Key(wrapped, _NUMBER + max((text_width(text, KEY_SIZE) for text in texts), default=0.0))
+
+
+def number_points(axes: Axes, points: Sequence[Point], lines: Sequence[tuple[float, float]] = ()) -> None:
+    """Writes each point's number near it, with a thin line where it stands further off or nearer to another point.
+
+    Numbers keep off error bars, and off the steps through the corners of `lines`, where there is room.
+    """
+    scale = 72 / axes.figure.dpi
+    edge = axes.bbox
+    panel = Box(edge.x0 * scale, edge.y0 * scale, edge.x1 * scale, edge.y1 * scale)
+
+    def printed(x: float, y: float) -> tuple[float, float]:
+        """A place in points from the page's corner."""
+        across, up = axes.transData.transform((x, y))
+        return float(across * scale), float(up * scale)
+
+    bars = [(printed(point.x, point.y - point.below), printed(point.x, point.y + point.above)) for point in points]
+    steps = [(printed(x0, y0), printed(x1, y1)) for (x0, y0), (x1, y1) in pairwise(lines)]
+    avoid = [Box.spanning(*start, *end, 1.0) for start, end in (*bars, *steps)]
+    places = [printed(point.x, point.y) for point in points]
+    sizes = [(72 * text_width(str(point.number), _SIZE) + 2, _SIZE + 1.5) if point.named else None for point in points]
+    for point, place, box in zip(points, places, place_labels(places, sizes, panel, _MARK, avoid), strict=True):
+        if box is not None:
+            away = math.dist(box.middle, place)
+            led = away > _MARK + _SIZE or any(math.dist(box.middle, other) < away for other in places)
+            _write_number(axes, point, box, scale, led)
+
+
+def _write_number(axes: Axes, point: Point, box: Box, scale: float, led: bool) -> None:
+    """A number in the middle of its box, with a thin line to its point where it is `led`."""
+    x, y = axes.transData.inverted().transform([part / scale for part in box.middle])
+    if led:
+        axes.plot([point.x, x], [point.y, y], color=MUTED, linewidth=0.5, zorder=3)
+    looks = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    style: dict[str, Any] = {"size": _SIZE, "color": INK, "ha": "center", "va": "center_baseline", "zorder": 8}
+    axes.text(x, y, str(point.number), bbox=looks if led else None, **style)
+
+
+def axis_range(values: Sequence[float], spreads: Sequence[float], least: float) -> tuple[float, float]:
+    """Where an axis ends that shows most of the values and their spreads; one far off the others is left out."""
+    if not values:
+        return 0.0, 1.0
+    kept = near(values, least)
+    ends = [
+        value + sign * spread
+        for value, spread in zip(values, spreads, strict=True)
+        for sign in (-1, 1)
+        if value in kept
+    ]
+    low, high = min(ends), max(ends)
+    return rounded_out(low, high, 0.08 * (high - low) or max(0.05 * abs(high), 1e-6))

@@ -1,0 +1,231 @@
+"""One style for all figures, and the page they are drawn on: title above, notes below, measured in inches."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, wraps
+from typing import Any, ParamSpec
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart by every eye; shapes and lines differ too, so that grey print keeps them apart.
+INK, MUTED, BAND, RULE = "#222222", "#666666", "#F1F1F1", "#D5D5D5"
+BLUE, SKY, VERMILION, GREY = "#0072B2", "#56B4E9", "#D55E00", "#C9C9C9"
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same text, and the same bytes, everywhere
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a `$` in a study's name is a dollar
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 8.5,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",  # glyphs travel with the file
+    "svg.hashsalt": "modernize",  # ids by content, not by chance
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+# No dates in files: the same runs give the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+MARGIN = 0.25
+_TITLE_SIZE, _NOTE_SIZE = 13, 8
+_TITLE_LINE, _LINE, _NOTE_LINE, _GAP = 0.27, 0.2, 0.17, 0.1
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """A drawing function that draws in this style, whatever the user's own."""
+
+    @wraps(draw)
+    def drawn(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> Figure:
+        with style.context(["default", STYLE]), _any_letters():
+            return draw(*arguments, **named)
+
+    return drawn
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """Draws letters that the font lacks as boxes, without a word on standard error for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        yield
+
+
+def encode(figure: Figure, suffix: str) -> bytes:
+    """A figure as the bytes of a png, svg or pdf file."""
+    out = io.BytesIO()
+    with style.context(["default", STYLE]), _any_letters():
+        figure.savefig(out, format=suffix, metadata=_METADATA[suffix])
+    return out.getvalue()
+
+
+@cache
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """How wide a line of text is, in inches."""
+    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def wrap(text: str, size: float, width: float, weight: str = "normal") -> list[str]:
+    """`text` in lines of at most `width` inches, measured in its font; a word too long for a line is broken.
+
+    It is broken behind the last sign of punctuation that leaves half a line or more, else anywhere.
+    """
+
+    def fits(line: str) -> bool:
+        return text_width(line, size, weight) <= width
+
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if fits(longer):
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if fits(lines[-1] + letter):
+                lines[-1] += letter
+                continue
+            end = max((place + 1 for place, sign in enumerate(lines[-1]) if sign in ",;:/_=+-"), default=0)
+            end = end if 2 * end >= len(lines[-1]) else len(lines[-1])
+            lines[-1:] = [lines[-1][:end], lines[-1][end:] + letter]
+    return [line for line in lines if line]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A figure measured in inches from its lower left corner; the body lies between `bottom` and `top`."""
+
+    figure: Figure
+    width: float
+    height: float
+    bottom: float
+    top: float
+
+    def text(self, x: float, y: float, text: str, **looks: Any) -> None:
+        """Write `text` at a place."""
+        self.figure.text(x / self.width, y / self.height, text, **looks)
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes on a part of the page."""
+        return self.figure.add_axes((x / self.width, y / self.height, width / self.width, height / self.height))
+
+    def legend(self, handles: Sequence[Any], y: float, x: float = MARGIN, columns: int = 6) -> None:
+        """What marks mean, its lower left corner at a place."""
+        self.figure.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(x / self.width, y / self.height),
+            ncols=columns,
+            borderaxespad=0,
+            borderpad=0,
+            columnspacing=2.2,
+        )
+
+
+def page(title: str, subtitle: str, notes: Sequence[str], width: float, body: float) -> Page:
+    """A page with words above and below a body of so many inches, each in as many lines as it takes."""
+    inside = width - 2 * MARGIN
+    titles = wrap(title, _TITLE_SIZE, inside, weight="bold")
+    subtitles = wrap(subtitle, STYLE["font.size"], inside)
+    lines = [line for note in notes for line in wrap(note, _NOTE_SIZE, inside)]
+    bottom = MARGIN + _NOTE_LINE * len(lines)
+    subtitle_top = bottom + body + _LINE * len(subtitles) + _GAP
+    height = subtitle_top + _TITLE_LINE * len(titles) + MARGIN
+    made = Page(Figure(figsize=(width, height)), width, height, bottom, bottom + body)
+    for number, line in enumerate(titles):
+        made.text(MARGIN, height - MARGIN - _TITLE_LINE * number, line, size=_TITLE_SIZE, weight="bold", va="top")
+    for number, line in enumerate(subtitles):
+        made.text(MARGIN, subtitle_top - _LINE * number, line, color=MUTED, va="top")
+    for number, line in enumerate(reversed(lines)):
+        made.text(MARGIN, MARGIN + _NOTE_LINE * number, line, size=_NOTE_SIZE, color=MUTED, va="bottom")
+    return made
+
+
+def near(values: Sequence[float], least: float) -> list[float]:
+    """The values without those so far from the others that an axis with them would squeeze the others together."""
+    middle = statistics.median(values)
+    spread = statistics.median(abs(value - middle) for value in values)
+    return [value for value in values if abs(value - middle) <= max(8 * spread, least)]
+
+
+def rounded_out(low: float, high: float, room: float) -> tuple[float, float]:
+    """A range with `room` at both ends, its ends round numbers."""
+    step = 10 ** math.floor(math.log10(room))
+    return round(math.floor((low - room) / step) * step, 6), round(math.ceil((high + room) / step) * step, 6)
+
+
+def held(value: float, low: float, high: float) -> float:
+    """The value, or where the arrow stands for one that is off the axis."""
+    inset = 0.025 * (high - low)
+    return value if low <= value <= high else min(max(value, low + inset), high - inset)
+
+
+def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
+    """Round places on an axis, none outside it."""
+    places = MaxNLocator(nbins=at_most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    inside = 1e-9 * (high - low)
+    return [float(place) for place in places if low - inside <= place <= high + inside]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round places on a logarithmic axis: 1, 2 and 5 in each power of ten, or powers of ten alone if these are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1,)):
+        places = [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= high]
+        if len(places) <= 7:
+            break
+    return places
+
+
+def signed(value: float, digits: str = "g") -> str:
+    """A number with its sign, a true minus; nothing has none."""
+    return f"{value:+{digits}}".replace("-", "−") if float(f"{value:{digits}}") else f"{0:{digits}}"
+
+
+def footnotes(notes: Sequence[str]) -> Iterator[str]:
+    """Notes behind their numbers."""
+    from reports.render import superscript
+
+    for number, note in enumerate(notes, start=1):
+        yield f"{superscript([number])} {note}"
+
+
+def absence(status: str) -> str:
+    """What a figure says of a row by its status, which is nothing if the row has a result."""
+    return {"done": "", "left": "not run"}.get(status, status)
+
+
+def known(value: Any) -> float | None:
+    """A number of a raw table, None where it has none."""
+    return None if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,54 @@
+"""The page: a whole report in one HTML file that asks the network for nothing, with an explorer of designs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import groupby
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from reports import diagrams
+from reports.page.explorer import explorer_data
+from reports.page.figures import inline
+from reports.report import Report
+from reports.tables import Column, facts
+
+_HERE = files("reports.page")
+
+
+def page(report: Report) -> str:
+    """The page as text. Whatever came from outside is escaped by the template."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        report=report,
+        facts=facts(report.runs) if len(report.runs) else "",
+        unfinished=report.unfinished.to_dict("records"),
+        figures=[(plot, inline(plot)) for plot in report.plots],
+        spans=spans,
+        style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
+        script=Markup(_read("page.js")),
+        explorer=explorer_data(report),
+        as_json=as_json,
+    )
+
+
+def as_json(values: Any) -> Markup:
+    """Values for a script element of JSON: nothing in them can end the element or start another."""
+    told = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return Markup(re.sub(r"<(?=!|script)", r"\\u003c", told.replace("</", "<\\/"), flags=re.IGNORECASE))
+
+
+def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """The headings above neighbouring columns, and how many columns each is over."""
+    return [(group, len(list(some))) for group, some in groupby(columns, key=lambda column: column.group)]
+
+
+def _read(name: str) -> str:
+    return _HERE.joinpath(name).read_text(encoding="utf-8")

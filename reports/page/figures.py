@@ -1,0 +1,97 @@
+"""A report's figures as elements of a page: their ids made its own, their marks reachable and telling their numbers."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from reports.report import Plot
+
+_NAMES = {
+    "top1_mean": "top-1, %",
+    "mean": "top-1, %",
+    "top1_sd": "± sd",
+    "sd": "± sd",
+    "macs": "multiply-adds",
+    "params": "parameters",
+    "low": "95% interval from",
+    "high": "to",
+    "paper_top1": "the paper's top-1, %",
+    "paper_change": "the paper's change",
+    "p_holm": "p (Holm)",
+}
+_TOLD: tuple[str, ...] = (
+    "status",
+    "top1_mean",
+    "mean",
+    "top1_sd",
+    "sd",
+    "seeds",
+    "change",
+    "difference",
+    "low",
+    "high",
+    "p_holm",
+)
+_TOLD += ("verdict", "macs", "params", "paper_top1", "paper_change", "worth", "se", "in_paper_order", "min", "max")
+
+
+def inline(plot: Plot) -> Markup:
+    """A plot's SVG for a page, scaled by the page, its marks with the numbers of their lines."""
+    svg = plot.svg.decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would be the whole page's; page.css has it
+    svg = re.sub(r' d="[^"]*"', _rounded, svg)
+    svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{plot.name}-", svg)
+    wide = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert wide
+    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt">', svg, count=1)
+    return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda found: _mark(plot, found), svg))
+
+
+def _rounded(path: re.Match[str]) -> str:
+    """A path in hundredths of a point: less cannot be seen."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
+
+
+def _mark(plot: Plot, found: re.Match[str]) -> str:
+    """The opening of a mark's element, with what its line says."""
+    return f'{found[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(told(plot, int(found[1])))}"'
+
+
+def told(plot: Plot, place: int) -> str:
+    """A line of a plot's frame in words: its label and the numbers that there are; of a log, the seeds' last lines."""
+    line = {str(name): value for name, value in plot.frame.loc[place].items()}
+    if "images" in line:
+        own = plot.frame[plot.frame["row"] == line["row"]].drop_duplicates("seed", keep="last")
+        seeds = [
+            f"seed {seed} after {images:,.0f} images: loss {loss:.3f}, top-1 {top1:.2f}%"
+            for seed, images, loss, top1 in own[["seed", "images", "loss", "top1"]].itertuples(index=False, name=None)
+        ]
+        return f"{line['label']}: {'; '.join(seeds)}"
+    numbers = [f"{_NAMES.get(name, name)} {_said(name, line[name])}" for name in _TOLD if _there(line.get(name))]
+    named = [line[name] for name in ("label", "flag") if name in line] or [
+        f"{name} {value}" for name, value in line.items() if name not in _TOLD
+    ]
+    return f"{', '.join(map(str, named))}: {', '.join(numbers)}"
+
+
+def _there(value: Any) -> bool:
+    return bool(pd.notna(value)) and value not in ("", "done")
+
+
+def _said(name: str, value: Any) -> str:
+    """A number as the tables have it."""
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if name in ("macs", "params", "seeds"):
+        return f"{number:,.0f}"
+    return f"{number:.3f}" if name == "p_holm" else f"{number:.2f}"

@@ -1,0 +1,116 @@
+"""A report: everything that is shown of a study, gathered once for the terminal, the files and the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from reports.comparisons import Predictions, comparison_table, orders_table, references_table
+from reports.tables import Table, roadmap_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The orders that a study of orders walked, the paper's first, and the row of a set of flags."""
+
+    orders: Sequence[Sequence[str]]
+    row_of: Callable[[frozenset[str]], str]
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A figure of a report: its file's name, what it shows in a line, how to read it, and the numbers it is drawn from.
+
+    `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
+    mark, NaN where there is none. The figure is drawn when it is first asked for.
+    """
+
+    name: str
+    title: str
+    caption: str
+    frame: pd.DataFrame
+    draw: Callable[[], Figure]
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure, drawn."""
+        return self.draw()
+
+    def encoded(self, suffix: str) -> bytes:
+        """The bytes of a `png`, `svg` or `pdf` file."""
+        if suffix == "svg":
+            return self.svg
+        from reports.figures.style import encode
+
+        return encode(self.figure, suffix)
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The bytes of an SVG file, for a folder and a page."""
+        from reports.figures.style import encode
+
+        return encode(self.figure, "svg")
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a report shows of a study.
+
+    title       the study's name; it, labels, reasons and notes came from outside: escape them
+    kind        roadmap, one-in, one-out, sweep, grid, orders or recipes
+    base        the design the study starts from, as the command line names it
+    runs        a line a row and seed, in the study's order, whatever became of its run: study, kind, roadmap (None
+                unless a roadmap), row, label, base (the row it is compared with, or None), run, seed, recipe, dataset,
+                evaluate, status (done, failed, running, stopped, left), reason, top1 (percent), ema_top1, note, loss,
+                params, macs, image_size, in_channels, num_classes, images_seen, images_per_second, seconds
+    designs     for each row all its design flags, as `Design.flags()` gives them; not for other people's networks
+    tables      in the order to show them, the main one first; `frame` of each has the raw numbers
+    plots       in the order to show them
+    curves      a line a line of a run's log: row, label, seed, images, loss, top1; empty where nothing has been logged
+    orders      what a study of orders walked; None for another kind
+    bench       a line a measurement of the study's bench.json: row, batch_size, train_images_per_second,
+                inference_images_per_second, latency_ms, peak_memory_mb, device; empty where there is none
+    unfinished  the lines of `runs` that are not done: row, label, seed, status, reason
+    """
+
+    title: str
+    kind: str
+    base: str
+    runs: pd.DataFrame
+    designs: Mapping[str, Mapping[str, Any]]
+    tables: tuple[Table, ...]
+    plots: tuple[Plot, ...]
+    curves: pd.DataFrame
+    orders: Orders | None
+    bench: pd.DataFrame
+    unfinished: pd.DataFrame
+
+
+def report_tables(
+    runs: pd.DataFrame,
+    title: str,
+    predictions: Predictions | None = None,
+    orders: Orders | None = None,
+    bench: pd.DataFrame | None = None,
+) -> list[Table]:
+    """The tables of a study, the main one first: a roadmap's beside the paper, the worths of flags, the differences.
+
+    What was measured stands in the roadmap's table and that of references or, for another study, in the last. Raises
+    ReportError where the runs cannot be reported together.
+    """
+    if orders is not None:
+        worths = orders_table(runs, orders.orders, orders.row_of)
+        return [worths, comparison_table(runs, predictions, bench)]
+    roadmap = runs["roadmap"].iloc[0] if len(runs) else None
+    if isinstance(roadmap, str):
+        compared = comparison_table(runs, predictions)
+        others = references_table(runs[runs["roadmap"].isna()], bench)
+        return [replace(roadmap_table(runs, roadmap, bench), title=title), *([others] if others else []), compared]
+    return [comparison_table(runs, predictions, bench)]

@@ -1,0 +1,172 @@
+"""Two designs side by side: flags that differ, costs, the paper's numbers, and accuracy where a study has run both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from modernize.design import Design, text
+from modernize.roadmap import NAMES, Row, roadmap
+from reports.comparisons import Predictions
+from reports.costs import gflops
+from reports.statistics import compare, legend
+from reports.tables import MISSING, Cell, Column, ReportError, Table, accuracy, signed
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two designs, under the name that the user gave it, with its cost for one image."""
+
+    name: str
+    design: Design
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How the second of two designs did against the first: a line of `statistics.compare`, and its legend."""
+
+    line: Mapping[str, Any]
+    legend: str
+
+
+_Line = tuple[str, str, str, str]
+_PAPERS_GFLOPS = "GFLOPs, the paper's"
+
+
+def versus_table(before: Side, after: Side, images: str, measured: Measured | None = None) -> Table:
+    """Flags that differ, costs and accuracies of two designs; `images` says for which images they are counted."""
+    paper = _paper_rows(before, after)
+    lines = [*_flags(before, after), *_costs(before, after)]
+    lines += _paper_lines(*paper) if paper else []
+    lines += _measured_lines(measured) if measured else []
+    flags = len(_flags(before, after))
+    said = list(dict.fromkeys(row.paper.note for row in paper or () if row.paper.note))
+    places = enumerate(paper or (), start=1)
+    notes = {(_PAPERS_GFLOPS, place): (said.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
+    legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
+    if paper:
+        legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are multiply-adds in G.")
+    return Table(
+        name="compare",
+        title=f"{before.name} and {after.name}",
+        subtitle="" if flags else "the same design: no flag differs",
+        legend=" ".join(filter(None, legends)),
+        columns=(
+            Column("what", "", number=False),
+            Column("before", before.name),
+            Column("after", after.name),
+            Column("difference", "difference"),
+        ),
+        rows=tuple(
+            tuple(Cell(shown, notes.get((line[0], place), ())) for place, shown in enumerate(line)) for line in lines
+        ),
+        sections=(0, flags) if flags else (0,),
+        notes=tuple(said),
+        frame=pd.DataFrame(lines, columns=["what", "before", "after", "difference"]),
+    )
+
+
+def _flags(before: Side, after: Side) -> list[_Line]:
+    names = after.design.differences(before.design)
+    return [(name, text(getattr(before.design, name)), text(getattr(after.design, name)), "") for name in names]
+
+
+def _costs(before: Side, after: Side) -> list[_Line]:
+    return [
+        ("parameters", f"{before.params:,}", f"{after.params:,}", _ratio(before.params, after.params)),
+        ("multiply-adds", f"{before.macs:,}", f"{after.macs:,}", _ratio(before.macs, after.macs)),
+        ("GFLOPs", gflops(before.macs), gflops(after.macs), ""),
+    ]
+
+
+def _ratio(before: int, after: int) -> str:
+    """The difference of two counts, and how many times the first the second is."""
+    return f"{after - before:+,} (×{after / before:.3g})" if after != before else "0"
+
+
+def _paper_rows(before: Side, after: Side) -> tuple[Row, Row] | None:
+    """The rows of one roadmap that the two designs are."""
+    for name in NAMES:
+        found = [_row(name, side) for side in (before, after)]
+        if found[0] and found[1]:
+            return found[0], found[1]
+    return None
+
+
+def _row(name: str, side: Side) -> Row | None:
+    """The row of a roadmap that a design is; by name where one is named, for two rows may be one design."""
+    rows = [row for row in roadmap(name).rows if row.design == side.design]
+    return next((row for row in rows if side.name == f"{name}@{row.name}"), rows[0] if rows else None)
+
+
+def _paper_lines(before: Row, after: Row) -> list[_Line]:
+    old, new = before.paper, after.paper
+    top1 = accuracy(old.top1, old.top1_std), accuracy(new.top1, new.top1_std)
+    return [
+        (_PAPERS_GFLOPS, f"{old.gflops:.2f}", f"{new.gflops:.2f}", signed(round(new.gflops - old.gflops, 2))),
+        ("top-1, %, the paper's", *top1, signed(round(new.top1 - old.top1, 2))),
+    ]
+
+
+def measure(
+    runs: pd.DataFrame,
+    designs: Mapping[str, Mapping[str, Any]],
+    sides: tuple[Side, Side],
+    predictions: Predictions | None = None,
+) -> Measured:
+    """How two designs did in a study whose rows have these `designs`: the rows of one recipe that they are.
+
+    Raises ReportError where the study has no such rows.
+    """
+    recipes = dict(zip(runs["row"], runs["recipe"], strict=True))
+    found = [_rows_of(side, designs) for side in sides]
+    for side, rows in zip(sides, found, strict=True):
+        if not rows:
+            raise ReportError(f"no row of study {runs['study'].iloc[0]} is {side.name}; it has {_some(list(designs))}")
+    pairs = [(one, other) for one in found[0] for other in found[1] if one != other]
+    fair = [(one, other) for one, other in pairs if recipes[one] == recipes[other]]
+    if not fair:
+        raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
+    base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
+    compared = compare(runs, [(row, base)], predictions)
+    told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
+    return Measured(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
+
+
+def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The rows of a study that are this design, the one that its name calls first."""
+    rows = [row for row, flags in designs.items() if Design().with_flags(flags) == side.design]
+    return sorted(rows, key=lambda row: row != _called(side))
+
+
+def _called(side: Side) -> str:
+    """The row that a design's name calls: `depthwise` of `pocket@depthwise`."""
+    return side.name.partition("@")[2]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _measured_lines(measured: Measured) -> list[_Line]:
+    line = measured.line
+    shown = [_top1(line["base_mean"], line["base_sd"]), _top1(line["mean"], line["sd"])]
+    if math.isnan(line["difference"]):
+        difference = ": ".join(filter(None, [line["verdict"], line["note"]]))
+    else:
+        interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
+        difference = f"{signed(line['difference'])}{interval}, {line['verdict']}"
+    return [
+        ("top-1, %, ours", shown[0], shown[1], difference),
+        ("seeds", str(line["base_seeds"]), str(line["seeds"]), f"{line['common_seeds']} in common"),
+    ]
+
+
+def _top1(mean: float, sd: float) -> str:
+    return MISSING if math.isnan(mean) else accuracy(mean, None if math.isnan(sd) else sd)
