@@ -8,7 +8,7 @@ usage() {
 ./run_all.sh                      set up, train the quick roadmap study (17 rows, 1 seed, Fashion-MNIST), report
 ./run_all.sh STUDY [OPTION]…      the same for another study: a shipped study's name or a YAML file; the options are
                                   those of `ablations run`, such as --seeds 0,1,2 or --budget 5epochs
-./run_all.sh test [OPTION]…       set up and run the tests; the options are pytest's
+./run_all.sh test [OPTION]…       set up and run the tests, a process for each core; the options are pytest's
 ./run_all.sh --help               this text
 
 Setting up makes a virtual environment in .venv and installs what constraints.txt pins (5.4 GB on Linux, where torch
@@ -37,7 +37,7 @@ case "${1-quick}" in
 test)
   setup '[test]'
   cd -- "$home"
-  exec .venv/bin/python -m pytest "${@:2}"
+  exec .venv/bin/python -m pytest -n auto --dist loadgroup "${@:2}"
   ;;
 -*)
   echo "run_all.sh: unknown option $1; ./run_all.sh --help explains" >&2

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from ablations.augment import Batches, mean_and_std
+from ablations.augment import Batches, Part, mean_and_std
 from ablations.data import Split
+from ablations.recipes import TrainingConfig
 
 CPU = torch.device("cpu")
 
@@ -32,12 +33,18 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def augmented(held: Batches, indices: Tensor, flip: bool, seed: int) -> tuple[Tensor, Tensor]:
+    """What comes of a whole batch of these images."""
+    recipe = TrainingConfig(max_epochs=1, batch_size=max(len(indices), 2), learning_rate=0.1, horizontal_flip=flip)
+    return held.augmented(Part(epoch=0, position=0, first=0, indices=indices), recipe, seed)
+
+
 def draws(count: int, size: int, padding: int, indices: Tensor, flip: bool, seed: int) -> list[tuple[int, int, bool]]:
     """The top, left and mirroring drawn for each image, read off images whose pixels hold their row and column."""
     places = torch.arange(1, size + 1, dtype=torch.uint8)
     coordinates = torch.stack(torch.meshgrid(places, places, indexing="ij"), dim=-1).expand(count, -1, -1, -1)
     split = Split(coordinates.contiguous(), torch.arange(count))
-    images = batches(split, padding).augmented(indices, flip, seeded(seed))[0].int()
+    images = augmented(batches(split, padding), indices, flip, seed)[0].int()
     found = []
     for rows, columns in images:
         mirrored = bool((columns[columns > 0].unique().numel() > 1) and _falls(columns))
@@ -80,7 +87,7 @@ def test_augmented_is_torchvisions_crop_and_flip_of_each_image(
     drawn = draws(20, size, padding, indices, flip, seed)
     assert all(0 <= top <= 2 * padding and 0 <= left <= 2 * padding for top, left, _ in drawn)
     assert flip or not any(mirrored for _, _, mirrored in drawn)
-    images, labels = batches(split, padding).augmented(indices, flip, seeded(seed))
+    images, labels = augmented(batches(split, padding), indices, flip, seed)
     wanted = [reference(split.images[index], *draw, padding) for index, draw in zip(indices, drawn, strict=True)]
     assert torch.equal(images, torch.stack(wanted).float())
     assert labels.tolist() == indices.tolist()
@@ -102,7 +109,7 @@ def test_each_image_has_a_draw_of_its_own_and_all_draws_come() -> None:
 def test_half_of_the_images_are_mirrored() -> None:
     count = 40_000
     split = Split(torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).reshape(1, 2, 2, 1), torch.tensor([0]))
-    images, _ = batches(split).augmented(torch.zeros(count, dtype=torch.int64), True, seeded(0))
+    images, _ = augmented(batches(split), torch.zeros(count, dtype=torch.int64), True, 0)
     assert abs(int(images[:, 0, 0, 0].sum()) - count / 2) < 5 * (count / 4) ** 0.5
 
 
@@ -112,8 +119,8 @@ def test_without_padding_and_flip_it_is_the_identity(channels: int) -> None:
     indices = torch.randperm(12, generator=seeded(1))
     held = batches(split, mean=120.0, std=60.0)
     plain, labels = held.plain(indices)
-    augmented, same_labels = held.augmented(indices, False, seeded(0))
-    assert torch.equal(plain, augmented)
+    same, same_labels = augmented(held, indices, False, 0)
+    assert torch.equal(plain, same)
     assert torch.equal(labels, same_labels)
 
 
@@ -131,7 +138,7 @@ def test_plain_images_are_the_normalised_ones_whatever_the_padding(padding: int)
 
 def test_padding_is_black_before_it_is_normalised() -> None:
     split = Split(torch.full((40, 4, 4, 1), 200, dtype=torch.uint8), torch.zeros(40, dtype=torch.int64))
-    images, _ = batches(split, 2, mean=100.0, std=50.0).augmented(torch.arange(40), False, seeded(0))
+    images, _ = augmented(batches(split, 2, mean=100.0, std=50.0), torch.arange(40), False, 0)
     assert images.unique().tolist() == pytest.approx([-2.0, 2.0])
 
 
@@ -139,23 +146,23 @@ def test_padding_is_black_before_it_is_normalised() -> None:
 @pytest.mark.parametrize("padding", [0, 2])
 def test_batches_are_channels_last_floats(channels: int, padding: int) -> None:
     held = batches(noise(8, 6, channels), padding)
-    for images in (held.plain(torch.arange(5))[0], held.augmented(torch.arange(5), True, seeded(0))[0]):
+    for images in (held.plain(torch.arange(5))[0], augmented(held, torch.arange(5), True, 0)[0]):
         assert images.shape == (5, channels, 6, 6)
         assert images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert images.stride()[1:] == (1, 6 * channels, channels)
 
 
-def test_the_generator_decides_and_nothing_else() -> None:
+def test_the_seed_decides_and_nothing_else() -> None:
     held = batches(noise(64, 8, 3), 2)
     indices = torch.arange(64)
     torch.manual_seed(0)
-    one = held.augmented(indices, True, seeded(5))[0]
+    one = augmented(held, indices, True, 5)[0]
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    assert torch.equal(held.augmented(indices, True, seeded(5))[0], one)
+    assert torch.equal(augmented(held, indices, True, 5)[0], one)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(held.augmented(indices, True, seeded(6))[0], one)
+    assert not torch.equal(augmented(held, indices, True, 6)[0], one)
 
 
 def test_flipping_does_not_change_where_is_cropped() -> None:
@@ -167,7 +174,7 @@ def test_flipping_does_not_change_where_is_cropped() -> None:
 def test_the_split_is_left_as_it_was() -> None:
     split = noise(10, 6, 3)
     before = split.images.clone()
-    images, _ = batches(split).augmented(torch.arange(10), True, seeded(0))
+    images, _ = augmented(batches(split), torch.arange(10), True, 0)
     images.zero_()
     assert torch.equal(split.images, before)
 
@@ -207,4 +214,4 @@ def test_a_channel_of_one_value_stays_small(value: int) -> None:
     assert (mean[1].item(), std[1].item()) == (value, 1.0)
     held = Batches(split, mean, std, CPU, 2)
     assert (held.plain(torch.arange(10))[0][:, 1] == 0).all()
-    assert held.augmented(torch.arange(10), True, seeded(0))[0].abs().max() <= 255
+    assert augmented(held, torch.arange(10), True, 0)[0].abs().max() <= 255

@@ -29,6 +29,7 @@ from reports.comparisons import comparison_table, orders_table
 from reports.costs import CostRow, cost_table
 from reports.render import FORMATS, csv, latex, markdown, terminal
 from reports.tables import Cell, Column, ReportError, Table, roadmap_table
+from reports.tex import tex, tex_prose
 
 FLAGS = [
     *("depths=1-1-4-1", "stem=patchify", "depthwise=on", "width=18", "inverted_bottleneck=on", "depthwise_first=on"),
@@ -37,6 +38,7 @@ FLAGS = [
 ]
 ROWS = [("base", "pocket", None), *((f"with-{flag.partition('=')[0]}", f"+ {flag}", "base") for flag in FLAGS)]
 COLUMNS = ["row", "params, k", "multiply-adds, M", "top-1, %", "seeds"]
+MEASURES = ("train_images_per_second", "inference_images_per_second", "latency_ms", "peak_memory_mb")
 DIFFERENCES = ["difference", "95% interval", "p (Holm)", "verdict"]
 
 
@@ -130,21 +132,30 @@ TEX = {
     "-{}": "-",
     "'{}": "'",
     "''": '"',
+    "``": '"',
+    r"\textquotedblleft{}": "“",
+    r"\textquotedblright{}": "”",
+    r"\'{e}": "é",
+    r"\allowbreak{}": "",
     "--": "–",
     **{f"\\{special}": special for special in "&%$#_{}"},
 }
 TEX_WORD = re.compile("|".join(map(re.escape, TEX)) + r"|\\textsuperscript\{([\d,]+)\}|[^\\{}$&%#_^~|<>\[*`]")
 
 
+STACK = re.compile(r"\\begin\{tabular\}\[[tb]\]\{@\{\}[lr]@\{\}\}(.*?)\\end\{tabular\}")
+
+
 def untex(text: str) -> str:
-    """What a LaTeX text shows, marks left out; fails on anything that is not escaped."""
+    """What a LaTeX text shows, marks left out, stacked lines joined; fails on anything that is not escaped."""
+    text = STACK.sub(lambda stack: stack[1].replace(r" \\ ", " "), text)
     shown, place = [], 0
     while place < len(text):
         found = TEX_WORD.match(text, place)
         assert found, text[place:]
         shown.append("" if found[1] else TEX.get(found[0], found[0]))
         place = found.end()
-    return "".join(shown).strip()
+    return re.sub(r"−(?=\d)", "-", "".join(shown).strip())  # tables have hyphens before digits
 
 
 def read_latex(text: str) -> tuple[list[list[str]], list[str]]:
@@ -158,7 +169,7 @@ def read_latex(text: str) -> tuple[list[list[str]], list[str]]:
     lines = [[untex(re.sub(r"^\\multicolumn\{\d+\}\{c\}\{(.*)\}$", r"\1", cell)) for cell in line] for line in cells]
     caption = re.search(r"^\\caption\{(.*)\}$", text, re.MULTILINE)
     assert caption
-    after = text.partition("\\smallskip\\footnotesize\n")[2].splitlines()[:-1]
+    after = text.partition("\\scriptsize\\raggedright\n")[2].splitlines()[:-2]
     assert all(line.endswith("\\par") for line in after)
     return lines, [untex(caption[1]), *(untex(line.removesuffix("\\par")) for line in after)]
 
@@ -180,6 +191,7 @@ def assert_whole(text: str) -> None:
     assert re.sub(r"\\.", "", text).count("$") % 2 == 0
     alignment = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
     assert alignment
+    text = STACK.sub("", text)
     for line in text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines():
         assert line == "\\addlinespace" or len(re.findall(r"(?<!\\)&", line)) == len(alignment[1]) - 1
 
@@ -360,7 +372,7 @@ def test_every_verdict() -> None:
         "none": "cannot be told: no seed in common",
         "lost": "failed",
         "open": "not run",
-        "alone": "not run",
+        "alone": "cannot be told: its base has no result",
     }
     assert table.frame["verdict"].fillna("").tolist() == [word_of(table, row) for row in table.frame["row"]]
     for row in ("one", "none", "lost", "open", "alone"):
@@ -422,7 +434,7 @@ def test_a_base_that_failed_says_so_itself_and_at_every_row() -> None:
     assert word_of(table, "with-norm") == "cannot be told: one seed"
     none = comparison_table(changed(runs, "base", status="failed", reason="out of memory"))
     assert cell_of(none, "base", "mean") == "failed" and notes_of(none, "base") == "failed: out of memory"
-    assert {word_of(none, row) for row, _, base in ROWS if base} == {"failed"}
+    assert {word_of(none, row) for row, _, base in ROWS if base} == {"cannot be told: its base has no result"}
 
 
 def test_a_study_in_which_nothing_is_done() -> None:
@@ -482,6 +494,60 @@ def test_several_seeds_do_not_ask_for_images() -> None:
     with_images = comparison_table(make_runs(), lambda row, seed: images(800, of=10_000))
     assert with_images.frame["method"].dropna().unique().tolist() == ["t, paired by seed"]
     assert with_images.frame["difference"].equals(comparison_table(make_runs()).frame["difference"])
+
+
+# ---- what some studies have beside
+
+
+def test_what_was_measured_stands_in_columns_of_its_own() -> None:
+    bench = measured([row for row, _, _ in ROWS if row != "with-norm"])
+    table = comparison_table(make_runs(), bench=bench)
+    assert [column.title for column in table.columns] == [
+        *COLUMNS,
+        *("training, images/s", "inference, images/s", "latency, ms", "peak memory, MB"),
+        *DIFFERENCES,
+    ]
+    assert {column.group for column in table.columns} == {"", "GPU, batch 64"}
+    assert [cell_of(table, "base", name) for name in MEASURES] == ["12,346", "23,457", "1.25", "512"]
+    assert [cell_of(table, "with-norm", name) for name in MEASURES] == ["–"] * 4
+    frame = pd.read_csv(io.StringIO(csv(table))).set_index("row")
+    for line in bench.to_dict("records"):
+        assert [frame.loc[line["row"], name] for name in MEASURES] == [line[name] for name in MEASURES]
+    assert frame.loc["with-norm", list(MEASURES)].isna().all()
+    assert "ablations bench" in table.legend and "ablations bench" not in comparison_table(make_runs()).legend
+
+
+def test_each_device_and_batch_has_its_columns_and_the_last_measurement_counts() -> None:
+    again = measured(["base"]).assign(latency_ms=9.0)
+    other = measured(["base"], "CPU", 1)[["row", "batch_size", "device", "latency_ms"]]
+    bench = pd.concat([measured(["base"]), again, other], ignore_index=True)
+    table = comparison_table(make_runs(), bench=bench)
+    groups = [(column.name, column.group) for column in table.columns if column.group]
+    assert groups == [*((f"{name}_1", "GPU, batch 64") for name in MEASURES), ("latency_ms_2", "CPU, batch 1")]
+    assert cell_of(table, "base", "latency_ms_1") == "9" and cell_of(table, "base", "latency_ms_2") == "1.25"
+
+
+def test_averaged_weights_have_a_column_where_there_are_any() -> None:
+    runs = make_runs()
+    runs["ema_top1"] = runs["top1"] + 0.25
+    runs.loc[runs["row"] == "with-norm", "ema_top1"] = math.nan
+    table = comparison_table(changed(runs, "with-stem", 1, status="failed", reason="x"))
+    mine = runs[runs["row"] == "with-width"]["ema_top1"]
+    assert cell_of(table, "with-width", "ema_mean") == f"{mine.mean():.2f} ± {mine.std():.2f}"
+    assert cell_of(table, "with-norm", "ema_mean") == "–"
+    lost = runs[(runs["row"] == "with-stem") & (runs["seed"] != 1)]["ema_top1"]
+    frame = pd.read_csv(io.StringIO(csv(table))).set_index("row")
+    assert frame.loc["with-stem", "ema_mean"] == pytest.approx(lost.mean())
+    assert frame.loc["with-width", "ema_sd"] == pytest.approx(mine.std())
+    assert "averaged over training" in table.legend
+    assert "ema_mean" not in comparison_table(make_runs().assign(ema_top1=None)).frame
+
+
+def test_a_note_of_a_run_is_a_footnote_at_its_row() -> None:
+    runs = make_runs().assign(note=None)
+    runs.loc[(runs["row"] == "with-norm") & (runs["seed"] == 1), "note"] = "batch halved to fit"
+    table = comparison_table(runs)
+    assert notes_of(table, "with-norm") == "batch halved to fit" and table.notes == ("batch halved to fit",)
 
 
 # ---- worths over orders
@@ -579,6 +645,26 @@ def test_orders_that_a_failed_run_takes_out_are_not_counted() -> None:
 NASTY = r"50% & $x_1^2$ #{a}\b ~c | [red]bold[/red] <script> **x** `y` _z_ __init__ ~~s~~ &amp; [l](u) × − ± → … – · --"
 
 
+LETTERS = "Ångström naïve façade Łódź straße αβ λμ ≤ ≥ “a” ‘b’ — µ 10² 日本 🙂 привет \N{COMBINING ACUTE ACCENT}"
+
+
+def measured(rows: Sequence[str], device: str = "GPU", batch: int = 64) -> pd.DataFrame:
+    """What a bench measured of some rows."""
+    lines = [
+        {
+            "row": row,
+            "batch_size": batch,
+            "device": device,
+            "train_images_per_second": 12345.6 - place,
+            "inference_images_per_second": 23456.7 - place,
+            "latency_ms": 1.25 + place,
+            "peak_memory_mb": 512.5,
+        }
+        for place, row in enumerate(rows)
+    ]
+    return pd.DataFrame(lines)
+
+
 def all_tables() -> dict[str, Table]:
     """Every kind of table that a report or the command line shows."""
     orders = make_orders()
@@ -598,6 +684,13 @@ def all_tables() -> dict[str, Table]:
         ),
         "cost": cost_table([CostRow("a_b", NASTY, 10, 10**9, 4.1, NASTY), CostRow("c", "d", 5, 10**7)], NASTY, "row"),
         "nasty": comparison_table(nasty),
+        "measured": roadmap_table(
+            make_runs([(row.name, row.label, None) for row in roadmap("pocket").rows]).assign(
+                roadmap="pocket", ema_top1=81.0, note="x" * 300
+            ),
+            "pocket",
+            measured([row.name for row in roadmap("pocket").rows]),
+        ),
     }
 
 
@@ -616,7 +709,7 @@ def test_every_table_in_every_format(form: str, name: str) -> None:
         case "csv":
             assert list(pd.read_csv(io.StringIO(text)).columns) == list(table.frame.columns)
         case "table":
-            assert max(map(len, text.splitlines())) <= 100 or name in ("nasty", "cost")
+            assert max(map(len, text.splitlines())) <= 100 or name in ("nasty", "cost", "measured")
         case "markdown":
             assert len(read_markdown(text)[0]) == 1 + len(table.rows)
         case "latex":
@@ -625,18 +718,37 @@ def test_every_table_in_every_format(form: str, name: str) -> None:
             assert len(lines) == 1 + grouped + len(table.rows)
 
 
+@pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
 @pytest.mark.parametrize("compiler", ["pdflatex", "tectonic"])
-def test_latex_compiles(compiler: str, tmp_path: Path) -> None:
+def test_latex_compiles_and_stays_on_the_page(compiler: str, columns: str, tmp_path: Path) -> None:
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler} here")
-    tables = "\n\\clearpage\n".join(latex(table) for table in TABLES.values())
-    (tmp_path / "tables.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n" + tables + "\\end{document}\n"
-    )
+    letters = comparison_table(make_runs([("a", LETTERS, None), ("b", "w" * 200, "a")]).assign(study=LETTERS))
+    tables = "\n\\clearpage\n".join(latex(table) for table in (*TABLES.values(), letters))
+    head = f"\\documentclass[{columns}]{{article}}\n\\usepackage{{booktabs,graphicx}}\n"
+    (tmp_path / "tables.tex").write_text(head + "\\begin{document}\n" + tables + "\\end{document}\n")
     options = ["-interaction=nonstopmode", "-halt-on-error"] if compiler == "pdflatex" else []
     done = subprocess.run([compiler, *options, "tables.tex"], cwd=tmp_path, capture_output=True, timeout=100)
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    said = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, said[-2000:]
+    assert "Overfull" not in said
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("letter", "source"),
+    {
+        **{"é": r"\'{e}", "Å": r"\AA{}", "ç": r"\c{c}", "λ": r"$\lambda$", "≤": r"$\leq$", "日": "{[}U+65E5]"},
+        **{"²": r"\textsuperscript{2}", "“": r"\textquotedblleft{}", "🙂": "{[}U+1F642]", "\x00": "{[}U+0000]"},
+    }.items(),
+)
+def test_letters_that_pdflatex_has_not_are_written_another_way(letter: str, source: str) -> None:
+    assert tex(letter) == source
+
+
+@given(st.text(max_size=40))
+def test_latex_is_ascii_whatever_the_words(text: str) -> None:
+    assert tex(text).isascii() and tex_prose(text).isascii()
 
 
 def one_table(text: str) -> Table:

@@ -13,7 +13,7 @@ import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from ablations import data
-from ablations.data import DataSet, Split, load
+from ablations.data import DataSet, Split
 from ablations.errors import RequestError
 
 FASHION_SUM = "c9ba3c49b4f4c50a2bffe6041e2eae64cef41e4bbc2c8c1de10eca7f0ccb3e25"
@@ -60,7 +60,18 @@ def flip(path: Path, position: int = -1, bits: int = 0x10) -> None:
     path.write_bytes(flipped)
 
 
-def same(one: DataSet, other: DataSet) -> bool:
+class InMemory(DataSet):
+    """A data set whose images are in memory, as all of this file's are."""
+
+    train: Split
+    test: Split
+
+
+def load(*arguments: Any, **options: Any) -> InMemory:
+    return cast(InMemory, data.load(*arguments, **options))
+
+
+def same(one: InMemory, other: InMemory) -> bool:
     pairs = ((one.train, other.train), (one.test, other.test))
     equal = all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
     return equal and (one.checksum, one.classes, one.name) == (other.checksum, other.classes, other.name)
@@ -78,12 +89,12 @@ def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def fashion(fashion_dir: Path) -> DataSet:
+def fashion(fashion_dir: Path) -> InMemory:
     return load("fashion_mnist", fashion_dir)
 
 
 @pytest.fixture(scope="module")
-def plain_files(fashion: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain_files(fashion: InMemory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four files, unpacked."""
     folder = tmp_path_factory.mktemp("plain")
     for name in FILES:
@@ -109,7 +120,7 @@ def linked(source: Path, folder: Path) -> Path:
     return folder
 
 
-def test_fashion_mnist_is_what_its_authors_published(fashion: DataSet) -> None:
+def test_fashion_mnist_is_what_its_authors_published(fashion: InMemory) -> None:
     assert fashion.checksum == FASHION_SUM
     assert (len(fashion.train), len(fashion.test)) == (60000, 10000)
     for split, each in ((fashion.train, 6000), (fashion.test, 1000)):
@@ -121,7 +132,7 @@ def test_fashion_mnist_is_what_its_authors_published(fashion: DataSet) -> None:
     assert fashion.train.images.double().mean().item() == pytest.approx(255 * 0.2860, abs=0.02)  # as users of it know
 
 
-def test_packed_and_plain_files_give_the_same(fashion: DataSet, plain_files: Path, packed_files: Path) -> None:
+def test_packed_and_plain_files_give_the_same(fashion: InMemory, plain_files: Path, packed_files: Path) -> None:
     assert same(load("fashion_mnist", plain_files), fashion)
     assert same(load("fashion_mnist", packed_files), fashion)
 
@@ -570,7 +581,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def first(found: DataSet) -> Tensor:
+def first(found: InMemory) -> Tensor:
     return found.train.images[0]
 
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -63,6 +64,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+def is_among(number: signal.Signals, which: str, pid: int) -> bool:
+    """Whether a signal is among those a process catches (SigCgt), or among those that wait for it (ShdPnd)."""
+    found = re.search(rf"{which}:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return bool(int(found[1], 16) >> (number - 1) & 1)
+
+
 def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
@@ -79,6 +87,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return results(folder)
 
 
+@pytest.mark.slow
 def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["victims", "ablations.trainer", "ablations.augment", "sklearn.datasets"])
@@ -150,10 +159,13 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     assert all(checkpoints(run / "checkpoints") for run in left if (run / "log.jsonl").exists())
     process = started(*arguments)
     until(lambda: workers(process))
-    begun = time.monotonic()
+    (worker,) = workers(process)
+    until(lambda: is_among(signal.SIGINT, "SigCgt", worker))
+    os.kill(worker, signal.SIGSTOP)  # so that it cannot end by itself
     process.send_signal(signal.SIGINT)
+    until(lambda: is_among(signal.SIGINT, "ShdPnd", worker))
     assert stop(process)[0] == 130
-    assert time.monotonic() - begun < 5
+    until(lambda: not alive(worker))
     assert ablations(*arguments).returncode == 0
     assert exact(results(folder)) == exact(whole)
 
@@ -301,6 +313,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         assert "Not a directory" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_lost_or_altered_result_is_made_again_from_the_last_checkpoint(
     tmp_path: Path, whole: dict[str, dict[str, Any]]
 ) -> None:

@@ -494,6 +494,7 @@ def test_set_reaches_the_second_recipe_where_rows_must_agree() -> None:
         "checkpoint_steps": "9",
     }
     own = {
+        "accumulation": "2",
         "learning_rate": "0.123",
         "weight_decay": "0.321",
         "label_smoothing": "0.25",

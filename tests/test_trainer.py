@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import modernize
-from ablations.augment import Batches, mean_and_std
+from ablations.augment import Batches, Part, mean_and_std
 from ablations.chance import generator, seed_of
-from ablations.data import DataSet, load
+from ablations.data import DataSet, Images, Split, load
 from ablations.recipes import TrainingConfig
-from ablations.store import checkpoints
-from ablations.trainer import LOG_STEPS, DivergedError, Interrupted, Result, Trainer, read_log
+from ablations.store import checkpoints, read_log
+from ablations.trainer import LOG_STEPS, DivergedError, Interrupted, Result, Trainer
 
 DESIGN = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
 
@@ -39,6 +39,12 @@ def network(design: str = DESIGN, drop_path_rate: float = 0.2) -> nn.Module:
 def trainer(data: DataSet, folder: Path | None, design: str = DESIGN, seed: int = 3, **changes: Any) -> Trainer:
     stopping = changes.pop("stopping", lambda: False)
     return Trainer(network(design), data.train, data.test, config(**changes), seed, folder, stopping=stopping)
+
+
+def held(split: Images, data: DataSet, crop_padding: int = 0) -> Batches:
+    """The split's batches, normalised as the training split's are."""
+    assert isinstance(split, Split) and isinstance(data.train, Split)
+    return Batches(split, *mean_and_std(data.train), torch.device("cpu"), crop_padding)
 
 
 def stop_after(run: Trainer, step: int) -> None:
@@ -72,12 +78,12 @@ def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
     optimizer = torch.optim.SGD(
         ({"params": decayed, "weight_decay": 0.01}, {"params": others}), lr=recipe.learning_rate, momentum=0.9
     )
-    batches = Batches(digits.train, *mean_and_std(digits.train), torch.device("cpu"), crop_padding=1)
+    batches = held(digits.train, digits, crop_padding=1)
     order = torch.randperm(len(digits.train), generator=generator(3, "order", 0))
     for step in range(3):
         ours.train_step()
         ours.step += 1
-        images, labels = batches.augmented(order[64 * step :][:64], False, generator(3, "augment", 0, step))
+        images, labels = batches.augmented(Part(0, step, 0, order[64 * step :][:64]), recipe, 3)
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = ours.optimizer.param_groups[0]["lr"]
         optimizer.zero_grad()
         F.cross_entropy(plain(images), labels, label_smoothing=0.1).backward()
@@ -183,14 +189,15 @@ def test_a_batch_larger_than_the_data_is_refused(digits: DataSet) -> None:
 
 def test_evaluation_counts_every_image_once(digits: DataSet) -> None:
     run = trainer(digits, None)
-    result = run.evaluate()
+    result = run.evaluate(run.model)
     run.model.eval()
-    images, labels = run.test_batches.plain(torch.arange(len(digits.test)))
+    batches = held(digits.test, digits)
+    images, labels = batches.plain(torch.arange(len(digits.test)))
     with torch.no_grad():
         logits = run.model(images)
     assert result.top1 == 100 * int((logits.argmax(1) == labels).sum()) / len(labels)
     assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert torch.equal(result.predictions, logits.argmax(1))
+    assert torch.equal(result.predictions, logits.argmax(1)) and torch.equal(result.labels, labels)
 
 
 def test_seeds_of_different_purposes_differ() -> None:

@@ -1,0 +1,164 @@
+"""What bench measures: real steps of the networks named, in turns, with peers that have our weights."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from commands import ablations
+
+from ablations.bench import (
+    LATENCY_GOES,
+    Bench,
+    Contestant,
+    Measured,
+    Racer,
+    Setting,
+    contestants,
+    make,
+    measure,
+    ratios,
+    table_rows,
+)
+from ablations.errors import RequestError
+from ablations.studies import load_study, open_folder
+
+SMALL = Setting(threads=1, batch_size=4, image_size=32, num_classes=10)
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_a_peer_gives_the_answers_ours_gives(source: str) -> None:
+    ours, theirs = (make(Contestant("c", "convnext_tiny", who, "contiguous", SMALL)) for who in ("ours", source))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_step_trains_and_an_answer_does_not() -> None:
+    racer = Racer(Contestant("p", "pocket,depths=1-1,width=4", "ours", "channels_last", SMALL))
+    before = [weights.detach().clone() for weights in racer.network.parameters()]
+    racer.infer()
+    racer.answer_one()
+    assert all(torch.equal(one, other) for one, other in zip(before, racer.network.parameters(), strict=True))
+    racer.train_step()
+    assert not any(torch.equal(one, other) for one, other in zip(before, racer.network.parameters(), strict=True))
+
+
+def test_peers_come_in_both_memory_formats_and_must_have_the_network() -> None:
+    found = contestants({"convnext_tiny": "convnext_tiny"}, SMALL, ["timm"])
+    assert [(one.source, one.memory_format) for one in found] == [
+        ("ours", "channels_last"),
+        ("timm", "channels_last"),
+        ("timm", "contiguous"),
+    ]
+    with pytest.raises(RequestError, match="torchvision: it has no network 'pocket'; those it has of ours: resnet50"):
+        contestants({"pocket": "pocket"}, SMALL, ["torchvision"])
+
+
+def test_ratios_set_ours_against_the_better_format_turn_by_turn() -> None:
+    def one(source: str, form: str, training: tuple[float, ...], under: str = "") -> Measured:
+        contestant = Contestant("n", "n", source, form, SMALL, under)
+        return Measured(contestant, 100.0, 1, 10**9, training, training[::-1], (1.0, 9.0), 1.0, 1.0)
+
+    ours, slow, fast = one("ours", "channels_last", (10, 20, 40)), (1.0, 1.0, 1.0), (5.0, 20.0, 10.0)
+    elsewhere = one("timm", "contiguous", (99.0, 99.0, 99.0), under="jobs 2")
+    peers = one("timm", "contiguous", slow), one("timm", "channels_last", fast)
+    bench = Bench("m", (ours, *peers, elsewhere))
+    ratio = ratios(bench)[0]
+    assert (ratio.against, ratio.median, ratio.low, ratio.high) == (peers[1].contestant, 2.0, 1.0, 4.0)
+    rows = table_rows(bench)
+    assert [row.train_ratio for row in rows] == ["", "", "2.00 (1.00 to 4.00)", ""]
+    assert [row.inference_ratio for row in rows] == ["", "", "2.00 (1.00 to 4.00)", ""]
+    assert rows[0].train_share == pytest.approx(6 * 20 / 100)
+    assert rows[0].inference_share == pytest.approx(2 * 20 / 100)
+    assert rows[0].latency_ms == 5.0 and rows[0].latency_p95_ms == 9.0
+
+
+def test_over_takes_all_combinations_and_says_which() -> None:
+    over: dict[str, list[int]] = {"batch_size": [2, 4], "recompute": [False, True]}
+    found = contestants({"p": "pocket"}, replace(SMALL, threads=0), over=over)
+    assert [one.title for one in found] == [
+        f"p, batch size {size}, recompute {word}" for size in (2, 4) for word in ("off", "on")
+    ]
+    assert [(one.setting.batch_size, one.setting.recompute) for one in found] == [
+        (size, recompute) for size in (2, 4) for recompute in (False, True)
+    ]
+    cores = len(os.sched_getaffinity(0))
+    assert {one.setting.threads for one in found} == {cores}
+    shared = contestants({"p": "pocket"}, replace(SMALL, threads=0), over={"jobs": [1, cores]})
+    assert [one.setting.threads for one in shared] == [cores, 1]
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_batch_and_less_so_with_checkpointing() -> None:
+    wide = {"w": "pocket,width=32,depths=4-1"}
+    over: dict[str, list[int]] = {"batch_size": [16, 128], "recompute": [False, True]}
+    bench = measure(contestants(wide, SMALL, over=over), repeats=1)
+    small, small_recomputed, large, large_recomputed = (one.training_memory for one in bench.measured)
+    assert large > 4 * small and large_recomputed < 0.8 * large and small_recomputed < small
+    assert bench.measured[2].inference_memory < 0.5 * large
+
+
+@pytest.mark.slow
+def test_jobs_race_side_by_side_and_leave_nothing_behind() -> None:
+    (one,) = measure(contestants({"p": "pocket,depths=1-1,width=4"}, replace(SMALL, jobs=2)), repeats=2).measured
+    assert len(one.training) == len(one.inference) == 2 and len(one.latency) == 4 * 2 * LATENCY_GOES * 2
+    assert all(speed > 0 for speed in (*one.training, *one.inference, *one.latency))
+    assert not multiprocessing.active_children()
+
+
+def test_too_large_a_batch_is_said_in_a_line() -> None:
+    done = ablations("bench", "pocket", "--batch-size", str(10**8), "--threads", "1", "--repeats", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[1:] == [
+        "ablations: bench pocket (ours, channels_last): not enough memory for a batch of 100000000; "
+        "give a smaller --batch-size"
+    ]
+
+
+def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
+    changes = {"base": "pocket,depths=1-1,width=4", "flags": {"norm": ["bn", "ln"]}, "data": "digits"}
+    open_folder(load_study("sweep", changes, {}), tmp_path / "study")
+    out = tmp_path / "all.json"
+    options = ("--repeats", "1", "--warmup", "1", "--threads", "1", "--batch-size", "4", "--out", out)
+    done = ablations("bench", "--study", tmp_path / "study", *options, "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    whole = json.loads(out.read_text())
+    speeds = [one["training"][0] for one in whole["measured"]]
+    kept = json.loads((tmp_path / "study" / "bench.json").read_text())
+    assert [(one["row"], one["train_images_per_second"]) for one in kept] == list(
+        zip(["norm=bn", "norm=ln"], speeds, strict=True)
+    )
+    assert all(speed > 0 for speed in speeds) and whole["measured"][0]["peak"] > 0
+    shown = ablations("report", tmp_path / "study", "--format", "csv")
+    assert shown.returncode == 0, shown.stderr
+    table = pd.read_csv(tmp_path / "study/report/tables/sweep-norm.csv")
+    assert table["train_images_per_second"].tolist() == pytest.approx(speeds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "bench: give designs"),
+        (("pocket", "--roadmap", "pocket"), "bench: give designs"),
+        (("pockett",), "unknown design 'pockett'"),
+        (("pocket", "--against", "keras"), "--against keras: unknown"),
+        (("pocket", "--device", "cuda:99"), "device cuda:99"),
+        (("pocket", "--over", "width=3"), "--over width=3: 'width' is unknown; it varies batch-size, image-size"),
+        (("pocket", "--over", "batch-size=8,0"), "--over batch-size=8,0: each value of batch-size must be a whole"),
+        (("pocket", "--over", "recompute=yes"), "--over recompute=yes: each value of recompute must be on or off"),
+        (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, bf16, fp16"),
+        (("convnext_tiny", "--over", "image-size=224,16"), "image_size=16 is too small"),
+        (("--study", "runs/none", "--over", "jobs=1,2"), "--over: a study's report has one setting"),
+    ],
+)
+def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = ablations("bench", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert words in done.stderr

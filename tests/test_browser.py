@@ -1,0 +1,247 @@
+"""The page in a browser: switches, sorting, links, the keyboard, and nothing asked of the network."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser import chromium
+from made_up import made_up_study
+from playwright.sync_api import Browser, Page
+
+import modernize
+from ablations.frames import read_report
+from reports.files import write_file
+from reports.page import page as page_of
+from reports.report import Report
+
+NAMES = [flag.name for flag in modernize.FLAGS]
+NASTY = "<script>alert(1)</script>"
+
+
+@dataclass
+class Visit:
+    """A page that is open, and what went wrong on it: messages of the console, errors, and requests that it made."""
+
+    page: Page
+    troubles: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A roadmap of three seeds with a name that is markup; one run failed, one row has not begun."""
+    folder = tmp_path_factory.mktemp("study")
+
+    def outcome(run: Any) -> dict[str, Any] | None:
+        if run.name == "kernel-9-s1":
+            return {"status": "failed", "reason": f"the loss is nan {NASTY}"}
+        return None if run.row == "kernel-11" else {}
+
+    study = made_up_study(folder, outcome=outcome).model_copy(update={"name": NASTY})
+    return read_report(study, folder)
+
+
+@pytest.fixture(scope="module")
+def address(report: Report, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_file(tmp_path_factory.mktemp("page") / "index.html", page_of(report).encode()).as_uri()
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
+    """Opens the page; afterwards nothing may have gone wrong on any page that was opened."""
+    visits = []
+
+    def opened(fragment: str = "", width: int = 1280, scheme: Any = "light") -> Visit:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        one = Visit(page)
+        visits.append(one)
+        page.on("console", lambda message: one.troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: one.troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: one.troubles.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda asked: one.troubles.append(asked.url) if _leaves(asked.url, address) else None)
+        page.goto(address + fragment)
+        return one
+
+    yield opened
+    for one in visits:
+        one.page.close()
+    assert [trouble for one in visits for trouble in one.troubles] == []
+
+
+def _leaves(url: str, address: str) -> bool:
+    return url.partition("#")[0] != address and not url.startswith("data:")
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    """Sets a flag as a user does."""
+    control = page.locator(f"[data-flag='{NAMES.index(name)}']")
+    if value in ("on", "off") and control.get_attribute("type") == "checkbox":
+        control.set_checked(value == "on")
+    elif control.is_enabled():
+        control.select_option(label=value)
+
+
+def shown(page: Page, name: str) -> str:
+    return page.locator(f"#{name}").inner_text()
+
+
+def flags_of(page: Page) -> dict[str, list[str]]:
+    """The flags of the explorer and the values that each can take."""
+    return page.evaluate("Object.fromEntries(data.flags.map((flag) => [flag.name, flag.values]))")
+
+
+def test_flipping_switches_changes_the_numbers_to_what_count_gives(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    flags, chance = flags_of(page), random.Random(5)
+    assert list(flags) == NAMES
+    chosen: dict[str, str] = {}
+    for _ in range(30):
+        before, chosen = chosen, {name: chance.choice(values) for name, values in flags.items()}
+        for name, value in chosen.items():
+            if value != before.get(name):
+                choose(page, name, value)
+        cost = modernize.count(modernize.Design().with_flags(chosen), 32, 1, 10)
+        assert shown(page, "params") == f"{cost.params:,}"
+        assert shown(page, "macs") == f"{cost.macs:,}"
+        boxes = page.locator("#parts .layer").all_text_contents()
+        assert any(f"{chosen['kernel_size']}×{chosen['kernel_size']}" in box for box in boxes)
+        assert {"relu": "ReLU", "gelu": "GELU"}[chosen["activation"]] in "".join(boxes)
+
+
+def test_a_row_of_the_roadmap_has_its_name_cost_and_accuracy(visit: Callable[..., Visit], report: Report) -> None:
+    page = visit().page
+    page.select_option("#start", label="ReLU to GELU")
+    runs = report.runs[report.runs["row"] == "gelu"]
+    assert shown(page, "nearest") == "ReLU to GELU: this is it"
+    assert f"{runs['top1'].mean():.2f} ± {runs['top1'].std():.2f}" in shown(page, "measured")
+    assert shown(page, "params") == f"{int(runs['params'].iloc[0]):,}"
+    assert modernize.design(shown(page, "name")) == modernize.roadmap("pocket").row("gelu").design
+    choose(page, "norm", "ln")
+    assert shown(page, "nearest") == "ReLU to GELU; 1 flag differs: norm ln, there bn"
+    assert shown(page, "measured") == "no run of exactly this design"
+
+
+def test_a_link_restores_the_flags(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    for name, value in {"kernel_size": "9", "depthwise": "on", "norm": "ln", "width": "18"}.items():
+        choose(page, name, value)
+    fragment = page.evaluate("location.hash")
+    assert "kernel_size%3D9" in fragment
+    other = visit(fragment).page
+    assert [shown(other, name) for name in ("params", "name", "nearest")] == [
+        shown(page, name) for name in ("params", "name", "nearest")
+    ]
+    wrong = visit("#flags=kernel_size%3D4,nonsense,width%3D%3Cscript%3E,norm%3Dln").page
+    assert "norm=ln" in shown(wrong, "name") and "kernel_size" not in shown(wrong, "name")
+    assert shown(wrong, "unknown").endswith("not known here: kernel_size=4, nonsense, width=<script>")
+    malformed = visit("#flags=%E0%A4%A,norm%3Dln").page
+    assert "norm=ln" in shown(malformed, "name") and "%E0%A4%A" in shown(malformed, "unknown")
+    choose(malformed, "norm", "bn")
+    assert malformed.locator("#unknown").is_hidden() and other.locator("#unknown").is_hidden()
+
+
+def test_a_click_on_a_heading_sorts_by_its_numbers(visit: Callable[..., Visit], report: Report) -> None:
+    page = visit().page
+    table = page.locator("table[data-name=roadmap]")
+    place = [column.name for column in report.tables[0].columns].index("top1_mean")
+    original = table.locator("tbody tr").all_inner_texts()
+    head = table.locator("thead tr").last.locator("th").nth(place)
+    means = report.tables[0].frame["top1_mean"].round(2).dropna()
+    for order, expected in (("ascending", sorted(means)), ("descending", sorted(means, reverse=True))):
+        head.locator("button").focus()
+        page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == order
+        cells = [row.split("\t")[place] for row in table.locator("tbody tr").all_inner_texts()]
+        assert [float(cell.split(" ")[0]) for cell in cells[: len(means)]] == expected  # what has none stays last
+        assert cells[-1] == "left"
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "none"
+    assert table.locator("tbody tr").all_inner_texts() == original
+
+
+def test_marks_tell_their_numbers_under_the_pointer_and_by_keyboard(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    marks = page.locator("#figure-tradeoff .mark")
+    marks.nth(2).hover(force=True)
+    said = marks.nth(2).get_attribute("aria-label")
+    assert said and page.locator("#tip").inner_text() == said
+    marks.first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text() == marks.nth(1).get_attribute("aria-label")
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_it_works_by_keyboard(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    page.locator("#start").focus()
+    seen = []
+    for _ in range(13):  # one of the 14 flags has one value only
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("Number(document.activeElement.dataset.flag)"))
+    assert seen == sorted(seen) and len(set(seen)) == 13
+    before = shown(page, "params")
+    page.locator("[data-flag='4']").focus()
+    page.keyboard.press("Space")
+    assert shown(page, "params") != before
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_scrolls_sideways_but_boxes(visit: Callable[..., Visit], width: int) -> None:
+    page = visit(width=width).page
+    page.select_option("#start", label="kernel size 11")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    table = page.locator(".scroll:has(table[data-name=roadmap])")
+    assert (table.evaluate("box => box.scrollWidth > box.clientWidth")) == (width == 390)
+
+
+def test_a_study_named_as_markup_is_shown_as_text(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    assert page.locator("h1").inner_text() == NASTY == page.title()
+    assert NASTY in page.locator("table[data-name=unfinished]").inner_text()
+    assert page.evaluate("document.scripts.length") == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_serious_fault(visit: Callable[..., Visit], width: int, scheme: str) -> None:
+    one = visit(width=width, scheme=scheme)
+    found = Axe().run(one.page).response["violations"]
+    serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    assert [(fault["id"], [node["target"] for node in fault["nodes"]][:3]) for fault in serious] == []
+
+
+def test_it_prints_without_controls(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    page = visit().page
+    page.emulate_media(media="print")
+    assert page.locator(".flags").is_hidden() and page.locator("nav").is_hidden()
+    assert page.locator("#parts svg").first.is_visible()
+    printed = page.pdf(format="A4")
+    assert printed.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 20
+
+
+def test_what_cannot_be_built_is_refused_with_the_reason(report: Report, browser: Browser, tmp_path: Path) -> None:
+    flags = {**report.designs["gelu"], "stem_stride": 16, "depths": "1-1-1-1-1-1-1-1"}
+    odd = replace(report, designs={**report.designs, "gelu": flags}, runs=report.runs.assign(params=None, macs=None))
+    page = browser.new_page()
+    page.goto(write_file(tmp_path / "index.html", page_of(odd).encode()).as_uri())
+    for name, value in {"depths": flags["depths"], "stem_stride": "16", "separate_downsampling": "on"}.items():
+        choose(page, name, value)
+    assert "image_size=32 is too small for stem_stride=16 and 8 stages" in shown(page, "refused")
+    assert shown(page, "params") == shown(page, "macs") == "–"
+    choose(page, "separate_downsampling", "off")
+    choose(page, "stem", "resnet")
+    assert page.locator("#refused").is_hidden() and shown(page, "macs") != "–"
+    page.close()

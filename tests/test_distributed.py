@@ -1,0 +1,472 @@
+"""Several processes at one run: they compute what one computes, and stop, die and go on as one does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import environment
+from together import together
+from torch import nn
+
+import modernize
+from ablations.data import Split, load
+from ablations.distributed import ALONE, Group
+from ablations.files import DamagedImageError
+from ablations.recipes import TrainingConfig
+from ablations.runs import RunConfig, execute
+from ablations.store import checkpoints, read_json, read_log
+from ablations.sync_batchnorm import synchronise_batchnorm
+from ablations.trainer import Trainer
+
+LAYERNORM = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
+BATCHNORM = "pocket,depths=1-1,width=4,stem_stride=1"
+
+
+def a_trainer(
+    group: Group, design: str, settings: dict[str, Any], images: int | None = None, **options: Any
+) -> Trainer:
+    """A trainer of a tiny network on digits, in float64, tested on the first so many images."""
+    data = load("digits", Path("unused"))
+    assert isinstance(data.test, Split)
+    torch.manual_seed(7)
+    model = modernize.build(design, num_classes=10, in_channels=1).double()
+    config = TrainingConfig(**{"max_epochs": 1, "batch_size": 64, "learning_rate": 5e-3, **settings})
+    test = data.test.take(torch.arange(images or len(data.test)))
+    return Trainer(model, data.train, test, config, seed=3, device="cpu", group=group, **options)
+
+
+# ---- the same losses
+
+
+def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[float]:
+    """Every step's loss and the evaluation's, where this process hears of them: rank 0 alone does."""
+    import ablations.trainer
+
+    ablations.trainer.LOG_STEPS = 1
+    heard: list[float] = []
+    trainer = a_trainer(group, design, settings, report=lambda line: heard.append(line["loss"]))
+    evaluation = trainer.train().evaluation
+    return [*heard, evaluation.loss] if heard else []
+
+
+def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
+    """How far the losses of so many processes are at most from those of one."""
+    first, *others = together(processes, heard_losses, design, settings)
+    (alone,) = together(1, heard_losses, design, settings)
+    assert not any(others), "another process than rank 0 wrote to the log"
+    assert len(first) == len(alone) == 1438 // 64 * settings.get("max_epochs", 1) + 1
+    assert len(set(alone)) == len(alone), "nothing was learnt"
+    return float(np.abs(np.subtract(first, alone)).max())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_epochs": 2},
+        {"accumulation": 2},
+        {"clip_norm": 0.1},
+        {"crop_padding": 1, "horizontal_flip": True},
+        {"crop_scale": (0.3, 1.0), "horizontal_flip": True, "randaugment": 9, "image_size": 8},
+        {"optimizer": "sgd", "learning_rate": 0.1, "accumulation": 4, "clip_norm": 0.5, "crop_padding": 2},
+    ],
+    ids=lambda settings: ",".join(settings),
+)
+def test_two_processes_have_the_losses_of_one_step_by_step(settings: dict[str, Any]) -> None:
+    assert apart(2, LAYERNORM, settings) < 1e-9
+
+
+def test_four_processes_have_the_losses_of_one() -> None:
+    assert apart(4, LAYERNORM, {"crop_padding": 1, "accumulation": 2}) < 1e-9
+
+
+@pytest.mark.parametrize("settings", [{}, {"crop_padding": 1, "horizontal_flip": True, "clip_norm": 0.5}])
+def test_with_synchronised_batchnorm_two_processes_have_the_losses_of_one(settings: dict[str, Any]) -> None:
+    assert apart(2, BATCHNORM, {**settings, "sync_batchnorm": True}) < 1e-6
+
+
+def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_differ() -> None:
+    assert apart(2, BATCHNORM, {}) > 1e-4
+
+
+# ---- the same evaluation
+
+
+def evaluated(group: Group, settings: dict[str, Any], images: int) -> tuple[float, float, list, list]:
+    """Accuracy, loss, labels and predictions on so many images, in batches of at most 7, of an untrained network."""
+    import ablations.trainer
+
+    ablations.trainer.EVALUATION_BATCH = 7
+    trainer = a_trainer(group, BATCHNORM, settings, images)
+    found = trainer.evaluate(trainer.model)
+    return found.top1, found.loss, found.labels.tolist(), found.predictions.tolist()
+
+
+@pytest.mark.parametrize("settings", [{}, {"evaluation_crop": 0.9, "image_size": 8}], ids=["in memory", "one by one"])
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("images", [37, 1])
+def test_every_image_of_the_test_split_counts_once(processes: int, images: int, settings: dict[str, Any]) -> None:
+    settings = {**settings, "batch_size": 66}
+    found = together(processes, evaluated, settings, images)
+    assert found == [found[0]] * processes, "the processes disagree"
+    top1, loss, labels, predictions = found[0]
+    data = load("digits", Path("unused"))
+    assert labels == data.test.labels[:images].tolist()
+    assert top1 == 100 * sum(map(int.__eq__, labels, predictions)) / images
+    ((alone_top1, alone_loss, _, alone),) = together(1, evaluated, settings, images)
+    assert (top1, predictions) == (alone_top1, alone) and loss == pytest.approx(alone_loss, abs=1e-12)
+
+
+# ---- BatchNorm
+
+
+def a_batchnorm(dtype: Any, **options: Any) -> nn.BatchNorm2d:
+    """A BatchNorm whose weights and statistics are not those that it starts with."""
+    norm = nn.BatchNorm2d(3, **options).to(torch.from_numpy(np.empty(0, dtype)).dtype)
+    with torch.no_grad():
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            if values is not None:
+                values.copy_(torch.tensor([0.5, 1.5, 2.0]))
+    return norm
+
+
+def normalised(norm: nn.Module, images: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """What a BatchNorm makes of images in two steps, and the gradients of a weighted sum."""
+    share = torch.tensor(images, requires_grad=True)
+    norm(share.detach() + 1)
+    out = norm(share)
+    (out * torch.tensor(weights)).sum().backward()
+    found = {"out": out, "input": share.grad, **{name: values.grad for name, values in norm.named_parameters()}}
+    found |= dict(norm.named_buffers())
+    return {name: values.detach().numpy() for name, values in found.items() if values is not None}
+
+
+def shared_out(
+    group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], options: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """What this process's SyncBatchNorm makes of its share of the images."""
+    norm = synchronise_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
+    assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
+    first = sum(shares[: group.rank])
+    mine = slice(first, first + shares[group.rank])
+    return normalised(norm.get_submodule("0"), images[mine], weights[mine])
+
+
+@pytest.mark.parametrize("shares", [[7, 3], [5, 1, 4]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"momentum": 0.3}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}],
+    ids=lambda options: next(iter(options)),
+)
+def test_batchnorm_over_processes_is_batchnorm_over_the_whole_batch(shares: list[int], options: dict[str, Any]) -> None:
+    chance = np.random.default_rng(0)
+    images, weights = chance.normal(2, 3, (2, 10, 3, 4, 5))
+    found = together(len(shares), shared_out, images, weights, shares, options)
+    whole = normalised(a_batchnorm(images.dtype, **options), images, weights)
+    for name in ("out", "input"):
+        np.testing.assert_allclose(np.concatenate([one[name] for one in found]), whole[name], rtol=0, atol=1e-11)
+    for name in whole.keys() & {"weight", "bias"}:
+        np.testing.assert_allclose(sum(one[name] for one in found), whole[name], rtol=1e-11)
+    for name in whole.keys() & {"running_mean", "running_var", "num_batches_tracked"}:
+        for one in found:
+            np.testing.assert_allclose(one[name], whole[name], rtol=1e-12)
+    assert all(one.keys() == whole.keys() for one in found)
+
+
+def test_a_mean_far_from_zero_does_not_cost_batchnorm_its_variance() -> None:
+    chance = np.random.default_rng(0)
+    images, weights = chance.normal(300, 0.1, (10, 3, 4, 5)), chance.normal(0, 1, (10, 3, 4, 5))
+    found = together(2, shared_out, images.astype("f"), weights.astype("f"), [7, 3], {})
+    whole = normalised(a_batchnorm(np.float64), images.astype("f").astype("d"), weights)
+    np.testing.assert_allclose(np.concatenate([one["out"] for one in found]), whole["out"], atol=1e-2)
+
+
+# ---- who sends and who writes
+
+
+def sent(group: Group, settings: dict[str, Any]) -> tuple[int, int]:
+    """How often gradients were summed over the processes, and the steps."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    trainer = a_trainer(group, LAYERNORM, settings)
+    buckets: list[int] = []
+
+    def counted(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        buckets.append(bucket.index())
+        return allreduce_hook(state, bucket)
+
+    counted.__annotations__ = allreduce_hook.__annotations__  # types, not their names: torch looks at them
+    trainer.network.register_comm_hook(None, counted)  # type: ignore[operator]
+    trainer.train()
+    return buckets.count(0), trainer.total_steps
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_gradients_travel_once_a_step_however_many_parts_it_has(accumulation: int) -> None:
+    for count, steps in together(2, sent, {"accumulation": accumulation}):
+        assert count == steps == 22
+
+
+class Holed:
+    """Images of noise, of which those of even index above 7 are damaged."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index > 7 and index % 2 == 0:
+            raise DamagedImageError(f"image {index}")
+        return torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(index)), index % 3
+
+
+def stepped(group: Group) -> list[float]:
+    """The weights after an epoch in parts of one image, some of which are damaged."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double()
+    config = TrainingConfig(max_epochs=1, batch_size=4, learning_rate=0.1, optimizer="sgd", max_damaged=0.9)
+    config = config.model_copy(update={"accumulation": 4 // group.size})
+    trainer = Trainer(model, Holed(), Holed(), config, device="cpu", group=group, say=lambda words: None)
+    trainer.train()
+    return [value for weights in model.parameters() for value in weights.flatten().tolist()]
+
+
+def test_a_process_whose_images_are_damaged_keeps_step_with_the_others() -> None:
+    expected = stepped(ALONE)
+    for found in together(2, stepped):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def executed(group: Group, folder: Path) -> dict[str, Any]:
+    """The result of a run, for which each process was given a folder of its own."""
+    from modernize.models import design
+
+    recipe = TrainingConfig(max_epochs=1, batch_size=64, learning_rate=5e-3, checkpoint_steps=5, checkpoint_every=0.5)
+    config = RunConfig(
+        row="r", label="r", flags=design(LAYERNORM).flags(), recipe_name="r", recipe=recipe, data="digits", seed=0
+    )
+    return execute(config, folder / str(group.rank), load("digits", Path("unused")), group=group)
+
+
+def test_only_rank_0_writes(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    first, second = together(2, executed, tmp_path)
+    assert first["weights_sha256"] == second["weights_sha256"] and first["top1"] == second["top1"]
+    assert not list((tmp_path / "1").iterdir())
+    written = {"config.yaml", "environment.json", "log.jsonl", "checkpoints", "predictions.npz", "result.json"}
+    assert {path.name for path in (tmp_path / "0").iterdir()} == written
+    assert read_json(tmp_path / "0/environment.json")["sessions"][0]["processes"] == 2
+
+
+def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
+    with pytest.raises(ValueError, match=r"batch_size=64: .* 3 processes and accumulation=2; .* works is 66"):
+        a_trainer(Group(0, 3), LAYERNORM, {"accumulation": 2})
+    a_trainer(ALONE, LAYERNORM, {"accumulation": 2})
+
+
+# ---- torchrun
+
+
+RUN = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1", "--device", "cpu")
+
+
+def torchrun(processes: int, *arguments: str | Path) -> subprocess.Popen[str]:
+    """The command line under torchrun, running in a session of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command += ["--nproc-per-node", str(processes), "-m", "ablations", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(), start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+def members(process: subprocess.Popen[str]) -> dict[int, int]:
+    """The process ids of a torchrun's processes, by rank."""
+    found: dict[int, int] = {}
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ranks = [int(one[5:]) for one in variables if one.startswith(b"RANK=")]
+        found |= {rank: int(pid) for rank in ranks}
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone(pids: list[int], seconds: float = 30) -> None:
+    """Waits for processes to end: one that was killed takes a moment."""
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    """Waits for a condition, which a process should bring about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def exact(folder: Path) -> tuple[Any, ...]:
+    found = read_json(folder / "result.json")
+    return found["top1"], found["loss"], found["weights_sha256"]
+
+
+def logged(folder: Path, *keys: str) -> list[tuple[Any, ...]]:
+    return [tuple(line[key] for key in keys) for line in read_log(folder)]
+
+
+def sessions(folder: Path) -> list[int]:
+    """The number of processes of each session of a run."""
+    return [session["processes"] for session in read_json(folder / "environment.json")["sessions"]]
+
+
+DESIGN = "pocket@separate-downsampling,depths=1-1,width=4"
+TRAIN = ("train", DESIGN, *RUN, "--set", "max_epochs=4", "--set", "crop_padding=1", "--set", "checkpoint_steps=7")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    _, err = finish(torchrun(2, *TRAIN, "--out", folder))
+    assert "ablations:" not in err
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_never_stopped(
+    tmp_path: Path, whole: Path
+) -> None:
+    folder = tmp_path / "run"
+    kept = folder / "checkpoints"
+    process = torchrun(2, *TRAIN, "--out", folder)
+    until(lambda: checkpoints(kept), process)
+    os.kill(members(process)[1], signal.SIGKILL)
+    begun = time.monotonic()
+    finish(process, 1)
+    assert time.monotonic() - begun < 25, "the others waited for the one that was gone"
+    at_first = checkpoints(kept)[0].name
+    process = torchrun(2, *TRAIN, "--out", folder)
+    until(lambda: checkpoints(kept)[0].name > at_first, process)
+    pids = [*members(process).values()]
+    for pid in (process.pid, *pids):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert not (folder / "result.json").exists(), "it ended before it was killed"
+    gone(pids)
+    finish(torchrun(2, *TRAIN, "--out", folder))
+    assert exact(folder) == exact(whole)
+    told = ("step", "loss", "top1", "learning_rate", "images")
+    assert logged(folder, *told) == logged(whole, *told)
+    assert sessions(folder) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
+    # Two processes to prepare images each: the signal reaches them, too.
+    settings = (
+        "--set",
+        "crop_padding=0",
+        "--set",
+        "crop_scale=[0.5,1.0]",
+        "--set",
+        "workers=2",
+        "--set",
+        "checkpoint_seconds=1000",
+    )
+    arguments = ("train", DESIGN, *RUN, *settings, "--set", "max_epochs=30", "--out", tmp_path / "run")
+    process = torchrun(2, *arguments)
+    until(lambda: read_log(tmp_path / "run"), process)
+    pids = [*members(process).values()]
+    assert len(pids) == 2
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert err.count("ablations: interrupted; the same command goes on from here") == 1, out + err
+    assert len(checkpoints(tmp_path / "run/checkpoints")) == 1
+    gone(pids)
+
+
+@pytest.mark.slow
+def test_on_other_numbers_of_processes_it_goes_on_with_batch_schedule_and_images(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    for attempt, processes in enumerate((2, 1, 2)):
+        process = torchrun(processes, *TRAIN, "--out", folder)
+        if attempt < 2:
+            before = checkpoints(folder / "checkpoints")
+            until(lambda before=before: checkpoints(folder / "checkpoints")[:1] > before[:1], process)  # type: ignore[misc]
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+            assert not (folder / "result.json").exists()
+        else:
+            finish(process)
+    assert sessions(folder) == [2, 1, 2]
+    told = ("step", "steps", "images", "learning_rate")
+    assert logged(folder, *told) == logged(whole, *told)
+    losses, expected = (np.array(logged(place, "loss")) for place in (folder, whole))
+    assert np.abs(losses - expected).max() < 1e-4
+    assert read_json(folder / "result.json")["images_seen"] == read_json(whole / "result.json")["images_seen"]
+
+
+def test_a_study_under_torchrun_is_trained_by_all_processes_run_after_run(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    study = ("run", "grid", "--base", DESIGN, "--flags", "norm=bn:ln", *RUN, "--set", "max_epochs=1", "--out", folder)
+    out, err = finish(torchrun(2, *study))
+    assert "ablations:" not in err
+    runs = sorted((folder / "runs").iterdir())
+    assert [run.name for run in runs] == ["norm=bn-s0", "norm=ln-s0"]
+    assert [sessions(run) for run in runs] == [[2], [2]]
+    assert all(read_json(run / "result.json")["status"] == "done" for run in runs)
+    assert out.count("2 processes at each run") == 1
+    assert out.count("norm=bn-s0: top-1") == 1, "both processes spoke"
+    out, _ = finish(torchrun(2, *study))
+    assert "2 there already" in out and [sessions(run) for run in runs] == [[2], [2]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", DESIGN), ("run", "grid", "--base", DESIGN, "--flags", "norm=bn:ln")],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_batch_that_two_processes_cannot_share_is_refused_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    process = torchrun(2, *arguments, *RUN, "--set", "batch_size=33", "--out", tmp_path / "out")
+    _, err = finish(process, 1)  # torchrun's own status; those of its processes are 2
+    said = [line for line in err.splitlines() if "batch_size" in line]
+    assert len(said) == 1 and said[0].startswith("ablations: batch_size=33: it cannot be shared out evenly over 2")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_goes_wrong_in_another_process_than_the_first_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 only sees that its peer is gone: the reason is the peer's to tell."""
+    breaks = "import os, ablations.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
+    (tmp_path / "sitecustomize.py").write_text(breaks)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, err = finish(torchrun(2, "train", DESIGN, *RUN, "--out", tmp_path / "out"), 1)
+    assert "ablations: ZeroDivisionError: division by zero" in err
+    assert not (tmp_path / "out/result.json").exists(), "the run would not be tried again"
