@@ -57,11 +57,16 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in children if b"ablations.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def alive(pid: int) -> bool:
+def state(pid: int) -> str:
+    """A process as the kernel sees it: R runs, S sleeps, D waits for a disk, T stopped, Z ended, nothing for gone."""
     try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
-        return False
+        return ""
+
+
+def alive(pid: int) -> bool:
+    return state(pid) not in ("Z", "")
 
 
 def is_among(number: signal.Signals, which: str, pid: int) -> bool:
@@ -162,6 +167,7 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     (worker,) = workers(process)
     until(lambda: is_among(signal.SIGINT, "SigCgt", worker))
     os.kill(worker, signal.SIGSTOP)  # so that it cannot end by itself
+    until(lambda: state(worker) == "T")  # while it waits for the disk it has not stopped, and takes a SIGINT first
     process.send_signal(signal.SIGINT)
     until(lambda: is_among(signal.SIGINT, "ShdPnd", worker))
     assert stop(process)[0] == 130
