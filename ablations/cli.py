@@ -113,7 +113,9 @@ _OPTIONS: dict[str, Callable] = {
         show_default=True,
         help="Where data sets lie or are put.",
     ),
-    "recipe": click.option("--recipe", metavar="NAME|FILE", help="How to train: a recipe's name or YAML file."),
+    "recipe": click.option(
+        "--recipe", metavar="NAME|FILE[,KEY=VALUE]…", help="How to train: a recipe's name or YAML file, changed or not."
+    ),
     "settings": click.option(
         "--set",
         "settings",
@@ -156,6 +158,17 @@ def _with(*names: str) -> Callable:
 
 def _names(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else value.split(",")
+
+
+def _recipes(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """--recipes quick,quick,learning_rate=2e-3: a key=value belongs to the recipe before it."""
+    found: list[str] = []
+    for part in value.split(",") if value is not None else ():
+        if found and "=" in part:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found or None
 
 
 def _over(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -571,7 +584,7 @@ def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list
 @click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
 @click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=_flags, help="The flags to study [all that differ].")
 @click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
-@click.option("--recipes", metavar="NAME,NAME", callback=_names, help="What a study of recipes compares.")
+@click.option("--recipes", metavar="RECIPE,RECIPE", callback=_recipes, help="What a study of recipes compares.")
 @click.option("--seeds", metavar="0,1,2", callback=_seeds, help="Over the study's.")
 @click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
 @click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")

@@ -172,23 +172,38 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
-    """The recipe of that name or YAML file, with `--set` values over it; another `max_epochs` stretches its schedule.
+    """The recipe that `NAME[,key=value]…` names, NAME a shipped one or a YAML file, with `--set` values over it.
 
-    Raises RequestError naming the file, the key and the right value.
+    Another `max_epochs` stretches its schedule. Raises RequestError naming the file, the key and the right value.
     """
-    if name.endswith((".yaml", ".yml")):
-        values = read_yaml(Path(name), "recipe")
-    elif name in recipe_names():
-        values = yaml.safe_load(files("ablations").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8"))
+    base, *settings = name.split(",")
+    if base.endswith((".yaml", ".yml")):
+        values = read_yaml(Path(base), "recipe")
+    elif base in recipe_names():
+        values = yaml.safe_load(files("ablations").joinpath("recipes", f"{base}.yaml").read_text(encoding="utf-8"))
     else:
-        raise RequestError(f"unknown recipe {name!r} (and no YAML file): {nearest(name, recipe_names())}")
-    given = {key: parse_value(text, f"--set {_shown(key)}") for key, text in (overrides or {}).items()}
+        raise RequestError(f"unknown recipe {base!r} (and no YAML file): {nearest(base, recipe_names())}")
+    given = _settings_of(name, settings)
+    given |= {key: parse_value(text, f"--set {_shown(key)}") for key, text in (overrides or {}).items()}
     recipe = check(TrainingConfig, values | given, f"recipe {name}")
     if "max_epochs" not in given:
         return recipe
-    whole = stretched(check(TrainingConfig, values, f"recipe {name}"), recipe.max_epochs).model_dump()
+    whole = stretched(check(TrainingConfig, values, f"recipe {base}"), recipe.max_epochs).model_dump()
     schedule = {key: whole[key] for key in ("warmup_epochs", "step_epochs") if getattr(recipe, key) is not None}
     return check(TrainingConfig, recipe.model_dump() | schedule | given, f"recipe {name}")
+
+
+def _settings_of(name: str, settings: list[str]) -> dict[str, Any]:
+    """The settings in a recipe's name; raises RequestError."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not key or not equals or not value:
+            raise RequestError(f"recipe {name}: {setting!r}: write key=value, such as learning_rate=2e-3")
+        if key in found:
+            raise RequestError(f"recipe {name}: {key} is there twice; once is enough")
+        found[key] = parse_value(value, f"recipe {name}: {_shown(key)}")
+    return found
 
 
 def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:

@@ -302,7 +302,7 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
     alone = [key for key in settings if not _shared(key)]
     if given.kind == "recipes" and alone:
         raise RequestError(
-            f"--set {alone[0]}: what this study compares are its recipes; put it into one, as a YAML file"
+            f"--set {alone[0]}: what this study compares are its recipes; put it into one, as in quick,{alone[0]}=…"
         )
     recipes = {
         used: load_recipe(used, {key: value for key, value in settings.items() if used == main or _shared(key)})
@@ -522,12 +522,18 @@ def _references(given: StudyFile) -> Iterator[StudyRow]:
 def _recipes(given: StudyFile) -> Iterator[StudyRow]:
     """The same design under each recipe, compared with the first."""
     design, recipes = _base(given), given.recipes or ["quick_original", "quick"]
-    names = [slug(Path(recipe).stem) or "recipe" for recipe in recipes]
+    names = [_recipe_row(recipe) for recipe in recipes]
     if len(set(names)) < len(names):
         raise RequestError(f"recipes={recipes}: each may be there once, and two files may not have one name")
     for name, recipe in zip(names, recipes, strict=True):
         first = names[0] if name != names[0] else None
         yield StudyRow(row=name, label=recipe, flags=design.flags(), recipe=recipe, compared_with=first)
+
+
+def _recipe_row(recipe: str) -> str:
+    """A recipe's name as a row's: a YAML file goes by its stem."""
+    base, comma, settings = recipe.partition(",")
+    return slug(f"{Path(base).stem}{comma}{settings}") or "recipe"
 
 
 _ROWS: dict[str, Any] = {

@@ -13,13 +13,12 @@ from ablations.data import _find_fashion, load
 from ablations.errors import RequestError
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks as small as the tests' are faster on one."""
-    threads = torch.get_num_threads()
+    """Networks as small as the tests' are faster on one; commands that run in this process may leave another number."""
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from ablations.cli import run_command
 from ablations.cluster import Job, free_gpus
-from ablations.runs import execute, load_data, locked
+from ablations.runs import locked
 from ablations.store import checkpoints, read_json, read_log
 from ablations.studies import Study, load_study, minutes, open_folder, read_study
 
@@ -106,12 +106,10 @@ def long_study() -> Study:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study of one long run, never stopped, in this process."""
+    """The study of one long run, never stopped, on this machine."""
     folder = tmp_path_factory.mktemp("long") / "study"
-    (run,) = long_study().runs
-    assert run.name == RUN
-    (folder / "runs" / RUN).mkdir(parents=True)
-    execute(run, folder / "runs" / RUN, load_data(run, Path("unused")))
+    done = ablations("run", *LONG, "--out", folder, "--jobs", "1", "--threads", "1", "--device", "cpu")
+    assert done.returncode == 0 and exact(folder).keys() == {RUN}, done.stderr
     return folder
 
 

@@ -68,6 +68,31 @@ def test_every_shipped_recipe_loads(name: str) -> None:
     assert load_recipe(name, kept) == loaded.model_copy(update={"max_epochs": 3.0})
 
 
+def test_a_recipe_may_be_named_with_settings(folder: Path) -> None:
+    found = load_recipe("quick,learning_rate=2e-3, max_epochs = 3")
+    assert found == load_recipe("quick", {"learning_rate": "2e-3", "max_epochs": "3"})
+    assert load_recipe("quick,learning_rate=2e-3", {"learning_rate": "0.5"}).learning_rate == 0.5
+    mine = written(folder, load_recipe("quick_original").model_dump(mode="json"))
+    assert load_recipe(f"{mine},momentum=0.5") == load_recipe("quick_original", {"momentum": "0.5"})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, such as"),
+        ("quick,", "recipe quick,: '': write key=value"),
+        ("quick,=1", "recipe quick,=1: '=1': write key=value"),
+        ("quick,max_epochs=1,max_epochs=2", "max_epochs is there twice; once is enough"),
+        ("quick,learning_rat=1", "recipe quick,learning_rat=1: unknown key 'learning_rat': did you mean"),
+        ("quick,learning_rate=-1", "recipe quick,learning_rate=-1: learning_rate=-1: must be greater than 0"),
+        ("quick,betas=[1", "recipe quick,betas=[1: 'betas': '[1' is not a YAML value"),
+        ("quik,max_epochs=2", "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?"),
+    ],
+)
+def test_wrong_settings_in_a_recipes_name_are_one_line(name: str, words: str) -> None:
+    assert words in refused(name)
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     assert "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?" in refused("quik")
     assert "known: " in refused("nothing like it")

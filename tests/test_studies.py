@@ -304,6 +304,9 @@ def test_recipes_are_one_design_under_each(folder: Path) -> None:
     assert found.recipes == {name: load_recipe(name) for name in ("quick", mine, "quick_original")}
     assert [run.recipe for run in found.runs] == list(found.recipes.values())
     assert compared(study("recipes")) == {"quick_original": None, "quick": "quick_original"}
+    rates = study("recipes", {"base": "pocket", "recipes": ["quick", f"{mine},learning_rate=0.5"]})
+    assert [row.row for row in rates.rows] == ["quick", "my-recipe,learning_rate=0.5"]
+    assert rates.recipes[rates.rows[1].recipe] == load_recipe(mine, {"learning_rate": "0.5"})
 
 
 # ---- orders
