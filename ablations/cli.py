@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ablations.data import DataSet
     from ablations.runs import RunConfig
     from ablations.studies import Study
+    from modernize.roadmap import Row
     from reports.versus import Measured, Side
 
 INTERRUPTED = 130
@@ -466,7 +467,8 @@ def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | No
     from modernize.roadmap import roadmap
 
     if roadmap_name:
-        return {row.name: f"{roadmap_name}@{row.name}" for row in roadmap(roadmap_name).rows}, roadmap_name
+        steps = roadmap(roadmap_name)
+        return {row.name: _spelt(steps.base, row) for row in steps.rows}, roadmap_name
     if ran:
         spelt = {
             row.row: row.reference
@@ -475,6 +477,15 @@ def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | No
         }
         return spelt, ran.base
     return {name: name for name in designs}, designs[0]
+
+
+def _spelt(base: str, row: Row) -> str:
+    """A row of a roadmap of any size as a design is named: pocket@width,width=36."""
+    from modernize.design import BY_NAME, text
+    from modernize.roadmap import roadmap
+
+    resized = row.design.differences(roadmap(base).row(row.name).design)
+    return ",".join([f"{base}@{row.name}", *(f"{name}={text(BY_NAME[name].read(v))}" for name, v in resized.items())])
 
 
 def _check_built(design: str, size: int, channels: int, classes: int) -> None:
@@ -584,6 +595,7 @@ def _flags(_: click.Context, option: click.Parameter, value: str | None) -> list
 @click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
 @click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=_flags, help="The flags to study [all that differ].")
 @click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
+@click.option("--extras", metavar="ROW,ROW", callback=_names, help="Rows of a roadmap beyond the paper's, such as grn.")
 @click.option("--recipes", metavar="RECIPE,RECIPE", callback=_recipes, help="What a study of recipes compares.")
 @click.option("--seeds", metavar="0,1,2", callback=_seeds, help="Over the study's.")
 @click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")

@@ -11,14 +11,14 @@ from ablations.recipes import TrainingConfig
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _UNDECAYED = (
-    *("bias", "layer_scale", "gamma"),
+    *("bias", "layer_scale", "gamma", "grn"),
     # what attention adds to its inputs or scales them by, in torchvision's networks and timm's
     *("relative_position_bias_table", "logit_scale", "class_token", "cls_token", "pos_embedding", "pos_embed"),
 )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The weights that decay, and those that do not: biases, norms and layer scale (paper, Table 5 and appendix A)."""
+    """The weights that decay, and those that do not: biases, norms, layer scale (paper, Table 5 and appendix A)."""
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     seen: set[nn.Parameter] = set()  # one that is in two places goes by the first

@@ -21,7 +21,7 @@ from modernize.design import BY_NAME, Design, DesignError, nearest, text
 from modernize.models import design as named
 from modernize.reference import PREFIX, check_reference
 from modernize.roadmap import NAMES as ROADMAPS
-from modernize.roadmap import roadmap
+from modernize.roadmap import Roadmap, Row, roadmap
 
 _LONGEST = 240  # letters of a row's name, which with the seed names a folder
 
@@ -33,20 +33,11 @@ Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recip
 KINDS: tuple[str, ...] = get_args(Kind)
 # What each kind reads beside the keys of every study.
 _READS: dict[str, tuple[str, ...]] = {
-    "roadmap": (
-        "recipe",
-        "original_recipe",
-    ),
+    "roadmap": ("recipe", "original_recipe", "extras"),
     "one-in": ("recipe", "end", "flags"),
     "one-out": ("recipe", "end", "flags"),
-    "sweep": (
-        "recipe",
-        "flags",
-    ),
-    "grid": (
-        "recipe",
-        "flags",
-    ),
+    "sweep": ("recipe", "flags"),
+    "grid": ("recipe", "flags"),
     "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
     "recipes": ("recipes",),
 }
@@ -128,13 +119,14 @@ class StudyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
-    base: str = Field(description="the design it starts from; for a roadmap its name")
+    base: str = Field(description="the design it starts from; for a roadmap its name, with flags for another size")
     end: str | None = Field(default=None, description="the design it leads to; none: the last row of base's roadmap")
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="which flags, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
     orders_seed: Whole | None = Field(default=None, ge=0, description="which random orders; none: 0")
     recipe: str | None = Field(default=None, description="a recipe's name or YAML file; none: quick")
     original_recipe: str | None = Field(default=None, description="for a roadmap's row of the original recipe")
+    extras: list[str] | None = Field(default=None, min_length=1, description="rows of a roadmap beyond the paper's")
     recipes: list[str] | None = Field(default=None, min_length=2, description="what a study of recipes compares")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
@@ -359,7 +351,7 @@ def _roadmap(given: StudyFile) -> Iterator[StudyRow]:
         steps = roadmap(given.base)
     except DesignError as error:
         raise RequestError(f"base: {error}") from None
-    for row in steps.rows:
+    for row in (*steps.rows, *_extras(given, steps)):
         before = steps.before(row)
         yield StudyRow(
             row=row.name,
@@ -368,6 +360,15 @@ def _roadmap(given: StudyFile) -> Iterator[StudyRow]:
             recipe=given.original_recipe if given.original_recipe and row.recipe == "original" else _recipe(given),
             compared_with=before.name if before else None,
         )
+
+
+def _extras(given: StudyFile, steps: Roadmap) -> list[Row]:
+    """The rows beyond the paper's that a study asks for; raises RequestError."""
+    known = {row.name: row for row in steps.extras}
+    for name in given.extras or ():
+        if name not in known:
+            raise RequestError(f"extras: unknown row {name!r}: {nearest(name, known)}")
+    return [row for name, row in known.items() if name in (given.extras or ())]
 
 
 def _design(key: str, name: str) -> Design:

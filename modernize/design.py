@@ -45,6 +45,7 @@ class Design:
     fewer_norms: bool = False
     separate_downsampling: bool = False
     layer_scale: float | None = None
+    grn: bool = False
 
     def __post_init__(self) -> None:
         for flag in FLAGS:
@@ -71,6 +72,19 @@ class Design:
         """The flags, as plain values, in which this design differs from `base`."""
         before = base.flags()
         return {name: value for name, value in self.flags().items() if value != before[name]}
+
+
+def read_settings(settings: Iterable[str], name: str) -> dict[str, str]:
+    """Flags and their texts from the `flag=value` parts of a name; raises DesignError."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        flag, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
+        if flag in found:
+            raise DesignError(f"{flag} is in {name!r} twice; once is enough")
+        found[flag] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -214,5 +228,6 @@ FLAGS = (
         _switch,
     ),
     Flag("layer_scale", "off, 1e-6, …", "a learned factor a channel at the end of the residual branch", _scale),
+    Flag("grn", "on, off", "global response normalisation before the last 1×1 convolution (ConvNeXt V2)", _switch),
 )
 BY_NAME = {flag.name: flag for flag in FLAGS}

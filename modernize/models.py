@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modernize.design import Design, DesignError, nearest, printable
+from modernize.design import Design, DesignError, nearest, printable, read_settings
 from modernize.plan import compile_plan
 from modernize.reference import is_reference
 from modernize.roadmap import NAMES as ROADMAPS
@@ -23,6 +23,10 @@ def _isotropic(depth: int, width: int) -> Design:
     return _convnext((depth,), width).with_flags({"stem_stride": 16, "layer_scale": None})
 
 
+def _convnext_v2(depths: tuple[int, ...], width: int) -> Design:
+    return _convnext(depths, width).with_flags({"layer_scale": None, "grn": True})
+
+
 MODELS = {
     **{name: roadmap(name).rows[0].design for name in ROADMAPS},
     "convnext_tiny": _convnext((3, 3, 9, 3), 96),
@@ -30,6 +34,14 @@ MODELS = {
     "convnext_base": _convnext((3, 3, 27, 3), 128),
     "convnext_large": _convnext((3, 3, 27, 3), 192),
     "convnext_xlarge": _convnext((3, 3, 27, 3), 256),
+    "convnextv2_atto": _convnext_v2((2, 2, 6, 2), 40),
+    "convnextv2_femto": _convnext_v2((2, 2, 6, 2), 48),
+    "convnextv2_pico": _convnext_v2((2, 2, 6, 2), 64),
+    "convnextv2_nano": _convnext_v2((2, 2, 8, 2), 80),
+    "convnextv2_tiny": _convnext_v2((3, 3, 9, 3), 96),
+    "convnextv2_base": _convnext_v2((3, 3, 27, 3), 128),
+    "convnextv2_large": _convnext_v2((3, 3, 27, 3), 192),
+    "convnextv2_huge": _convnext_v2((3, 3, 27, 3), 352),
     "convnext_isotropic_small": _isotropic(18, 384),
     "convnext_isotropic_base": _isotropic(18, 768),
     "convnext_isotropic_large": _isotropic(36, 1024),
@@ -52,15 +64,7 @@ def design(name: str) -> Design:
         if base not in ROADMAPS:
             raise DesignError(f"{head!r}: no roadmap starts at {base}; one starts at {', '.join(ROADMAPS)}")
         found = roadmap(base).row(row).design
-    flags: dict[str, str] = {}
-    for setting in settings:
-        flag, equals, value = setting.partition("=")
-        if not equals:
-            raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
-        if flag.strip() in flags:
-            raise DesignError(f"{flag.strip()} is in {name!r} twice; once is enough")
-        flags[flag.strip()] = value.strip()
-    return found.with_flags(flags)
+    return found.with_flags(read_settings(settings, name))
 
 
 def _from_file(path: Path) -> Design:
@@ -127,3 +131,11 @@ convnext_xlarge = _named("convnext_xlarge", "350,196,968")
 convnext_isotropic_small = _named("convnext_isotropic_small", "22,308,712")
 convnext_isotropic_base = _named("convnext_isotropic_base", "87,083,752")
 convnext_isotropic_large = _named("convnext_isotropic_large", "305,905,640")
+convnextv2_atto = _named("convnextv2_atto", "3,708,400")
+convnextv2_femto = _named("convnextv2_femto", "5,233,240")
+convnextv2_pico = _named("convnextv2_pico", "9,066,280")
+convnextv2_nano = _named("convnextv2_nano", "15,623,800")
+convnextv2_tiny = _named("convnextv2_tiny", "28,635,496")
+convnextv2_base = _named("convnextv2_base", "88,717,800")
+convnextv2_large = _named("convnextv2_large", "197,956,840")
+convnextv2_huge = _named("convnextv2_huge", "660,289,640")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from modernize import plan as p
 from modernize.depthwise import DepthwiseConv
 
-LAYER_NORM_EPS = 1e-6
+LAYER_NORM_EPS = RESPONSE_NORM_EPS = 1e-6
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -41,6 +41,23 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
+
+
+class ResponseNorm(nn.Module):
+    """x + weight · x · n + bias, n a channel's norm over positions by the mean of all channels' (ConvNeXt V2, eq. 3).
+
+    Weight and bias are 0 at first: the identity.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        share = norms / (norms.mean(1, keepdim=True) + RESPONSE_NORM_EPS)
+        return torch.addcmul(self.bias, x, 1 + self.weight * share)
 
 
 class Head(nn.Sequential):
@@ -141,6 +158,8 @@ def module(layer: p.Layer) -> nn.Module:
             return nn.AdaptiveAvgPool2d(1)
         case p.LayerScale():
             return LayerScale(layer.channels, layer.init)
+        case p.ResponseNorm():
+            return ResponseNorm(layer.channels)
         case p.Linear():
             return nn.Linear(layer.in_features, layer.out_features)
 

@@ -138,6 +138,27 @@ class LayerScale:
 
 
 @dataclass(frozen=True)
+class ResponseNorm:
+    """Global response normalisation: channels compete by their norms over all positions (Woo et al., 2023)."""
+
+    name: str
+    channels: int
+
+    def out_size(self, size: int) -> int:
+        return size
+
+    @property
+    def params(self) -> int:
+        return 2 * self.channels
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return f"response norm {self.channels}"
+
+
+@dataclass(frozen=True)
 class Linear:
     """The classifier, on the pooled channels."""
 
@@ -159,7 +180,7 @@ class Linear:
         return f"linear, {self.in_features}→{self.out_features}"
 
 
-Layer = Conv | Norm | Activation | MaxPool | GlobalAveragePool | LayerScale | Linear
+Layer = Conv | Norm | Activation | MaxPool | GlobalAveragePool | LayerScale | ResponseNorm | Linear
 Layers = tuple[Layer, ...]
 
 
@@ -260,6 +281,8 @@ def _block(design: Design, in_channels: int, width: int, stride: int) -> BlockPl
     convs = _convs(design, in_channels, hidden, out, stride)
     residual: Layers = ()
     for index, conv in enumerate(convs):
+        if design.grn and conv is convs[-1]:
+            residual += (ResponseNorm("grn", conv.in_channels),)
         residual += (conv,)
         if not design.fewer_norms or conv.name == "spatial":
             residual += (Norm(f"{conv.name}_norm", design.norm, conv.out_channels),)

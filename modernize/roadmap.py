@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from modernize.design import Design, DesignError, nearest
+from modernize.design import Design, DesignError, nearest, plain, read_settings
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What the paper prints for a row: top-1 on ImageNet in percent, its standard deviation over 3 seeds, GFLOPs."""
+    """What the paper prints for a row: top-1 on ImageNet in percent, its standard deviation over 3 seeds, GFLOPs.
+
+    NaN where the row is not the paper's.
+    """
 
     label: str
     top1: float
@@ -38,26 +42,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Roadmap:
-    """Rows from a ResNet to a ConvNeXt, and the images and classes they are counted for."""
+    """Rows from a ResNet to a ConvNeXt, and the images and classes they are counted for.
+
+    `extras` are rows beyond the paper's, each a step from the last adopted one; `base` is the name without flags.
+    """
 
     name: str
+    base: str
     regime: str
     image_size: int
     in_channels: int
     num_classes: int
     rows: tuple[Row, ...]
+    extras: tuple[Row, ...]
 
     def row(self, name: str) -> Row:
         """The row of that name; raises DesignError if there is none."""
-        for row in self.rows:
+        known = (*self.rows, *self.extras)
+        for row in known:
             if row.name == name:
                 return row
-        raise DesignError(f"unknown row {name!r} of roadmap {self.name}: {nearest(name, [r.name for r in self.rows])}")
+        raise DesignError(f"unknown row {name!r} of roadmap {self.name}: {nearest(name, [r.name for r in known])}")
 
     def before(self, row: Row) -> Row | None:
         """The last adopted row before `row`: what the row is one step from."""
-        earlier = [other for other in self.rows[: self.rows.index(row)] if other.adopted]
-        return earlier[-1] if earlier else None
+        earlier = self.rows if row in self.extras else self.rows[: self.rows.index(row)]
+        return next((other for other in reversed(earlier) if other.adopted), None)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class _Step:
     group: str
     changes: dict[str, Any] = field(default_factory=dict)
     adopted: bool = True
+    label: str = ""  # none: the paper's
 
 
 _STEPS = (
@@ -87,6 +98,9 @@ _STEPS = (
     _Step("layer-norm", "micro design", {"norm": "ln"}),
     _Step("separate-downsampling", "micro design", {"separate_downsampling": True}),
 )
+
+# Beyond the paper. ConvNeXt V2 (Woo et al., 2023) has this norm in place of layer scale.
+_EXTRAS = (_Step("grn", "ConvNeXt V2", {"grn": True, "layer_scale": None}, label="response norm (ConvNeXt V2)"),)
 
 
 @dataclass(frozen=True)
@@ -159,18 +173,55 @@ def paper_rows(regime: str) -> dict[str, PaperRow]:
 
 @cache
 def roadmap(name: str) -> Roadmap:
-    """The roadmap `resnet50`, `resnet200` or `pocket`; raises DesignError for another name."""
-    if name not in _REGIMES:
-        raise DesignError(f"unknown roadmap {name!r}: {nearest(name, _REGIMES)}")
-    regime = _REGIMES[name]
+    """The roadmap `resnet50`, `resnet200` or `pocket`, or at another size: `NAME,flag=value…`.
+
+    Given are the flags of its first row: every row's width grows in proportion, depths by a whole factor, and a flag
+    that no step sets is as given in every row. Raises DesignError for another name, or a flag that a step sets.
+    """
+    base, *settings = name.split(",")
+    if base not in _REGIMES:
+        raise DesignError(f"unknown roadmap {base!r}: {nearest(base, _REGIMES)}")
+    regime = _resized(_REGIMES[base], read_settings(settings, name), base)
     paper = paper_rows(regime.paper)
-    rows = []
+    rows: list[Row] = []
+    extras: list[Row] = []
     design = regime.base
-    for step in _STEPS:
+    for step in (*_STEPS, *_EXTRAS):
         changes = regime.changes.get(step.name, step.changes)
         changed = design.with_flags(changes)
         recipe = "original" if step.name == "resnet" else "enhanced"
-        label = regime.labels.get(step.name, paper[step.name].label)
-        rows.append(Row(step.name, label, step.group, changed, changes, step.adopted, recipe, paper[step.name]))
-        design = changed if step.adopted else design
-    return Roadmap(name, regime.paper, regime.image_size, regime.in_channels, regime.num_classes, tuple(rows))
+        printed = paper.get(step.name) or PaperRow(step.label, math.nan, None, math.nan)
+        label = regime.labels.get(step.name, printed.label)
+        row = Row(step.name, label, step.group, changed, changes, step.adopted, recipe, printed)
+        (extras if step in _EXTRAS else rows).append(row)
+        design = changed if step in _STEPS and step.adopted else design
+    images = regime.image_size, regime.in_channels, regime.num_classes
+    return Roadmap(name, base, regime.paper, *images, tuple(rows), tuple(extras))
+
+
+def _resized(regime: _Regime, flags: dict[str, str], name: str) -> _Regime:
+    """A regime from another first row on; raises DesignError for flags that cannot be given."""
+    given, base = regime.base.with_flags(flags), regime.base
+    deeper, rest = divmod(given.depths[0], base.depths[0])
+    deepened = tuple(depth * max(deeper, 1) for depth in base.depths)
+    if given.depths != deepened or rest:
+        raise DesignError(
+            f"depths={plain(given.depths)}: of the first row of {name}, so a multiple of {plain(base.depths)}; "
+            f"the nearest value that works is {plain(deepened)}"
+        )
+    steps = {step.name: regime.changes.get(step.name, step.changes) for step in _STEPS}
+    turned = {flag for changes in steps.values() for flag in changes} - {"depths", "width"}
+    for flag in given.differences(base):
+        if flag in turned:
+            raise DesignError(f"{flag}={flags[flag]}: the roadmap {name} turns it, a step after another; leave it out")
+    return replace(regime, base=given, changes={step: _grown(steps[step], given, base, deeper) for step in steps})
+
+
+def _grown(changes: dict[str, Any], given: Design, base: Design, deeper: int) -> dict[str, Any]:
+    """A step's changes on a network so much wider and deeper."""
+    grown = dict(changes)
+    if "width" in changes:
+        grown["width"] = round(changes["width"] * given.width / base.width)
+    if "depths" in changes:
+        grown["depths"] = plain(tuple(int(depth) * deeper for depth in changes["depths"].split("-")))
+    return grown

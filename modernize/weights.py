@@ -112,7 +112,7 @@ def _within(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
 _DOWNSAMPLING = "stages.{s}.downsampling"
 _BLOCK = "stages.{s}.blocks.{b}"
 _LINEAR = {"pointwise1": 2, "pointwise2": 2}
-_FLAT = _LINEAR | {"layer_scale": 1}
+_FLAT = _LINEAR | {"layer_scale": 1, "grn": 1}
 _CONVNEXT, _ISOTROPIC = MODELS["convnext_tiny"], MODELS["convnext_isotropic_small"]
 _FREE = ("width", "stem_stride", "kernel_size")
 _OFFICIAL_BLOCK = {
@@ -181,7 +181,7 @@ LAYOUTS = (
         name="timm",
         title="timm's ConvNeXt",
         like=_CONVNEXT,
-        free=(*_FREE, "layer_scale"),
+        free=(*_FREE, "layer_scale", "grn"),
         stem={"stem.conv": "stem.0", "stem.norm": "stem.1"},
         downsampling=_within(f"{_DOWNSAMPLING}.", "stages.{s}.downsample.", {"norm": "0", "conv": "1"}),
         block=_within(
@@ -192,6 +192,7 @@ LAYOUTS = (
                 "spatial": "conv_dw",
                 "spatial_norm": "norm",
                 "pointwise1": "mlp.fc1",
+                "grn": "mlp.grn",
                 "pointwise2": "mlp.fc2",
             },
         ),

@@ -13,7 +13,19 @@ from difflib import SequenceMatcher
 from xml.sax.saxutils import escape, quoteattr
 
 from modernize.design import Design, printable, text
-from modernize.plan import BlockPlan, Conv, GlobalAveragePool, Layer, Layers, LayerScale, Linear, MaxPool, Norm, Plan
+from modernize.plan import (
+    BlockPlan,
+    Conv,
+    GlobalAveragePool,
+    Layer,
+    Layers,
+    LayerScale,
+    Linear,
+    MaxPool,
+    Norm,
+    Plan,
+    ResponseNorm,
+)
 
 # Plain colours first, for viewers that know no media queries; the marks and shapes tell as much without colour.
 STYLE = """
@@ -177,7 +189,7 @@ def kind(layer: Layer) -> str:
         return "spatial" if layer.kernel_size > 1 or layer.name == "spatial" else "pointwise"
     if isinstance(layer, (MaxPool, GlobalAveragePool)):
         return "pool"
-    if isinstance(layer, Norm):
+    if isinstance(layer, (Norm, ResponseNorm)):
         return "norm"
     if isinstance(layer, LayerScale):
         return "scale"
@@ -211,7 +223,7 @@ def _channels(layer: Layer) -> tuple[int, int] | None:
             return layer.in_channels, layer.out_channels
         case Linear():
             return layer.in_features, layer.out_features
-        case Norm() | LayerScale():
+        case Norm() | LayerScale() | ResponseNorm():
             return layer.channels, layer.channels
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -115,9 +116,10 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str, bench: pd.DataFrame | N
     steps = roadmap(roadmap_name)
     runs = runs[runs["roadmap"] == roadmap_name]
     _check(runs, steps)
-    by_row = {row.name: runs[runs["row"] == row.name] for row in steps.rows}
+    shown = (*steps.rows, *(row for row in steps.extras if (runs["row"] == row.name).any()))
+    by_row = {row.name: runs[runs["row"] == row.name] for row in shown}
     fairness = fairness_notes(by_row)
-    summaries = [_summarise(row, steps, by_row, fairness[row.name]) for row in steps.rows]
+    summaries = [_summarise(row, steps, by_row, fairness[row.name]) for row in shown]
     measured = speeds(bench, by_row)
     units = unit(summary.params for summary in summaries), unit(summary.macs for summary in summaries)
     averaged = any(summary.ema_mean is not None for summary in summaries)
@@ -126,13 +128,13 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str, bench: pd.DataFrame | N
         (
             *_our_cells(row, summary, units, averaged, footnotes.marks(fairness[row.name])),
             *(Cell(speed.shown(row.name)) for speed in measured),
-            Cell(f"{summary.paper_gflops:.2f}", footnotes.marks([row.paper.note] if row.paper.note else [])),
-            Cell(f"{summary.paper_top1:.2f}"),
+            Cell(printed(summary.paper_gflops), footnotes.marks([row.paper.note] if row.paper.note else [])),
+            Cell(printed(summary.paper_top1)),
             Cell(signed(summary.paper_change)),
         )
-        for row, summary in zip(steps.rows, summaries, strict=True)
+        for row, summary in zip(shown, summaries, strict=True)
     ]
-    groups = [row.group for row in steps.rows]
+    groups = [row.group for row in shown]
     frame = _frame(summaries)
     return Table(
         name="roadmap",
@@ -252,6 +254,11 @@ def accuracy(mean: float | None, sd: float | None) -> str:
     return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
 
 
+def printed(number: float) -> str:
+    """A number of the paper's, where it prints one."""
+    return MISSING if math.isnan(number) else f"{number:.2f}"
+
+
 def signed(change: float | None) -> str:
     """A change in points with its sign; one that rounds to nothing has none."""
     if change is None:
@@ -295,7 +302,8 @@ def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes:
     before = steps.before(row)
     change = paper_change = None
     if before is not None:
-        paper_change = round(row.paper.top1 - before.paper.top1, 2)  # both are printed to two decimals
+        if row not in steps.extras:
+            paper_change = round(row.paper.top1 - before.paper.top1, 2)  # both are printed to two decimals
         change = _change(runs, by_row[before.name])
     return RowSummary(
         row=row.name,

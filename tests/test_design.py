@@ -67,7 +67,7 @@ def yaml_file(folder: Path, content: str | bytes, name: str = "mine.yaml") -> Pa
 
 def test_the_flags_are_the_designs_fields() -> None:
     assert [field.name for field in dataclasses.fields(Design)] == NAMES
-    assert len(NAMES) == 14
+    assert len(NAMES) == 15
     assert all(flag.accepts and flag.meaning for flag in FLAGS)
 
 
@@ -88,10 +88,11 @@ def test_the_defaults_are_resnet50() -> None:
         "fewer_norms": False,
         "separate_downsampling": False,
         "layer_scale": "off",
+        "grn": False,
     }
 
 
-SWITCHES = ("depthwise", "inverted_bottleneck", "depthwise_first", "fewer_activations", "fewer_norms")
+SWITCHES = ("depthwise", "inverted_bottleneck", "depthwise_first", "fewer_activations", "fewer_norms", "grn")
 READ: list[tuple[str, Any, Any]] = [
     ("depths", "3-3-9-3", (3, 3, 9, 3)),
     ("depths", "18", (18,)),

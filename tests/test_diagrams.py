@@ -43,6 +43,7 @@ DESIGNS = st.builds(
             "fewer_activations",
             "fewer_norms",
             "separate_downsampling",
+            "grn",
         )
     },
 )

@@ -69,6 +69,7 @@ def cases(draw: st.DrawFn) -> Case:
         fewer_norms=draw(st.booleans()),
         separate_downsampling=separate,
         layer_scale=draw(st.sampled_from([None, 1e-6, 1.0])),
+        grn=draw(st.booleans()),
     )
     image_size = draw(st.just(smallest) | st.integers(smallest, min(40, smallest + 8 * stem_stride)))
     return Case(design, image_size, draw(st.integers(1, 4)), draw(st.integers(1, 11)))
@@ -127,6 +128,7 @@ def closed_form(case: Case) -> tuple[int, int]:
                 conv(size, channels, out, 1, False)
                 norm(out)
             params += out if design.layer_scale is not None else 0
+            params += 2 * hidden if design.grn else 0
             channels = out
     if design.separate_downsampling:
         norm(channels)
@@ -219,6 +221,7 @@ BLOCK_FLAGS: dict[str, tuple[Any, ...]] = {
     "fewer_norms": (False, True),
     "separate_downsampling": (False, True),
     "layer_scale": (None, 0.5),
+    "grn": (False, True),
 }
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
 ACTIVATIONS = (nn.ReLU, nn.GELU)
@@ -520,6 +523,43 @@ def test_resnet50_is_torchvisions() -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():  # in training mode, where BatchNorm is at work
         torch.testing.assert_close(ours.train()(images), theirs.train()(images))
+
+
+@pytest.mark.parametrize("name", [name for name in modernize.MODELS if name.startswith("convnextv2_")])
+def test_convnext_v2_counts_as_timms(name: str) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    assert modernize.count(name).params == total(theirs)
+    printed = {"convnextv2_atto": 3.7, "convnextv2_tiny": 28.6, "convnextv2_base": 89}  # millions, Woo et al. (2023)
+    if name in printed:
+        assert round(total(theirs) / 1e6, 1 if printed[name] != 89 else None) == printed[name]
+
+
+def test_convnext_v2_computes_what_timms_does() -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("convnextv2_atto").eval()
+    for name, weights in theirs.named_parameters():
+        if ".grn." in name:
+            nn.init.normal_(weights, std=0.5)  # at 0, where they start, nothing is normalised
+    ours = modernize.build("convnextv2_atto").eval()
+    assert modernize.load_weights(ours, theirs.state_dict()) == "timm"
+    images = torch.randn(2, 3, 64, 64, requires_grad=True)
+    torch.testing.assert_close(ours(images), theirs(images))
+    gradients = [torch.autograd.grad(network(images).square().sum(), images)[0] for network in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_response_norm_starts_as_the_identity_before_the_last_convolution() -> None:
+    torch.manual_seed(0)
+    with_it = modernize.build("pocket@kernel-7,grn=on", 10, 1).eval()
+    without = modernize.build("pocket@kernel-7", 10, 1).eval()
+    state = with_it.state_dict()
+    without.load_state_dict({name: state[name] for name in without.state_dict()})
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(with_it(images), without(images))
+    for block in compile_plan(with_it.plan.design).stages[0].blocks:
+        names = [layer.name for layer in block.residual]
+        assert names[names.index("pointwise2") - 1] == "grn"
 
 
 def test_convnext_tiny_is_timms_and_torchvisions() -> None:

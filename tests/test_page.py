@@ -215,7 +215,7 @@ def test_costs_and_drawings_are_those_of_the_plan(data: dict[str, Any], chance: 
 
 
 def test_the_roadmap_and_the_studys_rows_can_be_chosen(data: dict[str, Any]) -> None:
-    assert len(data["flags"]) == 14 and not data["left_out"]
+    assert len(data["flags"]) == 15 and not data["left_out"]
     kernel = next(flag["values"] for flag in data["flags"] if flag["name"] == "kernel_size")
     assert kernel == ["3", "5", "7", "9", "11"]
     assert all(-1 not in one["choice"] for one in [*data["rows"], *data["measured"]])

@@ -19,9 +19,10 @@ from scipy import stats
 from test_comparisons import numbers, read_latex, read_markdown, without_marks
 
 from ablations.cli import REPORTS, run_command
-from ablations.frames import curves_frame
+from ablations.frames import curves_frame, read_report
 from ablations.studies import Study, run_folder
 from modernize.roadmap import roadmap
+from reports.write import write_report
 
 FILES = ("markdown", "csv", "latex", "png", "svg", "pdf")
 HALF = 0.0050001  # what two decimals may be off
@@ -353,3 +354,27 @@ def test_real_runs_give_every_table_and_figure(tmp_path: Path) -> None:
         assert float(line["sd"]) == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-12)
     for cells, line in zip(table(folder / "report/tables", "grid", "latex"), lines, strict=True):
         assert numbers(cells[3])[0] == pytest.approx(float(line["mean"]), abs=HALF)
+
+
+def test_rows_beyond_the_papers_stand_at_the_end_without_numbers_of_the_papers(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path / "study", extras=["grn"])
+    found = read_report(study, tmp_path / "study")
+    last = found.tables[0].frame.iloc[-1]
+    assert (last["row"], last["before"]) == ("grn", "separate-downsampling") and len(found.tables[0].rows) == 18
+    assert last[["paper_gflops", "paper_top1", "paper_change"]].isna().all() and last["change"] == last["change"]
+    shown = {
+        column.name: cell.text for column, cell in zip(found.tables[0].columns, found.tables[0].rows[-1], strict=True)
+    }
+    assert (shown["paper_gflops"], shown["paper_top1"], shown["paper_change"]) == ("–", "–", "–")
+    plots = {plot.name: plot for plot in found.plots}
+    assert len(plots["against-paper"].frame) == 16, "the paper has no such step"
+    assert len(plots["roadmap"].figure.axes[1].patches) >= 17
+    assert write_report(found, tmp_path / "to", ["html", "latex", "svg"])
+
+
+def test_a_roadmap_at_another_size_is_reported_as_that_roadmap(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path / "study", base="pocket,width=16", seeds=[0])
+    found = read_report(study, tmp_path / "study")
+    assert len(found.tables[0].rows) == 17 and found.runs["roadmap"].eq("pocket,width=16").all()
+    page = write_report(found, tmp_path / "to", ["html"])[0].read_text()
+    assert "pocket,width=16" in page

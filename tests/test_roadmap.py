@@ -206,5 +206,50 @@ def test_an_unknown_roadmap_or_row_is_refused_with_the_nearest() -> None:
         roadmap("resnet20")
     with pytest.raises(DesignError, match=r"^unknown row 'depthwize' of roadmap pocket: did you mean 'depthwise'\?$"):
         roadmap("pocket").row("depthwize")
-    with pytest.raises(DesignError, match=r"known: resnet, enhanced-recipe, .*separate-downsampling$"):
+    with pytest.raises(DesignError, match=r"known: resnet, enhanced-recipe, .*separate-downsampling, grn$"):
         roadmap("pocket").row("#")
+
+
+# At other sizes, and beyond the paper
+
+
+def test_a_roadmap_at_another_size_grows_all_rows_alike() -> None:
+    plain, grown = roadmap("pocket"), roadmap("pocket,width=24,depths=2-4-4-2,stem_stride=1")
+    assert (grown.base, grown.regime, grown.image_size) == ("pocket", "resnet50", 32)
+    for small, large in zip(plain.rows, grown.rows, strict=True):
+        assert (small.name, small.label, small.adopted) == (large.name, large.label, large.adopted)
+        doubled = {"width": 2 * small.design.width, "depths": tuple(2 * depth for depth in small.design.depths)}
+        assert large.design == small.design.with_flags(doubled | {"stem_stride": 1})
+    assert roadmap("resnet50,width=32").row("width").design.width == 48
+    assert roadmap("resnet50").rows == roadmap("resnet50,width=64").rows
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pocket,depths=2-2-2-1", "depths=2-2-2-1: of the first row of pocket, so a multiple of 1-2-2-1; the nearest"),
+        ("pocket,depths=1-2-2", "the nearest value that works is 1-2-2-1"),
+        ("resnet50,depths=1-1-2-1", "the nearest value that works is 3-4-6-3"),
+        ("pocket,norm=ln", "norm=ln: the roadmap pocket turns it, a step after another; leave it out"),
+        ("resnet50,layer_scale=1e-6", "layer_scale=1e-6: the roadmap resnet50 turns it"),
+        ("pocket,width=0", "width=0: must be from 1 to 100000"),
+        ("pocket,widht=24", "unknown flag 'widht': did you mean 'width'?"),
+        ("pocket,width", "'width' in 'pocket,width': write flag=value"),
+        ("poket,width=24", "unknown roadmap 'poket': did you mean 'pocket'?"),
+    ],
+)
+def test_a_size_that_no_roadmap_has_is_refused(name: str, words: str) -> None:
+    with pytest.raises(DesignError) as caught:
+        roadmap(name)
+    assert words in str(caught.value)
+
+
+def test_grn_is_a_step_from_the_papers_last_row_and_makes_it_convnext_v2() -> None:
+    for name in NAMES:
+        steps = roadmap(name)
+        (extra,) = steps.extras
+        assert extra.name == "grn" and extra not in steps.rows and steps.row("grn") is extra
+        assert steps.before(extra) is steps.rows[-1]
+        assert extra.design == steps.rows[-1].design.with_flags({"grn": True, "layer_scale": None})
+        assert extra.paper.top1 != extra.paper.top1 and extra.paper.gflops != extra.paper.gflops  # NaN
+    assert modernize.design("resnet50@grn") == modernize.MODELS["convnextv2_tiny"]

@@ -58,6 +58,7 @@ BASE = {
     "fewer_norms": False,
     "separate_downsampling": False,
     "layer_scale": "off",
+    "grn": False,
 }
 STEPS = {
     "depths": "1-1-4-1",
@@ -415,6 +416,14 @@ def test_runs_go_seed_by_seed_in_folders_of_their_own(kind: str) -> None:
     assert {run.evaluate for run in found.runs} == {"test"}
 
 
+def test_rows_beyond_the_papers_are_in_a_roadmap_where_asked_for() -> None:
+    found = study("roadmap", {"base": "pocket,width=24", "extras": ["grn"]})
+    assert len(found.rows) == 18 and found.rows[-1].row == "grn"
+    assert found.rows[-1].compared_with == "separate-downsampling"
+    assert found.rows[-1].flags == study("roadmap", {"base": "pocket,width=24"}).rows[-1].flags | {"grn": True}
+    assert found.rows[-1].flags["width"] == 36
+
+
 # ---- recipes and budgets
 
 
@@ -696,6 +705,9 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         ("one-in", {"recipe": "no-recipe.yaml"}, "recipe no-recipe.yaml: no such file"),
         ("recipes", {"recipe": "quick"}, "recipe: a study of kind recipes has no use for it"),
         ("roadmap", {"original_recipe": "orig"}, "unknown recipe 'orig'"),
+        ("roadmap", {"extras": ["gnr"]}, "extras: unknown row 'gnr': did you mean 'grn'?"),
+        ("roadmap", {"base": "pocket,norm=ln"}, "base: norm=ln: the roadmap pocket turns it"),
+        ("one-in", {"extras": ["grn"]}, "extras: a study of kind one-in has no use for it"),
         ("recipes", {"recipes": ["quick"]}, "recipes=['quick']: List should have at least 2 items"),
         ("recipes", {"recipes": []}, "recipes=[]: List should have at least 2 items"),
         ("recipes", {"recipes": ["quick", "quick"]}, "recipes=['quick', 'quick']: each may be there once"),

@@ -31,7 +31,7 @@ _STEM_FLAGS = ("stem", "stem_stride")
 _LEFT_TO_OTHERS = (*_STEM_FLAGS, "activation")
 _STEM_DEPENDS = ("depths", "width", *_STEM_FLAGS, "norm", "separate_downsampling")
 _OVERVIEW_DEPENDS = ("depths", "width", "inverted_bottleneck")
-_MANY = ("depths", "width", "kernel_size", "layer_scale")  # flags that may take any number of values
+_MANY = ("depths", "width", "kernel_size", "layer_scale", "grn")  # flags whose values may go, where they are many
 _NAMES = [flag.name for flag in FLAGS]
 _BOTH = {
     "stem": ("resnet", "patchify"),
@@ -85,6 +85,8 @@ def explorer_data(report: Report) -> dict[str, Any]:
 
 def roadmap_of(report: Report) -> Roadmap:
     """The roadmap that a study's base is on; ResNet-50's for a base on none."""
+    if report.kind == "roadmap":
+        return roadmap(report.base)
     start = report.base.partition(",")[0].partition("@")[0]
     return roadmap(start if start in NAMES else "resnet50")
 
