@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.distributed import ALONE, Group
 from ablations.errors import RequestError, RunError
@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pandas", "pydantic")
 
 
+def _whole(flags: dict[str, Any]) -> dict[str, Any]:
+    """All flags of a design: those that an older folder does not know are off in it."""
+    return Design().with_flags(flags).flags() if flags else {}
+
+
+Flags = Annotated[dict[str, Any], AfterValidator(_whole)]
+
+
 class RunConfig(BaseModel):
     """Everything that a run's result follows from, but for the machine.
 
@@ -49,7 +57,7 @@ class RunConfig(BaseModel):
 
     row: str
     label: str
-    flags: dict[str, Any]
+    flags: Flags
     reference: str | None = None
     recipe_name: str
     recipe: TrainingConfig

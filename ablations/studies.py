@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from ablations.errors import RequestError, RunError
 from ablations.recipes import MAY_CHANGE, Number, TrainingConfig, Whole, check, load_recipe, read_yaml, stretched
-from ablations.runs import RunConfig
+from ablations.runs import Flags, RunConfig
 from modernize.design import BY_NAME, Design, DesignError, nearest, text
 from modernize.models import design as named
 from modernize.reference import PREFIX, check_reference
@@ -175,7 +175,7 @@ class StudyRow(BaseModel):
 
     row: str
     label: str
-    flags: dict[str, Any]
+    flags: Flags
     reference: str | None = None
     recipe: str
     compared_with: str | None = None

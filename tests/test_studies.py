@@ -588,6 +588,17 @@ def test_of_many_differences_the_first_few_are_told(tmp_path: Path) -> None:
         open_folder(study("one-out").model_copy(update={"name": "one-in"}), tmp_path)
 
 
+def test_a_folder_older_than_a_flag_is_of_a_design_without_it(tmp_path: Path) -> None:
+    open_folder(study("one-in"), tmp_path / "study")
+    path = tmp_path / "study" / "study.yaml"
+    older = yaml.safe_load(path.read_text())
+    for row in older["rows"]:
+        assert row["flags"].pop("grn") is False
+    path.write_text(yaml.safe_dump(older))
+    assert read_study(tmp_path / "study") == study("one-in")
+    open_folder(study("one-in"), tmp_path / "study")
+
+
 def test_what_is_no_studys_folder_is_refused(tmp_path: Path) -> None:
     found = study("one-in")
     (tmp_path / "letter.txt").write_text("mine")
