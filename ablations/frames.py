@@ -64,6 +64,29 @@ def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def published_frame(study: Study, folder: Path) -> pd.DataFrame | None:
+    """The runs as `results.csv` has them, where a study was published without its run folders; else None.
+
+    Raises RequestError where the file is not what `runs_frame` writes for this study.
+    """
+    path = folder / "results.csv"
+    if (folder / "runs").exists() or not path.exists():
+        return None
+    expected = runs_frame(study, folder)
+    try:
+        found = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise RequestError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    missing = [column for column in expected if column not in found]
+    if missing or not found[["row", "seed"]].equals(expected[["row", "seed"]]):
+        what = f"it lacks the column {missing[0]}" if missing else "its rows and seeds are others"
+        raise RequestError(f"{path}: not the results of {folder / 'study.yaml'}: {what}")
+    words = [column for column in found if not pd.api.types.is_numeric_dtype(found[column])]
+    return found.assign(
+        **{str(column): found[column].astype(object).where(found[column].notna(), None) for column in words}
+    )
+
+
 def write_results(study: Study, folder: Path) -> pd.DataFrame:
     """Writes `results.csv` in the study's folder and returns what is in it."""
     runs = runs_frame(study, folder)
@@ -184,13 +207,16 @@ def _has_numbers(line: dict[str, Any]) -> bool:
 
 
 def read_report(study: Study, folder: Path) -> Report:
-    """Everything that a report shows of a study, from its folder as it is now.
+    """Everything that a report shows of a study, from its folder as it is now, or from its published results.
 
-    Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` is wrong.
+    Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
+    are wrong.
     """
-    runs = runs_frame(study, folder)
-    with suppress(OSError):  # a study that may only be read has a report elsewhere
-        _write_csv(runs, folder)
+    runs = published_frame(study, folder)
+    if runs is None:
+        runs = runs_frame(study, folder)
+        with suppress(OSError):  # a study that may only be read has a report elsewhere
+            _write_csv(runs, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     tables = report_tables(runs, study.name, predictions(study, folder), orders, bench)
     return Report(

@@ -378,3 +378,38 @@ def test_a_roadmap_at_another_size_is_reported_as_that_roadmap(tmp_path: Path) -
     assert len(found.tables[0].rows) == 17 and found.runs["roadmap"].eq("pocket,width=16").all()
     page = write_report(found, tmp_path / "to", ["html"])[0].read_text()
     assert "pocket,width=16" in page
+
+
+def test_a_study_published_without_its_runs_has_the_same_tables(tmp_path: Path, whole: tuple[Path, Path]) -> None:
+    folder, out = whole
+    public = tmp_path / "public"
+    public.mkdir()
+    for name in ("study.yaml", "results.csv"):
+        (public / name).write_bytes((folder / name).read_bytes())
+    assert report(public, "--format", "markdown,csv,latex,svg,html") == 0
+    tables = sorted((out / "tables").iterdir())
+    assert tables and [path.name for path in tables] == sorted(p.name for p in (public / "report/tables").iterdir())
+    for path in tables:
+        assert (public / "report/tables" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert (public / "results.csv").read_bytes() == (folder / "results.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "cannot be read (No columns to parse from file)"),
+        ("row,seed\nresnet,0\n", "not the results of"),
+        ("\0\n", "not the results of"),
+    ],
+)
+def test_published_results_that_are_not_the_studys_are_one_line(
+    tmp_path: Path, whole: tuple[Path, Path], capsys: pytest.CaptureFixture[str], content: str, words: str
+) -> None:
+    (tmp_path / "study.yaml").write_bytes((whole[0] / "study.yaml").read_bytes())
+    (tmp_path / "results.csv").write_text(content)
+    assert report(tmp_path) == 2
+    assert words in (said := capsys.readouterr().err) and said.count("\n") == 1
+    fewer = (whole[0] / "results.csv").read_text().splitlines(keepends=True)[:-1]
+    (tmp_path / "results.csv").write_text("".join(fewer))
+    assert report(tmp_path) == 2
+    assert "its rows and seeds are others" in capsys.readouterr().err
