@@ -27,7 +27,7 @@ HOME = RESULTS.parent.parent
 PAGES = (HOME / "README.md", RESULTS / "README.md")
 MAIN = ("roadmap", "one-in", "one-out", "sweep", "recipes")
 OWN_RATES = "own learning rates"
-RATES = ("8-fast", "9-slow", "1-half-epoch")  # settings of the search that differ in the learning rate alone
+RATES = ("8-fast", "9-slow", "1-third-epoch")  # settings of the search that differ in the learning rate alone
 
 
 def main() -> None:
