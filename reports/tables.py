@@ -296,7 +296,7 @@ def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes:
     change = paper_change = None
     if before is not None:
         paper_change = round(row.paper.top1 - before.paper.top1, 2)  # both are printed to two decimals
-        change = _change(runs, by_row[before.name])
+        change = None if shared_with(runs, by_row) else _change(runs, by_row[before.name])
     return RowSummary(
         row=row.name,
         label=row.label,
@@ -375,10 +375,21 @@ def fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
             notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
+        shared = shared_with(runs, by_row)
+        if shared:
+            notes[name].append(f"the same runs as {shared}: one design under one recipe")
         notes[name] += _values(runs, "note") if "note" in runs else []
         if account(runs):
             notes[name].append(account(runs))
     return notes
+
+
+def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
+    """The label of the row that a row is compared with, where the two share their runs; else nothing."""
+    if runs.empty or not isinstance(runs["base"].iloc[0], str):
+        return ""
+    base = by_row.get(runs["base"].iloc[0])
+    return str(base["label"].iloc[0]) if base is not None and set(runs["run"]) & set(base["run"]) else ""
 
 
 def _usual(values: dict[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
