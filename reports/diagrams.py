@@ -13,7 +13,19 @@ from difflib import SequenceMatcher
 from xml.sax.saxutils import escape, quoteattr
 
 from modernize.design import Design, printable, text
-from modernize.plan import BlockPlan, Conv, GlobalAveragePool, Layer, Layers, LayerScale, Linear, MaxPool, Norm, Plan
+from modernize.plan import (
+    Activation,
+    BlockPlan,
+    Conv,
+    GlobalAveragePool,
+    Layer,
+    Layers,
+    LayerScale,
+    Linear,
+    MaxPool,
+    Norm,
+    Plan,
+)
 
 # Plain colours first, for viewers that know no media queries; the marks and shapes tell as much without colour.
 STYLE = """
@@ -170,18 +182,18 @@ def layers_of(part: Part) -> Iterator[tuple[str, Layer]]:
 
 
 def kind(layer: Layer) -> str:
-    """What a layer is drawn as."""
+    """What a layer is drawn as; what is none of the others, and keeps a map's shape, is a norm of some kind."""
     if isinstance(layer, Conv):
         if layer.groups > 1:
             return "depthwise"
         return "spatial" if layer.kernel_size > 1 or layer.name == "spatial" else "pointwise"
     if isinstance(layer, (MaxPool, GlobalAveragePool)):
         return "pool"
-    if isinstance(layer, Norm):
-        return "norm"
     if isinstance(layer, LayerScale):
         return "scale"
-    return "linear" if isinstance(layer, Linear) else "activation"
+    if isinstance(layer, Activation):
+        return "activation"
+    return "linear" if isinstance(layer, Linear) else "norm"
 
 
 def labels(layer: Layer) -> tuple[str, ...]:

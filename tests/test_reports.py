@@ -214,6 +214,20 @@ def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
 # ---- fairness
 
 
+def test_a_row_that_shares_its_runs_has_no_change_and_says_whose_they_are() -> None:
+    runs = make_runs()
+    runs = change_runs(runs, "resnet", recipe="quick")
+    shared = runs["row"] == "enhanced-recipe"
+    runs.loc[shared, ["run", "top1"]] = runs.loc[runs["row"] == "resnet", ["run", "top1"]].to_numpy()
+    note = "the same runs as ResNet (original recipe): one design under one recipe"
+    for table in report_tables(runs, "A study"):
+        place = list(table.frame["row"]).index("enhanced-recipe")
+        assert notes_of(table, "enhanced-recipe") == [note]
+        change = "change" if table.name == "roadmap" else "difference"
+        assert shown(table, "enhanced-recipe", change) == "–" and math.isnan(table.frame[change][place])
+        assert notes_of(table, "stage-ratio") == []
+
+
 def test_rows_that_differ_say_so() -> None:
     table = roadmap_table(ragged_runs(), "pocket")
     assert notes_of(table, "resnet") == ["trained with recipe quick_original"]

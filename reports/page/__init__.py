@@ -32,6 +32,7 @@ def page(report: Report) -> str:
         unfinished=report.unfinished.to_dict("records"),
         figures=[(plot, inline(plot)) for plot in report.plots],
         spans=spans,
+        heading=heading,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
         explorer=explorer_data(report),
@@ -48,6 +49,11 @@ def as_json(values: Any) -> Markup:
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
     """The headings above neighbouring columns, and how many columns each is over."""
     return [(group, len(list(some))) for group, some in groupby(columns, key=lambda column: column.group)]
+
+
+def heading(title: str) -> str:
+    """A column's heading, which breaks before neither a unit nor a bracket."""
+    return re.sub(r" (?=\(|\S{1,2}$)", "\N{NO-BREAK SPACE}", title) or "what"
 
 
 def _read(name: str) -> str:

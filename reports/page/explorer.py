@@ -25,7 +25,7 @@ from reports.statistics import summarise
 from reports.tables import account, accuracy
 
 Numbers = NDArray[np.int64]
-MOST_BODIES = 12_000  # combinations of the flags of the blocks; more would make the page slow to build and large
+MOST_BODIES = 16_000  # combinations of the flags of the blocks; more would make the page slow to build and large
 _STEM_FLAGS = ("stem", "stem_stride")
 # Which activation it is changes neither a count nor a drawing, but for the word in its box: see `_drawings`.
 _LEFT_TO_OTHERS = (*_STEM_FLAGS, "activation")
