@@ -199,7 +199,10 @@ def _roadmap_legend(steps: Roadmap, averaged: bool, measured: bool) -> Iterator[
 
 EMA = Column("ema_mean", "EMA top-1, %", short="EMA, %")
 EMA_LEGEND = "EMA top-1: of the same runs' weights averaged over training (exponential moving average)."
-SPEEDS_LEGEND = "Speed and memory: measured by ablations bench, on the device and with the batch named."
+SPEEDS_LEGEND = (
+    "Speed and memory: measured by ablations bench, on the device and with the batch named; latency is of one image, "
+    "peak memory of training."
+)
 _MEASURES = (
     ("train_images_per_second", "training, images/s", "train, im/s"),
     ("inference_images_per_second", "inference, images/s", "infer, im/s"),
@@ -210,9 +213,10 @@ _MEASURES = (
 
 @dataclass(frozen=True)
 class Speed:
-    """A column of what a bench measured, and each row's value."""
+    """A column of what a bench measured on a device, and each row's value."""
 
     column: Column
+    device: str
     values: Mapping[str, float]
 
     def shown(self, row: str) -> str:
@@ -236,7 +240,9 @@ def speeds(bench: pd.DataFrame | None, rows: Collection[str]) -> list[Speed]:
             if len(known):
                 raw = name if len(settings) == 1 else f"{name}_{number}"
                 column = Column(raw, title, f"{device}, batch {batch}", short=short)
-                found.append(Speed(column, dict(zip(known["row"], known[name].astype(float), strict=True))))
+                found.append(
+                    Speed(column, str(device), dict(zip(known["row"], known[name].astype(float), strict=True)))
+                )
     return found
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 from ablations.frames import read_report
 from modernize import Design, compile_plan, roadmap, trace
 from reports import diagrams
-from reports.page import as_json, explorer, heading, page
+from reports.page import as_json, explorer, heading, page, signed_word
 from reports.report import Report
 from reports.write import write_report
 
@@ -105,6 +105,15 @@ def test_every_table_is_there_with_every_cell(report: Report, text: str) -> None
 )
 def test_a_heading_breaks_before_neither_a_unit_nor_a_bracket(title: str, shown: str) -> None:
     assert heading(title) == shown.replace("_", "\N{NO-BREAK SPACE}")
+
+
+def test_a_sign_stays_with_its_word() -> None:
+    assert [signed_word(text) for text in ("− norm=bn", "+ norm=ln", "norm=ln + stem", "-0.84")] == [
+        "−\N{NO-BREAK SPACE}norm=bn",
+        "+\N{NO-BREAK SPACE}norm=ln",
+        "norm=ln + stem",
+        "-0.84",
+    ]
 
 
 def test_numbers_are_those_of_the_runs(report: Report, text: str) -> None:

@@ -33,6 +33,7 @@ def page(report: Report) -> str:
         figures=[(plot, inline(plot)) for plot in report.plots],
         spans=spans,
         heading=heading,
+        signed_word=signed_word,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
         explorer=explorer_data(report),
@@ -54,6 +55,11 @@ def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
 def heading(title: str) -> str:
     """A column's heading, which breaks before neither a unit nor a bracket."""
     return re.sub(r" (?=\(|\S{1,2}$)", "\N{NO-BREAK SPACE}", title) or "what"
+
+
+def signed_word(text: str) -> str:
+    """A cell's text, a sign at its start on one line with its word."""
+    return re.sub(r"^([+−]) ", "\\1\N{NO-BREAK SPACE}", text)
 
 
 def _read(name: str) -> str:
