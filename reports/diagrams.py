@@ -232,8 +232,12 @@ def ends(part: Part) -> tuple[str, str]:
     """What goes into a part and what comes out of it, in words."""
     trunk = part.lead + (part.block.residual if part.block else ())
     known = [channels for channels in map(_channels, trunk) if channels]
-    out = f"{known[-1][1]} classes" if isinstance(trunk[-1], Linear) else f"{known[-1][1]} channels"
-    return f"{known[0][0]} channels", out
+    out = f"{known[-1][1]} classes" if isinstance(trunk[-1], Linear) else _channels_in_words(known[-1][1])
+    return _channels_in_words(known[0][0]), out
+
+
+def _channels_in_words(count: int) -> str:
+    return f"{count} channel{'s' if count != 1 else ''}"
 
 
 def words(part: Part) -> tuple[str, ...]:
@@ -557,9 +561,11 @@ def difference(before: Plan, after: Plan, names: tuple[str, str]) -> str:
     rows.append(_flow([_text(line) for line in flag_lines(before.design, after.design)], 0))
     same = [new.title for old, new in pairs if new and (old, new) not in differing]
     rows += [_text(f"the same in both: {', '.join(same)}", "muted")] if same else []
+    if before.design.norm != after.design.norm:
+        rows.append(_text("the convolutions of blocks have biases with norm=ln, none with norm=bn", "muted"))
     picture = _stacked(rows, 3)
     if differing:
-        base = narrowest([part for pair in differing for part in pair if part])
+        base = narrowest([part for pair in differing for part in pair if part]) + 2 * _BADGE  # beside the words
         key = _text("+ added   − removed   ≠ changed   ↕ moved", "muted")
         picture = _stacked([picture, key, _flow([_pair(*pair, base, names) for pair in differing])], 14)
     return _file(picture, f"{names[0]} and {names[1]}: what changed", " · ".join(names))
