@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from modernize.design import Design, printable, text
 from modernize.plan import (
+    Activation,
     BlockPlan,
     Conv,
     GlobalAveragePool,
@@ -24,7 +25,6 @@ from modernize.plan import (
     MaxPool,
     Norm,
     Plan,
-    ResponseNorm,
 )
 
 # Plain colours first, for viewers that know no media queries; the marks and shapes tell as much without colour.
@@ -182,18 +182,18 @@ def layers_of(part: Part) -> Iterator[tuple[str, Layer]]:
 
 
 def kind(layer: Layer) -> str:
-    """What a layer is drawn as."""
+    """What a layer is drawn as; what is none of the others, and keeps a map's shape, is a norm of some kind."""
     if isinstance(layer, Conv):
         if layer.groups > 1:
             return "depthwise"
         return "spatial" if layer.kernel_size > 1 or layer.name == "spatial" else "pointwise"
     if isinstance(layer, (MaxPool, GlobalAveragePool)):
         return "pool"
-    if isinstance(layer, (Norm, ResponseNorm)):
-        return "norm"
     if isinstance(layer, LayerScale):
         return "scale"
-    return "linear" if isinstance(layer, Linear) else "activation"
+    if isinstance(layer, Activation):
+        return "activation"
+    return "linear" if isinstance(layer, Linear) else "norm"
 
 
 def labels(layer: Layer) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ def _channels(layer: Layer) -> tuple[int, int] | None:
             return layer.in_channels, layer.out_channels
         case Linear():
             return layer.in_features, layer.out_features
-        case Norm() | LayerScale() | ResponseNorm():
+        case Norm() | LayerScale():
             return layer.channels, layer.channels
     return None
 
@@ -232,8 +232,12 @@ def ends(part: Part) -> tuple[str, str]:
     """What goes into a part and what comes out of it, in words."""
     trunk = part.lead + (part.block.residual if part.block else ())
     known = [channels for channels in map(_channels, trunk) if channels]
-    out = f"{known[-1][1]} classes" if isinstance(trunk[-1], Linear) else f"{known[-1][1]} channels"
-    return f"{known[0][0]} channels", out
+    out = f"{known[-1][1]} classes" if isinstance(trunk[-1], Linear) else _channels_in_words(known[-1][1])
+    return _channels_in_words(known[0][0]), out
+
+
+def _channels_in_words(count: int) -> str:
+    return f"{count} channel{'s' if count != 1 else ''}"
 
 
 def words(part: Part) -> tuple[str, ...]:
@@ -557,9 +561,11 @@ def difference(before: Plan, after: Plan, names: tuple[str, str]) -> str:
     rows.append(_flow([_text(line) for line in flag_lines(before.design, after.design)], 0))
     same = [new.title for old, new in pairs if new and (old, new) not in differing]
     rows += [_text(f"the same in both: {', '.join(same)}", "muted")] if same else []
+    if before.design.norm != after.design.norm:
+        rows.append(_text("the convolutions of blocks have biases with norm=ln, none with norm=bn", "muted"))
     picture = _stacked(rows, 3)
     if differing:
-        base = narrowest([part for pair in differing for part in pair if part])
+        base = narrowest([part for pair in differing for part in pair if part]) + 2 * _BADGE  # beside the words
         key = _text("+ added   − removed   ≠ changed   ↕ moved", "muted")
         picture = _stacked([picture, key, _flow([_pair(*pair, base, names) for pair in differing])], 14)
     return _file(picture, f"{names[0]} and {names[1]}: what changed", " · ".join(names))

@@ -194,7 +194,7 @@ def _latency(speed: Speed, points: pd.DataFrame) -> Cost:
 
     measured = int(points[speed.column.name].notna().sum())
     told = f"{measured} of {len(points)} rows measured" if measured < len(points) else ""
-    return Cost(speed.column.name, f"latency, ms\n({speed.column.group})", told=told)
+    return Cost(speed.column.name, f"latency of one image, ms\n({speed.device})", told=told)
 
 
 def curves_plots(title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Plot]:

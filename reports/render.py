@@ -48,37 +48,77 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A LaTeX float for an article, with booktabs and graphicx: the table, never wider than the page, and its notes.
+    """LaTeX floats for an article, with booktabs and graphicx: the table, never wider than the page, and its notes.
 
-    A wide table spans both columns of a page that has two. Headings stand in two lines where that saves width.
+    A wide table spans both columns of a page that has two; one taller than a page goes on in further floats, the notes
+    under the rows that have them. Headings stand in two lines where that saves width.
     """
+    parts = _tex_parts(table)
+    floats = [_tex_float(table, part, part is parts[0], part is parts[-1]) for part in parts]
+    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(floats)
+
+
+def _tex_float(table: Table, part: range, first: bool, last: bool) -> str:
+    """The float of some rows: the first has the label, the last how to read the table."""
     float_name = "table*" if _printed_width(table) > _COLUMN else "table"
+    label = f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', table.name)}}}"
     lines = [
-        "% needs \\usepackage{booktabs,graphicx}",
         f"\\begin{{{float_name}}}",
         "\\centering",
-        f"\\caption{{{tex_prose(table.title)}}}",
-        f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', table.name)}}}",
+        f"\\caption{{{tex_prose(table.title)}}}" if first else f"{tex_prose(table.title)} (continued)\\par",
+        *([label] if first else []),
         "\\smallskip\\footnotesize\\setlength{\\tabcolsep}{4pt}",
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
         "\\toprule",
         *_tex_heads(table.columns),
         "\\midrule",
-        *_tex_rows(table),
+        *_tex_rows(table, part),
         "\\bottomrule",
         "\\end{tabular}}",
         "",
         "\\smallskip",
         "\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
     ]
-    lines += [f"{tex_prose(text)}\\par" for text in (table.subtitle, table.legend) if text]
-    lines += [f"\\textsuperscript{{{mark}}} {tex_prose(note)}\\par" for mark, note in enumerate(table.notes, start=1)]
+    lines += [f"{tex_prose(text)}\\par" for text in (table.subtitle, table.legend) if text and last]
+    lines += [f"\\textsuperscript{{{mark}}} {tex_prose(table.notes[mark - 1])}\\par" for mark in _marks(table, part)]
     return "\n".join([*lines, "\\end{minipage}", f"\\end{{{float_name}}}"]) + "\n"
 
 
 _WORDS = 40  # letters in a line of a cell of words
 _COLUMN = 46  # letters of footnotesize and the gaps between columns that fit one of an article's two columns
+_PAGE = 46  # lines of a table and of what stands under it that fit a page, less its caption and heading
+
+
+def _tex_parts(table: Table) -> list[range]:
+    """The rows of each float: as many as fit a page with their notes."""
+    room = _PAGE - _note_lines(table, [table.subtitle, table.legend])
+    starts, used, told = [0], 0, frozenset[int]()
+    for number in range(len(table.rows)):
+        if used and used + _tex_height(table, number, told) > room:
+            starts.append(number)
+            used, told = 0, frozenset()
+        used += _tex_height(table, number, told)
+        told |= frozenset(_marks(table, range(number, number + 1)))
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(table.rows)], strict=True)]
+
+
+def _tex_height(table: Table, number: int, told: frozenset[int]) -> int:
+    """The lines of a row, and of its footnotes that are not told yet."""
+    lines = max(len(_wrapped(*cell)) for cell in zip(table.rows[number], table.columns, strict=True))
+    marks = set(_marks(table, range(number, number + 1))) - told
+    return lines + _note_lines(table, [table.notes[mark - 1] for mark in marks])
+
+
+def _note_lines(table: Table, texts: Iterable[str]) -> int:
+    """About how many lines paragraphs under a table take."""
+    wide = 110 if _printed_width(table) > _COLUMN else 55
+    return sum(-(-len(text) // wide) for text in texts)
+
+
+def _marks(table: Table, part: range) -> list[int]:
+    """The footnotes of some rows, ascending."""
+    return sorted({mark for number in part for cell in table.rows[number] for mark in cell.marks})
 
 
 def _printed_width(table: Table) -> int:
@@ -100,20 +140,28 @@ def _tex_head(column: Column) -> str:
     return tex_stack(_two_lines(column.title, hyphens=False), "r" if column.number else "l", "b")
 
 
-def _tex_rows(table: Table) -> Iterator[str]:
-    """The lines of the table, apart where a section starts."""
-    for number, row in enumerate(table.rows):
-        if number and number in table.sections:
+def _tex_rows(table: Table, part: range) -> Iterator[str]:
+    """Some lines of the table, apart where a section starts."""
+    for number in part:
+        if number > part.start and number in table.sections:
             yield "\\addlinespace"
-        yield " & ".join(_tex_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)) + " \\\\"
+        cells = zip(table.rows[number], table.columns, strict=True)
+        yield " & ".join(_tex_cell(cell, column) for cell, column in cells) + " \\\\"
+
+
+def _wrapped(cell: Cell, column: Column) -> list[str]:
+    """A cell's lines: long words wrap, numbers never."""
+    if column.number:
+        return [cell.text]
+    return textwrap.wrap(cell.text, _WORDS, break_long_words=False, break_on_hyphens=False)
 
 
 def _tex_cell(cell: Cell, column: Column) -> str:
-    """A cell with its marks; a number's hyphen is a minus, long words wrap."""
+    """A cell with its marks; a number's hyphen is a minus."""
     marks = f"\\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else ""
     if column.number:
         return tex(re.sub(r"-(?=\d)", "−", cell.text)) + marks
-    return tex_stack(textwrap.wrap(cell.text, _WORDS, break_long_words=False, break_on_hyphens=False), "l", "t") + marks
+    return tex_stack(_wrapped(cell, column), "l", "t") + marks
 
 
 def as_json(table: Table) -> str:

@@ -277,9 +277,9 @@ def compare(
             word = Verdict.FAILED if "failed" in statuses.get(row, {}).values() else Verdict.NOT_RUN
         else:
             word = verdict(difference, p_holm, level) if base in top1 else Verdict.NO_BASE
-        accounts = [
-            _account(name, statuses.get(name, {}), top1.get(name, {}), reasons.get(name, {})) for name in (row, base)
-        ]
+        own, others = (
+            _account(statuses.get(name, {}), top1.get(name, {}), reasons.get(name, {})) for name in (row, base)
+        )
         lines.append(
             {
                 "row": row,
@@ -299,7 +299,7 @@ def compare(
                 "verdict": word.value,
                 "method": difference.method,
                 "covers": difference.covers,
-                "note": "; ".join(filter(None, [difference.note, *accounts])),
+                "note": "; ".join(filter(None, [difference.note, own, f"{base}: {others}" if others else ""])),
             }
         )
     return pd.DataFrame(lines, columns=COMPARISON_COLUMNS)
@@ -357,16 +357,15 @@ def _compare(
     return paired_difference(ours, theirs, level, 100 / len(seen) if seen is not None and len(seen) else 0.0)
 
 
-def _account(row: str, statuses: Mapping[int, str], top1: Mapping[int, float], reasons: Mapping[int, str]) -> str:
-    """What became of the runs of a row that have no result: `depthwise: seed 2 failed (loss is nan)`."""
+def _account(statuses: Mapping[int, str], top1: Mapping[int, float], reasons: Mapping[int, str]) -> str:
+    """What became of the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`."""
     if not statuses:
-        return f"{row}: not run"
-    open_runs = [
-        f"seed {seed} {status}" + (f" ({reasons[seed]})" if seed in reasons else "")
-        for seed, status in sorted(statuses.items())
-        if seed not in top1
-    ]
-    return f"{row}: {', '.join(open_runs)}" if open_runs else ""
+        return "not run"
+    fates: dict[str, list[str]] = {}
+    for seed, status in sorted(statuses.items()):
+        if seed not in top1:
+            fates.setdefault(f"{status} ({reasons[seed]})" if seed in reasons else status, []).append(str(seed))
+    return ", ".join(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}" for fate, seeds in fates.items())
 
 
 def worths_in_order(order: Sequence[str], value: Value) -> dict[str, float]:

@@ -201,7 +201,10 @@ def _roadmap_legend(steps: Roadmap, averaged: bool, measured: bool) -> Iterator[
 
 EMA = Column("ema_mean", "EMA top-1, %", short="EMA, %")
 EMA_LEGEND = "EMA top-1: of the same runs' weights averaged over training (exponential moving average)."
-SPEEDS_LEGEND = "Speed and memory: measured by ablations bench, on the device and with the batch named."
+SPEEDS_LEGEND = (
+    "Speed and memory: measured by ablations bench, on the device and with the batch named; latency is of one image, "
+    "peak memory of training."
+)
 _MEASURES = (
     ("train_images_per_second", "training, images/s", "train, im/s"),
     ("inference_images_per_second", "inference, images/s", "infer, im/s"),
@@ -212,9 +215,10 @@ _MEASURES = (
 
 @dataclass(frozen=True)
 class Speed:
-    """A column of what a bench measured, and each row's value."""
+    """A column of what a bench measured on a device, and each row's value."""
 
     column: Column
+    device: str
     values: Mapping[str, float]
 
     def shown(self, row: str) -> str:
@@ -238,7 +242,9 @@ def speeds(bench: pd.DataFrame | None, rows: Collection[str]) -> list[Speed]:
             if len(known):
                 raw = name if len(settings) == 1 else f"{name}_{number}"
                 column = Column(raw, title, f"{device}, batch {batch}", short=short)
-                found.append(Speed(column, dict(zip(known["row"], known[name].astype(float), strict=True))))
+                found.append(
+                    Speed(column, str(device), dict(zip(known["row"], known[name].astype(float), strict=True)))
+                )
     return found
 
 
@@ -304,7 +310,7 @@ def _summarise(row: Row, steps: Roadmap, by_row: dict[str, pd.DataFrame], notes:
     if before is not None:
         if row not in steps.extras:
             paper_change = round(row.paper.top1 - before.paper.top1, 2)  # both are printed to two decimals
-        change = _change(runs, by_row[before.name])
+        change = None if shared_with(runs, by_row) else _change(runs, by_row[before.name])
     return RowSummary(
         row=row.name,
         label=row.label,
@@ -383,10 +389,21 @@ def fairness_notes(by_row: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
             notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
+        shared = shared_with(runs, by_row)
+        if shared:
+            notes[name].append(f"the same runs as {shared}: one design under one recipe")
         notes[name] += _values(runs, "note") if "note" in runs else []
         if account(runs):
             notes[name].append(account(runs))
     return notes
+
+
+def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
+    """The label of the row that a row is compared with, where the two share their runs; else nothing."""
+    if runs.empty or not isinstance(runs["base"].iloc[0], str):
+        return ""
+    base = by_row.get(runs["base"].iloc[0])
+    return str(base["label"].iloc[0]) if base is not None and set(runs["run"]) & set(base["run"]) else ""
 
 
 def _usual(values: dict[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:

@@ -188,10 +188,11 @@ def test_it_works_by_keyboard(visit: Callable[..., Visit]) -> None:
     page = visit().page
     page.locator("#start").focus()
     seen = []
-    for _ in range(14):  # one of the 15 flags has one value only
+    many = page.locator("[data-flag]:enabled").count()  # all flags but those that have one value only
+    for _ in range(many):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("Number(document.activeElement.dataset.flag)"))
-    assert seen == sorted(seen) and len(set(seen)) == 14
+    assert seen == sorted(seen) and len(set(seen)) == many == len(NAMES) - 1
     before = shown(page, "params")
     page.locator("[data-flag='4']").focus()
     page.keyboard.press("Space")

@@ -411,18 +411,23 @@ def test_rows_that_are_not_done_are_there_with_their_reason() -> None:
         assert cell_of(table, row, "params") == cell_of(table, row, "macs") == "–"
         assert word_of(table, row) == ("failed" if state == "failed" else "not run")
     assert cell_of(table, "with-norm", "seeds") == "2" and " ± " in cell_of(table, "with-norm", "mean")
-    assert notes_of(table, "with-norm") == "with-norm: seed 1 failed (loss is nan at step 120)"
-    assert "with-stem: seed 0 failed (out of memory Traceback, line 3), seed 1 failed" in notes_of(table, "with-stem")
-    assert notes_of(table, "with-width") == "with-width: seed 0 left, seed 1 left, seed 2 left"
-    assert "seed 0 running" in notes_of(table, "with-depths") and "stopped" in notes_of(table, "with-activation")
-    assert (
-        notes_of(table, "with-kernel_size") == "with-kernel_size: seed 0 left, seed 1 failed (killed), seed 2 running"
-    )
+    assert notes_of(table, "with-norm") == "seed 1 failed (loss is nan at step 120)"
+    assert "seeds 0, 1, 2 failed (out of memory Traceback, line 3)" in notes_of(table, "with-stem")
+    assert notes_of(table, "with-width") == "seeds 0, 1, 2 left"
+    assert "seeds 0, 1, 2 running" in notes_of(table, "with-depths") and "stopped" in notes_of(table, "with-activation")
+    assert notes_of(table, "with-kernel_size") == "seed 0 left, seed 1 failed (killed), seed 2 running"
     for text in (*(FORMATS[form](table) for form in ("table", "markdown", "latex")), terminal(table, 250)):
         for reason in ("loss is nan at step 120", "seed 1 failed (killed)"):
             assert reason in text.replace("\n", " ")
     assert "loss is nan at step 120" in csv(table) and "loss is nan at step 120" in FORMATS["json"](table)
     assert len(read("markdown", table)) == len(read("latex", table)) == len(read("terminal", table)) == 13
+
+
+def test_rows_of_the_same_fate_share_a_footnote() -> None:
+    table = comparison_table(changed(make_runs(), "with-norm", status="left"))
+    both = comparison_table(changed(changed(make_runs(), "with-norm", status="left"), "with-stem", status="left"))
+    assert table.notes == both.notes == ("seeds 0, 1, 2 left",)
+    assert notes_of(both, "with-norm") == notes_of(both, "with-stem") == both.notes[0]
 
 
 def test_a_base_that_failed_says_so_itself_and_at_every_row() -> None:
@@ -718,20 +723,46 @@ def test_every_table_in_every_format(form: str, name: str) -> None:
             assert len(lines) == 1 + grouped + len(table.rows)
 
 
+def tall_table() -> Table:
+    """A table of many rows, some of them several lines tall, each with a footnote of its own."""
+    rows = [("base", "base", None), *((f"r{n}", " + ".join(["flag"] * (n % 30)) or "none", "base") for n in range(90))]
+    runs = make_runs(rows, seeds=(0, 1))
+    for number in range(90):
+        runs = changed(runs, f"r{number}", 1, status="failed", reason=f"the loss is nan at step {number}")
+    return comparison_table(runs)
+
+
+def test_a_table_taller_than_a_page_goes_on_in_further_floats() -> None:
+    table = tall_table()
+    text = latex(table)
+    floats = text.split("\\end{table*}")[:-1]
+    assert text.count("\\caption{") == text.count("\\label{") == 1
+    assert text.count("(continued)") == len(floats) - 1 > 2
+    bodies = [part.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines() for part in floats]
+    shown = [untex(line.partition(" & ")[0]) for body in bodies for line in body]
+    assert shown == [cells[0].text for cells in table.rows]
+    for part, body in zip(floats, bodies, strict=True):
+        marks = [mark for line in body for mark in re.findall(r"\\textsuperscript\{(\d+)\} &", line)]
+        notes = re.findall(r"^\\textsuperscript\{(\d+)\} .*\\par$", part, re.MULTILINE)
+        assert notes == marks
+        assert len(marks) + sum(1 + line.count(" \\\\ ") for line in body) <= 46
+        assert ("standard deviation" in part) == (part is floats[-1])
+
+
 @pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
 @pytest.mark.parametrize("compiler", ["pdflatex", "tectonic"])
 def test_latex_compiles_and_stays_on_the_page(compiler: str, columns: str, tmp_path: Path) -> None:
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler} here")
     letters = comparison_table(make_runs([("a", LETTERS, None), ("b", "w" * 200, "a")]).assign(study=LETTERS))
-    tables = "\n\\clearpage\n".join(latex(table) for table in (*TABLES.values(), letters))
+    tables = "\n\\clearpage\n".join(latex(table) for table in (*TABLES.values(), letters, tall_table()))
     head = f"\\documentclass[{columns}]{{article}}\n\\usepackage{{booktabs,graphicx}}\n"
     (tmp_path / "tables.tex").write_text(head + "\\begin{document}\n" + tables + "\\end{document}\n")
     options = ["-interaction=nonstopmode", "-halt-on-error"] if compiler == "pdflatex" else []
     done = subprocess.run([compiler, *options, "tables.tex"], cwd=tmp_path, capture_output=True, timeout=100)
     said = done.stdout.decode(errors="replace")
     assert done.returncode == 0, said[-2000:]
-    assert "Overfull" not in said
+    assert "Overfull" not in said and "too large" not in said
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
 
 
@@ -834,7 +865,7 @@ def test_a_label_may_begin_and_end_with_anything(text: str) -> None:
 
 def test_a_study_of_nasty_names_is_shown_literally() -> None:
     table = TABLES["nasty"]
-    reason = "*y*: seed 1 failed (" + NASTY + ")"
+    reason = f"seed 1 failed ({NASTY})"
     assert reason in table.notes
     for text in (terminal(table, 600), str(read_markdown(markdown(table))[0]).replace("\\\\", "\\")):
         assert NASTY in text and f"[red]{NASTY}" in text
@@ -848,7 +879,7 @@ def test_a_study_of_nasty_names_is_shown_literally() -> None:
 def test_control_characters_of_a_reason_stay_out() -> None:
     runs = changed(make_runs(), "with-norm", 1, status="failed", reason="\x1b[31mred\x1b[0m\x07\x00 \u202eend")
     table = comparison_table(runs)
-    assert "with-norm: seed 1 failed (?[31mred?[0m?? ?end)" in table.notes
+    assert "seed 1 failed (?[31mred?[0m?? ?end)" in table.notes
     assert "\x1b" not in terminal(table, 120)
 
 

@@ -182,6 +182,22 @@ def test_what_each_step_of_the_roadmap_changes_is_marked() -> None:
     assert said["separate-downsampling"] == set()  # it changes what is between stages, not their blocks
 
 
+def test_badges_lie_beside_the_words_and_a_change_of_bias_is_explained() -> None:
+    plans = [compile_plan(modernize.design(f"pocket@{row}"), 1) for row in ("gelu", "separate-downsampling")]
+    svg = diagrams.difference(plans[0], plans[1], ("before", "after"))
+    assert diagrams.words(diagrams.parts(plans[0])[0])[0] == "1 channel" and "biases with norm=ln" in svg
+    assert "biases" not in diagrams.difference(plans[0], plans[0], ("before", "after"))
+    marked = re.findall(r'<g class="layer [^"]*(?:changed|removed|added)".*?</g>', svg)
+    assert len(marked) > 10
+    for layer in marked:
+        badge = re.search(r'<rect class="badge" x="(\d+)" y="\d+" width="(\d+)"', layer)
+        words = [
+            (int(x), said) for x, said in re.findall(r'<text (?:class="(?:name|small)" )?x="(\d+)"[^>]*>([^<]+)', layer)
+        ]
+        assert badge and words
+        assert all(x - 7.5 * len(said) / 2 >= int(badge[1]) + int(badge[2]) for x, said in words), layer
+
+
 def test_names_are_escaped() -> None:
     name = '<script>alert("1")</script> & \x00\x1b'
     plans = compile_plan(Design()), compile_plan(replace(Design(), kernel_size=5))
@@ -275,7 +291,7 @@ def test_why_there_is_no_difference_is_said_with_what_became_of_the_runs() -> No
     sides = versus.Side("one", Design(), 1, 1), versus.Side("two", Design(kernel_size=7), 2, 2)
     table = versus.versus_table(*sides, "images", versus.measure(runs, designs, sides))
     said = table.frame.set_index("what").loc["top-1, %, ours", "difference"]
-    assert str(said).startswith("cannot be told: its base has no result: base: seed 0 failed (out of memory)")
+    assert str(said).startswith("cannot be told: its base has no result: base: seeds 0, 1, 2 failed (out of memory)")
 
 
 def test_a_study_without_the_design_is_refused_by_name() -> None:

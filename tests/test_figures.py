@@ -287,7 +287,8 @@ def test_latency_has_a_panel_where_a_bench_has_measured(tmp_path: Path) -> None:
     study = made_up_study(tmp_path / "study", seeds=(0,))
     (tmp_path / "study/bench.json").write_text(json.dumps(BENCH))
     figure = plot_of(read_report(study, tmp_path / "study"), "tradeoff").figure
-    assert [axes.get_xlabel().split(",")[0] for axes in figure.axes] == ["multiply-adds", "parameters", "latency"]
+    axes = [axes.get_xlabel() for axes in figure.axes]
+    assert axes == ["multiply-adds, M", "parameters, k", "latency of one image, ms\n(some GPU)"]  # whatever the batch
     assert sorted(x for x, _ in marks(figure.axes[2], "o")) == [1.25, 1.5, 2.0]
     assert_readable(figure)
     assert words_of(figure).count("3 of 17 rows measured") == 1
@@ -408,6 +409,46 @@ def test_worths_stand_with_their_spread_and_the_papers_order(report_of: Callable
         assert bars_at(panel, y, 0.8) == [(pytest.approx(min(each)), pytest.approx(max(each)))]
 
 
+def test_worths_in_the_papers_order_are_over_the_seeds_that_walked_it(tmp_path: Path) -> None:
+    flags = ["depthwise", "norm", "kernel_size"]
+    path = [f"on-{'1' * on + '0' * (3 - on)}" for on in range(4)]
+
+    def without(seeds: set[int]) -> Callable[[RunConfig], Mapping[str, Any] | None]:
+        return lambda run: None if run.row == path[2] and run.seed in seeds else {}
+
+    for name, lost in {"one": {1}, "none": {0, 1}}.items():
+        study = made_up_study(tmp_path / name, "orders", (0, 1), without(lost), orders=2, flags=flags)
+        report = read_report(study, tmp_path / name)
+        table, figure = report.tables[0], plot_of(report, "worths").figure
+        first = report.runs[report.runs["seed"] == 0].set_index("row")["top1"].astype(float)
+        expected = [first[after] - first[before] for before, after in itertools.pairwise(path)]
+        found = list(table.frame["in_paper_order"])
+        assert found == pytest.approx(expected) if name == "one" else math.isnan(found[1]) and math.isnan(found[2])
+        legend = {text.get_text() for box in figure.legends for text in box.get_texts()}
+        assert "in the paper's order" in legend
+        said = "over 1 of 2 seeds" if name == "one" else "No seed has walked the paper's order whole yet"
+        assert said in table.legend and "–" not in table.legend
+
+
+def test_a_log_of_one_line_has_its_spread_and_its_marks_in_the_legend(tmp_path: Path) -> None:
+    report = read_report(made_up_study(tmp_path, kind="sweep", flags={"kernel_size": [3, 5]}, lines=1), tmp_path)
+    figure = plot_of(report, "curves-loss").figure
+    (legend,) = figure.legends
+    assert [line.get_marker() for line in legend.get_lines()] == [".", "_"]
+    spreads = [line for line in figure.axes[0].lines if line.get_linewidth() == 5]
+    assert len(spreads) == 2 and all(np.ptp(line.get_ydata()) > 0 for line in spreads)
+
+
+def test_a_legends_arrow_points_as_those_on_the_axis(tmp_path: Path) -> None:
+    for name, top1 in {"v": 1.0, "^": 99.0}.items():
+        outcome = lambda run, top1=top1: {"top1": top1 if run.row == "separate-downsampling" else usual_top1(run)}  # noqa: E731
+        report = read_report(made_up_study(tmp_path / str(top1), seeds=(0,), outcome=outcome), tmp_path / str(top1))
+        for plot in ("tradeoff", "against-paper"):
+            (legend,) = plot_of(report, plot).figure.legends
+            told = {line.get_label(): line.get_marker() for line in legend.get_lines()}
+            assert told["off the axis"] == name, plot
+
+
 def test_a_heat_map_has_a_cell_for_each_pair(report_of: Callable[[str], Report]) -> None:
     report = report_of("grid")
     figure = plot_of(report, "heatmap").figure
@@ -426,6 +467,17 @@ def test_a_heat_map_has_a_cell_for_each_pair(report_of: Callable[[str], Report])
             lightness.append(0.299 * red + 0.587 * green + 0.114 * blue)
     means = [statistics.mean(top1_of(report, row)) for row in report.runs["row"].unique() if top1_of(report, row)]
     assert np.argsort(lightness).tolist() == np.argsort(means).tolist()  # in grey too, lighter is better
+
+
+def test_a_cell_off_the_scale_of_a_heat_map_is_said_to_be(tmp_path: Path) -> None:
+    flags = {"norm": ["bn", "ln"], "activation": ["relu", "gelu"]}
+    for high in (10.0, 60.0):
+        outcome = lambda run, high=high: {"top1": high if run.row == "norm=ln,activation=gelu" else 10.0}  # noqa: E731
+        study = made_up_study(tmp_path / str(high), kind="grid", flags=flags, outcome=outcome)
+        figure = plot_of(read_report(study, tmp_path / str(high)), "heatmap").figure
+        off = high == 60.0
+        assert any("off the scale" in words for words in words_of(figure)) == off
+        assert [line.get_marker() for line in figure.axes[-1].lines] == [">"] * off
 
 
 # ---- labels, words, axes

@@ -19,7 +19,7 @@ from scipy import stats
 from ablations.frames import read_report
 from modernize import Design, compile_plan, roadmap, trace
 from reports import diagrams
-from reports.page import as_json, explorer, page
+from reports.page import as_json, explorer, heading, page, signed_word
 from reports.report import Report
 from reports.write import write_report
 
@@ -94,6 +94,26 @@ def test_every_table_is_there_with_every_cell(report: Report, text: str) -> None
         assert body == [[cell.text for cell in row] for row in table.rows]
         for note in table.notes:
             assert str(escape(note)) in text
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    {
+        **{"multiply-adds, M": "multiply-adds,_M", "p (Holm)": "p_(Holm)", "top-1, %": "top-1,_%"},
+        **{"training, images/s": "training, images/s", "": "what"},
+    }.items(),
+)
+def test_a_heading_breaks_before_neither_a_unit_nor_a_bracket(title: str, shown: str) -> None:
+    assert heading(title) == shown.replace("_", "\N{NO-BREAK SPACE}")
+
+
+def test_a_sign_stays_with_its_word() -> None:
+    assert [signed_word(text) for text in ("− norm=bn", "+ norm=ln", "norm=ln + stem", "-0.84")] == [
+        "−\N{NO-BREAK SPACE}norm=bn",
+        "+\N{NO-BREAK SPACE}norm=ln",
+        "norm=ln + stem",
+        "-0.84",
+    ]
 
 
 def test_numbers_are_those_of_the_runs(report: Report, text: str) -> None:
@@ -260,7 +280,7 @@ def test_designs_are_counted_for_the_images_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_too_many_values_are_left_out_by_name() -> None:
-    steps, designs = roadmap("resnet50"), [Design(width=width) for width in range(1, 200)]
+    steps, designs = roadmap("resnet50"), [Design(width=width) for width in range(100, 300)]
     space, left_out = explorer.make_space(steps, designs)
     bodies = [len(values) for name, values in space.items() if name not in ("stem", "stem_stride", "activation")]
     assert np.prod(bodies) <= explorer.MOST_BODIES

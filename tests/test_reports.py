@@ -214,6 +214,20 @@ def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
 # ---- fairness
 
 
+def test_a_row_that_shares_its_runs_has_no_change_and_says_whose_they_are() -> None:
+    runs = make_runs()
+    runs = change_runs(runs, "resnet", recipe="quick")
+    shared = runs["row"] == "enhanced-recipe"
+    runs.loc[shared, ["run", "top1"]] = runs.loc[runs["row"] == "resnet", ["run", "top1"]].to_numpy()
+    note = "the same runs as ResNet (original recipe): one design under one recipe"
+    for table in report_tables(runs, "A study"):
+        place = list(table.frame["row"]).index("enhanced-recipe")
+        assert notes_of(table, "enhanced-recipe") == [note]
+        change = "change" if table.name == "roadmap" else "difference"
+        assert shown(table, "enhanced-recipe", change) == "–" and math.isnan(table.frame[change][place])
+        assert notes_of(table, "stage-ratio") == []
+
+
 def test_rows_that_differ_say_so() -> None:
     table = roadmap_table(ragged_runs(), "pocket")
     assert notes_of(table, "resnet") == ["trained with recipe quick_original"]
@@ -550,7 +564,7 @@ def test_the_forests_footnotes_are_its_tables() -> None:
     for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
         assert f"{line['label']} {render.superscript(cells[0].marks)}".strip().replace(" ", "") in said
         assert line["note"] == "; ".join(table.notes[mark - 1] for mark in cells[0].marks) or len(cells[0].marks) > 1
-    assert any("depthwise: seed 0 failed" in note for note in table.notes)
+    assert any("depthwise: seeds 0, 1, 2 failed (NaN" in note for note in table.notes)
     assert_readable(plot.figure)
 
 

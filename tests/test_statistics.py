@@ -393,9 +393,9 @@ def test_no_row_is_dropped() -> None:
     broken, half = compared.iloc[0], compared.iloc[1]
     assert compared.loc[[0, 2, 3, 5, 6], ["difference", "low", "high", "p", "p_holm"]].isna().all(axis=None)
     assert (broken["seeds"], broken["method"]) == (0, "none")
-    assert (half["seeds"], half["common_seeds"], half["note"]) == (2, 2, "half: seed 0 failed")
+    assert (half["seeds"], half["common_seeds"], half["note"]) == (2, 2, "seed 0 failed")
     assert half["difference"] == pytest.approx(1.3)
-    assert compared.iloc[3]["note"] == "unheard-of: not run"
+    assert compared.iloc[3]["note"] == "not run"
     # the family is the two that were tested: differences 1, 1.6 and 5, 5, 5.1
     assert compared.iloc[4]["p_holm"] == pytest.approx(2 * compared.iloc[4]["p"])
 
@@ -433,7 +433,7 @@ def test_seeds_not_in_common() -> None:
     compared = compare(runs, [("up", "base"), ("other", "base")])
     assert list(compared["verdict"]) == ["cannot be told: no seed in common", "cannot be told: one seed"]
     assert compared.iloc[1]["difference"] == pytest.approx(3)
-    assert compared.iloc[1]["note"] == "other: seed 0 failed; base: seed 2 failed, seed 3 failed"
+    assert compared.iloc[1]["note"] == "seed 0 failed; base: seeds 2, 3 failed"
 
 
 def test_predictions_tell_the_step_of_top1() -> None:

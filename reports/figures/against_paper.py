@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.numbered import Point, axis_range, make_key, number_points
+from reports.figures.numbered import Point, axis_range, make_key, number_points, off_axis
 from reports.figures.style import BLUE, MARGIN, MUTED, RULE, VERMILION, absence, held, page, signed, styled, ticks
 
 _PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.45, 1.15, 3.2
@@ -44,8 +44,9 @@ def against_paper(steps: pd.DataFrame, agreement: str, title: str, subtitle: str
     ]
     if there["low"].notna().any():
         handles.append(Line2D([], [], color=BLUE, linewidth=0.9, label="95% interval"))
-    if not there["change"].between(*axes.get_ylim()).all():
-        handles.append(Line2D([], [], linestyle="", marker="^", color=VERMILION, markersize=7, label="off the axis"))
+    off = off_axis(there["change"], axes.get_ylim())
+    if off:
+        handles.append(Line2D([], [], linestyle="", marker=off, color=VERMILION, markersize=7, label="off the axis"))
     sheet.legend(handles, sheet.top - _HEAD - _PANEL - 1.02, columns=2)
     return sheet.figure
 

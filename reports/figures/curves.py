@@ -226,17 +226,18 @@ def _draw_curve(board: Axes, frame: _Frame, curve: _Curve, base: _Curve | None) 
     if base is not None and len(base.whole):
         mean = base.whole.mean(axis=1)
         looks: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (3, 1.5)), "zorder": 2}
-        board.plot(frame.across(mean.index), frame.up(mean), **looks)
+        board.plot(frame.across(mean.index), frame.up(mean), marker=_lone(len(mean), "_"), **looks)
     whole = curve.whole
     if len(whole) and len(whole.columns) > 1:
         x = frame.across(whole.index)
-        board.fill_between(
-            x, frame.up(whole.min(axis=1)), frame.up(whole.max(axis=1)), color=SKY, alpha=0.45, linewidth=0, zorder=3
-        )
+        low, high = frame.up(whole.min(axis=1)), frame.up(whole.max(axis=1))
+        if len(whole) == 1:
+            board.plot([x, x], [low, high], color=SKY, alpha=0.45, linewidth=5, solid_capstyle="butt", zorder=3)
+        else:
+            board.fill_between(x, low, high, color=SKY, alpha=0.45, linewidth=0, zorder=3)
     if len(whole):
-        mark = "." if len(whole) == 1 else "None"
         x, y = frame.across(whole.index), frame.up(whole.mean(axis=1))
-        board.plot(x, y, marker=mark, color=BLUE, linewidth=1.2, zorder=4)
+        board.plot(x, y, marker=_lone(len(whole), "."), color=BLUE, linewidth=1.2, zorder=4)
     for seed in curve.seeds.columns:
         alone = curve.seeds[seed].dropna()
         rest = alone[alone.index >= whole.index[-1]] if len(whole) else alone
@@ -253,17 +254,25 @@ def _draw_curve(board: Axes, frame: _Frame, curve: _Curve, base: _Curve | None) 
             )
 
 
+def _lone(lines: int, marker: str) -> str:
+    """The marker of a curve that is a single point, which a line would not show."""
+    return marker if lines == 1 else "None"
+
+
 def _handles(curves: Any) -> Iterator[Artist]:
     """An entry for each kind of mark that the figure holds."""
     curves = list(curves)
     several = any(len(curve.seeds.columns) > 1 for curve in curves)
-    yield Line2D([], [], color=BLUE, linewidth=1.2, label="mean over seeds" if several else "the row")
+    longest = max((len(curve.whole) for curve in curves), default=0)
+    label = "mean over seeds" if several else "the row"
+    yield Line2D([], [], color=BLUE, linewidth=1.2, marker=_lone(longest, "."), label=label)
     if several:
         yield Patch(facecolor=SKY, alpha=0.45, label="least to most over seeds")
     if any(len(curve.seeds) > len(curve.whole) for curve in curves):
         yield Line2D([], [], color=BLUE, linewidth=0.6, label="one seed, where not all have come so far")
     if any(curve.base for curve in curves):
-        yield Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (3, 1.5)), label="the row it is compared with")
+        base: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
+        yield Line2D([], [], marker=_lone(longest, "_"), label="the row it is compared with", **base)
     logged = {status for curve in curves for seed, status in curve.statuses.items() if seed in curve.seeds.columns}
     if "failed" in logged:
         yield Line2D([], [], linestyle="", marker="X", color=VERMILION, markersize=4.5, label="failed here")

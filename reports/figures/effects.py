@@ -84,11 +84,13 @@ def worths(table: Table, caption: str) -> Figure:
         spread = (least, most) if least is not None and most is not None and record["orders"] > 1 else None
         absent = "no order with all its runs"
         lines.append(Line(record["flag"], value, low, high, told, WORTH, absent, spread, other))
-    handles = [WORTH.handle(), Line2D([], [], color=BLUE, linewidth=1.8, label="95% interval")]
-    handles += [
-        Line2D([], [], color=MUTED, linewidth=0.8, marker="|", label="least to most over orders"),
-        OTHER.handle(),
-    ]
+    handles = [WORTH.handle()] if any(line.value is not None for line in lines) else []
+    if any(line.low is not None for line in lines):
+        handles.append(Line2D([], [], color=BLUE, linewidth=1.8, label="95% interval"))
+    if any(line.spread is not None for line in lines):
+        handles.append(Line2D([], [], color=MUTED, linewidth=0.8, marker="|", label="least to most over orders"))
+    if any(line.other is not None for line in lines):
+        handles.append(OTHER.handle())
     headings = ("worth", "95% interval", "in the paper's order")
     words = Words(
         table.title, table.subtitle, "change in top-1 when the flag is turned on, points", headings, 3, [caption]

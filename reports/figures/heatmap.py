@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib import colormaps
@@ -38,7 +39,9 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
     head = 0.3 + _LINE * max(map(len, heads)) + 0.08
     right = left + wide * len(grid.columns)
     width = max(right + MARGIN, left + text_width(grid.across, _SIZE) + MARGIN, 6.5)
-    sheet = page(title, subtitle, [caption], width, head + sum(tall) + 0.95)
+    off = [min(means, default=low) < low, max(means, default=high) > high]
+    notes = [caption, *(["A cell off the scale has the shade of the scale's end."] if any(off) else [])]
+    sheet = page(title, subtitle, notes, width, head + sum(tall) + 0.95)
     board = sheet.axes(0, sheet.bottom, width, sheet.top - sheet.bottom)
     board.set_axis_off()
     board.set(xlim=(0, width), ylim=(sheet.top - sheet.bottom, 0))
@@ -66,7 +69,7 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
                 runs = grid.cells.get((row, value))
                 _draw_cell(board, cell, absence(status_of(runs)) if runs is not None else "not in the study", None)
         y += height
-    _draw_scale(sheet, left, sheet.bottom + 0.55, low, high)
+    _draw_scale(sheet, left, sheet.bottom + 0.55, (low, high), off)
     return sheet.figure
 
 
@@ -91,8 +94,9 @@ def _lightness(color: tuple[float, ...]) -> float:
     return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
 
 
-def _draw_scale(sheet: Any, x: float, y: float, low: float, high: float) -> None:
-    """What the shades mean."""
+def _draw_scale(sheet: Any, x: float, y: float, ends: tuple[float, float], off: Sequence[bool]) -> None:
+    """What the shades mean, with an arrow at an end that cells lie beyond."""
+    low, high = ends
     bar = sheet.axes(x, y, 2.6, _BAR)
     bar.imshow([[place / 255 for place in range(256)]], cmap="cividis", aspect="auto", extent=(low, high, 0, 1))
     bar.set_yticks([])
@@ -100,3 +104,6 @@ def _draw_scale(sheet: Any, x: float, y: float, low: float, high: float) -> None
     bar.set_xlim(low, high)
     bar.tick_params(axis="x", length=3)
     bar.set_xlabel("top-1, %")
+    for place, marker, beyond in ((-0.03, "<", off[0]), (1.03, ">", off[1])):
+        if beyond:
+            bar.plot(place, 0.5, marker, transform=bar.transAxes, color=INK, markersize=6, clip_on=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -55,6 +55,14 @@ class Key:
                 sheet.text(x + _NUMBER, top, word, size=KEY_SIZE, va="top", style="italic", color=MUTED)
                 top -= _LINE
             top -= _PAD
+
+
+def off_axis(values: Iterable[float], axis: tuple[float, float]) -> str:
+    """The arrow that a legend explains where values are off an axis: upwards if any is above; none if all are on it."""
+    known = [value for value in values if value == value]
+    if any(value > axis[1] for value in known):
+        return "^"
+    return "v" if any(value < axis[0] for value in known) else ""
 
 
 def make_key(entries: Sequence[tuple[int, str, str]], at_most: float) -> Key:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.numbered import Point, axis_range, make_key, number_points
+from reports.figures.numbered import Point, axis_range, make_key, number_points, off_axis
 from reports.figures.style import BLUE, MARGIN, MUTED, SKY, VERMILION, absence, held, log_ticks, page, styled, ticks
 
 NAMED = 30  # rows; of more, only those on a front are named
@@ -72,13 +72,12 @@ def tradeoff(points: pd.DataFrame, costs: Sequence[Cost], title: str, subtitle: 
         axes.set_yticks(marks := ticks(*across), [f"{mark:g}" for mark in marks] if place == 0 else [])
     sheet.figure.axes[0].set_ylabel("top-1, %")
     rest = any(place not in front for front in fronts for place in points.index[known])
-    off = not points.loc[known, "mean"].between(*across).all()
-    handles = list(_handles(rest, bool(points["sd"].notna().any()), off))
+    handles = list(_handles(rest, bool(points["sd"].notna().any()), off_axis(points["mean"], across)))
     sheet.legend(handles, sheet.top - _HEAD - _TALL - 0.8, columns=len(handles))
     return sheet.figure
 
 
-def _handles(rest: bool, spread: bool, off: bool) -> Iterator[Artist]:
+def _handles(rest: bool, spread: bool, off: str) -> Iterator[Artist]:
     """An entry for each kind of mark that the figure holds."""
     yield Line2D([], [], color=BLUE, marker="o", markersize=6, linewidth=1.4, label="Pareto front of the means")
     if rest:
@@ -87,7 +86,7 @@ def _handles(rest: bool, spread: bool, off: bool) -> Iterator[Artist]:
     if spread:
         yield Line2D([], [], color=MUTED, linewidth=0.9, label="± standard deviation over seeds")
     if off:
-        yield Line2D([], [], linestyle="", marker="v", color=VERMILION, markersize=6, label="off the axis")
+        yield Line2D([], [], linestyle="", marker=off, color=VERMILION, markersize=6, label="off the axis")
 
 
 def front_of(points: pd.DataFrame, cost: Cost) -> list[int]:

@@ -32,6 +32,8 @@ def page(report: Report) -> str:
         unfinished=report.unfinished.to_dict("records"),
         figures=[(plot, inline(plot)) for plot in report.plots],
         spans=spans,
+        heading=heading,
+        signed_word=signed_word,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
         explorer=explorer_data(report),
@@ -48,6 +50,16 @@ def as_json(values: Any) -> Markup:
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
     """The headings above neighbouring columns, and how many columns each is over."""
     return [(group, len(list(some))) for group, some in groupby(columns, key=lambda column: column.group)]
+
+
+def heading(title: str) -> str:
+    """A column's heading, which breaks before neither a unit nor a bracket."""
+    return re.sub(r" (?=\(|\S{1,2}$)", "\N{NO-BREAK SPACE}", title) or "what"
+
+
+def signed_word(text: str) -> str:
+    """A cell's text, a sign at its start on one line with its word."""
+    return re.sub(r"^([+−]) ", "\\1\N{NO-BREAK SPACE}", text)
 
 
 def _read(name: str) -> str:

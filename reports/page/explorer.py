@@ -25,13 +25,13 @@ from reports.statistics import summarise
 from reports.tables import account, accuracy
 
 Numbers = NDArray[np.int64]
-MOST_BODIES = 12_000  # combinations of the flags of the blocks; more would make the page slow to build and large
+MOST_BODIES = 16_000  # combinations of the flags of the blocks; more would make the page slow to build and large
 _STEM_FLAGS = ("stem", "stem_stride")
 # Which activation it is changes neither a count nor a drawing, but for the word in its box: see `_drawings`.
 _LEFT_TO_OTHERS = (*_STEM_FLAGS, "activation")
 _STEM_DEPENDS = ("depths", "width", *_STEM_FLAGS, "norm", "separate_downsampling")
 _OVERVIEW_DEPENDS = ("depths", "width", "inverted_bottleneck")
-_MANY = ("depths", "width", "kernel_size", "layer_scale", "grn")  # flags whose values may go, where they are many
+_MANY = ("depths", "width", "kernel_size", "layer_scale")  # flags that may take any number of values
 _NAMES = [flag.name for flag in FLAGS]
 _BOTH = {
     "stem": ("resnet", "patchify"),
