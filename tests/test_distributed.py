@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ def shared_out(
     assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
     first = sum(shares[: group.rank])
     mine = slice(first, first + shares[group.rank])
+    warnings.simplefilter("error")  # its user would see them at every run
     return normalised(norm.get_submodule("0"), images[mine], weights[mine])
 
 
