@@ -344,7 +344,7 @@ class Trainer:
         return loss, int(correct), int(summed)
 
     def log(self) -> None:
-        """Writes a line of the log and reports it; raises DivergedError where the loss is not finite."""
+        """Logs the last steps; raises DivergedError where the loss is not finite."""
         loss, correct, summed = self.totals()
         self.check_damaged("training", len(self.train_feed))
         line = {
@@ -364,8 +364,10 @@ class Trainer:
         self.loss_sum.zero_()
         self.correct.zero_()
         self.summed = 0
-        if not self.group.main:
-            return
+        self.group.by_main(lambda: self.write_line(line))
+
+    def write_line(self, line: dict[str, Any]) -> None:
+        """Writes a line of the log, and reports it."""
         if self.folder:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -379,8 +381,10 @@ class Trainer:
         self.correct.fill_(correct if self.group.main else 0)
         self.summed = summed if self.group.main else 0
         self.gather_damaged()
-        if not self.group.main:
-            return
+        self.group.by_main(lambda: self.write_checkpoint(keep))
+
+    def write_checkpoint(self, keep: int) -> None:
+        """Writes where the run stands, keeping the last `keep` checkpoints."""
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
@@ -407,9 +411,13 @@ class Trainer:
             state = (path, store.read_checkpoint(path)) if path and not self.group.main else state
         if state:
             self.take_up(state[1])
-        if self.group.main:
-            kept = [json.dumps(line) for line in store.read_log(self.folder) if line["step"] <= self.step]
-            store.write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
+        self.group.by_main(self.cut_log)
+
+    def cut_log(self) -> None:
+        """Leaves out the lines of the log that come after the step the run goes on from."""
+        assert self.folder
+        kept = [json.dumps(line) for line in store.read_log(self.folder) if line["step"] <= self.step]
+        store.write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint; damaged ones are said and removed."""

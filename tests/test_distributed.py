@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import nn
 import modernize
 from ablations.data import Split, load
 from ablations.distributed import ALONE, Group
+from ablations.errors import RequestError, RunError
 from ablations.files import DamagedImageError
 from ablations.recipes import TrainingConfig
 from ablations.runs import RunConfig, execute
@@ -247,7 +249,7 @@ def test_a_process_whose_images_are_damaged_keeps_step_with_the_others() -> None
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def executed(group: Group, folder: Path) -> dict[str, Any]:
+def executed(group: Group, folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The result of a run, for which each process was given a folder of its own."""
     from modernize.models import design
 
@@ -255,7 +257,8 @@ def executed(group: Group, folder: Path) -> dict[str, Any]:
     config = RunConfig(
         row="r", label="r", flags=design(LAYERNORM).flags(), recipe_name="r", recipe=recipe, data="digits", seed=0
     )
-    return execute(config, folder / str(group.rank), load("digits", Path("unused")), group=group)
+    data = replace(load("digits", Path("unused")), **(changes or {}))
+    return execute(config, folder / str(group.rank), data, group=group)
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:
@@ -267,6 +270,35 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     written = {"config.yaml", "environment.json", "log.jsonl", "checkpoints", "predictions.npz", "result.json"}
     assert {path.name for path in (tmp_path / "0").iterdir()} == written
     assert read_json(tmp_path / "0/environment.json")["sessions"][0]["processes"] == 2
+
+
+def trouble(group: Group, folder: Path, changes: dict[str, Any]) -> str:
+    """What this process says of a run that cannot be carried out."""
+    with pytest.raises((RequestError, RunError)) as caught:
+        executed(group, folder, changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("blocked", ["log.jsonl", "checkpoints", "predictions.npz", "result.json"])
+def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -> None:
+    """Else the others wait for it, and then complain that it is gone."""
+    (tmp_path / "0").mkdir()
+    if blocked == "checkpoints":
+        (tmp_path / "0" / blocked).write_text("in the way")
+    else:
+        (tmp_path / "0" / blocked).mkdir()
+    first, second = together(2, trouble, tmp_path, {})
+    assert first.startswith(f"run {tmp_path / '0'}: cannot be written (")
+    assert second.partition(": ")[2] == first.partition(": ")[2]
+
+
+def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    together(2, executed, tmp_path)
+    (tmp_path / "0/result.json").unlink()
+    found = together(2, trouble, tmp_path, {"checksum": "another"})
+    assert found == [f"run {tmp_path / '0'} was started on other data; put that back, or choose another --out"] * 2
 
 
 def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
