@@ -318,7 +318,17 @@ def load_data(run: RunConfig, data_dir: Path) -> DataSet:
     """The data of a run, as its recipe wants it; raises RequestError."""
     from ablations.data import load
 
-    return load(run.data, data_dir, run.recipe.image_size, run.evaluate, run.recipe.image_by_image)
+    return load(run.data, data_dir, **wanted_of_data(run), evaluate=run.evaluate)
+
+
+def wanted_of_data(run: RunConfig) -> dict[str, Any]:
+    """What a run's recipe wants of the images of its data: runs that want the same may share them."""
+    recipe = run.recipe
+    return {
+        "image_size": recipe.image_size,
+        "as_they_are": recipe.image_by_image,
+        "interpolation": recipe.interpolation,
+    }
 
 
 @functools.cache
