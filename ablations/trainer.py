@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ablations import store
 from ablations.augment import Batch, Part, mixing
 from ablations.chance import generator, seed_of
-from ablations.distributed import ALONE, Group
+from ablations.distributed import ALONE, Group, processes
 from ablations.loader import MapStyle, feeds
 from ablations.optimizer import learning_rate, make_optimizer
 from ablations.recipes import TrainingConfig
@@ -76,7 +76,8 @@ class Trainer:
     The data sets are map-style: their items an image (PIL, uint8 C×H×W, or floats taken as they are) and its class.
     With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `report` is called with
     each line of the log, `say` with what a user should know; `stopping` is asked after every step whether to write a
-    checkpoint and raise Interrupted. In a `group` of processes each makes one of these, and rank 0 alone writes.
+    checkpoint and raise Interrupted. In a `group` of processes each makes one of these, and rank 0 alone writes: under
+    torchrun the group is what `ablations.distributed.joined` gives, and must be given here.
     Raises ValueError where the settings do not fit the data, the model or the number of processes.
     """
 
@@ -94,6 +95,11 @@ class Trainer:
         say: Callable[[str], None] = warnings.warn,
         group: Group = ALONE,
     ):
+        if group.size == 1 and processes() > 1:
+            raise ValueError(
+                f"group: torchrun has started {processes()} processes, and each would train by itself; make it within "
+                f"`with joined(device) as group`, of ablations.distributed, and give it that group"
+            )
         check_batch(configs, len(train_dataset), group.size)
         for name in ("checkpoint_every", "checkpoint_steps"):
             if getattr(configs, name) is not None and folder is None:

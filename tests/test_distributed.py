@@ -307,6 +307,19 @@ def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
     a_trainer(ALONE, LAYERNORM, {"accumulation": 2})
 
 
+def without_its_group(group: Group) -> str:
+    """What this process says of a trainer that was not given the group."""
+    with pytest.raises(ValueError, match="joined") as caught:
+        a_trainer(ALONE, LAYERNORM, {})
+    return str(caught.value)
+
+
+def test_a_trainer_that_is_not_told_of_the_others_is_refused() -> None:
+    """Each process would train the whole run, on the same GPU and in the same folder."""
+    for said in together(2, without_its_group):
+        assert said.startswith("group: torchrun has started 2 processes, and each would train by itself")
+
+
 # ---- torchrun
 
 
