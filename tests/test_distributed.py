@@ -326,9 +326,10 @@ def test_a_trainer_that_is_not_told_of_the_others_is_refused() -> None:
 RUN = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1", "--device", "cpu")
 
 
-def torchrun(processes: int, *arguments: str | Path) -> subprocess.Popen[str]:
+def torchrun(processes: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
     """The command line under torchrun, running in a session of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command += ["--max-restarts", str(restarts)]
     command += ["--nproc-per-node", str(processes), "-m", "ablations", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(), start_new_session=True)
@@ -430,6 +431,18 @@ def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_neve
     told = ("step", "loss", "top1", "learning_rate", "images")
     assert logged(folder, *told) == logged(whole, *told)
     assert sessions(folder) == [2, 2, 2]
+
+
+@pytest.mark.slow
+def test_started_again_by_torchrun_itself_it_ends_to_the_bit_as_the_run_that_never_stopped(
+    tmp_path: Path, whole: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = torchrun(2, *TRAIN, "--out", folder, restarts=1)
+    until(lambda: checkpoints(folder / "checkpoints"), process)
+    os.kill(members(process)[1], signal.SIGKILL)
+    finish(process)
+    assert exact(folder) == exact(whole) and sessions(folder) == [2, 2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
