@@ -747,12 +747,12 @@ def _tasks(study: Study) -> int:
 
 def _load_data(study: Study, data_dir: Path) -> dict[str, DataSet]:
     """The data set of each run, by the run's name."""
-    from ablations.runs import load_data
+    from ablations.runs import load_data, wanted_of_data
 
     loaded: dict[tuple, DataSet] = {}
     found = {}
     for run in study.runs:
-        key = (run.recipe.image_size, run.recipe.image_by_image)
+        key = tuple(wanted_of_data(run).values())
         if key not in loaded:
             loaded[key] = load_data(run, data_dir)
         found[run.name] = loaded[key]

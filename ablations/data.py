@@ -44,6 +44,7 @@ class Split:
 
 
 Images = Split | ImageFiles
+Loader = Callable[[Path, int | None, str], "DataSet"]  # of a folder, an image size and an interpolation
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,14 @@ class DataSet:
 
 
 def load(
-    name: str, data_dir: Path, image_size: int | None = None, evaluate: str = "test", as_they_are: bool = False
+    name: str,
+    data_dir: Path,
+    image_size: int | None = None,
+    evaluate: str = "test",
+    as_they_are: bool = False,
+    interpolation: str = "bilinear",
 ) -> DataSet:
-    """The data set of that name, at `image_size` pixels a side (the data's own where None).
+    """The data set of that name, at `image_size` pixels a side (the data's own where None), resized so where need be.
 
     `evaluate="validation"` puts a tenth of the training split, always the same, in the place of the test split.
     With `as_they_are` images in memory keep their size, for a recipe that prepares them one by one.
@@ -74,12 +80,13 @@ def load(
     """
     if name not in LOADERS:
         raise RequestError(f"unknown data set {name!r}: {nearest(name, LOADERS)}")
-    data = LOADERS[name](data_dir, image_size)
+    data = LOADERS[name](data_dir, image_size, interpolation)
     if evaluate == "validation":
         data = _hold_out(data)
     if image_size in (None, data.image_size):
         return data
-    return replace(data, image_size=int(image_size or 0)) if as_they_are else _resized(data, int(image_size or 0))
+    size = int(image_size or 0)
+    return replace(data, image_size=size) if as_they_are else _resized(data, size, interpolation)
 
 
 def _hold_out(data: DataSet) -> DataSet:
@@ -89,15 +96,15 @@ def _hold_out(data: DataSet) -> DataSet:
     return replace(data, train=data.train.take(order[held:]), test=data.train.take(order[:held]))
 
 
-def _resized(data: DataSet, size: int) -> DataSet:
-    """The data set with its images resized, bilinear with antialiasing."""
+def _resized(data: DataSet, size: int, interpolation: str) -> DataSet:
+    """The data set with its images resized, with antialiasing."""
     _check_memory(data.name, len(data.train), data.channels, size)
     assert isinstance(data.train, Split) and isinstance(data.test, Split)
 
     def resize(split: Split) -> Split:
         parts = [
             torch.nn.functional.interpolate(
-                part.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True
+                part.permute(0, 3, 1, 2), (size, size), mode=interpolation, antialias=True
             ).permute(0, 2, 3, 1)
             for part in split.images.split(4096)
         ]
@@ -147,7 +154,7 @@ _FASHION_PACKAGE = "dataset-fashion-mnist"
 _FASHION_UNPACKED = Path("usr/share/datasets/fashion-mnist")
 
 
-def _fashion_mnist(data_dir: Path, image_size: int | None) -> DataSet:
+def _fashion_mnist(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
     place = _find_fashion(data_dir) or _fetch_fashion(data_dir)
     train, test = ([_read_idx(place, f"{part}-{kind}", data_dir) for kind in _IDX_KINDS] for part in ("train", "t10k"))
     return _assemble("fashion_mnist", (train[0], train[1]), (test[0], test[1]), _FASHION_CLASSES, place)
@@ -257,8 +264,8 @@ def _read_idx(place: Path, name: str, data_dir: Path) -> np.ndarray:
 # ---- CIFAR, digits, folders
 
 
-def _cifar(kind: str) -> Callable[[Path, int | None], DataSet]:
-    def loader(data_dir: Path, image_size: int | None) -> DataSet:
+def _cifar(kind: str) -> Loader:
+    def loader(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
         from torchvision import datasets
 
         make = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
@@ -281,7 +288,7 @@ def _cifar(kind: str) -> Callable[[Path, int | None], DataSet]:
     return loader
 
 
-def _digits(data_dir: Path, image_size: int | None) -> DataSet:
+def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
     """scikit-learn's 1,797 digits of 8×8 pixels; a fixed fifth of them is the test split."""
     from sklearn import datasets
 
@@ -293,11 +300,11 @@ def _digits(data_dir: Path, image_size: int | None) -> DataSet:
     return _assemble("digits", (images[train], labels[train]), (images[test], labels[test]), classes, "scikit-learn")
 
 
-def _folder(data_dir: Path, image_size: int | None) -> DataSet:
+def _folder(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
     """train/ and val/ of class folders; each image is resized on its shorter side and cropped in the middle."""
     if image_size is None:
         raise RequestError("data set folder: its images differ in size; give the recipe's: --set image_size=224")
-    parts = [_read_folder(data_dir, part, image_size) for part in ("train", "val")]
+    parts = [_read_folder(data_dir, part, image_size, interpolation) for part in ("train", "val")]
     (train, train_classes), (test, test_classes) = parts
     if train_classes != test_classes:
         odd = sorted(set(train_classes) ^ set(test_classes))[0]
@@ -305,14 +312,17 @@ def _folder(data_dir: Path, image_size: int | None) -> DataSet:
     return _assemble("folder", train, test, train_classes, data_dir)
 
 
-def _read_folder(data_dir: Path, part: str, size: int) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
+def _read_folder(
+    data_dir: Path, part: str, size: int, interpolation: str
+) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import functional as transforms
 
     def opened(path: str) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                return np.asarray(transforms.center_crop(transforms.resize(image.convert("RGB"), size), [size, size]))
+                resized = transforms.resize(image.convert("RGB"), size, transforms.InterpolationMode(interpolation))
+                return np.asarray(transforms.center_crop(resized, [size, size]))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RequestError(
                 f"data set folder: {path} is not an image that can be read ({first_line(error)})"
@@ -338,7 +348,7 @@ def _read_folder(data_dir: Path, part: str, size: int) -> tuple[tuple[np.ndarray
 # ---- ImageNet and others too large for memory
 
 
-def _imagenet(data_dir: Path, image_size: int | None) -> DataSet:
+def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
     """train/ and val/ of class folders, else WebDataset shards *train*.tar and *val*.tar, left in their files."""
     if image_size is None:
         raise RequestError("data set imagenet: its images differ in size; give the recipe's: --set image_size=224")
@@ -356,6 +366,12 @@ def _imagenet(data_dir: Path, image_size: int | None) -> DataSet:
                 f"data set imagenet: {data_dir} holds neither folders train and val, each with a folder of images for "
                 f"each class, nor WebDataset shards *train*.tar and *val*.tar"
             )
+        both = set(found[0]) & set(found[1])
+        if both:
+            raise RequestError(
+                f"data set imagenet: {min(both)} is named as a shard of both splits: its name may hold only one of "
+                f"train and val"
+            )
         train, test = map(shards, found)
         number = int(max(train.labels.max(), test.labels.max())) + 1
         classes = [str(label) for label in range(number)]
@@ -363,7 +379,7 @@ def _imagenet(data_dir: Path, image_size: int | None) -> DataSet:
     return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3)
 
 
-LOADERS: dict[str, Callable[[Path, int | None], DataSet]] = {
+LOADERS: dict[str, Loader] = {
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),

@@ -98,6 +98,16 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if processes() > 1 else 1
 
 
+def _attempt() -> str:
+    """Which of torchrun's starts of a run this is, where `--max-restarts` allows several.
+
+    Its store outlives them, and in it the addresses of processes that are gone. Machines count restarts each for
+    itself, so that of several it cannot be told.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
     """The group that this process belongs to, for as long as it lasts; by itself where nothing launched it."""
@@ -111,7 +121,10 @@ def joined(device: str) -> Iterator[Group]:
         return
     import torch.distributed as dist
 
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store = dist.PrefixStore(_attempt(), store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=size)
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
     finally:

@@ -24,6 +24,7 @@ from ablations.recipes import first_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CLASSES = 2**16  # that a data set may have at most: predictions are kept in two bytes
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".pgm")
 
 
@@ -157,6 +158,8 @@ def _samples(number: int, path: Path) -> list[tuple[str, int, tuple[int, int, in
     try:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
+                if member.isdir():
+                    continue
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")  # WebDataset's: a key ends at its name's first dot
                 key = f"{folder}{slash}{stem}"
@@ -169,8 +172,11 @@ def _samples(number: int, path: Path) -> list[tuple[str, int, tuple[int, int, in
     except (tarfile.TarError, OSError, ValueError) as error:
         raise RequestError(f"data set imagenet: shard {path} cannot be read ({first_line(error)})") from None
     bare = [key for key in images if labels.get(key, -1) < 0]
-    if bare or not images:
+    beyond = [key for key in images if labels.get(key, -1) >= CLASSES]
+    if bare or beyond or not images:
         problem = f"{bare[0]} has no class (a .cls file)" if bare else "it holds no images"
+        if beyond:
+            problem = f"{beyond[0]} has class {labels[beyond[0]]}; they are numbered from 0, and at most {CLASSES - 1}"
         raise RequestError(f"data set imagenet: shard {path}: {problem}")
     return [(key, labels[key], span) for key, span in images.items()]
 

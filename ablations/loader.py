@@ -131,6 +131,7 @@ _OF_IMAGES = (
     "randaugment",
     "erasing",
     "image_size",
+    "interpolation",
 )
 
 

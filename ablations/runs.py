@@ -191,7 +191,7 @@ def execute(
     this, and rank 0 writes. Raises Interrupted when `stopping` says so, RequestError where the recipe does not fit the
     data, RunError where the folder cannot be written.
     """
-    from ablations.store import remove_leftovers, write_bytes, write_json
+    from ablations.store import write_bytes, write_json
     from ablations.trainer import DamagedDataError, DivergedError, Interrupted
 
     params, macs = config.cost(data)
@@ -199,11 +199,7 @@ def execute(
     facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"note": config.note} if config.note else {}
     try:
-        if group.main:
-            remove_leftovers(folder)
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            write_bytes(folder / "config.yaml", text.encode())
-            _record_session(folder / "environment.json", environment(device, config.seed, data, group.size))
+        group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
             trained = _train(config, folder, data, device, bystanders, group)
             result = {"status": "done", **_measured(trained), **facts}
@@ -219,15 +215,28 @@ def execute(
             words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
             reason = " ".join(f"{type(error).__name__}: {words}".split())[:500]
             result = {"status": "failed", "reason": reason, **facts}
-        if group.main:
+
+        def end() -> None:
             if result["status"] == "done":
                 result["predictions_sha256"] = _write_predictions(folder, trained)
             write_json(folder / "result.json", result)
+
+        group.by_main(end)
     except OSError as error:
         raise RunError(
             f"run {folder}: cannot be written ({error.strerror or error}); earlier results are whole"
         ) from error
     return result
+
+
+def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
+    """Puts a run's folder in order, and what it is and now runs on into it."""
+    from ablations.store import remove_leftovers, write_bytes
+
+    remove_leftovers(folder)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_bytes(folder / "config.yaml", text.encode())
+    _record_session(folder / "environment.json", session)
 
 
 def _train(config: RunConfig, folder: Path, data: DataSet, device: str, bystanders: Bystanders, group: Group) -> Result:
@@ -317,7 +326,17 @@ def load_data(run: RunConfig, data_dir: Path) -> DataSet:
     """The data of a run, as its recipe wants it; raises RequestError."""
     from ablations.data import load
 
-    return load(run.data, data_dir, run.recipe.image_size, run.evaluate, run.recipe.image_by_image)
+    return load(run.data, data_dir, **wanted_of_data(run), evaluate=run.evaluate)
+
+
+def wanted_of_data(run: RunConfig) -> dict[str, Any]:
+    """What a run's recipe wants of the images of its data: runs that want the same may share them."""
+    recipe = run.recipe
+    return {
+        "image_size": recipe.image_size,
+        "as_they_are": recipe.image_by_image,
+        "interpolation": recipe.interpolation,
+    }
 
 
 @functools.cache

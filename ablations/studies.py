@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from ablations.errors import RequestError, RunError
 from ablations.recipes import MAY_CHANGE, Number, TrainingConfig, Whole, check, load_recipe, read_yaml, stretched
@@ -72,6 +72,13 @@ class Cluster(BaseModel):
     constraint: Word | None = None
     options: dict[str, str | int | bool] = {}
     setup: list[str] = Field(default=[], description="shell lines before the run, such as `module load cuda`")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Cluster:
+        """Refuses processes that would have no GPU: each job would wait in the queue, and fail."""
+        if self.gpus and self.processes_each > self.gpus:
+            raise ValueError(f"processes={self.processes}: there must be a GPU for each, and gpus={self.gpus}")
+        return self
 
     @property
     def processes_each(self) -> int:

@@ -7,7 +7,25 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Total(torch.autograd.Function):
+    """The sum of all processes' values; what follows from it in any of them is in each one's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _total(values, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _total(gradients[0], ctx.group), None
+
+
+def _total(values: Tensor, group: Any) -> Tensor:
+    values = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(values, group=group)
+    return values
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -23,12 +41,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         wide = input.to(torch.promote_types(input.dtype, torch.float32))  # under autocast it is half as wide
         count = wide.new_tensor([input.numel() // input.shape[1]], dtype=torch.float64)
-        sums = all_reduce(torch.cat([wide.sum((0, 2, 3), dtype=torch.float64), count]), group=self.group)
+        sums = _Total.apply(torch.cat([wide.sum((0, 2, 3), dtype=torch.float64), count]), self.group)
         whole = sums[-1].detach()
         mean = sums[:-1] / whole
         centred = wide - _by_channel(mean, wide)
         # not the mean of squares less the mean's square: where the mean is large nothing would be left of it
-        variance = all_reduce(centred.square().sum((0, 2, 3), dtype=torch.float64), group=self.group) / whole
+        variance = _Total.apply(centred.square().sum((0, 2, 3), dtype=torch.float64), self.group) / whole
         if self.track_running_stats:
             self._follow(mean.detach(), (variance * whole / (whole - 1)).detach())
         out = centred * _by_channel((variance + self.eps).rsqrt(), wide)

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ablations import store
 from ablations.augment import Batch, Part, mixing
 from ablations.chance import generator, seed_of
-from ablations.distributed import ALONE, Group
+from ablations.distributed import ALONE, Group, processes
 from ablations.loader import MapStyle, feeds
 from ablations.optimizer import learning_rate, make_optimizer
 from ablations.recipes import TrainingConfig
@@ -76,7 +76,8 @@ class Trainer:
     The data sets are map-style: their items an image (PIL, uint8 C×H×W, or floats taken as they are) and its class.
     With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `report` is called with
     each line of the log, `say` with what a user should know; `stopping` is asked after every step whether to write a
-    checkpoint and raise Interrupted. In a `group` of processes each makes one of these, and rank 0 alone writes.
+    checkpoint and raise Interrupted. In a `group` of processes each makes one of these, and rank 0 alone writes: under
+    torchrun the group is what `ablations.distributed.joined` gives, and must be given here.
     Raises ValueError where the settings do not fit the data, the model or the number of processes.
     """
 
@@ -94,6 +95,11 @@ class Trainer:
         say: Callable[[str], None] = warnings.warn,
         group: Group = ALONE,
     ):
+        if group.size == 1 and processes() > 1:
+            raise ValueError(
+                f"group: torchrun has started {processes()} processes, and each would train by itself; make it within "
+                f"`with joined(device) as group`, of ablations.distributed, and give it that group"
+            )
         check_batch(configs, len(train_dataset), group.size)
         for name in ("checkpoint_every", "checkpoint_steps"):
             if getattr(configs, name) is not None and folder is None:
@@ -344,7 +350,7 @@ class Trainer:
         return loss, int(correct), int(summed)
 
     def log(self) -> None:
-        """Writes a line of the log and reports it; raises DivergedError where the loss is not finite."""
+        """Logs the last steps; raises DivergedError where the loss is not finite."""
         loss, correct, summed = self.totals()
         self.check_damaged("training", len(self.train_feed))
         line = {
@@ -364,8 +370,10 @@ class Trainer:
         self.loss_sum.zero_()
         self.correct.zero_()
         self.summed = 0
-        if not self.group.main:
-            return
+        self.group.by_main(lambda: self.write_line(line))
+
+    def write_line(self, line: dict[str, Any]) -> None:
+        """Writes a line of the log, and reports it."""
         if self.folder:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -379,8 +387,10 @@ class Trainer:
         self.correct.fill_(correct if self.group.main else 0)
         self.summed = summed if self.group.main else 0
         self.gather_damaged()
-        if not self.group.main:
-            return
+        self.group.by_main(lambda: self.write_checkpoint(keep))
+
+    def write_checkpoint(self, keep: int) -> None:
+        """Writes where the run stands, keeping the last `keep` checkpoints."""
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
@@ -407,9 +417,13 @@ class Trainer:
             state = (path, store.read_checkpoint(path)) if path and not self.group.main else state
         if state:
             self.take_up(state[1])
-        if self.group.main:
-            kept = [json.dumps(line) for line in store.read_log(self.folder) if line["step"] <= self.step]
-            store.write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
+        self.group.by_main(self.cut_log)
+
+    def cut_log(self) -> None:
+        """Leaves out the lines of the log that come after the step the run goes on from."""
+        assert self.folder
+        kept = [json.dumps(line) for line in store.read_log(self.folder) if line["step"] <= self.step]
+        store.write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint; damaged ones are said and removed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ablations.distributed import ALONE, Group
-from ablations.runs import Bystanders, RunConfig, execute, finished, load_data, locked
+from ablations.runs import Bystanders, RunConfig, execute, finished, load_data, locked, wanted_of_data
 from ablations.studies import Study, run_folder
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def work_through(study: Study, folder: Path, place: Place, audience: Audience, s
     loaded: dict[tuple, DataSet] = {}
 
     def data_of(run: RunConfig) -> DataSet:
-        key = (run.recipe.image_size, run.recipe.image_by_image)
+        key = tuple(wanted_of_data(run).values())
         if key not in loaded:
             loaded[key] = load_data(run, place.data_dir)
         return loaded[key]

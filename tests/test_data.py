@@ -27,6 +27,8 @@ from torchvision import datasets as torchvision_datasets
 from ablations import data
 from ablations.data import DataSet, Split
 from ablations.errors import RequestError
+from ablations.recipes import load_recipe
+from ablations.runs import RunConfig, load_data
 
 FASHION_SUM = "c9ba3c49b4f4c50a2bffe6041e2eae64cef41e4bbc2c8c1de10eca7f0ccb3e25"
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
@@ -433,9 +435,11 @@ def test_the_test_split_is_evaluated_unless_asked(small: dict[str, bytes], tmp_p
     assert len(load("fashion_mnist", tmp_path).test) == 8
 
 
+@pytest.mark.parametrize("smooth", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [7, 20, 32, 56])
-def test_resizing_is_pillows_bilinear(small: dict[str, bytes], tmp_path: Path, size: int) -> None:
-    whole, resized = load("fashion_mnist", put(small, tmp_path)), load("fashion_mnist", tmp_path, size)
+def test_resizing_is_pillows(small: dict[str, bytes], tmp_path: Path, size: int, smooth: str) -> None:
+    whole = load("fashion_mnist", put(small, tmp_path))
+    resized = load("fashion_mnist", tmp_path, size, interpolation=smooth)
     assert (resized.image_size, resized.channels) == (size, 1)
     for before, after in ((whole.train, resized.train), (whole.test, resized.test)):
         assert after.images.shape == (len(before), size, size, 1)
@@ -443,8 +447,19 @@ def test_resizing_is_pillows_bilinear(small: dict[str, bytes], tmp_path: Path, s
         assert after.images.is_contiguous()
         assert torch.equal(after.labels, before.labels)
         for image, found in zip(before.images, after.images, strict=True):
-            wanted = Image.fromarray(image[..., 0].numpy()).resize((size, size), Image.Resampling.BILINEAR)
-            assert np.abs(np.asarray(wanted, int) - found[..., 0].numpy().astype(int)).max() <= 1
+            wanted = Image.fromarray(image[..., 0].numpy()).resize((size, size), Image.Resampling[smooth.upper()])
+            apart = np.abs(np.asarray(wanted, int) - found[..., 0].numpy().astype(int)).max()
+            assert apart <= {"bilinear": 1, "bicubic": 2}[smooth]  # of 255: both round between rows and columns
+
+
+@pytest.mark.parametrize("smooth", ["bilinear", "bicubic"])
+def test_images_in_memory_are_resized_as_the_recipe_says(tmp_path: Path, smooth: str) -> None:
+    recipe = load_recipe("quick", {"image_size": "16", "interpolation": smooth})
+    run = RunConfig(row="r", label="r", flags={}, recipe_name="quick", recipe=recipe, data="digits", seed=0)
+    found = cast(InMemory, load_data(run, tmp_path))
+    assert same(found, load("digits", tmp_path, 16, interpolation=smooth))
+    other = "bicubic" if smooth == "bilinear" else "bilinear"
+    assert not same(found, load("digits", tmp_path, 16, interpolation=other))
 
 
 def test_the_datas_own_size_changes_nothing(small: dict[str, bytes], tmp_path: Path) -> None:
@@ -633,13 +648,14 @@ def test_the_middle_is_cropped(images: Path, wide: bool) -> None:
     assert torch.equal(first(load("folder", images, 12)), torch.tensor(np.ascontiguousarray(middle)))
 
 
-def test_the_shorter_side_is_resized(images: Path) -> None:
+@pytest.mark.parametrize("smooth", ["bilinear", "bicubic"])
+def test_the_shorter_side_is_resized(images: Path, smooth: str) -> None:
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:20, 40:], pixels[20:, :40], pixels[20:, 40:] = 80, 160, 240
     save(Image.fromarray(pixels), images / "train" / "class 0" / "0.png")
-    found = first(load("folder", images, 20))
+    found = first(load("folder", images, 20, interpolation=smooth))
     assert [int(found[row, column, 0]) for row in (3, 16) for column in (3, 16)] == [0, 80, 160, 240]
-    wanted = Image.fromarray(pixels).resize((40, 20), Image.Resampling.BILINEAR).crop((10, 0, 30, 20))
+    wanted = Image.fromarray(pixels).resize((40, 20), Image.Resampling[smooth.upper()]).crop((10, 0, 30, 20))
     assert np.abs(np.asarray(wanted, int) - found.numpy().astype(int)).max() <= 1
 
 

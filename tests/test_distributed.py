@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch import nn
 import modernize
 from ablations.data import Split, load
 from ablations.distributed import ALONE, Group
+from ablations.errors import RequestError, RunError
 from ablations.files import DamagedImageError
 from ablations.recipes import TrainingConfig
 from ablations.runs import RunConfig, execute
@@ -158,6 +161,7 @@ def shared_out(
     assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
     first = sum(shares[: group.rank])
     mine = slice(first, first + shares[group.rank])
+    warnings.simplefilter("error")  # its user would see them at every run
     return normalised(norm.get_submodule("0"), images[mine], weights[mine])
 
 
@@ -245,7 +249,7 @@ def test_a_process_whose_images_are_damaged_keeps_step_with_the_others() -> None
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def executed(group: Group, folder: Path) -> dict[str, Any]:
+def executed(group: Group, folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The result of a run, for which each process was given a folder of its own."""
     from modernize.models import design
 
@@ -253,7 +257,8 @@ def executed(group: Group, folder: Path) -> dict[str, Any]:
     config = RunConfig(
         row="r", label="r", flags=design(LAYERNORM).flags(), recipe_name="r", recipe=recipe, data="digits", seed=0
     )
-    return execute(config, folder / str(group.rank), load("digits", Path("unused")), group=group)
+    data = replace(load("digits", Path("unused")), **(changes or {}))
+    return execute(config, folder / str(group.rank), data, group=group)
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:
@@ -267,10 +272,52 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     assert read_json(tmp_path / "0/environment.json")["sessions"][0]["processes"] == 2
 
 
+def trouble(group: Group, folder: Path, changes: dict[str, Any]) -> str:
+    """What this process says of a run that cannot be carried out."""
+    with pytest.raises((RequestError, RunError)) as caught:
+        executed(group, folder, changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("blocked", ["log.jsonl", "checkpoints", "predictions.npz", "result.json"])
+def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -> None:
+    """Else the others wait for it, and then complain that it is gone."""
+    (tmp_path / "0").mkdir()
+    if blocked == "checkpoints":
+        (tmp_path / "0" / blocked).write_text("in the way")
+    else:
+        (tmp_path / "0" / blocked).mkdir()
+    first, second = together(2, trouble, tmp_path, {})
+    assert first.startswith(f"run {tmp_path / '0'}: cannot be written (")
+    assert second.partition(": ")[2] == first.partition(": ")[2]
+
+
+def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    together(2, executed, tmp_path)
+    (tmp_path / "0/result.json").unlink()
+    found = together(2, trouble, tmp_path, {"checksum": "another"})
+    assert found == [f"run {tmp_path / '0'} was started on other data; put that back, or choose another --out"] * 2
+
+
 def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
     with pytest.raises(ValueError, match=r"batch_size=64: .* 3 processes and accumulation=2; .* works is 66"):
         a_trainer(Group(0, 3), LAYERNORM, {"accumulation": 2})
     a_trainer(ALONE, LAYERNORM, {"accumulation": 2})
+
+
+def without_its_group(group: Group) -> str:
+    """What this process says of a trainer that was not given the group."""
+    with pytest.raises(ValueError, match="joined") as caught:
+        a_trainer(ALONE, LAYERNORM, {})
+    return str(caught.value)
+
+
+def test_a_trainer_that_is_not_told_of_the_others_is_refused() -> None:
+    """Each process would train the whole run, on the same GPU and in the same folder."""
+    for said in together(2, without_its_group):
+        assert said.startswith("group: torchrun has started 2 processes, and each would train by itself")
 
 
 # ---- torchrun
@@ -279,9 +326,10 @@ def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
 RUN = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1", "--device", "cpu")
 
 
-def torchrun(processes: int, *arguments: str | Path) -> subprocess.Popen[str]:
+def torchrun(processes: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
     """The command line under torchrun, running in a session of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command += ["--max-restarts", str(restarts)]
     command += ["--nproc-per-node", str(processes), "-m", "ablations", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(), start_new_session=True)
@@ -383,6 +431,18 @@ def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_neve
     told = ("step", "loss", "top1", "learning_rate", "images")
     assert logged(folder, *told) == logged(whole, *told)
     assert sessions(folder) == [2, 2, 2]
+
+
+@pytest.mark.slow
+def test_started_again_by_torchrun_itself_it_ends_to_the_bit_as_the_run_that_never_stopped(
+    tmp_path: Path, whole: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = torchrun(2, *TRAIN, "--out", folder, restarts=1)
+    until(lambda: checkpoints(folder / "checkpoints"), process)
+    os.kill(members(process)[1], signal.SIGKILL)
+    finish(process)
+    assert exact(folder) == exact(whole) and sessions(folder) == [2, 2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import modernize
+from ablations import store
 from ablations.augment import Part, mixing
 from ablations.data import DataSet, Split, load
+from ablations.loader import Items, feeds
 from ablations.recipes import TrainingConfig
 from ablations.recompute import recompute_blocks
 from ablations.trainer import Interrupted, Result, Trainer
@@ -481,6 +484,27 @@ def test_a_checkpoint_is_kept_at_every_so_many_epochs(
         fresh.load_state_dict(state["model"])
         until = steps(trainer(few, network(), max_epochs=epochs), state["step"])
         assert same_bits(weights(fresh), weights(until.model))
+
+
+def test_a_checkpoint_is_written_every_so_many_seconds(
+    few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(few, network(), tmp_path, checkpoint_seconds=2.5, max_epochs=2.5)
+    monkeypatch.setattr("ablations.trainer.time", SimpleNamespace(monotonic=lambda: float(run.step)))
+    saved: list[int] = []
+    monkeypatch.setattr(store, "write_checkpoint", lambda folder, step, *_: saved.append(step))
+    run.train()  # a step a second
+    assert saved == [3, 6, 9, 10]
+
+
+@pytest.mark.parametrize(("device", "wanted", "expected"), [("cpu", None, 0), ("cuda", None, 3), ("cuda", 5, 5)])
+def test_images_are_prepared_by_so_many_workers(
+    few: tuple[Split, Split], device: str, wanted: int | None, expected: int
+) -> None:
+    """Unless told, as many as a GPU's run has threads, which do nothing while the GPU computes."""
+    torch.set_num_threads(3)
+    for feed in feeds(*few, config(crop_scale=[0.5, 1], workers=wanted), torch.device(device)):
+        assert isinstance(feed, Items) and feed.workers == expected
 
 
 # All at once ---------------------------------------------------------------------------------------------------------

@@ -454,6 +454,8 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
         ([("a.jpg", PICTURE), ("a.cls", b"-1")], "a has no class"),
         ([("a.txt", b"words"), ("a.cls", b"0")], "it holds no images"),
         ([], "it holds no images"),
+        ([("a.jpg", PICTURE), ("a.cls", b"65536")], "a has class 65536; they are numbered from 0, and at most 65535"),
+        ([("a.jpg", PICTURE), ("a.cls", b"9" * 30)], f"a has class {'9' * 30}; they are numbered from 0"),
     ],
 )
 def test_a_shard_that_holds_no_images_with_classes_is_refused(
@@ -470,6 +472,23 @@ def test_what_is_no_tar_file_is_refused(tmp_path: Path) -> None:
     for data in (b"", b"words", PICTURE, bytes(100_000)):
         (tmp_path / "shards/train.tar").write_bytes(data)
         assert "train.tar" in refusal(tmp_path / "shards")
+
+
+def test_a_shard_whose_name_is_of_both_splits_is_refused(tmp_path: Path) -> None:
+    """It would be tested on what it was trained on."""
+    written(tmp_path / "shards", "train", ("a.jpg", PICTURE), ("a.cls", b"0"))
+    (tmp_path / "shards/train.tar").rename(tmp_path / "shards/train-val-0.tar")
+    assert "train-val-0.tar is named as a shard of both splits" in refusal(tmp_path / "shards")
+
+
+def test_a_folder_in_a_shard_is_no_image(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        written(tmp_path / "shards", part, ("a.jpg", PICTURE), ("a.cls", b"0"))
+    with tarfile.open(tmp_path / "shards/train.tar", "a") as shard:
+        folder = tarfile.TarInfo("all.jpg")
+        folder.type = tarfile.DIRTYPE
+        shard.addfile(folder)
+    assert len(load("imagenet", tmp_path / "shards", 32).train) == 1
 
 
 def test_keys_and_suffixes_are_webdatasets(tmp_path: Path) -> None:

@@ -220,6 +220,7 @@ def test_one_channel_images_are_taken() -> None:
         ({"crop_padding": 2}, floats, r"^crop_padding: the data set's images are tensors of floats"),
         ({"randaugment": 9}, floats, r"^randaugment: the data set's images are tensors of floats"),
         ({"erasing": 0.1}, floats, r"^erasing: the data set's images are tensors of floats"),
+        ({"interpolation": "bicubic"}, floats, r"^interpolation: the data set's images are tensors of floats"),
         ({"image_size": 8}, floats, r"^image_size: the data set's images are tensors of floats"),
         ({}, pil, r"^image_size is missing: images prepared one by one need it; such as image_size=224$"),
         ({"batch_size": 30}, floats, r"^batch_size=30: the training set has 24 images; the nearest value.* is 24$"),
