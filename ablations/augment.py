@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from ablations.chance import generator, seed_of, seeded
 from ablations.data import Split
@@ -139,6 +138,8 @@ def mixing(config: TrainingConfig, classes: int, seed: int) -> Callable[[Part, T
     The function returned maps images N×C×H×W and labels N to mixed images and targets N×classes; which of the two, and
     by how much, is drawn for a step, the same for all its parts.
     """
+    from torchvision.transforms import v2  # takes longer to import than torch
+
     ways: list[v2.Transform] = []
     chances: list[float] = []
     both = bool(config.mixup and config.cutmix)

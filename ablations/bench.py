@@ -29,7 +29,8 @@ from ablations.process import give_back_memory, prepare_process
 from ablations.recompute import recompute_blocks
 from ablations.trainer import PRECISIONS
 from modernize.cost import count
-from modernize.models import build
+from modernize.models import MODELS, build
+from modernize.models import design as named
 from modernize.reference import PREFIX, build_reference, is_reference
 from modernize.weights import export_weights
 from reports.speed import SpeedRow
@@ -162,19 +163,20 @@ def contestants(
     """The designs, by the names they go by, each followed by its peers in both memory formats unless one is given.
 
     `over` maps fields of the setting to the values they take, all combinations of them.
-    Raises RequestError where a peer has no such network.
+    Raises RequestError for a peer that has none of them.
     """
     over = over or {}
     found = []
+    for source in against:
+        if not any(peer_model(design, source) for design in designs.values()):
+            known, asked = ", ".join(_peer_models(source)), next(iter(designs.values()))
+            raise RequestError(f"--against {source}: it has no network {asked!r}; those it has of ours: {known}")
     formats = [memory_format] if memory_format else list(FORMATS)
     for (name, design), values in itertools.product(designs.items(), itertools.product(*over.values())):
         changes = dict(zip(over, values, strict=True))
         given = replace(setting, **changes).with_threads()
         under = ", ".join(f"{field.replace('_', ' ')} {_word(value)}" for field, value in changes.items())
-        for source in ("ours", *against):
-            if source != "ours" and design not in _peer_models(source):
-                known = ", ".join(_peer_models(source))
-                raise RequestError(f"--against {source}: it has no network {design!r}; those it has of ours: {known}")
+        for source in ("ours", *(source for source in against if peer_model(design, source))):
             for form in formats if source != "ours" else [memory_format or "channels_last"]:
                 found.append(Contestant(name, design, source, form, given, under))
     return found
@@ -182,6 +184,13 @@ def contestants(
 
 def _word(value: Any) -> str:
     return ("off", "on")[value] if isinstance(value, bool) else str(value)
+
+
+def peer_model(design: str, source: str) -> str | None:
+    """What a peer calls the network of a design, or of another project's name; None where it has no such network."""
+    if is_reference(design):
+        return None
+    return next((name for name in _peer_models(source) if MODELS[name] == named(design)), None)
 
 
 def _peer_models(source: str) -> tuple[str, ...]:
@@ -212,11 +221,12 @@ def make(contestant: Contestant) -> nn.Module:
 
 
 def _peer(contestant: Contestant, setting: Setting) -> nn.Module:
+    model = peer_model(contestant.design, contestant.source)
     if contestant.source == "torchvision":
-        return build_reference(PREFIX + contestant.design, setting.num_classes, setting.in_channels)
+        return build_reference(f"{PREFIX}{model}", setting.num_classes, setting.in_channels)
     import timm
 
-    return timm.create_model(contestant.design, num_classes=setting.num_classes, in_chans=setting.in_channels)
+    return timm.create_model(model, num_classes=setting.num_classes, in_chans=setting.in_channels)
 
 
 class Racer:

@@ -90,10 +90,11 @@ def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> Mapping
 
     The network may be on the meta device: the pass is of no images at all, so nothing is computed.
     """
+    largest = max(weights.numel() for weights in network.parameters())
+    blank = torch.empty(largest)  # all weights' place; it is never written to, so that the system gives no memory
     for module in network.modules():
         for name, weights in module.named_parameters(recurse=False):
-            blank = torch.zeros(()).expand(weights.shape)  # one number, whatever the shape
-            setattr(module, name, nn.Parameter(blank, requires_grad=False))
+            setattr(module, name, nn.Parameter(blank[: weights.numel()].view(weights.shape), requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
     analysis = FlopCountAnalysis(network, torch.empty(0, *image_shape)).clear_op_handles().set_op_handle(**COUNTED)

@@ -23,11 +23,13 @@ from ablations.bench import (
     contestants,
     make,
     measure,
+    peer_model,
     ratios,
     table_rows,
 )
 from ablations.errors import RequestError
 from ablations.studies import load_study, open_folder
+from modernize.roadmap import roadmap
 
 SMALL = Setting(threads=1, batch_size=4, image_size=32, num_classes=10)
 
@@ -59,6 +61,18 @@ def test_peers_come_in_both_memory_formats_and_must_have_the_network() -> None:
     ]
     with pytest.raises(RequestError, match="torchvision: it has no network 'pocket'; those it has of ours: resnet50"):
         contestants({"pocket": "pocket"}, SMALL, ["torchvision"])
+
+
+def test_peers_of_a_roadmap_stand_beside_the_rows_that_they_have() -> None:
+    rows = {row.name: f"resnet50@{row.name}" for row in roadmap("resnet50").rows}
+    found = [one for one in contestants(rows, SMALL, ["torchvision", "timm"], "channels_last") if one.source != "ours"]
+    assert [(one.name, one.source, peer_model(one.design, one.source)) for one in found] == [
+        ("resnet", "torchvision", "resnet50"),
+        ("resnet", "timm", "resnet50"),
+        ("separate-downsampling", "torchvision", "convnext_tiny"),
+        ("separate-downsampling", "timm", "convnext_tiny"),
+    ]
+    assert make(found[0]).fc.out_features == SMALL.num_classes
 
 
 def test_ratios_set_ours_against_the_better_format_turn_by_turn() -> None:

@@ -8,12 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import ablations
+from made_up import made_up_study
 
+from ablations.bench import Contestant, Setting, Team
 from ablations.store import read_json
 from modernize.roadmap import roadmap
 
@@ -40,26 +44,31 @@ def test_two_jobs_of_one_thread_against_one(tmp_path: Path, fashion_dir: Path) -
     assert seconds[2, 1] <= 0.7 * seconds[1, 1]
 
 
-def bare_speed(row: str, jobs: int, threads: int, folder: Path) -> float:
-    """Images a second of all jobs' training steps on a synthetic batch of the recipe's size."""
-    out = folder / "bare.json"
-    options = ("--batch-size", "128", "--jobs", str(jobs), "--threads", str(threads), "--repeats", "5", "--out", out)
-    done = subprocess.run(
-        [sys.executable, "-m", "ablations", "bench", f"pocket@{row}", *map(str, options)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout
-    return statistics.median(json.loads(out.read_text())["measured"][0]["training"])
+BARE = ((2, 1), (1, 2))  # jobs and threads of the bare steps, of which the better counts
+RUN_IMAGES, PLAIN_IMAGES = 20_000, 12_800
+
+
+def bare_teams(row: str, stack: ExitStack) -> list[Team]:
+    """Processes that train a row on one synthetic batch of the recipe's size, over and over."""
+    setting = Setting(batch_size=128, image_size=32, in_channels=1, num_classes=10)
+    teams = []
+    for jobs, threads in BARE:
+        given = replace(setting, jobs=jobs, threads=threads)
+        teams.append(Team(Contestant(row, f"pocket@{row}", "ours", "channels_last", given)))
+        stack.callback(teams[-1].close)
+    return teams
 
 
 def runner_speed(row: str, fashion_dir: Path, folder: Path) -> float:
     """Images a second of two runs side by side, as `ablations run` trains them."""
-    study: dict[str, Any] = {"kind": "recipes", "base": f"pocket@{row}", "recipes": ["quick", "quick_original"]}
+    study: dict[str, Any] = {
+        "kind": "recipes",
+        "base": f"pocket@{row}",
+        "recipes": ["quick", "quick,learning_rate=2e-3"],
+    }
     study |= {"data": "fashion_mnist", "seeds": [0]}
     (folder / "study.yaml").write_text(json.dumps(study))
-    arguments = ("--budget", IMAGES, "--data-dir", fashion_dir, "--out", folder / row)
+    arguments = ("--budget", f"{RUN_IMAGES}images", "--data-dir", fashion_dir, "--out", folder / row)
     done = ablations("run", folder / "study.yaml", *arguments, "--jobs", "2", "--threads", "1", timeout=3600)
     assert done.returncode == 0, done.stderr
     return sum(read_json(path)["images_per_second"] for path in (folder / row).glob("runs/*/result.json"))
@@ -69,31 +78,28 @@ def plain_speed(row: str, fashion_dir: Path, folder: Path) -> float:
     """Images a second of the script that one writes without this project."""
     script = Path(__file__).with_name("plain_script.py")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    arguments = [sys.executable, str(script), row, str(fashion_dir), str(folder / "plain"), "12800"]
+    arguments = [sys.executable, str(script), row, str(fashion_dir), str(folder / "plain"), str(PLAIN_IMAGES)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
 
 
-IMAGES = "20000images"
+@pytest.mark.parametrize("row", [row.name for row in roadmap("pocket").rows])
+def test_the_runner_against_bare_steps_and_a_plain_script(row: str, tmp_path: Path, fashion_dir: Path) -> None:
+    """A row of the pocket roadmap: at least 0.9 of the bare step's speed, at least twice a plain script's.
 
-
-def test_the_runner_against_bare_steps_and_a_plain_script(tmp_path: Path, fashion_dir: Path) -> None:
-    """Each row of the pocket roadmap: at least 0.9 of the bare step's speed, at least twice a plain script's."""
-    print("\nrow: images/s of the run, of the bare step, of a plain script")
-    over_bare, over_plain = {}, {}
-    for row in (row.name for row in roadmap("pocket").rows):
-        plain = plain_speed(row, fashion_dir, tmp_path)
-        before = [bare_speed(row, jobs, threads, tmp_path) for jobs, threads in ((2, 1), (1, 2))]
+    Prints, as docs/speed/runner.csv has them, the row and images a second of run, bare steps and plain script.
+    """
+    plain = plain_speed(row, fashion_dir, tmp_path)
+    with ExitStack() as stack:
+        teams = bare_teams(row, stack)
+        turns = [[team.turn("train_step") for team in teams] for _ in range(4)]
         run = runner_speed(row, fashion_dir, tmp_path)
-        after = [bare_speed(row, jobs, threads, tmp_path) for jobs, threads in ((2, 1), (1, 2))]
-        bare = max(map(statistics.mean, zip(before, after, strict=True)))
-        over_bare[row], over_plain[row] = run / bare, run / plain
-        print(f"{row}: {run:.0f}, {bare:.0f} ({run / bare:.2f}), {plain:.0f} ({run / plain:.2f})", flush=True)
-    for ratios in (over_bare, over_plain):
-        print(f"median {statistics.median(ratios.values()):.2f}, least {min(ratios.values()):.2f}")
-    assert min(over_bare.values()) >= 0.9
-    assert min(over_plain.values()) >= 2.0
+        turns += [[team.turn("train_step") for team in teams] for _ in range(4)]
+    bare = max(map(statistics.median, zip(*turns, strict=True)))
+    print(f"\n{row},{run:.0f},{bare:.0f},{plain:.0f}", flush=True)
+    assert run >= 0.9 * bare
+    assert run >= 2.0 * plain
 
 
 def test_what_a_study_costs_besides_training(tmp_path: Path, fashion_dir: Path) -> None:
@@ -110,3 +116,27 @@ def test_what_a_study_costs_besides_training(tmp_path: Path, fashion_dir: Path) 
     own = 1 - (busy + idle) / (seconds * jobs)
     print(f"\n{seconds:.0f} s on {jobs} jobs; besides training, evaluating and the end's wait: {100 * own:.1f}%")
     assert own < 0.05
+
+
+def seconds_of(*arguments: str | Path) -> float:
+    """Wall time of a command."""
+    begun = time.monotonic()
+    done = ablations(*arguments)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - begun
+
+
+def test_how_soon_a_command_answers(tmp_path: Path) -> None:
+    """`--help` within 0.3 s, `count` of all 34 rows within 5, `report` of 51 runs within 20; medians."""
+    assert len(made_up_study(tmp_path / "study").runs) == 51
+    found = {
+        "--help": statistics.median(seconds_of("--help") for _ in range(9)),
+        "count": statistics.median(
+            sum(seconds_of("count", "--roadmap", name) for name in ("resnet50", "resnet200")) for _ in range(5)
+        ),
+        "report": statistics.median(seconds_of("report", tmp_path / "study") for _ in range(3)),
+    }
+    print("\n" + ", ".join(f"{name}: {seconds:.2f} s" for name, seconds in found.items()))
+    assert found["--help"] < 0.3
+    assert found["count"] < 5
+    assert found["report"] < 20

@@ -41,6 +41,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_training_imports_no_torchvision_unasked() -> None:
+    """It takes as long to import as torch, in the command and once more in each of its processes."""
+    import subprocess
+    import sys
+
+    code = "import sys, ablations.bench, ablations.launch, ablations.worker; print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_flags_lists_every_flag() -> None:
     done = ablations("flags")
     assert done.returncode == 0

@@ -25,7 +25,7 @@ from reports.tables import roadmap_table
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
 OURS = ("ablations ", "torchrun ")
-COMMANDS = [line[2:].partition("  #")[0].strip() for line in README.splitlines() if line.startswith("$ ")]
+COMMANDS = [re.split(r"\s+# ", line[2:])[0] for line in README.splitlines() if line.startswith("$ ")]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -40,6 +40,7 @@ def run_module(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_commands_are_found() -> None:
     assert COMMANDS[:2] == ["./run_all.sh", "./run_all.sh test"]
+    assert not any("#" in command for command in COMMANDS), "what a line says of its command is no part of it"
     assert len(COMMANDS) > 10 and all(command.startswith(("./run_all.sh", *OURS)) for command in COMMANDS)
     for words in ("--set accumulation=32", "torchrun --standalone --nproc-per-node 8", "--cluster slurm"):
         assert any(words in command and "run imagenet " in command and "--dry-run" in command for command in COMMANDS)
