@@ -226,7 +226,7 @@ def _peer(contestant: Contestant, setting: Setting) -> nn.Module:
         return build_reference(f"{PREFIX}{model}", setting.num_classes, setting.in_channels)
     import timm
 
-    return timm.create_model(model, num_classes=setting.num_classes, in_chans=setting.in_channels)
+    return timm.create_model(str(model), num_classes=setting.num_classes, in_chans=setting.in_channels)
 
 
 class Racer:
