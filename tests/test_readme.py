@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from commands import environment
 from PIL import Image
@@ -20,7 +19,6 @@ from ablations.recipes import load_recipe
 from ablations.studies import load_study, open_folder
 from reports.render import markdown
 from reports.speed import speed_table
-from reports.tables import roadmap_table
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -147,10 +145,3 @@ def test_run_all_explains_itself_from_any_folder(tmp_path: Path) -> None:
 def test_run_all_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     done = run_all("--tset", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
-
-
-def test_the_table_is_that_of_the_published_results() -> None:
-    runs = pd.read_csv(HOME / "docs/quick/results.csv")
-    shown = markdown(roadmap_table(runs, "pocket")).split("\n\n", 1)[1].strip()
-    assert shown in README
-    assert (runs["status"] == "done").all() and (runs["top1"] > 50).all()
