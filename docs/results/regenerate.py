@@ -25,7 +25,7 @@ from reports.write import write_report
 RESULTS = Path(__file__).parent
 HOME = RESULTS.parent.parent
 PAGES = (HOME / "README.md", RESULTS / "README.md")
-MAIN = ("roadmap", "one-in", "one-out", "sweep", "recipes")
+MAIN = ("roadmap", "one-in", "one-out", "sweep", "recipes", "confirmation")
 OWN_RATES = "own learning rates"
 RATES = ("8-fast", "9-slow", "1-third-epoch")  # settings of the search that differ in the learning rate alone
 
