@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import modernize
 from modernize import Design, DesignError
-from modernize.network import GELU, Block, ChannelNorm, LayerScale, Network, initialise, linear_rates
+from modernize.network import GELU, Block, ChannelNorm, LayerScale, Network, ResponseNorm, initialise, linear_rates
 from modernize.plan import compile_plan, smallest_image, trace
 
 CONVNEXT = modernize.MODELS["convnext_tiny"]
@@ -355,7 +355,9 @@ def test_a_block_has_three_activations_or_the_one_before_the_last_pointwise() ->
         inside, after = of(ACTIVATIONS, placed.block.residual), list(placed.block.after)
         first, second, last = of(nn.Conv2d, placed.block.residual)
         assert last is pointwise(placed.block)[-1]
-        assert before(layers, last) is inside[-1]
+        added = before(layers, last)
+        assert isinstance(added, ResponseNorm) == placed.design.grn
+        assert (before(layers, added) if placed.design.grn else added) is inside[-1]
         assert layers.index(inside[-1]) > layers.index(second)
         if placed.design.fewer_activations:
             assert (len(inside), len(after)) == (1, 0)
@@ -390,7 +392,7 @@ def test_layer_scale_ends_the_residual_branch_when_on() -> None:
 def test_nothing_else_is_in_a_block() -> None:
     for placed in blocks():
         for part in (placed.block.residual, placed.block.shortcut, placed.block.after):
-            assert len(of((nn.Conv2d, LayerScale, *NORMS, *ACTIVATIONS), part)) == len(part)
+            assert len(of((nn.Conv2d, LayerScale, ResponseNorm, *NORMS, *ACTIVATIONS), part)) == len(part)
 
 
 def test_norms_and_activations_are_of_the_kind_asked_for() -> None:
