@@ -111,7 +111,7 @@ def test_over_takes_all_combinations_and_says_which() -> None:
 
 @pytest.mark.slow
 def test_memory_grows_with_the_batch_and_less_so_with_checkpointing() -> None:
-    wide = {"w": "pocket,width=32,depths=4-1"}
+    wide = {"w": "pocket,width=16,depths=16-1"}
     over: dict[str, list[int]] = {"batch_size": [16, 128], "recompute": [False, True]}
     bench = measure(contestants(wide, SMALL, over=over), repeats=1)
     small, small_recomputed, large, large_recomputed = (one.training_memory for one in bench.measured)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from commands import environment
 from PIL import Image
@@ -65,7 +66,7 @@ def test_a_bench_runs_as_written(command: str, tmp_path: Path) -> None:
     if "runs/quick" in command:
         open_folder(load_study("quick", {}, {}), tmp_path / "runs/quick")
     arguments = [*shlex.split(command)[1:], "--repeats", "1", "--warmup", "0", "--threads", "1"]
-    if "convnext_tiny" in command:
+    if "--against" in command:
         arguments += ["--image-size", "64", "--batch-size", "2"]
     done = run_module("ablations", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -124,12 +125,37 @@ def test_both_libraries_are_shown() -> None:
     assert len(PYTHON) == 2 and "modernize.build(" in PYTHON[1] and "Trainer(" in PYTHON[0]
 
 
-def test_the_speeds_are_those_that_were_measured() -> None:
+def speeds(*names: str) -> str:
+    """The table of what docs/speed keeps under these names, and its legend, in Markdown."""
     rows = []
-    for name in ("convnext_tiny", "resnet50"):
+    for name in names:
         bench = TypeAdapter(Bench).validate_json((HOME / f"docs/speed/{name}.json").read_bytes())
         rows += table_rows(bench)
-    assert markdown(speed_table(rows, "")).split("\n\n", 1)[1].strip() in README
+    return markdown(speed_table(rows, "")).split("\n\n", 1)[1].strip()
+
+
+def growth() -> str:
+    """The table of how cost grows, without the legend."""
+    return speeds("batch", "image", "depth", "jobs").split("\n\n")[0].replace("pocket@separate-downsampling", "END")
+
+
+def runner() -> str:
+    """What docs/speed keeps of runs, bare steps and plain scripts, in words."""
+    bare, plain = (pd.read_csv(HOME / f"docs/speed/{name}.csv") for name in ("runner", "plain"))
+    assert len(bare) == len(plain) == 17
+    bares, plains = bare["ratio"], plain["run"] / plain["plain"]
+    below = ", ".join(plain["row"][plains < 2])
+    return (
+        f"at {bares.min():.2f} to {bares.max():.2f} of the bare step's speed by processor time (median "
+        f"{bares.median():.2f}) and at {plains.min():.2f} to {plains.max():.2f} times that of a plain script (median "
+        f"{plains.median():.2f}; below 2 are {below})"
+    )
+
+
+def test_the_speeds_are_those_that_were_measured() -> None:
+    assert speeds("convnext_tiny", "resnet50") in README
+    assert growth() in README
+    assert runner() in " ".join(README.split())
 
 
 def test_links_lead_somewhere() -> None:
