@@ -12,6 +12,7 @@ from typing import TypeVar
 import pandas as pd
 
 from modernize.roadmap import Roadmap, Row, roadmap
+from reports.errors import ReportError, shortened
 
 OURS = "ours"
 PAPERS = "ImageNet, the paper's"
@@ -19,10 +20,6 @@ MISSING = "–"
 _STATUSES = ("failed", "running", "stopped", "left")  # the most telling first, for a row that has no result
 _PAPER_TABLES = {"resnet50": "ResNet-50 regime, Table 10", "resnet200": "ResNet-200 regime, Table 11"}
 _Value = TypeVar("_Value", bound=Hashable)
-
-
-class ReportError(ValueError):
-    """Runs that cannot be reported together: one line saying what and where."""
 
 
 @dataclass(frozen=True)
@@ -441,12 +438,6 @@ def account(runs: pd.DataFrame) -> str:
             parts.append(f"{which}: {reasons}" if reasons else which)
     told = "; ".join(parts)
     return "" if told == status_of(runs) else told
-
-
-def shortened(reason: str) -> str:
-    """A reason on one line, cut where it runs on; the raw table keeps all of it."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(reason.split()))
-    return line if len(line) <= 200 else f"{line[:199]}…"
 
 
 def facts(runs: pd.DataFrame) -> str:
