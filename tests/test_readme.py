@@ -19,8 +19,8 @@ from ablations.bench import Bench, table_rows
 from ablations.recipes import load_recipe
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
-from reports.render import markdown
-from reports.speed import speed_table
+from reports.bench_table import speed_table
+from reports.formats import markdown
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
