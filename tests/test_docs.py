@@ -15,13 +15,13 @@ import pytest
 from commands import environment
 from PIL import Image
 from pydantic import TypeAdapter
-from reports.bench_table import bench_table
-from reports.formats import markdown
 
 from ablations.bench import Bench, table_rows
 from ablations.recipes import load_recipe
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
+from reports.bench_table import speed_table
+from reports.formats import markdown
 
 HOME = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((HOME / "docs").glob("*.md"))))
@@ -191,7 +191,7 @@ def speeds(*names: str) -> str:
     for name in names:
         bench = TypeAdapter(Bench).validate_json((HOME / f"docs/speed/{name}.json").read_bytes())
         rows += table_rows(bench)
-    return markdown(bench_table(rows, "")).split("\n\n", 1)[1].strip()
+    return markdown(speed_table(rows, "")).split("\n\n", 1)[1].strip()
 
 
 def growth() -> str:
