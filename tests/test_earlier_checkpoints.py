@@ -26,7 +26,7 @@ def network() -> Network:
 def trainer(folder: Path | None, **changes: Any) -> Trainer:
     data = load("digits", Path("unused"))
     recipe = {"max_epochs": 1, "batch_size": 64, "learning_rate": 5e-3, "ema_decay": 0.9, **changes}
-    return Trainer(network(), data.train, data.test, TrainingConfig(**recipe), 3, folder)
+    return Trainer(network(), data.train, data.test, TrainingConfig(**recipe), seed=3, folder=folder)
 
 
 def old_names() -> set[str]:
@@ -52,11 +52,13 @@ def as_saved_by_version_0_1(state: dict[str, Any], run: Trainer) -> dict[str, An
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_run_of_version_0_1_resumes_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
+def test_a_run_of_version_0_1_resumes_to_the_same_bits(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = trainer(None, optimizer=optimizer)
     expected = whole.train()
     stopped = trainer(tmp_path, optimizer=optimizer)
-    stopped.stopping = lambda: stopped.step == 9
+    monkeypatch.setattr(stopped.callbacks, "stopping", lambda: stopped.step == 9)
     with pytest.raises(Interrupted):
         stopped.train()
     (path,) = checkpoints(tmp_path / "checkpoints")
