@@ -54,8 +54,8 @@ def half_normal_plot(
         return
     heading = f"{title}: half-normal plot of all effects"
     caption = (
-        "Main effects and interactions in standard errors, against the quantiles of a half-normal distribution. Effects "
-        "of noise alone lie near the dashed line; numbered ones are significant after adjustment."
+        "Main effects and interactions in standard errors, against the quantiles of a half-normal distribution. Effects of "
+        "noise alone lie near the dashed line; numbered ones are significant after adjustment."
     )
 
     def draw() -> Figure:
@@ -100,7 +100,9 @@ def interaction_means(runs: pd.DataFrame, effects: pd.DataFrame, interactions: p
         a, b = mains.loc[first], mains.loc[second]
         if np.isnan(a["effect"]) or np.isnan(b["effect"]):
             continue
-        se = np.sqrt(float(a["se"]) ** 2 + float(b["se"]) ** 2 + line["se"] ** 2 + (a["se"] ** 2 + b["se"] ** 2) / 2) / 2
+        se = (
+            np.sqrt(float(a["se"]) ** 2 + float(b["se"]) ** 2 + line["se"] ** 2 + (a["se"] ** 2 + b["se"] ** 2) / 2) / 2
+        )
         for there, here in product((-1, 1), (-1, 1)):
             top1 = mean + (here * a["effect"] + there * b["effect"] + here * there * line["effect"]) / 2
             lines.append(

@@ -95,15 +95,17 @@ _NUMBERS = (
 def _legend(factors: Factors, found: Screening) -> str:
     """How the effects were estimated, and how they relate to those of other kinds of studies."""
     how = (
-        f"effect: mean top-1 at a flag's final value minus at its base value (pp), averaged over the other flags' values "
-        f"in the design ({factors.design})."
+        "effect: mean top-1 at a flag's final value minus at its base value (pp), averaged over the other flags' "
+        f"values in the design ({factors.design})."
     )
     if not found.dimensions:
         return f"{how} No run is left to estimate the error from."
-    kept = f"; left out of the error as real: {', '.join(found.kept_out)}" if found.kept_out else ""
+    error = "contrasts that hold neither main effects nor interactions of two flags"
+    if not found.clean:
+        error = "contrasts beside the main effects, which assumes that most interactions are 0"
+        error += f" (kept out as real: {', '.join(found.kept_out)})" if found.kept_out else ""
     return (
-        f"{how} Standard deviation of one run: {found.sd:.2f} pp, estimated from the {found.dimensions} dimensions that "
-        f"{found.runs} runs have beside the flags{kept}. {_ERROR} Interactions of three or more flags are assumed to "
+        f"{how} Standard deviation of one run: {found.sd:.2f} pp, from {found.dimensions} {error}. {_ERROR} Interactions of three or more flags are assumed to "
         "be 0, and the standard deviation equal in all rows. one-in measures an effect with all other flags at their "
         "base values, one-out with all at their final values; with interactions of two flags only, the average effect "
         "lies midway between the two and equals the Shapley value that orders estimates."

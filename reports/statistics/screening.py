@@ -7,7 +7,7 @@ products of two flags, + noise of one standard deviation. Interactions of three 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -20,7 +20,7 @@ from reports.statistics.unreplicated import Floats, Reference, Space, complement
 from reports.statistics.values import check_level
 
 Pair = tuple[int, int]
-_ALIASED = 0.5  # correlation from which two interactions are named as aliases
+_ALIASED = 0.3  # correlation from which two interactions are named as aliases
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Screening:
     interactions  a line per set of aliased interactions: flags, effect, se, low, high, p, p_adjusted, verdict, aliases
     sd            the standard deviation of one run, in percentage points
     runs          how many runs these are over
-    dimensions    of the runs, left for the error and the interactions beside the mean and the main effects
-    kept_out      the interactions that were kept out of the error
+    dimensions    how many dimensions of the runs the error was estimated from
+    clean         whether these hold no interaction of two flags; otherwise most interactions were taken to be 0
+    kept_out      the interactions that were kept out of the error if it is not clean
     """
 
     effects: pd.DataFrame = field(compare=False, repr=False)
@@ -40,6 +41,7 @@ class Screening:
     sd: float
     runs: int
     dimensions: int
+    clean: bool
     kept_out: tuple[str, ...]
 
 
@@ -62,11 +64,11 @@ def interaction(signs: NDArray[np.int8], pair: Pair) -> Floats:
     return signs[:, pair[0]].astype(float) * signs[:, pair[1]]
 
 
-def alias_strings(signs: NDArray[np.int8], but: Iterable[Pair] = ()) -> list[AliasString]:
-    """The interactions of two flags, in order, those with the same column up to its sign together; without `but`."""
+def alias_strings(signs: NDArray[np.int8]) -> list[AliasString]:
+    """The interactions of two flags, in order, those with the same column up to its sign together."""
     strings: dict[bytes, list[tuple[Pair, int]]] = {}
     for pair in combinations(range(signs.shape[1]), 2):
-        if pair in but or not len(signs):
+        if not len(signs):
             continue
         column = signs[:, pair[0]] * signs[:, pair[1]]
         sign = int(column[0])
@@ -108,7 +110,7 @@ def screen_effects(
         raise ValueError("signs must be -1 or +1")
     there = np.isfinite(values)
     values, signs = np.asarray(values, dtype=float)[there], signs[there]
-    model = _Model.of(values, signs, list(apart))
+    model = _Model.of(values, signs, apart)
     if not len(values) or not model.space.dimensions:
         return _untested(model, flags)
     return _Analysis(model, level).screening(flags)
@@ -116,7 +118,7 @@ def screen_effects(
 
 def standard_errors(signs: NDArray[np.int8], apart: Sequence[Pair] = ()) -> Floats:
     """Standard errors of the main effects, then of the interactions `apart`, in standard deviations of a run."""
-    model = _Model.of(np.zeros(len(signs)), signs, list(apart))
+    model = _Model.of(np.zeros(len(signs)), signs, apart)
     return np.sqrt(np.diag(model.fit([])[1]))
 
 
@@ -130,7 +132,7 @@ def detectable(signs: NDArray[np.int8], apart: Sequence[Pair] = (), power: float
 
     NaN where no run is left to estimate the error from.
     """
-    model = _Model.of(np.zeros(len(signs)), signs, list(apart))
+    model = _Model.of(np.zeros(len(signs)), signs, apart)
     if not model.space.dimensions:
         return math.nan
     noise = reference(model.space)
@@ -147,32 +149,37 @@ class _Model:
 
     values: Floats
     signs: NDArray[np.int8]
-    apart: list[Pair]
+    apart: list[AliasString]
     fixed: Floats
     strings: list[AliasString]
     hidden: list[AliasString]  # interactions that the fixed columns already hold: aliases of main effects
     space: Space
-    basis: Floats
+    left: Floats  # the values in the dimensions that the strings span
+    clean: float  # their sum of squares in the dimensions that hold neither effects nor strings
 
     @classmethod
-    def of(cls, values: Floats, signs: NDArray[np.int8], apart: list[Pair]) -> _Model:
-        columns = [np.ones(len(values)), *signs.T.astype(float), *(interaction(signs, pair) for pair in apart)]
-        fixed = np.stack(columns, axis=1)
+    def of(cls, values: Floats, signs: NDArray[np.int8], apart: Sequence[Pair]) -> _Model:
+        strings = alias_strings(signs)
+        told = [string for string in strings if {string.pair, *(pair for pair, _ in string.others)} & set(apart)]
+        mains = [np.ones(len(values)), *signs.T.astype(float)]
+        fixed = np.stack([*mains, *(interaction(signs, string.pair) for string in told)], axis=1)
         basis = complement(fixed)
-        strings, hidden, vectors = [], [], []
-        for string in alias_strings(signs, apart):
+        free, hidden, vectors = [], [], []
+        for string in strings:
             vector = basis.T @ interaction(signs, string.pair)
             length = np.linalg.norm(vector)
             if length > 1e-6 * math.sqrt(max(len(values), 1)):
-                strings.append(string)
+                free.append(string)
                 vectors.append(vector / length)
-            else:
+            elif string not in told:
                 hidden.append(string)
         matrix = np.stack(vectors, axis=1) if vectors else np.zeros((basis.shape[1], 0))
-        # of columns that are not orthogonal, far more than dimensions, the largest fit noise: fewer may be taken out
-        free = basis.shape[1] // (4 if len(strings) > basis.shape[1] else 2)
-        most = min(len(strings), free)
-        return cls(values, signs, apart, fixed, strings, hidden, Space(matrix, most), basis)
+        spanned = complement(complement(matrix))
+        rest = basis.T @ values
+        left = spanned.T @ rest
+        space = Space.of(spanned.T @ matrix, basis.shape[1] - spanned.shape[1])
+        clean = max(float((rest**2).sum() - (left**2).sum()), 0.0) if space.clean else 0.0
+        return cls(values, signs, told, fixed, free, hidden, space, left, clean)
 
     def column(self, string: int) -> Floats:
         return interaction(self.signs, self.strings[string].pair)
@@ -196,13 +203,12 @@ class _Analysis:
 
     def __init__(self, model: _Model, level: float):
         self.model, self.level = model, level
-        self.sd, self.kept = estimate(model.space, model.basis.T @ model.values)
+        self.sd, self.kept = estimate(model.space, model.left, model.clean)
         rounding = 1e-10 * max(float(np.abs(model.values).max()), 1e-300)
         self.sd = self.sd if self.sd > rounding else 0.0
         # noise as if the first so many of the interactions that were kept out were real
-        self.references: list[Reference] = [
-            reference(model.space.without(self.kept[:real])) for real in range(len(self.kept) + 1)
-        ]
+        real = range(1 if model.space.is_clean else len(self.kept) + 1)
+        self.references: list[Reference] = [reference(model.space.without(self.kept[:first])) for first in real]
 
     def screening(self, flags: Sequence[str]) -> Screening:
         """The frames."""
@@ -213,23 +219,24 @@ class _Analysis:
         effects["aliases"] = _main_aliases(self.model, flags)
         apart = fixed.iloc[n:].copy()
         lines = pd.concat([self._strings(), apart], ignore_index=True)
-        pairs = [*(string.pair for string in self.model.strings), *self.model.apart]
+        pairs = [string.pair for string in (*self.model.strings, *self.model.apart)]
         lines.insert(0, "flags", [named(flags, pair) for pair in pairs])
         lines["aliases"] = _interaction_aliases(self.model, flags)
         lines["p_adjusted"] = self._adjusted_interactions(lines)
         for frame in (effects, lines):
             frame["verdict"] = [
-                _verdict(effect, p, self.level)
-                for effect, p in zip(frame["effect"], frame["p_adjusted"], strict=True)
+                _verdict(effect, p, self.level) for effect, p in zip(frame["effect"], frame["p_adjusted"], strict=True)
             ]
         order = lines["effect"].abs().sort_values(ascending=False, kind="stable").index
-        kept_out = tuple(named(flags, self.model.strings[string].pair) for string in self.kept)
+        kept = [] if self.model.space.is_clean else self.kept
+        kept_out = tuple(named(flags, self.model.strings[string].pair) for string in kept)
         return Screening(
             effects[list(EFFECT_COLUMNS)].reset_index(drop=True),
             lines.loc[order, list(INTERACTION_COLUMNS)].reset_index(drop=True),
             self.sd,
             len(self.model.values),
-            self.model.space.dimensions,
+            self.model.space.clean if self.model.space.is_clean else self.model.space.dimensions,
+            self.model.space.is_clean,
             kept_out,
         )
 
@@ -272,6 +279,16 @@ class _Analysis:
             half, p, se = half * math.nan, p * math.nan, se * math.nan
         return pd.DataFrame({"effect": effects, "se": se, "low": effects - half, "high": effects + half, "p": p})
 
+    def _string_correlation(self) -> Floats:
+        """The correlation of the strings' estimates."""
+        strings = len(self.model.strings)
+        if len(self.kept) < strings:  # each was fitted without most others
+            return np.asarray(self.model.space.columns.T @ self.model.space.columns)
+        _found, covariance = self.model.fit(range(strings))
+        covariance = covariance[-strings:, -strings:]
+        scale = np.sqrt(np.diag(covariance))
+        return np.asarray(covariance / np.outer(scale, scale))
+
     @property
     def _ends(self) -> list[Reference]:
         """Noise alone, and noise beside the interactions kept out: which of the two holds is not known."""
@@ -294,12 +311,15 @@ class _Analysis:
         return adjusted
 
     def _adjusted_interactions(self, lines: pd.DataFrame) -> Floats:
-        """Step-down over strings: each against the largest of noise, the larger strings before it taken as real."""
+        """Step-down over strings; without clean dimensions, with the larger strings before each one taken as real."""
         adjusted = lines["p_adjusted"].to_numpy(dtype=float, copy=True) if "p_adjusted" in lines else np.array([])
         strings = len(self.model.strings)
         if not self.sd or not strings:
             return adjusted
         t = (lines["effect"].abs() / lines["se"]).to_numpy()[:strings]
+        if self.model.space.is_clean:
+            adjusted[:strings] = self._step_down(t, self._string_correlation())
+            return adjusted
         rest = [string for string in np.argsort(-t, kind="stable").tolist() if string not in self.kept]
         order = [*sorted(self.kept, key=lambda string: -t[string]), *rest]
         largest = 0.0
@@ -343,7 +363,7 @@ def _untested(model: _Model, flags: Sequence[str]) -> Screening:
         found, aliases = np.full(len(flags), math.nan), [""] * len(flags)
     effects = pd.DataFrame({"flag": list(flags), "effect": found}).reindex(columns=list(EFFECT_COLUMNS))
     effects["verdict"], effects["aliases"] = "not tested: no run is left to estimate the error", aliases
-    return Screening(effects, pd.DataFrame(columns=list(INTERACTION_COLUMNS)), math.nan, len(model.values), 0, ())
+    return Screening(effects, pd.DataFrame(columns=list(INTERACTION_COLUMNS)), math.nan, len(model.values), 0, True, ())
 
 
 def _main_aliases(model: _Model, flags: Sequence[str]) -> list[str]:
@@ -383,4 +403,5 @@ def _interaction_aliases(model: _Model, flags: Sequence[str]) -> list[str]:
             if at != place and abs(correlation[place, at]) >= _ALIASED
         ]
         found.append(", ".join([*whole, *partly]))
-    return [*found, *([""] * len(model.apart))]
+    told = [", ".join(_share_named(flags, pair, sign) for pair, sign in string.others) for string in model.apart]
+    return [*found, *told]

@@ -11,14 +11,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ablations.errors import RequestError
+from ablations.studies.schema import Resolution
 
-Resolution = Literal["III", "IV", "V"]
 Signs = NDArray[np.int8]  # (runs, flags), -1 and +1
 RESOLUTIONS: dict[str, int] = {"III": 3, "IV": 4, "V": 5}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # the factors of a generator, as pyDOE3 and the textbooks write them
@@ -41,7 +40,9 @@ class ScreeningDesign:
     generators: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
 
 
-def screening_design(costs: NDArray[np.float64], resolution: Resolution = "IV", runs: int | None = None) -> ScreeningDesign:
+def screening_design(
+    costs: NDArray[np.float64], resolution: Resolution = "IV", runs: int | None = None
+) -> ScreeningDesign:
     """Choose the combinations to train.
 
     Args:
@@ -96,7 +97,9 @@ def _check_estimable(signs: Signs, resolution: Resolution) -> None:
     terms = model_terms(signs, interactions=resolution == "V")
     if np.linalg.matrix_rank(terms) < terms.shape[1]:
         what = "interactions" if resolution == "V" else "flags"
-        raise RequestError(f"max_cost: the combinations within it cannot tell these {what} apart; raise it, or drop flags")
+        raise RequestError(
+            f"max_cost: the combinations within it cannot tell these {what} apart; raise it, or drop flags"
+        )
 
 
 def model_terms(signs: Signs, interactions: bool = True) -> NDArray[np.float64]:
@@ -262,7 +265,10 @@ def _arrangements(flags: int, generated: list[int]) -> Iterator[tuple[tuple[int,
     for _ in range(_ARRANGEMENTS):
         if generated:  # turning a basic factor gives a fraction of the same family again
             places = [order.index(column) for column in generated]
-            masks = [sum(1 << place for bit, place in enumerate(places) if turned >> bit & 1) for turned in range(2 ** len(places))]
+            masks = [
+                sum(1 << place for bit, place in enumerate(places) if turned >> bit & 1)
+                for turned in range(2 ** len(places))
+            ]
         else:
             masks = [0, *(chance.getrandbits(flags) for _ in range(31))]
         yield tuple(order), np.array(masks, dtype=np.int64)
@@ -314,9 +320,7 @@ def _candidates(costs: NDArray[np.float64]) -> NDArray[np.int64]:
     return allowed
 
 
-def exchange(
-    terms: NDArray[np.float64], prior: NDArray[np.float64], runs: int, barred: frozenset[int]
-) -> list[int]:
+def exchange(terms: NDArray[np.float64], prior: NDArray[np.float64], runs: int, barred: frozenset[int]) -> list[int]:
     """The candidates, none twice and none barred, whose information with the prior's has the largest determinant.
 
     By Fedorov's exchange from several random starts, one run after the other (Cook and Nachtsheim, Technometrics 22,
@@ -337,9 +341,7 @@ def exchange(
     return best[1]
 
 
-def _sweep(
-    chosen: list[int], terms: NDArray[np.float64], prior: NDArray[np.float64], barred: frozenset[int]
-) -> bool:
+def _sweep(chosen: list[int], terms: NDArray[np.float64], prior: NDArray[np.float64], barred: frozenset[int]) -> bool:
     """Swap each run once for the candidate that gains the most, if one gains; whether any was swapped."""
     inverse = np.linalg.inv(prior + terms[chosen].T @ terms[chosen])
     own = ((terms @ inverse) * terms).sum(axis=1)
