@@ -15,8 +15,8 @@ from ablations.studies.results import _write_csv, curves_frame, predictions, pub
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
 from modernize.design import nearest
-from reports.plots import study_plots
 from reports.report import Orders, Report, report_tables
+from reports.study_figures import study_plots
 
 
 def walked(study: Study) -> Orders | None:

@@ -54,7 +54,7 @@ def half_normal_plot(
         return
     heading = f"{title}: half-normal plot of all effects"
     caption = (
-        "Main effects and interactions in standard errors, against the quantiles of a half-normal distribution. Effects of "
+        "Main effects and interactions in standard errors, against half-normal quantiles. Effects of "
         "noise alone lie near the dashed line; numbered ones are significant after adjustment."
     )
 

@@ -105,10 +105,11 @@ def _legend(factors: Factors, found: Screening) -> str:
         error = "contrasts beside the main effects, which assumes that most interactions are 0"
         error += f" (kept out as real: {', '.join(found.kept_out)})" if found.kept_out else ""
     return (
-        f"{how} Standard deviation of one run: {found.sd:.2f} pp, from {found.dimensions} {error}. {_ERROR} Interactions of three or more flags are assumed to "
-        "be 0, and the standard deviation equal in all rows. one-in measures an effect with all other flags at their "
-        "base values, one-out with all at their final values; with interactions of two flags only, the average effect "
-        "lies midway between the two and equals the Shapley value that orders estimates."
+        f"{how} Standard deviation of one run: {found.sd:.2f} pp, from {found.dimensions} {error}. {_ERROR} "
+        "Interactions of three or more flags are assumed to be 0, and the standard deviation equal in all rows. one-in "
+        "measures an effect with all other flags at their base values, one-out with all at their final values; with "
+        "interactions of two flags only, the average effect lies midway between the two and equals the Shapley value "
+        "that orders estimates."
     )
 
 

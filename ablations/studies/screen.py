@@ -14,7 +14,7 @@ from ablations.errors import RequestError
 from ablations.studies.folder import differences, read_study
 from ablations.studies.kinds import _base, _recipe, _steps, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
-from ablations.studies.screening import ScreeningDesign, Signs, augmented, screening_design
+from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
 from modernize.design import BY_NAME, Design, DesignError, nearest, text
 from modernize.models import design as named
 from modernize.plan import compile_plan, trace
@@ -170,7 +170,8 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
     costs[costs > screen.max_cost] = np.inf
     told_apart = [_pair(one, flags) for follow_up in screen.follow_ups for one in follow_up.apart]
     first = len(signs) - sum(len(one.rows) for one in screen.follow_ups)
-    added = augmented(signs, costs, [*told_apart, *members], runs or first // 2)
+    apart = [wanted, *(member for member in members if member != wanted), *told_apart]
+    added = augmented(signs, costs, apart, runs or first // 2)
     rows = _rows(added, screen.flags, base, study.base, study.rows[0].recipe)
     follow_up = FollowUp(
         resolve=named_pair(flags, wanted),
@@ -214,43 +215,48 @@ def add_to_folder(study: Study, folder: Path) -> None:
 
 def describe_screen(study: Study) -> list[str]:
     """The design of a screening study: generators, aliases, cost, and standard errors beside one-in's."""
-    from reports.statistics.screening import alias_strings, detectable, main_aliases, standard_errors
+    from reports.statistics.screening import alias_strings, main_aliases
 
     factors = factors_of(study)
     assert factors and study.screen
-    flags, signs = list(factors.values), np.array(list(factors.signs.values()), dtype=np.int8)
-    costs = combination_costs(named(study.base), study.screen.flags, study.base)
-    used = costs[((signs > 0) << np.arange(len(flags))).sum(axis=1)]
-    runs = len(signs) * len(study.seeds)
-    lines = [
-        f"{study.name}: {len(flags)} flags, {factors.design}",
-        f"  multiply-adds: {used.min():.2f} to {used.max():.2f} times the base's (limit {study.screen.max_cost:g}), "
-        f"{used.sum() * len(study.seeds):.1f} times in all",
-        *(f"  {generator}" for generator in study.screen.generators),
-        "aliases of main effects among interactions of two flags:",
-        *(f"  {flag}: {aliases}" for flag, aliases in zip(flags, main_aliases(signs, flags), strict=True) if aliases),
+    flags, once = list(factors.values), np.array(list(factors.signs.values()), dtype=np.int8)
+    signs = np.tile(once, (len(study.seeds), 1))
+    costs = combination_costs(named(study.base), study.screen.flags, study.base)[codes_of(once)]
+    biased = [
+        f"  {flag}: {of}" for flag, of in zip(flags, main_aliases(signs, flags, factors.apart), strict=True) if of
     ]
-    if len(lines) == 3 + len(study.screen.generators):
-        lines[-1] += " none"
-    strings = [string for string in alias_strings(signs, factors.apart) if string.others]
-    lines.append(f"aliased interactions: {len(strings)} sets" if strings else "aliased interactions: none")
-    lines += [f"  {string.written(flags)}" for string in strings]
-    errors = standard_errors(signs, factors.apart) / np.sqrt(len(study.seeds))
-    one_in = np.sqrt(2 * (len(flags) + 1) / runs)
-    own = errors[: len(flags)]
-    lines.append(
-        f"standard error of an average effect: {_range(own)} standard deviations of a run; of one-in with "
-        f"{runs} runs: {one_in:.2f}"
+    strings = [f"  {string.written(flags)}" for string in alias_strings(signs) if string.others]
+    return [
+        f"{study.name}: {len(flags)} flags, {factors.design}",
+        f"  multiply-adds: {costs.min():.2f} to {costs.max():.2f} times the base's (limit {study.screen.max_cost:g}), "
+        f"{costs.sum() * len(study.seeds):.1f} times in all",
+        *(f"  {generator}" for generator in study.screen.generators),
+        f"aliases of main effects among interactions of two flags:{'' if biased else ' none'}",
+        *biased,
+        f"aliased interactions: {f'{len(strings)} sets' if strings else 'none'}",
+        *strings,
+        *_errors(signs, factors),
+    ]
+
+
+def _errors(signs: Signs, factors: Factors) -> Iterator[str]:
+    """Standard errors and the smallest effect that is detected, in standard deviations of a run."""
+    from reports.statistics.screening import detectable, standard_errors
+
+    flags = len(factors.values)
+    errors = standard_errors(signs, factors.apart)
+    one_in = np.sqrt(2 * (flags + 1) / len(signs))
+    yield (
+        f"standard error of an average effect: {_range(errors[:flags])} standard deviations of a run; of one-in with "
+        f"{len(signs)} runs: {one_in:.2f}"
     )
-    if len(factors.apart):
-        lines.append(f"standard error of the interactions told apart: {_range(errors[len(flags) :])}")
-    smallest = detectable(np.tile(signs, (len(study.seeds), 1)), factors.apart)
-    lines.append(
-        f"smallest average effect detected with 80% power: {smallest:.1f} standard deviations of a run"
-        if np.isfinite(smallest)
-        else "no run is left to estimate the error from: nothing can be tested; use more runs or seeds"
-    )
-    return lines
+    if factors.apart:
+        yield f"standard error of the interactions told apart: {_range(errors[flags:])}"
+    smallest = detectable(signs, factors.apart)
+    if np.isfinite(smallest):
+        yield f"smallest average effect detected with 80% power: {smallest:.1f} standard deviations of a run"
+    else:
+        yield "no run is left to estimate the error from: nothing can be tested; use more runs or seeds"
 
 
 def _range(values: NDArray[np.float64]) -> str:

@@ -124,7 +124,7 @@ def _fewest_runs(flags: int, resolution: int) -> int:
 
 
 def _orthogonal(flags: int, runs: int, resolution: int) -> ScreeningDesign | None:
-    """An orthogonal design of so many runs and the resolution, whatever its combinations cost; None if there is none."""
+    """An orthogonal design of so many runs, whatever its combinations cost; None if none has the resolution."""
     import pyDOE3
 
     if runs == 2**flags:
@@ -295,21 +295,56 @@ def _optimal(costs: NDArray[np.float64], runs: int, resolution: Resolution) -> S
 
 
 def augmented(signs: Signs, costs: NDArray[np.float64], apart: Sequence[tuple[int, int]], runs: int) -> Signs:
-    """The further combinations that best tell some aliased interactions apart, D-optimal given the runs there are.
+    """Choose further combinations that tell aliased interactions apart.
 
-    `apart` are the pairs of flags whose interactions are estimated separately; the other interactions are taken to be
-    as large as one run's standard deviation. Raises RequestError where too few combinations are left.
+    The first of them becomes clear of all others if one of its flags is turned in every run (a foldover). The
+    combinations are the D-optimal ones, given the runs there are, of those of the two foldovers (a semifold if they are
+    half of one: Mee and Peralta, Technometrics 42, 2000), or of all if these are too few.
+
+    Args:
+        signs: The runs there are, (runs, flags).
+        costs: The cost of every combination, infinite where it is ruled out.
+        apart: The pairs of flags whose interactions are to be told apart, the wanted one first. The other interactions
+            are taken to be as large as one run's standard deviation.
+        runs: How many combinations to add.
+
+    Raises:
+        RequestError: If too few combinations are left.
     """
+    foldovers = [_augmented(signs, _folded(signs, flag, costs), apart, runs) for flag in apart[0]]
+    found = [one for one in foldovers if one is not None]
+    if not found and (freely := _augmented(signs, costs, apart, runs)):
+        found = [freely]
+    if not found:
+        left = int(np.isfinite(costs).sum()) - len(signs)
+        raise RequestError(f"runs={runs}: only {left} combinations within max_cost are left")
+    return max(found, key=lambda one: round(one[0], 6))[1]
+
+
+def _folded(signs: Signs, flag: int, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The costs of the combinations that turning a flag in every run gives; the others are ruled out."""
+    codes = codes_of(signs) ^ (1 << flag)
+    folded = np.full_like(costs, np.inf)
+    folded[codes] = costs[codes]
+    return folded
+
+
+def _augmented(
+    signs: Signs, costs: NDArray[np.float64], apart: Sequence[tuple[int, int]], runs: int
+) -> tuple[float, Signs] | None:
+    """The D-optimal combinations to add among those allowed, with the determinant's logarithm; None if too few are."""
     flags = signs.shape[1]
     codes = np.union1d(_candidates(costs), codes_of(signs))
     there = frozenset(np.searchsorted(codes, codes_of(signs)).tolist())
     if runs > len(codes) - len(there):
-        raise RequestError(f"runs={runs}: only {len(codes) - len(there)} combinations within max_cost are left")
+        return None
     pairs = list(combinations(range(flags), 2))
     prior = np.array([1e-6] * (1 + flags) + [1e-6 if pair in apart else 1.0 for pair in pairs])
-    ran = model_terms(signs)
-    chosen = exchange(model_terms(signs_of(codes, flags)), np.diag(prior) + ran.T @ ran, runs, there)
-    return signs_of(np.sort(codes[chosen]), flags)
+    ran, terms = model_terms(signs), model_terms(signs_of(codes, flags))
+    known = np.diag(prior) + ran.T @ ran
+    chosen = exchange(terms, known, runs, there)
+    size = float(np.linalg.slogdet(known + terms[chosen].T @ terms[chosen])[1])
+    return size, signs_of(np.sort(codes[chosen]), flags)
 
 
 def _candidates(costs: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from reports.figures import mark
 from reports.figures.effects import BETTER, SAME, UNTESTED, WORSE
 from reports.figures.forest import Line, Words, draw_forest, told_interval, told_number
-from reports.figures.numbered import Point, make_key, number_points
+from reports.figures.numbered_points import Point, make_key, number_points
 from reports.figures.style import BLUE, INK, MARGIN, MUTED, VERMILION, known, page, styled, ticks
 from reports.tables import Table
 

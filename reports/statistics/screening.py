@@ -119,12 +119,13 @@ def screen_effects(
 def standard_errors(signs: NDArray[np.int8], apart: Sequence[Pair] = ()) -> Floats:
     """Standard errors of the main effects, then of the interactions `apart`, in standard deviations of a run."""
     model = _Model.of(np.zeros(len(signs)), signs, apart)
-    return np.sqrt(np.diag(model.fit([])[1]))
+    return np.sqrt(np.diag(model.fit(model.always)[1]))[: model.fixed.shape[1] - 1]
 
 
-def main_aliases(signs: NDArray[np.int8], flags: Sequence[str]) -> list[str]:
+def main_aliases(signs: NDArray[np.int8], flags: Sequence[str], apart: Sequence[Pair] = ()) -> list[str]:
     """For each flag, the two-factor interactions that bias its effect, with the share of each that it takes up."""
-    return _main_aliases(_Model.of(np.zeros(len(signs)), signs, []), flags)
+    model = _Model.of(np.zeros(len(signs)), signs, apart)
+    return _main_aliases(model, flags, model.always)
 
 
 def detectable(signs: NDArray[np.int8], apart: Sequence[Pair] = (), power: float = 0.8, level: float = 0.95) -> float:
@@ -181,6 +182,12 @@ class _Model:
         clean = max(float((rest**2).sum() - (left**2).sum()), 0.0) if space.clean else 0.0
         return cls(values, signs, told, fixed, free, hidden, space, left, clean)
 
+    @property
+    def always(self) -> range:
+        """The strings that are fitted whatever the runs are: all, if they can be fitted together beside an error."""
+        every = self.space.is_clean and self.space.columns.shape[0] == self.space.columns.shape[1]
+        return range(len(self.strings) if every else 0)
+
     def column(self, string: int) -> Floats:
         return interaction(self.signs, self.strings[string].pair)
 
@@ -216,7 +223,7 @@ class _Analysis:
         n = len(flags)
         effects = fixed.iloc[:n].copy()
         effects.insert(0, "flag", list(flags))
-        effects["aliases"] = _main_aliases(self.model, flags)
+        effects["aliases"] = _main_aliases(self.model, flags, self.kept)
         apart = fixed.iloc[n:].copy()
         lines = pd.concat([self._strings(), apart], ignore_index=True)
         pairs = [string.pair for string in (*self.model.strings, *self.model.apart)]
@@ -358,7 +365,7 @@ def _untested(model: _Model, flags: Sequence[str]) -> Screening:
     """Effects without an error: there is nothing left to estimate it from."""
     if len(model.values):
         found = model.fit([])[0][: len(flags)]
-        aliases = _main_aliases(model, flags)
+        aliases = _main_aliases(model, flags, [])
     else:
         found, aliases = np.full(len(flags), math.nan), [""] * len(flags)
     effects = pd.DataFrame({"flag": list(flags), "effect": found}).reindex(columns=list(EFFECT_COLUMNS))
@@ -366,13 +373,14 @@ def _untested(model: _Model, flags: Sequence[str]) -> Screening:
     return Screening(effects, pd.DataFrame(columns=list(INTERACTION_COLUMNS)), math.nan, len(model.values), 0, True, ())
 
 
-def _main_aliases(model: _Model, flags: Sequence[str]) -> list[str]:
-    """For each flag, the two-factor interactions that bias its effect, with the share of each that it takes up."""
-    if not model.strings and not model.hidden:
+def _main_aliases(model: _Model, flags: Sequence[str], fitted: Sequence[int]) -> list[str]:
+    """For each flag, the interactions beside the fitted ones that bias its effect, with their shares in it."""
+    strings = [*model.hidden, *(string for place, string in enumerate(model.strings) if place not in fitted)]
+    if not strings:
         return [""] * len(flags)
-    strings = [*model.hidden, *model.strings]
     columns = np.stack([interaction(model.signs, string.pair) for string in strings], axis=1)
-    shares = (np.linalg.pinv(model.fixed) @ columns)[1 : 1 + len(flags)]
+    known = np.column_stack([model.fixed, *(model.column(string) for string in fitted)])
+    shares = (np.linalg.pinv(known) @ columns)[1 : 1 + len(flags)]
     return [
         ", ".join(
             _share_named(flags, pair, share * sign)
