@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
 
+from ablations.cli import run_command
 from ablations.errors import RequestError
 from ablations.reporting import read_report
 from ablations.studies.folder import open_folder, read_study, run_folder
@@ -334,7 +335,8 @@ def test_a_study_names_rows_by_their_flags_and_is_the_same_each_time() -> None:
 
 
 def test_costs_are_those_of_the_designs_and_limit_the_rows() -> None:
-    flags = {"inverted_bottleneck": [False, True], "kernel_size": [3, 7], "depthwise": [False, True]}
+    flags: dict[str, list[Any]] = {"inverted_bottleneck": [False, True], "kernel_size": [3, 7]}
+    flags["depthwise"] = [False, True]
     costs = combination_costs(design("pocket"), flags, "pocket")
     from modernize import count
 
@@ -436,19 +438,18 @@ def test_a_dry_run_prints_aliases_cost_and_standard_errors() -> None:
     assert re.search(r"smallest average effect detected with 80% power: [\d.]+ standard deviations", lines)
 
 
-def test_the_command_screens_resumes_and_resolves(tmp_path: Path) -> None:
+def test_the_command_screens_and_resolves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "screen"
-    asked = ["--base", "pocket", "--flags", "norm,activation,stem,fewer_norms", "--data", "digits"]
+    asked: list[str | Path] = ["--base", "pocket", "--flags", "norm,activation,stem,fewer_norms", "--data", "digits"]
     asked += ["--budget", "64images", "--set", "batch_size=32", "--out", folder]
-    for _ in range(2):
-        done = ablations("run", "screen", *asked, "--jobs", "2")
-        assert done.returncode == 0, done.stderr
+    done = ablations("run", "screen", *asked, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
     more = ablations("run", "screen", "--resolve", "norm:stem", "--runs", "4", "--out", folder)
     assert more.returncode == 0 and "12 runs, 8 there already" in more.stdout, more.stdout + more.stderr
-    assert "12 runs, 12 there already" in ablations("run", "screen", *asked).stdout
     report = ablations("report", folder, "--format", "table,csv")
     assert report.returncode == 0, report.stderr
     interactions = pd.read_csv(folder / "report/tables/screen-interactions.csv")
     assert "norm:stem" in set(interactions["flags"]) | {"stem:norm"}
-    wrong = ablations("run", "screen", "--resolve", "norm:stem", "--seeds", "1", "--out", folder)
-    assert wrong.returncode == 2 and "--seeds: follow-up runs are trained as" in wrong.stderr
+    arguments = ["run", "screen", "--resolve", "norm:stem", "--seeds", "1", "--out", str(folder)]
+    assert run_command(arguments) == 2
+    assert "--seeds: follow-up runs are trained as" in capsys.readouterr().err
