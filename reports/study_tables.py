@@ -43,6 +43,7 @@ _TITLES = {
     "grid": "combinations of values against the first",
     "orders": "each set of flags along the orders",
     "recipes": "one design under each recipe against the first",
+    "screen": "the combinations of flags that were trained",
 }
 _DIFFERENCES = (
     Column("difference", "difference (pp)", short="diff. (pp)"),
@@ -140,6 +141,7 @@ def _name(runs: pd.DataFrame) -> str:
     """The name of the table's files."""
     kind = str(runs["kind"].iloc[0])
     names = {"roadmap": "steps", "sweep": f"sweep-{str(runs['row'].iloc[0]).partition('=')[0]}"}
+    names["screen"] = "screen-runs"
     return names.get(kind, kind)
 
 
