@@ -15,7 +15,7 @@ import pandas as pd
 from ablations.errors import RequestError
 from ablations.progress import clock
 from ablations.store import read_json, read_log, write_bytes
-from ablations.studies.folder import run_folder
+from ablations.studies.folder import read_study, run_folder
 from ablations.studies.run import RunConfig, finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, stage_numbers
@@ -95,7 +95,9 @@ def published_frame(study: Study, folder: Path) -> pd.DataFrame | None:
 
 
 def write_results(study: Study, folder: Path) -> pd.DataFrame:
-    """Writes `results.csv` in the study's folder and returns what is in it."""
+    """Writes `results.csv` in the study's folder and returns what is in it; the study may have been extended since."""
+    if (folder / "study.yaml").exists():
+        study = read_study(folder)
     runs = runs_frame(study, folder)
     _write_csv(runs, folder)
     return runs
