@@ -107,7 +107,12 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("train", "resnet51"): "unknown design 'resnet51': did you mean 'resnet50'?",
         ("train", "resnet50@kernel-8"): "unknown row 'kernel-8'",
         ("train", "pocket", "--recipe", "recipe.yaml"): "recipe recipe.yaml: unknown key 'learning_rat': did you mean",
-        ("train", "pocket", "--recipe", "quik"): "unknown recipe 'quik' (and no YAML file or folder): did you mean 'quick'?",
+        (
+            "train",
+            "pocket",
+            "--recipe",
+            "quik",
+        ): "unknown recipe 'quik' (and no YAML file or folder): did you mean 'quick'?",
         ("train", "pocket", "--set", "epochs"): "write key=value",
         ("train", "pocket", "--set", "max_epochs=many"): "max_epochs",
         ("train", "pocket", "--data", "minst"): "unknown data set 'minst'",

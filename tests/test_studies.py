@@ -780,8 +780,8 @@ def test_values_that_grow_without_end_are_one_line(folder: Path) -> None:
 
 
 def test_unknown_studies_and_files() -> None:
-    assert refused("quik") == "unknown study 'quik' (and no YAML file): did you mean 'quick'?"
-    assert refused("one-inn") == "unknown study 'one-inn' (and no YAML file): did you mean 'one-in'?"
+    assert refused("quik") == "unknown study 'quik' (and no YAML file or folder): did you mean 'quick'?"
+    assert refused("one-inn") == "unknown study 'one-inn' (and no YAML file or folder): did you mean 'one-in'?"
     assert refused("missing.yaml") == "study missing.yaml: no such file"
     assert refused("one-in") == "study one-in: base is missing"
     with pytest.raises(RequestError, match="unknown study ''"):

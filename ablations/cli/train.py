@@ -150,8 +150,8 @@ def run(
     """Run all that is left of STUDY; what is done is kept.
 
     STUDY is a study's folder, to resume it or, with more --seeds, to extend it. Otherwise STUDY is a shipped study's
-    name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
-    one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
+    name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone), one-out (end, and end without
+    each flag), sweep (one flag over values), grid (several), orders (random orders of
     the steps) or recipes (one design under each recipe). Without --jobs there are as many runs side by side as cores,
     one thread each: measured faster than one run of two threads on two cores (see the README). Under torchrun all its
     processes train each run together; with --cluster each run is a job.
@@ -191,33 +191,34 @@ def run(
             click.echo(describe_plan(loaded, datasets, machine, processes()))
         return 0
 
-    def carry_out(study: Study) -> int:
+    def carry_out(study: Study, first: bool) -> int:
+        retry = retry_failed and first
         data = datasets if study.runs == loaded.runs else _load_data(study, data_dir)
         if processes() > 1:
             from ablations.launch.in_process import run_together
 
-            failed = run_together(study, folder, data_dir, data, device, threads, retry_failed, tensorboard)
+            failed = run_together(study, folder, data_dir, data, device, threads, retry, tensorboard)
         else:
-            failed = run_study(study, folder, data_dir, data, machine, retry_failed, tensorboard)
+            failed = run_study(study, folder, data_dir, data, machine, retry, tensorboard)
         return _say_failed(failed)
 
     return _run_stages(loaded, folder, carry_out)
 
 
-def _run_stages(study: Study, folder: Path, carry_out: Callable[[Study], int]) -> int:
-    """Run a study, then the seeds that its precision turns out to need; return the exit status of the last."""
+def _run_stages(study: Study, folder: Path, carry_out: Callable[[Study, bool], int]) -> int:
+    """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.studies.folder import open_folder
     from ablations.studies.precision import add_needed_seeds, describe_precision
 
-    study = open_folder(study, folder)
+    study, first = open_folder(study, folder), True
     while True:
-        status = carry_out(study)
+        status = carry_out(study, first)
         enlarged = add_needed_seeds(folder)
         if is_main() and enlarged.stages != study.stages and (text := describe_precision(enlarged)):
             click.echo(f"{study.name}: {text}")
         if enlarged.runs == study.runs:
             return status
-        study = enlarged
+        study, first = enlarged, False
 
 
 def _check_for_cluster(kind: str, options: list[str]) -> None:
@@ -266,8 +267,8 @@ def _submit(
     if kind == "slurm":
         check_slurm()
 
-    def carry_out(study: Study) -> int:
-        if retry_failed:
+    def carry_out(study: Study, first: bool) -> int:
+        if retry_failed and first:
             forget_failures(study, folder)
         try:
             submitted = submit(study, folder, data_dir, kind, at_once, tensorboard)
