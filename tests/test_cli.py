@@ -112,7 +112,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
             "pocket",
             "--recipe",
             "quik",
-        ): "unknown recipe 'quik' (and no YAML file or folder): did you mean 'quick'?",
+        ): "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?",
         ("train", "pocket", "--set", "epochs"): "write key=value",
         ("train", "pocket", "--set", "max_epochs=many"): "max_epochs",
         ("train", "pocket", "--data", "minst"): "unknown data set 'minst'",
