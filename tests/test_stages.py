@@ -252,7 +252,7 @@ def test_the_maximum_stops_the_second_stage_and_the_record_says_what_was_needed(
 # ---- processes
 
 TRAINED = ["sweep", "--base", "pocket,width=4,depths=1-1", "--flags", "kernel_size=3:5", "--data", "digits"]
-TRAINED += ["--budget", "640images", "--set", "batch_size=32"]
+TRAINED += ["--budget", "128images", "--set", "batch_size=32"]
 
 
 def command(*arguments: str) -> list[str]:

@@ -86,6 +86,12 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
         values["seeds"] = before.seeds
     if study.orders[: len(before.orders)] == before.orders:
         values["orders"] = before.orders
+    if (
+        study.screen
+        and before.screen
+        and study.screen.follow_ups[: len(before.screen.follow_ups)] == (before.screen.follow_ups)
+    ):
+        del values["screen"]["follow_ups"]
     return values
 
 

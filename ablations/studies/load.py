@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from ablations.errors import RequestError
 from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import _ROWS, _orders, _recipe, _references
-from ablations.studies.schema import KINDS, Study, StudyFile, StudyRow, read_budget
+from ablations.studies.schema import KINDS, Screen, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import MAX_SEEDS, PILOT_SEEDS, Precision, Seed
 from modernize.design import DesignError, nearest
 
@@ -32,6 +32,7 @@ _READS: dict[str, tuple[str, ...]] = {
     "grid": ("recipe", "flags"),
     "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
     "recipes": ("recipes",),
+    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost"),
 }
 
 
@@ -42,7 +43,7 @@ def study_names() -> list[str]:
 
 def is_folder(name: str) -> bool:
     """Whether `load_study` takes the name for the path of a study's folder."""
-    return not name.endswith((".yaml", ".yml")) and name not in (*study_names(), *KINDS) and Path(name).is_dir()
+    return bool(name) and name not in (*study_names(), *KINDS) and Path(name).is_dir()
 
 
 def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
@@ -133,7 +134,7 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
     if given.budget is not None:
         read_budget(given.budget)
     orders = list(_orders(given)) if given.kind == "orders" else []
-    designs = _ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given)
+    screen, designs = _designs(given, orders)
     rows = _once(itertools.chain(designs, _references(given)))
     precision, seeds = _precision(given, rows)
     long = [row.row for row in rows if len(row.row) > _LONGEST]
@@ -161,9 +162,19 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         recipes=recipes,
         rows=rows,
         orders=orders,
+        screen=screen,
         cluster=given.cluster,
         precision=precision,
     )
+
+
+def _designs(given: StudyFile, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
+    """Choose the rows of a study, and what a screening study records of its design."""
+    if given.kind == "screen":
+        from ablations.studies.screen import screen_of
+
+        return screen_of(given)
+    return None, _ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given)
 
 
 _SHARED = (
