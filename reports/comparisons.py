@@ -63,7 +63,7 @@ _TOP1_LEGEND = "top-1: mean over seeds ± standard deviation."
 _DIFFERENCES = (
     Column("difference", "difference", short="diff."),
     Column("interval", "95% interval"),
-    Column("p_holm", "p (Holm)"),
+    Column("p_adjusted", "adjusted p"),
     Column("verdict", "verdict", number=False),
 )
 
@@ -355,13 +355,13 @@ def _difference_cells(line: dict | None) -> tuple[Cell, ...]:
     """Difference, interval, p and verdict of a comparison; nothing for a row that is compared with none."""
     if line is None:
         return (Cell(MISSING), Cell(MISSING), Cell(MISSING), Cell(""))
-    p = line["p_holm"]
+    p = line["p_adjusted"]
     shown = MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
     return (
         Cell(_number(line["difference"])),
         Cell(_interval(line["low"], line["high"])),
         Cell(shown),
-        Cell(line["verdict"]),
+        Cell(worded(line["verdict"], line["reason"])),
     )
 
 
