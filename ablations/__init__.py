@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ablations.recipes import TrainingConfig
-    from ablations.trainer import Trainer
+    from ablations.training.trainer import Trainer
 
 __all__ = ["Trainer", "TrainingConfig"]
 
-_WHERE = {"Trainer": "trainer", "TrainingConfig": "recipes"}  # imported when asked for: the command line starts at once
+_WHERE = {
+    "Trainer": "training.trainer",
+    "TrainingConfig": "recipes",
+}  # imported when asked for: the command line starts at once
 
 
 def __getattr__(name: str) -> Any:

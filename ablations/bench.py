@@ -22,11 +22,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ablations.chance import generator, seed_of
 from ablations.errors import RequestError
-from ablations.process import give_back_memory, prepare_process
-from ablations.recompute import recompute_blocks
-from ablations.trainer import PRECISIONS
+from ablations.machine import give_back_memory, prepare_process
+from ablations.seeding import generator, seed_of
+from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.trainer import PRECISIONS
 from modernize.cost import count
 from modernize.models import MODELS, build
 from modernize.models import design as named

@@ -168,7 +168,7 @@ def nearest_divisor(number: int, wish: int) -> int:
 
 def recipe_names() -> list[str]:
     """The recipes that come with the project."""
-    return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("recipes").iterdir())
+    return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("shipped", "recipes").iterdir())
 
 
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
@@ -180,7 +180,9 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Traini
     if base.endswith((".yaml", ".yml")):
         values = read_yaml(Path(base), "recipe")
     elif base in recipe_names():
-        values = yaml.safe_load(files("ablations").joinpath("recipes", f"{base}.yaml").read_text(encoding="utf-8"))
+        values = yaml.safe_load(
+            files("ablations").joinpath("shipped", "recipes", f"{base}.yaml").read_text(encoding="utf-8")
+        )
     else:
         raise RequestError(f"unknown recipe {base!r} (and no YAML file): {nearest(base, recipe_names())}")
     given = _settings_of(name, settings)

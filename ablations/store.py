@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 class DamagedError(ValueError):
@@ -87,53 +85,3 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             break
         lines.append(line)
     return lines
-
-
-_CHECKPOINT = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
-
-
-def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, kept_as: str | None = None) -> Path:
-    """Writes a checkpoint whose name ends in its checksum, then removes all but the last `keep`.
-
-    With `kept_as` the same file is there under that name too, and stays.
-    """
-    import torch
-
-    folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    path = folder / f"step-{step:09d}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
-    write_bytes(path, buffer.getvalue())
-    if kept_as is not None:
-        write_bytes(folder / f"{kept_as}.pt", buffer.getvalue())
-    for old in checkpoints(folder)[keep:]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
-    return sorted((path for path in folder.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; raises DamagedError where the contents do not fit the checksum in its name."""
-    import torch
-
-    match = _CHECKPOINT.fullmatch(path.name)
-    data = path.read_bytes()
-    if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
-        raise DamagedError(f"{path} is damaged: its checksum does not fit")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """One checksum over a state dict: names, types, shapes and every bit of the values."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablations.data import _find_fashion, load
+from ablations.data.datasets import _find_fashion, load
 from ablations.errors import RequestError
 
 

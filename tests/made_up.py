@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ablations.runs import RunConfig
 from ablations.store import write_bytes, write_json
-from ablations.studies import Study, load_study, open_folder, run_folder
+from ablations.studies.folder import open_folder, run_folder
+from ablations.studies.load import load_study
+from ablations.studies.run import RunConfig
+from ablations.studies.schema import Study
 from modernize.plan import compile_plan, trace
 
 TEST_IMAGES = 500

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from ablations.augment import Batches, Part, mean_and_std
-from ablations.data import Split
+from ablations.data.batches import Batches, Part, mean_and_std
+from ablations.data.datasets import Split
 from ablations.recipes import TrainingConfig
 
 CPU = torch.device("cpu")

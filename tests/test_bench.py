@@ -28,7 +28,8 @@ from ablations.bench import (
     table_rows,
 )
 from ablations.errors import RequestError
-from ablations.studies import load_study, open_folder
+from ablations.studies.folder import open_folder
+from ablations.studies.load import load_study
 from modernize.roadmap import roadmap
 
 SMALL = Setting(threads=1, batch_size=4, image_size=32, num_classes=10)

@@ -16,10 +16,10 @@ from commands import ablations
 from made_up import made_up_study
 
 from ablations.bench import Contestant, Racer, Setting
-from ablations.runs import build_network, load_data
 from ablations.store import read_json
-from ablations.studies import load_study
-from ablations.trainer import Trainer
+from ablations.studies.load import load_study
+from ablations.studies.run import build_network, load_data
+from ablations.training.trainer import Trainer
 from modernize.roadmap import roadmap
 
 pytestmark = pytest.mark.benchmark

@@ -16,7 +16,7 @@ from made_up import made_up_study
 from playwright.sync_api import Browser, Page
 
 import modernize
-from ablations.frames import read_report
+from ablations.reporting import read_report
 from reports.files import write_file
 from reports.page import page as page_of
 from reports.report import Report

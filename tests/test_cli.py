@@ -46,7 +46,8 @@ def test_training_imports_no_torchvision_unasked() -> None:
     import subprocess
     import sys
 
-    code = "import sys, ablations.bench, ablations.launch, ablations.worker; print('torchvision' in sys.modules)"
+    modules = "ablations.bench, ablations.launch.pool, ablations.launch.worker"
+    code = f"import sys, {modules}; print('torchvision' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

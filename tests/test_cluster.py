@@ -24,10 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations.cli import run_command
-from ablations.cluster import Job, free_gpus
-from ablations.runs import locked
-from ablations.store import checkpoints, read_json, read_log
-from ablations.studies import Study, load_study, minutes, open_folder, read_study
+from ablations.launch.slurm import Job, free_gpus
+from ablations.store import read_json, read_log
+from ablations.studies.folder import open_folder, read_study
+from ablations.studies.load import load_study
+from ablations.studies.run import locked
+from ablations.studies.schema import Study
+from ablations.studies.slurm_options import minutes
+from ablations.training.checkpoint import checkpoints
 
 pytestmark = pytest.mark.slow  # minutes of waiting for queues, though little work
 
@@ -386,7 +390,7 @@ def test_a_full_disk_is_no_refusal_and_what_others_wrote_stays(tmp_path: Path, m
         (tmp_path / "study" / "cluster" / "7_0_log.out").write_text("another job's")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("ablations.cluster.check_slurm", lambda: None)
+    monkeypatch.setattr("ablations.launch.slurm.check_slurm", lambda: None)
     monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setattr("submitit.core.utils.CommandFunction.__call__", full)
     done = here("run", *FOUR, "--out", tmp_path / "study", "--cluster", "slurm")
@@ -423,7 +427,7 @@ def test_a_job_told_to_leave_while_it_waits_for_its_run_is_requeued(
     open_folder(long_study(), tmp_path / "study")
     requeued: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _: requeued.append(number))  # as submitit's
-    monkeypatch.setattr("ablations.cluster._tell_torch_of_tasks", lambda: None)
+    monkeypatch.setattr("ablations.launch.slurm._tell_torch_of_tasks", lambda: None)
     monkeypatch.setattr("time.sleep", lambda _: signal.raise_signal(signal.SIGUSR2))
     job = Job(tmp_path / "study", RUN, Path("unused"), on_gpu=False, threads=1, tensorboard=False)
     with locked(tmp_path / "study" / "runs" / RUN):

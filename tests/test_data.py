@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
-from ablations import data
-from ablations.data import DataSet, Split
+from ablations.data import datasets as data
+from ablations.data.datasets import DataSet, Split
 from ablations.errors import RequestError
 from ablations.recipes import load_recipe
-from ablations.runs import RunConfig, load_data
+from ablations.studies.run import RunConfig, load_data
 
 FASHION_SUM = "c9ba3c49b4f4c50a2bffe6041e2eae64cef41e4bbc2c8c1de10eca7f0ccb3e25"
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import modernize
-from ablations.process import prepare_process
+from ablations.machine import prepare_process
 from modernize import depthwise
 from modernize.depthwise import DepthwiseConv, runs
 from modernize.network import GELU
@@ -455,7 +455,7 @@ def test_gelu_can_be_added_to_in_place() -> None:
 ROUNDS = 5
 COUNT_FAULTS = f"""
 import json, resource, sys, torch
-from ablations.process import prepare_process
+from ablations.machine import prepare_process
 
 def faults(numbers, rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -492,7 +492,7 @@ def test_a_prepared_process_has_its_threads_and_keeps_its_memory() -> None:
 
 
 def test_a_process_whose_c_library_cannot_keep_memory_still_has_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.process._LIBRARY", object())
+    monkeypatch.setattr("ablations.machine._LIBRARY", object())
     before = torch.get_num_threads()
     try:
         prepare_process(before + 1)

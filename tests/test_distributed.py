@@ -21,15 +21,16 @@ from together import together
 from torch import nn
 
 import modernize
-from ablations.data import Split, load
-from ablations.distributed import ALONE, Group
+from ablations.data.datasets import Split, load
+from ablations.data.image_files import DamagedImageError
 from ablations.errors import RequestError, RunError
-from ablations.files import DamagedImageError
 from ablations.recipes import TrainingConfig
-from ablations.runs import RunConfig, execute
-from ablations.store import checkpoints, read_json, read_log
-from ablations.sync_batchnorm import synchronise_batchnorm
-from ablations.trainer import Trainer
+from ablations.store import read_json, read_log
+from ablations.studies.run import RunConfig, execute
+from ablations.training.checkpoint import checkpoints
+from ablations.training.distributed import ALONE, Group
+from ablations.training.sync_batchnorm import synchronise_batchnorm
+from ablations.training.trainer import Trainer
 
 LAYERNORM = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
 BATCHNORM = "pocket,depths=1-1,width=4,stem_stride=1"
@@ -53,9 +54,9 @@ def a_trainer(
 
 def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[float]:
     """Every step's loss and the evaluation's, where this process hears of them: rank 0 alone does."""
-    import ablations.trainer
+    import ablations.training.trainer
 
-    ablations.trainer.LOG_STEPS = 1
+    ablations.training.trainer.LOG_STEPS = 1
     heard: list[float] = []
     trainer = a_trainer(group, design, settings, report=lambda line: heard.append(line["loss"]))
     evaluation = trainer.train().evaluation
@@ -106,9 +107,9 @@ def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_dif
 
 def evaluated(group: Group, settings: dict[str, Any], images: int) -> tuple[float, float, list, list]:
     """Accuracy, loss, labels and predictions on so many images, in batches of at most 7, of an untrained network."""
-    import ablations.trainer
+    import ablations.training.trainer
 
-    ablations.trainer.EVALUATION_BATCH = 7
+    ablations.training.trainer.EVALUATION_BATCH = 7
     trainer = a_trainer(group, BATCHNORM, settings, images)
     found = trainer.evaluate(trainer.model)
     return found.top1, found.loss, found.labels.tolist(), found.predictions.tolist()
@@ -524,7 +525,9 @@ def test_what_goes_wrong_in_another_process_than_the_first_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rank 0 only sees that its peer is gone: the reason is the peer's to tell."""
-    breaks = "import os, ablations.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
+    breaks = (
+        "import os, ablations.training.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
+    )
     (tmp_path / "sitecustomize.py").write_text(breaks)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     _, err = finish(torchrun(2, "train", DESIGN, *RUN, "--out", tmp_path / "out"), 1)

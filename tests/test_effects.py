@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 import modernize
 from ablations import store
-from ablations.augment import Part, mixing
-from ablations.data import DataSet, Split, load
-from ablations.loader import Items, feeds
+from ablations.data.batches import Part
+from ablations.data.datasets import DataSet, Split, load
+from ablations.data.loader import Items, feeds
+from ablations.data.mixing import mixing
 from ablations.recipes import TrainingConfig
-from ablations.recompute import recompute_blocks
-from ablations.trainer import Interrupted, Result, Trainer
+from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.trainer import Interrupted, Result, Trainer
 
 LAYER_NORM = "pocket@separate-downsampling,depths=2-1,width=4,stem_stride=1"
 BATCH_NORM = "pocket,depths=2-1,width=4,stem_stride=1"
@@ -439,7 +440,7 @@ def test_a_network_without_blocks_that_repeat_is_refused(few: tuple[Split, Split
 
 def test_the_recipes_stochastic_depth_grows_linearly_over_the_blocks(digits: DataSet) -> None:
     """Blocks whose input and output have one shape, counted over images: those left out come out as they came in."""
-    from ablations.runs import RunConfig, build_network
+    from ablations.studies.run import RunConfig, build_network
     from modernize.models import design
 
     flags = design("pocket@separate-downsampling,depths=2-3,width=4,stem_stride=1,layer_scale=off").flags()
@@ -490,7 +491,7 @@ def test_a_checkpoint_is_written_every_so_many_seconds(
     few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(few, network(), tmp_path, checkpoint_seconds=2.5, max_epochs=2.5)
-    monkeypatch.setattr("ablations.trainer.time", SimpleNamespace(monotonic=lambda: float(run.step)))
+    monkeypatch.setattr("ablations.training.trainer.time", SimpleNamespace(monotonic=lambda: float(run.step)))
     saved: list[int] = []
     monkeypatch.setattr(store, "write_checkpoint", lambda folder, step, *_: saved.append(step))
     run.train()  # a step a second

@@ -23,7 +23,8 @@ import victims
 import yaml
 from commands import ablations, started
 
-from ablations.store import checkpoints, read_json
+from ablations.store import read_json
+from ablations.training.checkpoint import checkpoints
 
 KILLS = 20
 SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
@@ -54,7 +55,7 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> None:
 def workers(process: subprocess.Popen[str]) -> list[int]:
     """The worker processes of a running study."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"ablations.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children if b"ablations.launch.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def state(pid: int) -> str:
@@ -95,7 +96,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 @pytest.mark.slow
 def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["victims", "ablations.trainer", "ablations.augment", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        ["victims", "ablations.training.trainer", "ablations.data.batches", "sklearn.datasets"]
+    )
 
     def begin(folder: Path) -> Any:
         process = context.Process(target=victims.train, args=(folder,))

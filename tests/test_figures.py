@@ -24,9 +24,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ablations.frames import read_report
-from ablations.runs import RunConfig
-from ablations.studies import run_folder
+from ablations.reporting import read_report
+from ablations.studies.folder import run_folder
+from ablations.studies.run import RunConfig
 from reports.figures.curves import POINTS, _thinned
 from reports.figures.effects import BETTER, SAME, UNTESTED, WORSE
 from reports.figures.labels import Box, place_labels

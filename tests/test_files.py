@@ -29,12 +29,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import modernize
-from ablations.data import DataSet, load
+from ablations.data.datasets import DataSet, load
+from ablations.data.image_files import DamagedImageError, ImageFiles, decoded
 from ablations.errors import RequestError
-from ablations.files import DamagedImageError, ImageFiles, decoded
 from ablations.recipes import TrainingConfig, load_recipe
-from ablations.store import checkpoints, read_json
-from ablations.trainer import DamagedDataError, Interrupted, Result, Trainer
+from ablations.store import read_json
+from ablations.training.checkpoint import checkpoints
+from ablations.training.trainer import DamagedDataError, Interrupted, Result, Trainer
 
 CLASSES = ("n01 tench", "n02 Grünspecht", "n03 鯨", "n04")
 TRAINING, VALIDATION, BATCH = 1_700, 300, 100
@@ -300,7 +301,7 @@ def test_a_batch_with_damaged_images_gives_the_gradient_of_the_others(holes: set
 
 
 def test_a_part_and_a_last_test_batch_of_damaged_images_alone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.trainer.EVALUATION_BATCH", 5)
+    monkeypatch.setattr("ablations.training.trainer.EVALUATION_BATCH", 5)
     tests = Holed({15})  # alone in its batch
     for accumulation in (1, 8):
         result = holed(set(range(1, 16, 2)), accumulation, tests, batch_size=8).train()
@@ -787,7 +788,7 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_goes_
 
 
 def test_workers_do_not_hold_a_run_that_was_killed(drawn: Drawn, tmp_path: Path) -> None:
-    from ablations.runs import locked
+    from ablations.studies.run import locked
 
     process = started(*TRAIN, *LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
     until(lambda: len(loaders(process)) == 2)

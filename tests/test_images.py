@@ -17,10 +17,9 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from ablations.augment import Batches, Part
-from ablations.chance import seeded
-from ablations.data import Split
-from ablations.images import (
+from ablations.data.batches import Batches, Part
+from ablations.data.datasets import Split
+from ablations.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     OPERATIONS_BY_NAME,
@@ -29,6 +28,7 @@ from ablations.images import (
     training_transform,
 )
 from ablations.recipes import TrainingConfig, load_recipe
+from ablations.seeding import seeded
 
 # Our operations and timm's of the "increasing" RandAugment.
 TIMMS = {

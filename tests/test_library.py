@@ -22,12 +22,12 @@ from torchvision.transforms import v2
 
 from ablations import Trainer, TrainingConfig
 from ablations.cli import run_command
-from ablations.data import load
-from ablations.files import DamagedImageError
-from ablations.runs import RunConfig
+from ablations.data.datasets import load
+from ablations.data.image_files import DamagedImageError
+from ablations.launch.claim import Nobody, Place, take
 from ablations.store import read_log
-from ablations.trainer import DamagedDataError, Interrupted
-from ablations.work import Nobody, Place, take
+from ablations.studies.run import RunConfig
+from ablations.training.trainer import DamagedDataError, Interrupted
 from modernize import convnext_tiny
 from modernize.models import design
 

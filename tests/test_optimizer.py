@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import modernize
-from ablations.optimizer import learning_rate, make_optimizer, parameter_groups
 from ablations.recipes import TrainingConfig, load_recipe
+from ablations.training.optimizer import learning_rate, make_optimizer, parameter_groups
 
 
 def config(**values: Any) -> TrainingConfig:

@@ -16,7 +16,7 @@ from made_up import made_up_study
 from markupsafe import escape
 from scipy import stats
 
-from ablations.frames import read_report
+from ablations.reporting import read_report
 from modernize import Design, compile_plan, roadmap, trace
 from reports import diagrams
 from reports.page import as_json, explorer, heading, page, signed_word

@@ -12,14 +12,14 @@ import torchvision
 from torch import nn
 
 import modernize
-from ablations.augment import Part
-from ablations.data import Split
+from ablations.data.batches import Part
+from ablations.data.datasets import Split
+from ablations.data.transforms import APPLIED, evaluation_transform, training_transform
 from ablations.errors import RequestError
-from ablations.images import APPLIED, evaluation_transform, training_transform
-from ablations.optimizer import learning_rate, make_optimizer, parameter_groups
 from ablations.recipes import TrainingConfig, load_recipe, recipe_names
 from ablations.store import read_log
-from ablations.trainer import Trainer
+from ablations.training.optimizer import learning_rate, make_optimizer, parameter_groups
+from ablations.training.trainer import Trainer
 
 # Table 5, section 2.1 and appendices A and C of arXiv 2201.03545v2: the setting's row, what it is called here, the
 # original recipe, the enhanced one for ConvNeXt-T and the ResNet-50 regime, that for ConvNeXt-B and the ResNet-200 one.

@@ -19,8 +19,9 @@ from PIL import Image
 
 from ablations.cli import run_command
 from ablations.recipes import MAY_CHANGE, TrainingConfig
-from ablations.runs import RunConfig, locked, mark_failed
-from ablations.store import checkpoints, read_json
+from ablations.store import read_json
+from ablations.studies.run import RunConfig, locked, mark_failed
+from ablations.training.checkpoint import checkpoints
 from modernize.models import design
 
 HOME = Path(__file__).parent.parent
@@ -100,7 +101,7 @@ def with_stray_words(tmp_path: Path, code: str) -> dict[str, str]:
 
 def test_what_else_is_printed_on_a_workers_channel_does_no_harm(tmp_path: Path) -> None:
     words = ["no JSON at all", "42", "null", "[1, 2]", '{"a": 1}', '"start"', "", '{"event"']
-    code = f"if 'ablations.worker' in sys.orig_argv: print({chr(10).join(words)!r})"
+    code = f"if 'ablations.launch.worker' in sys.orig_argv: print({chr(10).join(words)!r})"
     surroundings = with_stray_words(tmp_path, code)
     arguments = command(*SWEEP, "--set", "max_epochs=0.05", "--out", tmp_path / "study")
     done = subprocess.run(arguments, capture_output=True, text=True, env=surroundings, timeout=200)
@@ -109,7 +110,9 @@ def test_what_else_is_printed_on_a_workers_channel_does_no_harm(tmp_path: Path) 
 
 
 def test_a_worker_that_dies_before_it_begins_is_quoted(tmp_path: Path) -> None:
-    code = "import os\nif 'ablations.worker' in sys.orig_argv: os.write(1, b'no licence for this\\n'); os._exit(3)"
+    code = (
+        "import os\nif 'ablations.launch.worker' in sys.orig_argv: os.write(1, b'no licence for this\\n'); os._exit(3)"
+    )
     surroundings = with_stray_words(tmp_path, code)
     arguments = command(*SWEEP, "--out", tmp_path / "study")
     done = subprocess.run(arguments, capture_output=True, text=True, env=surroundings, timeout=200)

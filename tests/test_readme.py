@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 
 from ablations.bench import Bench, table_rows
 from ablations.recipes import load_recipe
-from ablations.studies import load_study, open_folder
+from ablations.studies.folder import open_folder
+from ablations.studies.load import load_study
 from reports.render import markdown
 from reports.speed import speed_table
 

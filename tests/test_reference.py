@@ -15,12 +15,12 @@ from commands import ablations
 from torchvision.ops import StochasticDepth
 
 from ablations.cli import run_command
-from ablations.data import DataSet, load
+from ablations.data.datasets import DataSet, load
 from ablations.recipes import TrainingConfig
-from ablations.runs import RunConfig, build_network
 from ablations.store import read_json
-from ablations.studies import load_study
-from ablations.trainer import Trainer
+from ablations.studies.load import load_study
+from ablations.studies.run import RunConfig, build_network
+from ablations.training.trainer import Trainer
 from modernize import count
 from modernize.cost import count_macs
 from modernize.design import DesignError

@@ -18,9 +18,12 @@ from made_up import made_up_study, usual_top1
 from scipy import stats
 from test_comparisons import numbers, read_latex, read_markdown, without_marks
 
-from ablations.cli import REPORTS, run_command
-from ablations.frames import curves_frame, read_report
-from ablations.studies import Study, run_folder
+from ablations.cli import run_command
+from ablations.cli.options import REPORTS
+from ablations.reporting import read_report
+from ablations.studies.folder import run_folder
+from ablations.studies.results import curves_frame
+from ablations.studies.schema import Study
 from modernize.roadmap import roadmap
 from reports.write import write_report
 

@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from ablations.studies import load_study, read_study
+from ablations.studies.folder import read_study
+from ablations.studies.load import load_study
 from reports.write import write_report
 
 HOME = Path(__file__).parent.parent

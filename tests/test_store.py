@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ablations import store
-from ablations.store import (
-    DamagedError,
-    checkpoints,
-    read_checkpoint,
-    read_json,
-    weights_sha256,
-    write_bytes,
-    write_checkpoint,
-    write_json,
-)
+from ablations.store import DamagedError, read_json, write_bytes, write_json
+from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 
 
 @pytest.fixture(scope="module")

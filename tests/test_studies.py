@@ -23,23 +23,16 @@ from scipy import stats
 
 import modernize
 from ablations import cli
-from ablations.data import DataSet, load
+from ablations.data.datasets import DataSet, load
 from ablations.errors import RequestError, RunError
-from ablations.frames import describe, runs_frame, walked
 from ablations.recipes import load_recipe, recipe_names
+from ablations.reporting import walked
 from ablations.store import write_json
-from ablations.studies import (
-    KINDS,
-    Study,
-    StudyFile,
-    load_study,
-    open_folder,
-    read_budget,
-    read_study,
-    run_folder,
-    set_name,
-    study_names,
-)
+from ablations.studies.folder import open_folder, read_study, run_folder
+from ablations.studies.kinds import set_name
+from ablations.studies.load import load_study, study_names
+from ablations.studies.results import describe, runs_frame
+from ablations.studies.schema import KINDS, Study, StudyFile, read_budget
 from modernize.plan import compile_plan
 
 # The pocket roadmap's ends and the flags that lead from one to the other, in the paper's order, written out by hand.

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import modernize
-from ablations.augment import Batches, Part, mean_and_std
-from ablations.chance import generator, seed_of
-from ablations.data import DataSet, Images, Split, load
+from ablations.data.batches import Batches, Part, mean_and_std
+from ablations.data.datasets import DataSet, Images, Split, load
 from ablations.recipes import TrainingConfig
-from ablations.store import checkpoints, read_log
-from ablations.trainer import LOG_STEPS, DivergedError, Interrupted, Result, Trainer
+from ablations.seeding import generator, seed_of
+from ablations.store import read_log
+from ablations.training.checkpoint import checkpoints
+from ablations.training.trainer import LOG_STEPS, DivergedError, Interrupted, Result, Trainer
 
 DESIGN = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
 

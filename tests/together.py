@@ -20,7 +20,9 @@ def together(size: int, act: Callable[..., Any], *arguments: Any) -> list[Any]:
     from torch.distributed import TCPStore
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ablations.trainer", "ablations.augment", "modernize.models", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        ["ablations.training.trainer", "ablations.data.batches", "modernize.models", "sklearn.datasets"]
+    )
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes, waiting, answers = [], {}, {}
     try:
@@ -48,7 +50,7 @@ def together(size: int, act: Callable[..., Any], *arguments: Any) -> list[Any]:
 def _begin(rank: int, size: int, port: int, answer: Connection, act: Callable[..., Any], arguments: Any) -> None:
     import torch
 
-    from ablations.distributed import joined
+    from ablations.training.distributed import joined
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablations.data import load
+from ablations.data.datasets import load
 from ablations.recipes import TrainingConfig
-from ablations.runs import RunConfig, execute
+from ablations.studies.run import RunConfig, execute
 from modernize.models import design
 
 DESIGN = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.frames import read_report
-from ablations.studies import read_study
+from ablations.reporting import read_report
+from ablations.studies.folder import read_study
 from modernize.roadmap import roadmap
 from reports.render import markdown
 from reports.report import Report

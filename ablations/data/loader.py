@@ -11,11 +11,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ablations.augment import Batch, Batches, Damaged, Part, mean_and_std
-from ablations.chance import seed_of, seeded
-from ablations.data import Split
-from ablations.files import DamagedImageError, ImageFiles
+from ablations.data.batches import Batch, Batches, Damaged, Part, mean_and_std
+from ablations.data.datasets import Split
+from ablations.data.image_files import DamagedImageError, ImageFiles
 from ablations.recipes import TrainingConfig
+from ablations.seeding import seed_of, seeded
 
 
 class MapStyle(Protocol):
@@ -115,7 +115,7 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
         if asked:
             raise ValueError(f"{asked[0]}: the data set's images are tensors of floats, prepared already; leave it out")
         return Items(train, _as_it_is, workers, device), Items(test, _as_it_is, workers, device)
-    from ablations.images import evaluation_transform, training_transform
+    from ablations.data.transforms import evaluation_transform, training_transform
 
     size, (mean, std) = _size(train, config), _normalisation(train)
     train_items = Items(train, training_transform(config, size, mean, std), workers, device)
@@ -162,7 +162,7 @@ def _normalisation(items: MapStyle) -> tuple[Any, Any]:
         return mean / 255, std / 255
     from torchvision.transforms.v2.functional import get_num_channels
 
-    from ablations.images import IMAGENET_MEAN, IMAGENET_STD
+    from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
     channels = 3 if isinstance(items, ImageFiles) else get_num_channels(items[0][0])
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from ablations.distributed import joined
 from ablations.errors import RequestError, RunError
-from ablations.process import prepare_process
-from ablations.studies import read_study
-from ablations.trainer import Interrupted
-from ablations.work import Place, StopFlag, work_through
+from ablations.launch.claim import Place, StopFlag, work_through
+from ablations.machine import prepare_process
+from ablations.studies.folder import read_study
+from ablations.training.distributed import joined
+from ablations.training.trainer import Interrupted
 
 
 def main() -> int:

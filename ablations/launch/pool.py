@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ablations.errors import RequestError, RunError
-from ablations.frames import write_results
+from ablations.errors import RunError
+from ablations.machine import Machine
 from ablations.progress import Display, Screen
-from ablations.runs import RunConfig, finished, locked, mark_failed, read_state
-from ablations.studies import Study, open_folder, run_folder
+from ablations.studies.folder import open_folder, run_folder
+from ablations.studies.results import failures, forget_failures, work_of, write_results
+from ablations.studies.run import RunConfig, finished, mark_failed, read_state
+from ablations.studies.schema import Study
 
 if TYPE_CHECKING:
-    from ablations.data import DataSet
+    from ablations.data.datasets import DataSet
 
 
 @dataclass
@@ -31,43 +33,6 @@ class _Worker:
     process: subprocess.Popen[str]
     run: str | None = None
     complaints: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a study runs on: processes side by side, threads of each, and the devices they share out."""
-
-    jobs: int
-    threads: int
-    devices: tuple[str, ...]
-
-    @classmethod
-    def plan(
-        cls, device: str, jobs: int | None = None, threads: int | None = None, per_gpu: int | None = None
-    ) -> Machine:
-        """The whole machine: unless told otherwise a job for each core, of one thread, or `per_gpu` for each GPU."""
-        cores = len(os.sched_getaffinity(0))
-        devices = _devices(device)
-        if per_gpu and devices == ("cpu",):
-            raise RequestError(f"--per-gpu {per_gpu}: the runs are on the CPU; --jobs says how many side by side")
-        jobs = jobs or (cores if devices == ("cpu",) else (per_gpu or 1) * len(devices))
-        return cls(jobs, threads or max(cores // jobs, 1), devices)
-
-
-def _devices(device: str) -> tuple[str, ...]:
-    """The devices a name stands for: `cuda` is all GPUs, `auto` those or the CPU."""
-    if device == "cpu":
-        return ("cpu",)
-    import torch
-
-    gpus = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    if device == "auto":
-        return gpus or ("cpu",)
-    if device == "cuda" and gpus:
-        return gpus
-    if device not in gpus:
-        raise RequestError(f"device {device}: this machine has {', '.join(('cpu', *gpus))}")
-    return (device,)
 
 
 class Launcher:
@@ -100,7 +65,14 @@ class Launcher:
 
     def _start(self, device: str) -> None:
         # -P: what lies in the current folder must not stand in for a module
-        command = [sys.executable, "-P", "-m", "ablations.worker", f"--data-dir={self.data_dir}", f"--device={device}"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ablations.launch.worker",
+            f"--data-dir={self.data_dir}",
+            f"--device={device}",
+        ]
         command += [f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
         command += [*(["--tensorboard"] if self.tensorboard else []), "--", str(self.folder)]
         process = subprocess.Popen(
@@ -235,24 +207,3 @@ def run_study(
         with contextlib.suppress(OSError):  # derived, and written again by every report
             write_results(study, folder)
     return failures(study, folder)
-
-
-def work_of(study: Study, datasets: Mapping[str, DataSet]) -> dict[str, float]:
-    """How much there is to do in each run, in multiply-adds."""
-    return {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in study.runs}
-
-
-def forget_failures(study: Study, folder: Path) -> None:
-    """Removes the results of failed runs, so that they are tried again from their last checkpoints."""
-    for run in study.runs:
-        place = run_folder(folder, run)
-        if finished(place) and read_state(place).status == "failed":
-            with locked(place) as free:
-                if free:
-                    (place / "result.json").unlink(missing_ok=True)
-
-
-def failures(study: Study, folder: Path) -> list[tuple[RunConfig, str]]:
-    """The failed runs, each with its reason."""
-    states = [(run, read_state(run_folder(folder, run))) for run in study.runs]
-    return [(run, state.result.get("reason", "no reason")) for run, state in states if state.status == "failed"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ablations.chance import generator, seed_of, seeded
-from ablations.data import Split
+from ablations.data.datasets import Split
 from ablations.recipes import TrainingConfig
+from ablations.seeding import generator
 
 ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10  # as torchvision's RandomErasing (Zhong et al., 2020)
 
@@ -130,35 +130,6 @@ def erased(images: Tensor, boxes: Tensor, chance: torch.Generator) -> Tensor:
     inside = rows[:, None, :, None] & columns[:, None, None, :]
     noise = torch.randn(images.shape, generator=chance, device=images.device, dtype=images.dtype)
     return torch.where(inside, noise, images)
-
-
-def mixing(config: TrainingConfig, classes: int, seed: int) -> Callable[[Part, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of a part's images with their neighbours.
-
-    The function returned maps images N×C×H×W and labels N to mixed images and targets N×classes; which of the two, and
-    by how much, is drawn for a step, the same for all its parts.
-    """
-    from torchvision.transforms import v2  # takes longer to import than torch
-
-    ways: list[v2.Transform] = []
-    chances: list[float] = []
-    both = bool(config.mixup and config.cutmix)
-    switch = config.mix_switch if config.mix_switch is not None else 0.5
-    if config.mixup:
-        ways.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
-        chances.append(1 - switch if both else 1.0)
-    if config.cutmix:
-        ways.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
-        chances.append(switch if both else 1.0)
-    one_of = v2.RandomChoice(ways, p=chances)
-
-    def mix(part: Part, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with seeded(seed_of(seed, "mix", part.epoch, part.position)):
-            if torch.rand(()) < (1.0 if config.mix_probability is None else config.mix_probability):
-                return one_of(images, labels)
-        return images, torch.nn.functional.one_hot(labels, classes).to(images.dtype)
-
-    return mix
 
 
 def mean_and_std(split: Split) -> tuple[Tensor, Tensor]:

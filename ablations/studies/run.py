@@ -21,9 +21,9 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from ablations.distributed import ALONE, Group
 from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
+from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
 from modernize.plan import compile_plan, trace
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ablations.data import DataSet
-    from ablations.trainer import Result
+    from ablations.data.datasets import DataSet
+    from ablations.training.trainer import Result
     from modernize.cost import Cost
 
 PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pandas", "pydantic")
@@ -91,7 +91,7 @@ class RunConfig(BaseModel):
 
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raises RequestError where design or recipe do not fit the data or so many processes."""
-        from ablations.trainer import check_batch
+        from ablations.training.trainer import check_batch
 
         self.cost(data)
         try:
@@ -192,7 +192,7 @@ def execute(
     data, RunError where the folder cannot be written.
     """
     from ablations.store import write_bytes, write_json
-    from ablations.trainer import DamagedDataError, DivergedError, Interrupted
+    from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
@@ -242,8 +242,8 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
 def _train(config: RunConfig, folder: Path, data: DataSet, device: str, bystanders: Bystanders, group: Group) -> Result:
     import torch
 
-    from ablations.chance import seed_of
-    from ablations.trainer import Trainer
+    from ablations.seeding import seed_of
+    from ablations.training.trainer import Trainer
 
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
@@ -324,7 +324,7 @@ def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
 
 def load_data(run: RunConfig, data_dir: Path) -> DataSet:
     """The data of a run, as its recipe wants it; raises RequestError."""
-    from ablations.data import load
+    from ablations.data.datasets import load
 
     return load(run.data, data_dir, **wanted_of_data(run), evaluate=run.evaluate)
 

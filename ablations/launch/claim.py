@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ablations.distributed import ALONE, Group
-from ablations.runs import Bystanders, RunConfig, execute, finished, load_data, locked, wanted_of_data
-from ablations.studies import Study, run_folder
+from ablations.studies.folder import run_folder
+from ablations.studies.run import Bystanders, RunConfig, execute, finished, load_data, locked, wanted_of_data
+from ablations.studies.schema import Study
+from ablations.training.distributed import ALONE, Group
 
 if TYPE_CHECKING:
-    from ablations.data import DataSet
+    from ablations.data.datasets import DataSet
 
 WAIT = 0.5  # seconds between looks at runs that other processes hold
 
@@ -109,7 +110,7 @@ def take(
 
 def work_through(study: Study, folder: Path, place: Place, audience: Audience, stopping: Callable[[], bool]) -> None:
     """Takes what is free of a study until every run has a result. Raises what `execute` does, Interrupted too."""
-    from ablations.trainer import Interrupted
+    from ablations.training.trainer import Interrupted
 
     loaded: dict[tuple, DataSet] = {}
 

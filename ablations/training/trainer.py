@@ -18,15 +18,17 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ablations import store
-from ablations.augment import Batch, Part, mixing
-from ablations.chance import generator, seed_of
-from ablations.distributed import ALONE, Group, processes
-from ablations.loader import MapStyle, feeds
-from ablations.optimizer import learning_rate, make_optimizer
+from ablations.data.batches import Batch, Part
+from ablations.data.loader import MapStyle, feeds
+from ablations.data.mixing import mixing
 from ablations.recipes import TrainingConfig
-from ablations.recompute import recompute_blocks
-from ablations.sync_batchnorm import synchronise_batchnorm
+from ablations.seeding import generator, seed_of
+from ablations.store import DamagedError, read_log, write_bytes
+from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
+from ablations.training.distributed import ALONE, Group, processes
+from ablations.training.optimizer import learning_rate, make_optimizer
+from ablations.training.sync_batchnorm import synchronise_batchnorm
 
 LOG_STEPS = 50  # between lines of the log; the loss is looked at, and a diverged run noticed, at these steps
 EVALUATION_BATCH = 512
@@ -77,7 +79,7 @@ class Trainer:
     With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `report` is called with
     each line of the log, `say` with what a user should know; `stopping` is asked after every step whether to write a
     checkpoint and raise Interrupted. In a `group` of processes each makes one of these, and rank 0 alone writes: under
-    torchrun the group is what `ablations.distributed.joined` gives, and must be given here.
+    torchrun the group is what `ablations.training.distributed.joined` gives, and must be given here.
     Raises ValueError where the settings do not fit the data, the model or the number of processes.
     """
 
@@ -98,7 +100,7 @@ class Trainer:
         if group.size == 1 and processes() > 1:
             raise ValueError(
                 f"group: torchrun has started {processes()} processes, and each would train by itself; make it within "
-                f"`with joined(device) as group`, of ablations.distributed, and give it that group"
+                f"`with joined(device) as group`, of ablations.training.distributed, and give it that group"
             )
         check_batch(configs, len(train_dataset), group.size)
         for name in ("checkpoint_every", "checkpoint_steps"):
@@ -194,7 +196,7 @@ class Trainer:
             seconds=self.seconds,
             images_per_second=seen / self.seconds,
             evaluation_seconds=evaluation_seconds,
-            weights_sha256=store.weights_sha256(self.model.state_dict()),
+            weights_sha256=weights_sha256(self.model.state_dict()),
             damaged=tuple(sorted(self.damaged.values())),
         )
 
@@ -405,7 +407,7 @@ class Trainer:
         }
         assert self.folder
         kept_as = f"epoch-{self.step / self.steps_per_epoch:g}" if self.is_kept() else None
-        store.write_checkpoint(self.folder / "checkpoints", self.step, state, keep, kept_as)
+        write_checkpoint(self.folder / "checkpoints", self.step, state, keep, kept_as)
 
     def resume(self) -> None:
         """Takes up the newest whole checkpoint, saying which are damaged, and cuts the log back to it."""
@@ -414,7 +416,7 @@ class Trainer:
         state = self.newest() if self.group.main else None
         if self.group.size > 1:  # all read what rank 0 has found whole
             path = self.group.by_main(lambda: state[0] if state else None)
-            state = (path, store.read_checkpoint(path)) if path and not self.group.main else state
+            state = (path, read_checkpoint(path)) if path and not self.group.main else state
         if state:
             self.take_up(state[1])
         self.group.by_main(self.cut_log)
@@ -422,17 +424,17 @@ class Trainer:
     def cut_log(self) -> None:
         """Leaves out the lines of the log that come after the step the run goes on from."""
         assert self.folder
-        kept = [json.dumps(line) for line in store.read_log(self.folder) if line["step"] <= self.step]
-        store.write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
+        kept = [json.dumps(line) for line in read_log(self.folder) if line["step"] <= self.step]
+        write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint; damaged ones are said and removed."""
         assert self.folder
-        found = store.checkpoints(self.folder / "checkpoints")
+        found = checkpoints(self.folder / "checkpoints")
         for path in found:
             try:
-                return path, store.read_checkpoint(path)
-            except store.DamagedError as error:
+                return path, read_checkpoint(path)
+            except DamagedError as error:
                 self.say(f"{error}; {'the run starts anew' if path == found[-1] else 'the one before is used'}")
                 path.unlink(missing_ok=True)
         return None

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.distributed import Group, joined, local_processes, local_rank, processes
 from ablations.errors import RequestError, RunError
-from ablations.frames import write_results
-from ablations.launch import Machine, failures, forget_failures, work_of
-from ablations.process import prepare_process
+from ablations.launch.claim import Audience, Nobody, Place, StopFlag, take, work_through
+from ablations.machine import Machine, prepare_process
 from ablations.progress import Display, Screen
 from ablations.recipes import MAY_CHANGE, check, read_yaml
-from ablations.runs import RunConfig, finished, load_data, read_state
-from ablations.studies import Study, differences, open_folder, run_folder
-from ablations.trainer import Interrupted
-from ablations.work import Audience, Nobody, Place, StopFlag, take, work_through
+from ablations.studies.folder import differences, open_folder, run_folder
+from ablations.studies.results import failures, forget_failures, work_of, write_results
+from ablations.studies.run import RunConfig, finished, load_data, read_state
+from ablations.studies.schema import Study
+from ablations.training.distributed import Group, joined, local_processes, local_rank, processes
+from ablations.training.trainer import Interrupted
 
 if TYPE_CHECKING:
-    from ablations.data import DataSet
+    from ablations.data.datasets import DataSet
 
 
 def train_one(

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablations.chance import generator
+from ablations.data.image_files import ImageFiles, class_folders, shards
 from ablations.errors import RequestError
-from ablations.files import ImageFiles, class_folders, shards
 from ablations.recipes import first_line
+from ablations.seeding import generator
 from modernize.design import nearest
 
 

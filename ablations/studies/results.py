@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.progress import clock
-from ablations.runs import read_state
 from ablations.store import read_json, read_log, write_bytes
-from ablations.studies import Study, run_folder, set_name
-from modernize.design import nearest
-from reports.plots import study_plots
-from reports.report import Orders, Report, report_tables
+from ablations.studies.folder import run_folder
+from ablations.studies.run import RunConfig, finished, locked, read_state
+from ablations.studies.schema import Study
+
+if TYPE_CHECKING:
+    from ablations.data.datasets import DataSet
 
 
 def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
@@ -140,51 +139,6 @@ def predictions(study: Study, folder: Path) -> Callable[[str, int], np.ndarray |
     return correct
 
 
-def walked(study: Study) -> Orders | None:
-    """What a study of orders walked; None for another kind."""
-    if study.kind != "orders":
-        return None
-    flags = study.orders[0]
-    return Orders(study.orders, lambda chosen: set_name(flags, chosen))
-
-
-Measured = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Measurement(BaseModel):
-    """What `bench` measured of a row, on one device with one batch size; None where it did not."""
-
-    row: str
-    batch_size: PositiveInt
-    device: str
-    train_images_per_second: Measured | None = None
-    inference_images_per_second: Measured | None = None
-    latency_ms: Measured | None = None
-    peak_memory_mb: Measured | None = None
-
-
-def bench_frame(study: Study, folder: Path) -> pd.DataFrame:
-    """The measurements in the study's `bench.json`, a line each; empty where there is none.
-
-    Raises RequestError where the file is damaged or measures a row that the study does not have.
-    """
-    columns = list(Measurement.model_fields)
-    path = folder / "bench.json"
-    try:
-        found = TypeAdapter(list[Measurement]).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return pd.DataFrame(columns=columns)
-    except ValidationError as error:
-        first = error.errors()[0]
-        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-        raise RequestError(f"{path}: {said}; run bench again") from None
-    rows = [row.row for row in study.rows]
-    for measured in found:
-        if measured.row not in rows:
-            raise RequestError(f"{path}: row {measured.row!r} is not in the study: {nearest(measured.row, rows)}")
-    return pd.DataFrame([measured.model_dump() for measured in found], columns=columns)
-
-
 def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
     """A line for each line of each run's log: row, label, seed, images seen, and loss and top-1 since the line before.
 
@@ -206,29 +160,22 @@ def _has_numbers(line: dict[str, Any]) -> bool:
     return all(type(line.get(key)) in (int, float) for key in ("step", "images", "loss", "top1"))
 
 
-def read_report(study: Study, folder: Path) -> Report:
-    """Everything that a report shows of a study, from its folder as it is now, or from its published results.
+def work_of(study: Study, datasets: Mapping[str, DataSet]) -> dict[str, float]:
+    """How much there is to do in each run, in multiply-adds."""
+    return {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in study.runs}
 
-    Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
-    are wrong.
-    """
-    runs = published_frame(study, folder)
-    if runs is None:
-        runs = runs_frame(study, folder)
-        with suppress(OSError):  # a study that may only be read has a report elsewhere
-            _write_csv(runs, folder)
-    bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench)
-    return Report(
-        title=study.name,
-        kind=study.kind,
-        base=study.base,
-        runs=runs,
-        designs={row.row: row.flags for row in study.rows if row.reference is None},
-        tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench),
-        curves=curves,
-        orders=orders,
-        bench=bench,
-        unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
-    )
+
+def forget_failures(study: Study, folder: Path) -> None:
+    """Removes the results of failed runs, so that they are tried again from their last checkpoints."""
+    for run in study.runs:
+        place = run_folder(folder, run)
+        if finished(place) and read_state(place).status == "failed":
+            with locked(place) as free:
+                if free:
+                    (place / "result.json").unlink(missing_ok=True)
+
+
+def failures(study: Study, folder: Path) -> list[tuple[RunConfig, str]]:
+    """The failed runs, each with its reason."""
+    states = [(run, read_state(run_folder(folder, run))) for run in study.runs]
+    return [(run, state.result.get("reason", "no reason")) for run, state in states if state.status == "failed"]

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
-from ablations.data import DataSet
-from ablations.launch import Machine
-from ablations.process import prepare_process
+from ablations.data.datasets import DataSet
+from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
-from ablations.runs import RunConfig, build_network
-from ablations.studies import Study
+from ablations.studies.run import RunConfig, build_network
+from ablations.studies.schema import Study
 
 SAMPLE, SAMPLE_MACS = 32, 10**10  # images and multiply-adds in a timed step, at most
 STEPS, SECONDS = 4, 3.0  # timed steps; no further one once so much time is spent

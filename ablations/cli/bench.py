@@ -1,0 +1,139 @@
+"""The command bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablations.cli.options import FORMATS, image_settings, read_names, read_over, with_options
+from ablations.errors import RequestError, RunError
+
+if TYPE_CHECKING:
+    from ablations.studies.schema import Study
+    from modernize.roadmap import Row
+
+
+@click.command()
+@click.argument("designs", nargs=-1, metavar="[DESIGN]…")
+@click.option("--roadmap", "roadmap_name", metavar="NAME", help="All rows of resnet50, resnet200 or pocket.")
+@click.option("--study", type=click.Path(path_type=Path), metavar="FOLDER", help="A study's rows, for its report.")
+@click.option(
+    "--against", metavar="NAME,NAME", callback=read_names, help="torchvision, timm: their network, our weights."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), default="float32", show_default=True)
+@click.option(
+    "--memory-format",
+    type=click.Choice(["channels_last", "contiguous"]),
+    help="[channels_last; a peer in both, the better counts]",
+)
+@click.option("--compile", "compiled", is_flag=True, help="By torch.compile.")
+@click.option("--recompute", is_flag=True, help="With activation checkpointing.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes of each, side by side.")
+@click.option("--threads", type=click.IntRange(1), help="Of each process [the cores shared out].")
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="NAME=VALUE,…",
+    callback=read_over,
+    help="Vary batch-size, image-size, jobs, threads, recompute, compile or precision; may be given again.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Turns of each, A B A B….")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Steps before each turn.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="All that was measured, as JSON.")
+@with_options("image_size", "in_channels", "num_classes", "device", "debug")
+def bench(
+    designs: tuple[str, ...],
+    roadmap_name: str | None,
+    study: Path | None,
+    against: list[str] | None,
+    memory_format: str | None,
+    image_size: int | None,
+    in_channels: int | None,
+    num_classes: int | None,
+    over: dict[str, list[Any]],
+    repeats: int,
+    form: str,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Measure how fast DESIGNs train and answer and what memory they need, in turns so that drift cancels."""
+    if (bool(designs), bool(roadmap_name), bool(study)).count(True) != 1:
+        raise RequestError("bench: give designs, such as `ablations bench convnext_tiny`, or --roadmap, or --study")
+    from ablations.studies.folder import read_study
+
+    if study and over:
+        raise RequestError("--over: a study's report has one setting; give designs or --roadmap")
+    ran = read_study(study) if study else None
+    named, counted = _benched(designs, roadmap_name, ran)
+    size, channels, classes = image_settings(counted, image_size, in_channels, num_classes)
+    wrong = [name for name in against or () if name not in ("torchvision", "timm")]
+    if wrong:
+        raise RequestError(f"--against {wrong[0]}: unknown; the right values are torchvision and timm")
+
+    from ablations.bench import Setting, contestants, for_study, measure, subtitle, table_rows
+    from ablations.machine import Machine
+    from ablations.store import write_bytes
+    from reports.render import FORMATS
+    from reports.speed import speed_table
+
+    device = Machine.plan(options.pop("device")).devices[0]
+    setting = Setting(
+        device=device,
+        threads=options.pop("threads") or 0,
+        compile=options.pop("compiled"),
+        image_size=size,
+        in_channels=channels,
+        num_classes=classes,
+        **options,
+    )
+    entered = contestants(named, setting, against or (), memory_format, over)
+    for one in entered:
+        _check_built(one.design, one.setting.image_size, channels, classes)
+    measured = measure(entered, repeats, lambda words: click.echo(words, err=True))
+    click.echo(FORMATS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
+    try:
+        if out:
+            write_bytes(out, measured.as_json().encode())
+        if study:
+            write_bytes(study / "bench.json", (json.dumps(for_study(measured), indent=1) + "\n").encode())
+    except OSError as error:
+        raise RunError(f"bench: {out or study} cannot be written ({error.strerror})") from error
+
+
+def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None) -> tuple[dict[str, str], str]:
+    """What to measure, by the names it goes by, and the design whose roadmap says for which images."""
+    from modernize.design import BY_NAME, text
+    from modernize.roadmap import roadmap
+
+    if roadmap_name:
+        steps = roadmap(roadmap_name)
+        return {row.name: _spelt(steps.base, row) for row in steps.rows}, roadmap_name
+    if ran:
+        spelt = {
+            row.row: row.reference
+            or "resnet50," + ",".join(f"{name}={text(BY_NAME[name].read(value))}" for name, value in row.flags.items())
+            for row in ran.rows
+        }
+        return spelt, ran.base
+    return {name: name for name in designs}, designs[0]
+
+
+def _spelt(base: str, row: Row) -> str:
+    """A row of a roadmap of any size as a design is named: pocket@width,width=36."""
+    from modernize.design import BY_NAME, text
+    from modernize.roadmap import roadmap
+
+    resized = row.design.differences(roadmap(base).row(row.name).design)
+    return ",".join([f"{base}@{row.name}", *(f"{name}={text(BY_NAME[name].read(v))}" for name, v in resized.items())])
+
+
+def _check_built(design: str, size: int, channels: int, classes: int) -> None:
+    """Raises DesignError for a design that cannot be built or takes no images of that size."""
+    from modernize.cost import count as count_cost
+
+    count_cost(design, size, channels, classes)

@@ -1,0 +1,181 @@
+"""Commands about designs: flags, show, count, compare."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ablations.cli.options import FORMATS, image_settings, with_options
+from ablations.errors import RequestError, RunError
+
+if TYPE_CHECKING:
+    from reports.versus import Measured, Side
+
+
+@click.command()
+@with_options("debug")
+def flags() -> None:
+    """Show the design flags, their values in ResNet-50 and ConvNeXt-T, and what each means."""
+    from rich.table import Table
+
+    from ablations.progress import Screen
+    from modernize.design import FLAGS, text
+    from modernize.models import MODELS
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("flag", "takes", "ResNet-50", "ConvNeXt-T", "meaning"):
+        table.add_column(heading, no_wrap=heading != "meaning")
+    for flag in FLAGS:
+        ends = [text(getattr(MODELS[name], flag.name)) for name in ("resnet50", "convnext_tiny")]
+        table.add_row(flag.name, flag.accepts, *ends, flag.meaning)
+    Screen().print(table, highlight=False)
+
+
+@click.command()
+@click.argument("design")
+@with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
+def show(
+    design: str, diagram: Path | None, image_size: int | None, in_channels: int | None, num_classes: int | None
+) -> None:
+    """Show the layers of DESIGN, with their parameters and multiply-adds."""
+    from rich.table import Table
+
+    from ablations.progress import Screen
+    from modernize.models import design as named
+    from modernize.plan import compile_plan, trace
+
+    size, channels, classes = image_settings(design, image_size, in_channels, num_classes)
+    plan = compile_plan(named(design), channels, classes)
+    steps = trace(plan, size)
+    table = Table(title=f"{design}, {channels}×{size}×{size}", box=None, pad_edge=False, title_justify="left")
+    for heading in ("layer", "what", "out", "parameters", "multiply-adds"):
+        table.add_column(heading, justify="left" if heading in ("layer", "what") else "right", no_wrap=True)
+    for step in steps:
+        table.add_row(step.path, str(step.layer), f"{step.out_size}²", f"{step.params:,}", f"{step.macs:,}")
+    params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
+    table.add_section()
+    table.add_row("total", f"{macs / 1e9:.3g} GFLOPs", "", f"{params:,}", f"{macs:,}")
+    Screen(width=None if sys.stdout.isatty() else 120).print(table, highlight=False)
+    if diagram:
+        from reports.diagrams import diagram as draw
+
+        _write_diagram(diagram, draw(plan, design))
+
+
+def _write_diagram(path: Path, svg: str) -> None:
+    """Write a diagram and say where it is; raises RunError where it cannot be written."""
+    from reports.files import write_file
+
+    try:
+        click.echo(write_file(path, svg.encode()))
+    except OSError as error:
+        raise RunError(f"--diagram {path}: cannot be written ({error.strerror})") from error
+
+
+@click.command()
+@click.argument("designs", nargs=-1, metavar="[DESIGN]…")
+@click.option("--roadmap", "roadmap_name", metavar="NAME", help="All rows of resnet50, resnet200 or pocket.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@with_options("image_size", "in_channels", "num_classes", "debug")
+def count(
+    designs: tuple[str, ...],
+    roadmap_name: str | None,
+    form: str,
+    image_size: int | None,
+    in_channels: int | None,
+    num_classes: int | None,
+) -> None:
+    """Count parameters and multiply-adds of DESIGNs or of a roadmap's rows, beside the paper's GFLOPs."""
+    if bool(designs) == bool(roadmap_name):
+        raise RequestError("count: give designs, such as `ablations count convnext_tiny`, or --roadmap NAME")
+    from modernize.models import design as named
+    from modernize.reference import check_reference, is_reference
+    from modernize.roadmap import roadmap
+
+    parsed = [(name, check_reference(name) if is_reference(name) else named(name)) for name in designs]
+    rows = roadmap(roadmap_name).rows if roadmap_name else ()
+
+    from modernize.cost import count as count_cost
+    from reports.costs import CostRow, cost_table
+    from reports.render import FORMATS
+
+    found = []
+    for name, design in parsed:
+        cost = count_cost(design, *image_settings(name, image_size, in_channels, num_classes))
+        found.append(CostRow(name, name, cost.params, cost.macs))
+    for row in rows:
+        size, channels, classes = image_settings(str(roadmap_name), image_size, in_channels, num_classes)
+        cost = count_cost(row.design, size, channels, classes)
+        printed = roadmap_name in ("resnet50", "resnet200") and (size, channels, classes) == (224, 3, 1000)
+        paper = (row.paper.gflops, row.paper.note) if printed else (None, "")
+        found.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
+    table = cost_table(found, f"The cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
+    click.echo(FORMATS[form](table), nl=False)
+
+
+@click.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A study's folder: how the two did in it, if it has both.",
+)
+@with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
+def compare(
+    before: str,
+    after: str,
+    results: Path | None,
+    diagram: Path | None,
+    image_size: int | None,
+    in_channels: int | None,
+    num_classes: int | None,
+) -> None:
+    """Show what differs between designs A and B: flags, parameters, multiply-adds, and accuracy where a study has both.
+
+    Both are counted for the same images: those of A's roadmap, unless told.
+    """
+    from modernize.models import design as named
+    from modernize.plan import Plan, compile_plan, trace
+
+    size, channels, classes = image_settings(before, image_size, in_channels, num_classes)
+    plans = [compile_plan(named(name), channels, classes) for name in (before, after)]
+
+    from reports.versus import Side, versus_table
+
+    def side(name: str, plan: Plan) -> Side:
+        steps = trace(plan, size)
+        return Side(name, plan.design, sum(step.params for step in steps), sum(step.macs for step in steps))
+
+    sides = side(before, plans[0]), side(after, plans[1])
+    measured = _measured(results, sides) if results else None
+    images = f"{channels}×{size}×{size} images and {classes} classes"
+
+    from reports.render import terminal
+
+    width = max(shutil.get_terminal_size((120, 24)).columns, 100)
+    click.echo(terminal(versus_table(*sides, images, measured), width), nl=False)
+    if diagram:
+        from reports.diagrams import difference
+
+        _write_diagram(diagram, difference(plans[0], plans[1], (before, after)))
+
+
+def _measured(folder: Path, sides: tuple[Side, Side]) -> Measured:
+    """How two designs did in the study of a folder; raises RequestError where it does not have both."""
+    from ablations.studies.folder import read_study
+    from ablations.studies.results import predictions, runs_frame
+    from reports.tables import ReportError
+    from reports.versus import measure
+
+    study = read_study(folder)
+    designs = {row.row: row.flags for row in study.rows if row.reference is None}
+    try:
+        return measure(runs_frame(study, folder), designs, sides, predictions(study, folder))
+    except ReportError as error:
+        raise RequestError(f"--results {folder}: {error}") from None

@@ -1,0 +1,172 @@
+"""The click group, the options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablations.errors import RequestError
+
+if TYPE_CHECKING:
+    pass
+
+
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+
+
+def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """--set key=value, as often as it is given."""
+    pairs = [value.partition("=") for value in values]
+    for key, equals, value in pairs:
+        if not key or not equals or not value:
+            raise RequestError(f"--set {key}: write key=value, such as --set max_epochs=5")
+    return {key: value for key, _, value in pairs}
+
+
+def read_seeds(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    try:
+        return None if value is None else [int(seed) for seed in value.split(",")]
+    except ValueError:
+        raise RequestError(f"--seeds {value}: write whole numbers, such as --seeds 0,1,2") from None
+
+
+def read_svg_path(_: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and value.suffix != ".svg":
+        raise RequestError(f"--diagram {value}: a diagram is an SVG file; name it {value.with_suffix('.svg').name}")
+    return value
+
+
+_OPTIONS: dict[str, Callable] = {
+    "data": click.option(
+        "--data", metavar="NAME", help="fashion_mnist, cifar10, cifar100, digits, folder or imagenet."
+    ),
+    "data_dir": click.option(
+        "--data-dir",
+        metavar="FOLDER",
+        type=click.Path(path_type=Path),
+        default=Path("data"),
+        show_default=True,
+        help="Where data sets lie or are put.",
+    ),
+    "recipe": click.option(
+        "--recipe", metavar="NAME|FILE[,KEY=VALUE]…", help="How to train: a recipe's name or YAML file, changed or not."
+    ),
+    "settings": click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=read_settings,
+        help="Over the recipe; repeatable. A study's original recipe takes only budget, data and checkpoints from it.",
+    ),
+    "evaluate": click.option(
+        "--evaluate",
+        type=click.Choice(["test", "validation"]),
+        help="On the test split, or on a tenth held out of the training split, to choose settings by.",
+    ),
+    "device": click.option("--device", default="auto", metavar="NAME", show_default=True, help="cpu, cuda, cuda:1 …"),
+    "tensorboard": click.option("--tensorboard", is_flag=True, help="Log for TensorBoard too, in each run's folder."),
+    "debug": click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."),
+    "diagram": click.option(
+        "--diagram",
+        metavar="FILE.svg",
+        type=click.Path(path_type=Path),
+        callback=read_svg_path,
+        help="Draw it too, as an SVG file.",
+    ),
+    "image_size": click.option("--image-size", type=click.IntRange(1), help="Pixels a side [224; pocket: 32]."),
+    "in_channels": click.option("--in-channels", type=click.IntRange(1), help="Channels of the images [3; pocket: 1]."),
+    "num_classes": click.option("--num-classes", type=click.IntRange(1), help="Classes [1000; pocket: 10]."),
+}
+
+
+def with_options(*names: str) -> Callable:
+    """A decorator that gives a command these options, which mean the same everywhere."""
+
+    def decorate(command: Callable) -> Callable:
+        for name in reversed(names):
+            command = _OPTIONS[name](command)
+        return command
+
+    return decorate
+
+
+def read_names(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else value.split(",")
+
+
+def read_recipes(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """--recipes quick,quick,learning_rate=2e-3: a key=value belongs to the recipe before it."""
+    found: list[str] = []
+    for part in value.split(",") if value is not None else ():
+        if found and "=" in part:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found or None
+
+
+def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, list[Any]]:
+    """The fields of a bench's setting that are varied, with their values."""
+    if not values:
+        return {}
+    from ablations.bench import OVER
+
+    found: dict[str, list[Any]] = {}
+    for value in values:
+        name, _sign, given = value.partition("=")
+        if name not in OVER:
+            raise RequestError(f"--over {value}: {name!r} is unknown; it varies {', '.join(OVER)}")
+        try:
+            found[name.replace("-", "_")] = [OVER[name](one) for one in given.split(",")]
+        except ValueError as error:
+            raise RequestError(f"--over {value}: each value of {name} must be {error}") from None
+    return found
+
+
+def image_settings(design: str, size: int | None, channels: int | None, classes: int | None) -> tuple[int, int, int]:
+    """Image size, channels and classes to count for: what is given, else those of the design's roadmap."""
+    from modernize.roadmap import NAMES, roadmap
+
+    base = design.partition(",")[0].partition("@")[0]
+    of = roadmap(base if base in NAMES else "resnet50")
+    return size or of.image_size, channels or of.in_channels, classes or of.num_classes
+
+
+def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | dict[str, list[str]] | None:
+    """--flags depthwise,norm or --flags kernel_size=3:5:7,norm=bn:ln."""
+    if value is None:
+        return None
+    pairs = [part.partition("=") for part in value.split(",")]
+    if any(not flag.strip() for flag, _, _ in pairs) or len({bool(equals) for _, equals, _ in pairs}) > 1:
+        raise RequestError(
+            f"--flags {value}: write names, such as depthwise,norm, or values, such as kernel_size=3:5:7"
+        )
+    if not pairs[0][1]:
+        return [flag for flag, _, _ in pairs]
+    return {flag: values.split(":") for flag, _, values in pairs}
+
+
+def check_tensorboard(wanted: bool) -> None:
+    """Raises RequestError where TensorBoard is wanted and not installed."""
+    from importlib.util import find_spec
+
+    if wanted and find_spec("tensorboard") is None:
+        raise RequestError("--tensorboard: it is not installed; type pip install 'modernize-convnets[tensorboard]'")
+
+
+def read_formats(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """--format markdown,png or --format markdown --format png; none is all."""
+    from modernize.design import nearest
+
+    chosen = [name.strip() for value in values for name in value.split(",")]
+    for name in chosen:
+        if name not in REPORTS:
+            raise RequestError(f"--format {name}: unknown format: {nearest(name, REPORTS)}")
+    return chosen or list(REPORTS)
+
+
+REPORTS = ("table", "markdown", "csv", "latex", "png", "svg", "pdf", "html")

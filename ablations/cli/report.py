@@ -1,0 +1,54 @@
+"""The command report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ablations.cli.options import REPORTS, read_formats, with_options
+from ablations.errors import RequestError, RunError
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes [FOLDER/report].")
+@click.option(
+    "--format",
+    "formats",
+    metavar="NAME,…",
+    multiple=True,
+    callback=read_formats,
+    help=f"Of {', '.join(REPORTS)} [all]; repeatable. table prints the tables.",
+)
+@with_options("debug")
+def report(folder: Path, to: Path | None, formats: list[str]) -> None:
+    """Print the tables of the study in FOLDER, and write its tables, figures and page, as it is now."""
+    from ablations.reporting import read_report
+    from ablations.studies.folder import read_study
+    from reports.render import terminal
+    from reports.tables import ReportError
+    from reports.write import write_report
+
+    study = read_study(folder)
+    try:
+        gathered = read_report(study, folder)
+    except ReportError as error:
+        raise RequestError(f"report {folder}: {error}") from None
+    except OSError as error:
+        raise RunError(f"report {folder}: {error.filename} cannot be read ({error.strerror})") from error
+    try:
+        written = write_report(gathered, to or folder / "report", formats)
+    except OSError as error:
+        raise RunError(f"report {to or folder / 'report'}: cannot be written ({error.strerror})") from error
+    if "table" in formats:
+        width = max(shutil.get_terminal_size((120, 24)).columns, 100)
+        for table in gathered.tables:
+            click.echo(terminal(table, width))
+    for path in written:
+        click.echo(path)

@@ -1,0 +1,279 @@
+"""Commands that train: data, train, run, status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablations.cli.options import check_tensorboard, read_flags, read_names, read_recipes, read_seeds, with_options
+from ablations.errors import RequestError
+from ablations.training.distributed import is_main, processes
+
+if TYPE_CHECKING:
+    from ablations.data.datasets import DataSet
+    from ablations.studies.run import RunConfig
+    from ablations.studies.schema import Study
+
+
+@click.command()
+@click.argument("name")
+@with_options("data_dir", "debug")
+def data(name: str, data_dir: Path) -> None:
+    """Fetch data set NAME if need be, check it, and say where it lies."""
+    from ablations.data.datasets import load
+
+    found = load(name, data_dir, 224 if name in ("folder", "imagenet") else None)
+    images = f"{found.channels}×{found.image_size}×{found.image_size}"
+    click.echo(
+        f"{name}: {len(found.train)} training and {len(found.test)} test images of {images} in "
+        f"{len(found.classes)} classes, checksum {found.checksum[:12]}, in {found.place}"
+    )
+
+
+@click.command()
+@click.argument("design")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The run's folder [runs/DESIGN-sSEED].")
+@click.option("--threads", type=click.IntRange(1), help="[all cores]")
+@with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
+def train(
+    design: str,
+    seed: int,
+    out: Path | None,
+    threads: int | None,
+    data: str | None,
+    data_dir: Path,
+    recipe: str | None,
+    settings: dict[str, str],
+    evaluate: str | None,
+    device: str,
+    tensorboard: bool,
+) -> int:
+    """Train DESIGN once: one run, in a folder of its own; the same command again goes on where it stopped.
+
+    DESIGN may be torchvision:NAME, too. Under torchrun all its processes train the run together.
+    """
+    from ablations.recipes import load_recipe
+    from ablations.studies.folder import slug
+    from ablations.studies.run import RunConfig
+    from modernize.models import design as named
+    from modernize.reference import check_reference, is_reference
+
+    recipe = recipe or "quick"
+    reference = check_reference(design) if is_reference(design) else None
+    check_tensorboard(tensorboard)
+    config = RunConfig(
+        row=slug(design),
+        label=design,
+        flags={} if reference else named(design).flags(),
+        reference=reference,
+        recipe_name=recipe,
+        recipe=load_recipe(recipe, settings),
+        data=data or "fashion_mnist",
+        evaluate="validation" if evaluate == "validation" else "test",
+        seed=seed,
+    )
+    from ablations.launch.in_process import train_one
+
+    return train_one(config, out or Path("runs") / config.name, data_dir, device, threads, tensorboard)
+
+
+# What `run` asks a cluster for.
+_ASKED = ("partition", "time", "nodes", "gpus", "processes", "cpus", "memory", "constraint")
+
+
+def _asks(name: str, kind: Any, text: str) -> Callable:
+    """An option saying what each job asks for; over the study's `cluster` block."""
+    return click.option(f"--{name}", type=kind, help=f"{text} With --cluster.")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--base", metavar="DESIGN", help="Where the study starts.")
+@click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
+@click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=read_flags, help="The flags to study [all that differ].")
+@click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
+@click.option(
+    "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap beyond the paper's, such as grn."
+)
+@click.option("--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="What a study of recipes compares.")
+@click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Over the study's.")
+@click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
+@click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
+@click.option("--jobs", type=click.IntRange(1), help="Runs side by side [a core each on the CPU, one a GPU].")
+@click.option("--threads", type=click.IntRange(1), help="Of each run [the cores shared out].")
+@click.option("--per-gpu", type=click.IntRange(1), help="Runs side by side on each GPU [1].")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Try failed runs again, from their last checkpoints; one that diverged will diverge again.",
+)
+@click.option(
+    "--references", metavar="NAME,NAME", callback=read_names, help="torchvision:NAME networks beside the rows."
+)
+@click.option("--cluster", "kind", type=click.Choice(["slurm", "local"]), help="Submit each run as a job.")
+@_asks("partition", str, "Of the cluster.")
+@_asks("time", str, "Of each job, in minutes or as Slurm writes it: 2-00:00:00 [60]; it is requeued after.")
+@_asks("nodes", click.IntRange(1), "For each run [1].")
+@_asks("gpus", click.IntRange(0), "On each node [0].")
+@_asks("processes", click.IntRange(1), "On each node [one for each GPU, or one].")
+@_asks("cpus", click.IntRange(1), "For each process [1].")
+@_asks("memory", click.FloatRange(0, min_open=True), "GB on each node.")
+@_asks("constraint", str, "On the nodes.")
+@with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
+def run(
+    study: str,
+    dry_run: bool,
+    out: Path | None,
+    jobs: int | None,
+    threads: int | None,
+    per_gpu: int | None,
+    retry_failed: bool,
+    data_dir: Path,
+    settings: dict[str, str],
+    device: str,
+    tensorboard: bool,
+    kind: str | None,
+    **changes: Any,
+) -> int:
+    """Run all that is left of STUDY; what is done is kept.
+
+    STUDY is a shipped study's name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
+    one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
+    the steps) or recipes (one design under each recipe). Without --jobs there are as many runs side by side as cores,
+    one thread each: measured faster than one run of two threads on two cores (see the README). Under torchrun all its
+    processes train each run together; with --cluster each run is a job.
+    """
+    from ablations.studies.load import load_study
+
+    changes = {key: value for key, value in changes.items() if value is not None}
+    asked = {key: changes.pop(key) for key in _ASKED if key in changes}
+    if asked and kind is None:
+        raise RequestError(f"--{next(iter(asked))}: only with --cluster slurm or --cluster local")
+    if kind is not None:
+        own = {"device": None if device == "auto" else device, "threads": threads, "per-gpu": per_gpu}
+        _check_for_cluster(kind, [*(option for option, value in own.items() if value is not None), *asked])
+    check_tensorboard(tensorboard)
+    loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
+    datasets = _load_data(loaded, data_dir)  # what is missing, damaged or does not fit is said before anything starts
+    loaded = loaded.on(next(iter(datasets.values())))
+    at_each = processes() if kind is None else _tasks(loaded)
+    for one in loaded.runs:
+        one.check(datasets[one.name], at_each)
+    folder = out or Path("runs") / loaded.name
+    if kind is not None:
+        return _submit(loaded, datasets, folder, data_dir, kind, jobs, retry_failed, tensorboard, dry_run)
+
+    from ablations.launch.pool import run_study
+    from ablations.machine import Machine
+
+    if processes() > 1 and (jobs or per_gpu):
+        raise RequestError("--jobs and --per-gpu: under torchrun all processes are at one run; leave them out")
+    machine = Machine.plan(device, jobs, threads, per_gpu)
+    if dry_run:
+        from ablations.launch.estimate import describe_plan
+
+        if is_main():
+            click.echo(describe_plan(loaded, datasets, machine, processes()))
+        return 0
+    if processes() > 1:
+        from ablations.launch.in_process import run_together
+
+        failed = run_together(loaded, folder, data_dir, datasets, device, threads, retry_failed, tensorboard)
+    else:
+        failed = run_study(loaded, folder, data_dir, datasets, machine, retry_failed, tensorboard)
+    return _say_failed(failed)
+
+
+def _check_for_cluster(kind: str, options: list[str]) -> None:
+    """Raises RequestError under torchrun, and for options of which a cluster's jobs make nothing."""
+    if processes() > 1:
+        raise RequestError("--cluster: not under torchrun; each job starts its own processes")
+    for option in options:
+        if option in ("device", "threads", "per-gpu"):
+            raise RequestError(f"--{option}: not with --cluster; --gpus and --cpus say what each job has")
+        if kind == "local" and option in ("partition", "constraint", "memory"):
+            raise RequestError(f"--{option}: only with --cluster slurm")
+
+
+def _say_failed(failed: list[tuple[RunConfig, str]]) -> int:
+    """Says which runs failed, and returns the exit status."""
+    for config, reason in failed:
+        if is_main():
+            click.echo(f"ablations: run {config.name} failed: {reason}", err=True)
+    return 1 if failed else 0
+
+
+def _submit(
+    study: Study,
+    datasets: dict[str, DataSet],
+    folder: Path,
+    data_dir: Path,
+    kind: str,
+    jobs: int | None,
+    retry_failed: bool,
+    tensorboard: bool,
+    dry_run: bool,
+) -> int:
+    """Submits what is left of a study to a cluster; of `local`, waits for it."""
+    from ablations.launch.estimate import describe_runs
+    from ablations.launch.slurm import check_here, check_slurm, describe_jobs, submit
+    from ablations.studies.folder import open_folder
+    from ablations.studies.results import failures, forget_failures, write_results
+    from ablations.studies.slurm_options import Cluster
+
+    asked = study.cluster or Cluster()
+    at_once = jobs or (256 if kind == "slurm" else 1)
+    if kind == "local":
+        check_here(asked, at_once)
+    if dry_run:
+        click.echo("\n".join([*describe_runs(study, datasets), describe_jobs(asked, kind, at_once)]))
+        return 0
+    if kind == "slurm":
+        check_slurm()
+    open_folder(study, folder)
+    if retry_failed:
+        forget_failures(study, folder)
+    try:
+        submitted = submit(study, folder, data_dir, kind, at_once, tensorboard)
+    finally:
+        write_results(study, folder)
+    click.echo(f"{study.name}: {len(submitted)} of {len(study.runs)} runs submitted; ablations status {folder}")
+    return _say_failed(failures(study, folder)) if kind == "local" else 0
+
+
+def _tasks(study: Study) -> int:
+    """The processes that a cluster's job has for a run."""
+    return study.cluster.nodes * study.cluster.processes_each if study.cluster else 1
+
+
+def _load_data(study: Study, data_dir: Path) -> dict[str, DataSet]:
+    """The data set of each run, by the run's name."""
+    from ablations.studies.run import load_data, wanted_of_data
+
+    loaded: dict[tuple, DataSet] = {}
+    found = {}
+    for run in study.runs:
+        key = tuple(wanted_of_data(run).values())
+        if key not in loaded:
+            loaded[key] = load_data(run, data_dir)
+        found[run.name] = loaded[key]
+    return found
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@with_options("debug")
+def status(folder: Path) -> None:
+    """Show what of the study in FOLDER is done, running, failed and left, and how long it will take."""
+    from ablations.launch.slurm import describe_queue
+    from ablations.studies.folder import read_study
+    from ablations.studies.results import describe
+
+    click.echo(describe(read_study(folder), folder))
+    if (queue := describe_queue(folder)) is not None:
+        click.echo(f"  {queue}")

@@ -1,0 +1,91 @@
+"""Gather everything that a report shows of a study."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
+
+from ablations.errors import RequestError
+from ablations.studies.kinds import set_name
+from ablations.studies.results import _write_csv, curves_frame, predictions, published_frame, runs_frame
+from ablations.studies.schema import Study
+from modernize.design import nearest
+from reports.plots import study_plots
+from reports.report import Orders, Report, report_tables
+
+
+def walked(study: Study) -> Orders | None:
+    """What a study of orders walked; None for another kind."""
+    if study.kind != "orders":
+        return None
+    flags = study.orders[0]
+    return Orders(study.orders, lambda chosen: set_name(flags, chosen))
+
+
+Measured = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Measurement(BaseModel):
+    """What `bench` measured of a row, on one device with one batch size; None where it did not."""
+
+    row: str
+    batch_size: PositiveInt
+    device: str
+    train_images_per_second: Measured | None = None
+    inference_images_per_second: Measured | None = None
+    latency_ms: Measured | None = None
+    peak_memory_mb: Measured | None = None
+
+
+def bench_frame(study: Study, folder: Path) -> pd.DataFrame:
+    """The measurements in the study's `bench.json`, a line each; empty where there is none.
+
+    Raises RequestError where the file is damaged or measures a row that the study does not have.
+    """
+    columns = list(Measurement.model_fields)
+    path = folder / "bench.json"
+    try:
+        found = TypeAdapter(list[Measurement]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return pd.DataFrame(columns=columns)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        raise RequestError(f"{path}: {said}; run bench again") from None
+    rows = [row.row for row in study.rows]
+    for measured in found:
+        if measured.row not in rows:
+            raise RequestError(f"{path}: row {measured.row!r} is not in the study: {nearest(measured.row, rows)}")
+    return pd.DataFrame([measured.model_dump() for measured in found], columns=columns)
+
+
+def read_report(study: Study, folder: Path) -> Report:
+    """Everything that a report shows of a study, from its folder as it is now, or from its published results.
+
+    Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
+    are wrong.
+    """
+    runs = published_frame(study, folder)
+    if runs is None:
+        runs = runs_frame(study, folder)
+        with suppress(OSError):  # a study that may only be read has a report elsewhere
+            _write_csv(runs, folder)
+    bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench)
+    return Report(
+        title=study.name,
+        kind=study.kind,
+        base=study.base,
+        runs=runs,
+        designs={row.row: row.flags for row in study.rows if row.reference is None},
+        tables=tuple(tables),
+        plots=study_plots(study.name, runs, tables, curves, bench),
+        curves=curves,
+        orders=orders,
+        bench=bench,
+        unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
+    )

@@ -1,0 +1,130 @@
+"""From a study's name, kind or YAML file to a study with everything resolved."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ablations.errors import RequestError
+from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml
+from ablations.studies.kinds import _ROWS, _orders, _recipe, _references
+from ablations.studies.schema import KINDS, Study, StudyFile, StudyRow, read_budget
+from modernize.design import DesignError, nearest
+
+if TYPE_CHECKING:
+    pass
+
+
+_LONGEST = 240  # letters of a row's name, which with the seed names a folder
+# What each kind reads beside the keys of every study.
+_READS: dict[str, tuple[str, ...]] = {
+    "roadmap": ("recipe", "original_recipe", "extras"),
+    "one-in": ("recipe", "end", "flags"),
+    "one-out": ("recipe", "end", "flags"),
+    "sweep": ("recipe", "flags"),
+    "grid": ("recipe", "flags"),
+    "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
+    "recipes": ("recipes",),
+}
+
+
+def study_names() -> list[str]:
+    """The studies that come with the project."""
+    return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("shipped", "studies").iterdir())
+
+
+def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
+    """The study of that name, kind or YAML file, checked whole: `changes` over its keys, `settings` over its recipes'.
+
+    Raises RequestError naming the file, the key and the right value.
+    """
+    if name.endswith((".yaml", ".yml")):
+        values = read_yaml(Path(name), "study")
+    elif name in study_names():
+        values = yaml.safe_load(
+            files("ablations").joinpath("shipped", "studies", f"{name}.yaml").read_text(encoding="utf-8")
+        )
+    elif name in KINDS:
+        values = {"kind": name}
+    else:
+        known = [*study_names(), *KINDS]
+        raise RequestError(f"unknown study {name!r} (and no YAML file): {nearest(name, known)}")
+    place = f"study {name}"
+    if "cluster" in changes and isinstance(values.get("cluster"), dict):
+        changes = {**changes, "cluster": {**values["cluster"], **changes["cluster"]}}
+    given = check(StudyFile, {**values, **changes}, place)
+    for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
+        if key not in _READS[given.kind] and getattr(given, key) is not None:
+            raise RequestError(f"{place}: {key}: a study of kind {given.kind} has no use for it")
+    try:
+        return _resolve(Path(name).stem, given, settings)
+    except (RequestError, DesignError) as error:
+        raise RequestError(f"{place}: {error}") from None
+
+
+def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
+    from ablations.data.datasets import LOADERS
+
+    if given.data not in LOADERS:
+        raise RequestError(f"data: unknown data set {given.data!r}: {nearest(given.data, LOADERS)}")
+    if len(set(given.seeds)) < len(given.seeds):
+        raise RequestError(f"seeds={given.seeds}: each may be there once")
+    if given.budget is not None:
+        read_budget(given.budget)
+    orders = list(_orders(given)) if given.kind == "orders" else []
+    designs = _ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given)
+    rows = _once(itertools.chain(designs, _references(given)))
+    long = [row.row for row in rows if len(row.row) > _LONGEST]
+    if long:
+        raise RequestError(f"row {long[0][:40]}…: too long to name a folder; at most {_LONGEST} letters")
+    names = dict.fromkeys(row.recipe for row in rows)
+    main = _recipe(given)
+    alone = [key for key in settings if not _shared(key)]
+    if given.kind == "recipes" and alone:
+        raise RequestError(
+            f"--set {alone[0]}: what this study compares are its recipes; put it into one, as in quick,{alone[0]}=…"
+        )
+    recipes = {
+        used: load_recipe(used, {key: value for key, value in settings.items() if used == main or _shared(key)})
+        for used in names
+    }
+    return Study(
+        name=name,
+        kind=given.kind,
+        base=given.base,
+        data=given.data,
+        evaluate=given.evaluate,
+        seeds=given.seeds,
+        budget=given.budget,
+        recipes=recipes,
+        rows=rows,
+        orders=orders,
+        cluster=given.cluster,
+    )
+
+
+_SHARED = (
+    *("max_epochs", "batch_size", "image_size", "crop_padding", "horizontal_flip"),
+    *("precision", "channels_last", "compile", "sync_batchnorm", *MAY_CHANGE),
+)
+_OWN = ("accumulation",)  # of a smaller batch the same parts would be smaller, and BatchNorm another
+
+
+def _shared(key: str) -> bool:
+    """Whether `--set key=…` holds for a second recipe too: it does for budget, data and how runs are carried out."""
+    return key in _SHARED and key not in _OWN
+
+
+def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:
+    """The rows, those that repeat a design and a recipe pointing at the first that has them."""
+    first: dict[tuple[str, str], str] = {}
+    found = []
+    for row in rows:
+        same = first.setdefault((row.reference or repr(row.flags), row.recipe), row.row)
+        found.append(row if same == row.row else row.model_copy(update={"same_as": same}))
+    return found
