@@ -63,7 +63,7 @@ _TOP1_LEGEND = "top-1: mean over seeds ± standard deviation."
 _DIFFERENCES = (
     Column("difference", "difference", short="diff."),
     Column("interval", "95% interval"),
-    Column("p_adjusted", "adjusted p"),
+    Column("p_adjusted", "adjusted p", short="adj. p"),
     Column("verdict", "verdict", number=False),
 )
 
@@ -101,13 +101,13 @@ def comparison_table(
 ) -> Table:
     """Every row of a study with its top-1, and its difference from its `base` with interval and verdict.
 
-    `runs` is a study's tidy frame; `predictions(row, seed)` says which test images a run got right, for studies of one
-    seed; `bench` is what was measured, see `speeds`. Raises ReportError where there are no rows.
+    `runs` is a study's tidy frame; `predictions(row, seed)` says which test images a run got right: their number is
+    the resolution of top-1; `bench` is what was measured, see `speeds`. Raises ReportError where there are no rows.
     """
     if runs.empty:
         raise ReportError("no runs to report")
     pairs = _pairs(runs)
-    compared = compare(runs, pairs, predictions)
+    compared = compare(runs, pairs, resolution=resolution(runs, predictions))
     rows = _rows(runs, compared)
     averaged = any(row.ema.seeds for row in rows)
     measured = speeds(bench, [row.row for row in rows])
@@ -180,6 +180,16 @@ def _pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
         for row, base in zip(rows["row"], rows["base"], strict=True)
         if isinstance(base, str) and (row not in trained or trained[row] != trained.get(base))
     ]
+
+
+def resolution(runs: pd.DataFrame, predictions: Predictions | None) -> float:
+    """The step in which top-1 comes, 100 / test images; 0 if no finished run knows its test images."""
+    done = runs[runs["status"] == "done"] if predictions else runs.iloc[:0]
+    for row, seed in zip(done["row"], done["seed"], strict=True):
+        correct = predictions(row, int(seed)) if predictions else None
+        if correct is not None and len(correct):
+            return 100 / len(correct)
+    return 0.0
 
 
 def _rows(runs: pd.DataFrame, compared: pd.DataFrame) -> list[_Row]:
@@ -361,7 +371,7 @@ def _difference_cells(line: dict | None) -> tuple[Cell, ...]:
         Cell(_number(line["difference"])),
         Cell(_interval(line["low"], line["high"])),
         Cell(shown),
-        Cell(worded(line["verdict"], line["reason"])),
+        Cell(": ".join(filter(None, [line["verdict"], line["reason"]]))),
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from modernize.design import Design, text
 from modernize.roadmap import NAMES, Row, roadmap
-from reports.comparisons import Predictions
+from reports.comparisons import Predictions, resolution
 from reports.costs import gflops
 from reports.statistics import compare, legend
 from reports.tables import MISSING, Cell, Column, ReportError, Table, accuracy, signed
@@ -134,7 +134,7 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
-    compared = compare(runs, [(row, base)], predictions)
+    compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
     return Measured(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
@@ -158,13 +158,15 @@ def _measured_lines(measured: Measured) -> list[_Line]:
     line = measured.line
     shown = [_top1(line["base_mean"], line["base_sd"]), _top1(line["mean"], line["sd"])]
     if math.isnan(line["difference"]):
-        difference = ": ".join(filter(None, [line["verdict"], line["note"]]))
+        difference = ": ".join(filter(None, [line["verdict"], line["reason"], line["note"]]))
     else:
         interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
-        difference = f"{signed(line['difference'])}{interval}, {line['verdict']}"
+        difference = (
+            f"{signed(line['difference'])}{interval}, {': '.join(filter(None, [line['verdict'], line['reason']]))}"
+        )
     return [
         ("top-1, %, ours", shown[0], shown[1], difference),
-        ("seeds", str(line["base_seeds"]), str(line["seeds"]), f"{line['common_seeds']} in common"),
+        ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
 
 

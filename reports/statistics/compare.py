@@ -118,8 +118,8 @@ def fit_rows(results: Sequence[RowResults], resolution: float = 0.0) -> Noise:
 def _line(row: RowResults, base: RowResults) -> dict[str, object]:
     """The line of a comparison before it is tested."""
     ours, theirs = summarise(row.values), summarise(base.values)
-    same = "the same runs as its baseline" if row.source == base.source and row.name != base.name else ""
-    baseline = f"its baseline: {base.reason}" if base.reason else ""
+    same = "same runs as its baseline" if row.source == base.source and row.name != base.name else ""
+    baseline = f"baseline {base.reason}" if base.reason else ""
     return {
         **{"row": row.name, "base": base.name, "mean": ours.mean, "sd": ours.sd, "seeds": ours.seeds},
         **{"base_mean": theirs.mean, "base_sd": theirs.sd, "base_seeds": theirs.seeds},
@@ -195,8 +195,8 @@ def legend(compared: pd.DataFrame, measure: Measure = "top1", level: float = 0.9
         parts.append(f"The verdict uses the unadjusted p-value of one comparison at {100 * (1 - level):.3g}%.")
     else:
         parts.append(
-            f"Verdicts use p-values adjusted for all {tested} comparisons (step-down over their joint distribution) at a "
-            f"family-wise error rate of {100 * (1 - level):.3g}%. CIs are unadjusted: one that excludes 0 may be "
+            f"Verdicts use p-values adjusted for {tested} comparisons (step-down on their joint distribution): the "
+            f"family-wise error rate is {100 * (1 - level):.3g}%. CIs are unadjusted: one that excludes 0 may be "
             "inconclusive; one that includes 0 is never better or worse."
         )
     return " ".join([*parts, "Inconclusive does not mean equal."])

@@ -22,7 +22,7 @@ from scipy import special
 Floats = NDArray[np.float64]
 
 PRIOR_DF: Floats = np.array([1, 8, 16, 32, np.inf])
-PRIOR_WEIGHT: Floats = np.array([4, 1, 1, 1, 3]) / 10  # chosen by simulation, see docs/statistics.md
+PRIOR_WEIGHT: Floats = np.array([10, 1, 1, 1, 7]) / 20  # chosen by simulation, see docs/statistics.md
 OUTLIER_LEVEL = 0.01  # an outlier loses nearly all power, and takes its share out of the others' noise
 _SCALES = np.exp(np.linspace(-2.2, 0.6, 23))
 

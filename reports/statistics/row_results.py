@@ -76,9 +76,9 @@ def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
         statuses = set(row.statuses.values())
         reason = "failed" if "failed" in statuses else f"no {_NAMES[measure]}" if "done" in statuses else "not run"
     elif len(row.recipes) > 1:
-        reason = "its runs used different recipes"
+        reason = "several recipes"
     elif len(row.images) > 1:
-        reason = "its runs saw different numbers of images"
+        reason = "several budgets"
     group = (next(iter(row.recipes), None), next(iter(row.images), None))
     values = tuple(value for _, value in sorted(row.values.items()))
     used = tuple(value for seed, value in sorted(row.values.items()) if seed in row.for_variance)
