@@ -125,7 +125,7 @@ def _number(value: Any) -> float:
 def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
     for verdict, heading in _HEADINGS.items():
         mine = tuple(finding for finding in findings if finding.verdict == verdict)
-        if not mine and verdict is Verdict.NOT_TESTED or not findings:
+        if (not mine and verdict is Verdict.NOT_TESTED) or not findings:
             continue
         yield Group(f"{heading} ({len(mine)} of {len(findings)})", mine, _text(verdict, mine, measure))
 
@@ -150,7 +150,9 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> 
 def described(finding: Finding, measure: Measure = "top1") -> str:
     """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`."""
     digits = 2 if measure == "top1" else 3
-    effect, low, high = (signed(value, digits).replace("-", "−") for value in (finding.effect, finding.low, finding.high))
+    effect, low, high = (
+        signed(value, digits).replace("-", "−") for value in (finding.effect, finding.low, finding.high)
+    )
     return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "")
 
 

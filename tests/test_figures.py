@@ -28,7 +28,7 @@ from ablations.reporting import read_report
 from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig
 from reports.figures.curves import POINTS, _thinned
-from reports.figures.effects import BETTER, SAME, UNTESTED, WORSE
+from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
 from reports.figures.label_placement import Box, place_labels
 from reports.figures.numbered_points import Point, number_points
 from reports.figures.style import log_ticks, signed, text_width, ticks, wrap
@@ -184,7 +184,7 @@ def test_files_are_valid_and_their_fonts_come_with_them(name: str, report_of: Ca
 
 
 def test_no_two_kinds_of_mark_are_told_apart_by_colour_alone() -> None:
-    shapes = [(look.marker, look.filled) for look in (BETTER, WORSE, SAME, UNTESTED)]
+    shapes = [(look.marker, look.filled) for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED)]
     assert len(set(shapes)) == len(shapes)
 
 
