@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 from reports.row_summary import facts
 from reports.statistics import Measure, Verdict
-from reports.statistics.power import smallest_detectable
 from reports.statistics.values import known
+from reports.study_tables import DIGITS
 from reports.tables import Table, signed
 
 _HEADINGS = {
@@ -100,13 +101,10 @@ def findings_of(frame: pd.DataFrame, measure: Measure = "top1") -> list[Finding]
     findings = []
     for line in frame.to_dict("records"):
         if isinstance(line["verdict"], str) and line["verdict"]:
-            numbers = [_number(line.get(name)) for name in ("difference", "low", "high")]
-            if "effect" in line:
-                numbers[0] = _number(line["effect"])
-            reason = line.get("reason")
-            findings.append(
-                Finding(_label(line), *numbers, str(line["verdict"]), reason if isinstance(reason, str) else "")
-            )
+            effect, low, high = (_number(line.get(name)) for name in ("effect", "low", "high"))
+            effect = effect if "effect" in line else _number(line["difference"])
+            reason = line["reason"] if isinstance(line.get("reason"), str) else ""
+            findings.append(Finding(_label(line), effect, low, high, line["verdict"], reason))
     sign = -1 if measure == "top1" else 1
     return sorted(findings, key=lambda finding: sign * finding.effect if known(finding.effect) else math.inf)
 
@@ -149,10 +147,8 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> 
 
 def described(finding: Finding, measure: Measure = "top1") -> str:
     """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`."""
-    digits = 2 if measure == "top1" else 3
-    effect, low, high = (
-        signed(value, digits).replace("-", "−") for value in (finding.effect, finding.low, finding.high)
-    )
+    numbers = (signed(value, DIGITS[measure]) for value in (finding.effect, finding.low, finding.high))
+    effect, low, high = (number.replace("-", "−") for number in numbers)
     return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "")
 
 
@@ -164,32 +160,30 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
     """The smallest difference that the study detects, and what more seeds would detect and cost."""
     tested = frame[frame["p"].notna()] if "p" in frame else frame.head(0)
     have = _seeds_per_row(runs)
-    unit = "pp" if measure == "top1" else "in loss"
+    unit, digits = ("pp" if measure == "top1" else "in loss"), DIGITS[measure]
     if "se" not in tested or tested.empty:
         if frame["verdict"].eq(Verdict.NOT_TESTED.value).any() and have < 3:
             yield f"What would give verdicts: 3 seeds per row: {_cost(runs, 3 - have)}."
         return
     comparisons = len(tested)
     se, df = float(tested["se"].median()), float(tested["df"].median())
-    now = smallest_detectable(se, df, comparisons)
-    yield (
-        f"Power: with {have} seed{'s' if have != 1 else ''} per row this study detects differences of {now:.{_digits(measure)}f} "
-        f"{unit} or more with 80% power."
-    )
+    now = _detectable(se, df, comparisons)
+    seeds_each = f"{have} seed{'s' if have != 1 else ''} per row"
+    yield f"With {seeds_each} this study detects differences of {now:.{digits}f} {unit} or more with 80% power."
     if not frame["verdict"].eq(Verdict.INCONCLUSIVE.value).any():
         return
     offers = []
     for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have][:2]:
-        detectable = smallest_detectable(se * math.sqrt(have / seeds), df * (seeds - 1) / max(have - 1, 1), comparisons)
-        offers.append(
-            f"{seeds} seeds per row detect {detectable:.{_digits(measure)}f} {unit} ({_cost(runs, seeds - have)})"
-        )
+        detectable = _detectable(se * math.sqrt(have / seeds), df * (seeds - 1) / max(have - 1, 1), comparisons)
+        offers.append(f"{seeds} seeds per row detect {detectable:.{digits}f} {unit} ({_cost(runs, seeds - have)})")
     if offers:
         yield f"To settle what is inconclusive: {'; '.join(offers)}."
 
 
-def _digits(measure: Measure) -> int:
-    return 2 if measure == "top1" else 3
+def _detectable(se: float, df: float, comparisons: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest difference that a comparison detects with some power under Bonferroni's correction."""
+    critical = stats.t.ppf(1 - (1 - level) / (2 * comparisons), df)
+    return float((critical + stats.t.ppf(power, df)) * se)
 
 
 def _seeds_per_row(runs: pd.DataFrame) -> int:
