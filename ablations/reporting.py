@@ -17,6 +17,7 @@ from ablations.studies.screen import factors_of
 from modernize.design import nearest
 from reports.report import Orders, Report, report_tables
 from reports.study_figures import study_plots
+from reports.summary import summarise_study
 
 
 def walked(study: Study) -> Orders | None:
@@ -77,15 +78,17 @@ def read_report(study: Study, folder: Path) -> Report:
             _write_csv(runs, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     factors = factors_of(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors, study.measure)
+    plots = study_plots(study.name, runs, tables, curves, bench)
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
         runs=runs,
         designs={row.row: row.flags for row in study.rows if row.reference is None},
+        summary=summarise_study(study.name, runs, tables, study.measure, agreement_notes(plots)),
         tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench),
+        plots=plots,
         curves=curves,
         orders=orders,
         bench=bench,
