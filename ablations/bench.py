@@ -32,7 +32,7 @@ from modernize.models import MODELS, build
 from modernize.models import design as named
 from modernize.reference import PREFIX, build_reference, is_reference
 from modernize.weights import export_weights
-from reports.speed import SpeedRow
+from reports.bench_table import SpeedRow
 
 PEERS = ("torchvision", "timm")
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

@@ -44,6 +44,10 @@ def _plots(
 ) -> Iterator[Plot]:
     if "roadmap" in tables:
         yield trajectory_plot(tables["roadmap"])
+    if "screen" in tables:
+        from reports.screen_plots import screen_plots
+
+        yield from screen_plots(title, runs, tables)
     if "worths" in tables:
         yield worths_plot(tables["worths"])
     if runs["kind"].iloc[0] == "grid":
@@ -103,7 +107,7 @@ def worths_plot(table: Table) -> Plot:
 
 def heatmap_plot(title: str, runs: pd.DataFrame) -> Iterator[Plot]:
     """A grid of two flags; none for a grid of more."""
-    from reports.grids import two_flags
+    from reports.figures.grid import two_flags
 
     grid = two_flags(runs)
     if grid is None:
