@@ -20,8 +20,8 @@ import modernize
 from modernize import Design, compile_plan, trace
 from modernize.plan import smallest_image
 from reports import diagrams, two_designs
+from reports.errors import ReportError
 from reports.formats import terminal
-from reports.tables import ReportError
 
 SVG = "{http://www.w3.org/2000/svg}"
 DESIGNS = st.builds(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import reports.statistics
+from reports.errors import ReportError
 from reports.statistics import (
     COMPARISON_COLUMNS,
     COVERS_IMAGES,
@@ -42,7 +43,6 @@ from reports.statistics import (
     verdict,
     worths_in_order,
 )
-from reports.tables import ReportError
 
 STUDIES = 1000
 Correct = NDArray[np.bool_]

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, told_interval, told_number
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
 from reports.formats import superscript
+from reports.row_summary import status_of
 from reports.statistics import MCNEMAR, Verdict
-from reports.tables import Table, status_of
+from reports.tables import Table
 
 BETTER = Look("better", "o", BLUE)
 WORSE = Look("worse", "s", VERMILION)

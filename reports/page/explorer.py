@@ -21,8 +21,9 @@ from modernize.plan import Activation, Layers, Plan, compile_plan, trace
 from modernize.roadmap import NAMES, Roadmap, roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
 from reports.report import Report
+from reports.row_summary import account
 from reports.statistics import summarise
-from reports.tables import account, accuracy
+from reports.tables import mean_sd
 
 Numbers = NDArray[np.int64]
 MOST_BODIES = 16_000  # combinations of the flags that change the body; more make the page large and slow to build
@@ -136,11 +137,11 @@ def measured(report: Report, row: str) -> str:
     if not found.seeds:
         return f"{label}: no result; {rest or ', '.join(dict.fromkeys(runs['status']))}"
     if found.seeds == 1:
-        said = f"{accuracy(found.mean, None)}%, one seed: no interval over seeds"
+        said = f"{mean_sd(found.mean, None)}%, one seed: no interval over seeds"
     else:
         half = float(stats.t.ppf(0.975, found.seeds - 1)) * found.sd / found.seeds**0.5
         said = (
-            f"{accuracy(found.mean, found.sd)}% over {found.seeds} seeds, "
+            f"{mean_sd(found.mean, found.sd)}% over {found.seeds} seeds, "
             f"95% interval of the mean {found.mean - half:.2f} to {found.mean + half:.2f}"
         )
     return f"{label}: {said}" + (f"; {rest}" if rest else "")
