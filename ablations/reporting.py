@@ -15,6 +15,7 @@ from ablations.studies.results import _write_csv, curves_frame, predictions, pub
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
 from modernize.design import nearest
+from reports.paper_agreement import agreement_words
 from reports.report import Orders, Report, report_tables
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
@@ -79,14 +80,15 @@ def read_report(study: Study, folder: Path) -> Report:
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     factors = factors_of(study)
     tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors, study.measure)
-    plots = study_plots(study.name, runs, tables, curves, bench)
+    plots = study_plots(study.name, runs, tables, curves, bench, study.measure)
+    notes = agreement_words(runs[runs["roadmap"].notna()], study.base) if study.kind == "roadmap" else []
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
         runs=runs,
         designs={row.row: row.flags for row in study.rows if row.reference is None},
-        summary=summarise_study(study.name, runs, tables, study.measure, agreement_notes(plots)),
+        summary=summarise_study(study.name, runs, tables, study.measure, notes),
         tables=tuple(tables),
         plots=plots,
         curves=curves,

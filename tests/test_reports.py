@@ -36,6 +36,7 @@ from reports.figures.trajectory import trajectory
 from reports.report import Orders, Report, report_tables
 from reports.roadmap_table import roadmap_table
 from reports.study_figures import study_plots
+from reports.summary import summarise_study
 from reports.tables import Table
 from reports.write import write_report
 
@@ -502,6 +503,7 @@ def report_of(runs: pd.DataFrame, title: str = "A study") -> Report:
         base="pocket",
         runs=runs,
         designs={},
+        summary=summarise_study(title, runs, tables),
         tables=tuple(tables),
         plots=study_plots(title, runs, tables, nothing, pd.DataFrame()),
         curves=nothing,

@@ -171,7 +171,7 @@ function show() {
   const macs = lookUp(data.macs, chosen);
   const refused = macs < 0;
   shown.refused.hidden = !refused;
-  shown.refused.textContent = refused ? `This cannot be built: ${data.reasons[-1 - macs]}` : "";
+  shown.refused.textContent = refused ? `Invalid design: ${data.reasons[-1 - macs]}` : "";
   shown.params.textContent = refused ? "–" : lookUp(data.params, chosen).toLocaleString("en");
   shown.macs.textContent = refused ? "–" : macs.toLocaleString("en");
   shown.gflops.textContent = refused ? "–" : gflops(macs);

@@ -33,7 +33,7 @@ class Contrasts:
         """Two-sided p-values of differences, (..., pairs)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             tails = 2 * special.stdtr(self.df, -np.abs(difference)[..., None] / self.se)
-        return np.asarray((self.weight * tails).sum(axis=-1))
+        return np.minimum((self.weight * tails).sum(axis=-1), 1.0)
 
     def half_widths(self, level: float) -> Floats:
         """Half the width of each interval, (..., pairs): the differences whose p-value is 1 − level."""
