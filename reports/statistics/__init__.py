@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from reports.statistics.agreement import Correlation, rank_correlation
+from reports.statistics.agreement import (
+    Agreement,
+    Correlation,
+    Means,
+    agreement,
+    pairwise_accuracy,
+    rank_correlation,
+    rerun_agreement,
+)
 from reports.statistics.compare import (
     COMPARISON_COLUMNS,
     MODERATED,
@@ -15,6 +23,7 @@ from reports.statistics.compare import (
     with_verdicts,
 )
 from reports.statistics.multiple_testing import holm, step_down
+from reports.statistics.power import power_statement, seeds_needed_for, smallest_difference
 from reports.statistics.shapley import (
     OrderDistance,
     SeededValue,
@@ -36,24 +45,32 @@ __all__ = [
     "NO_METHOD",
     "ONE_SEED",
     "WELCH",
+    "Agreement",
     "Correct",
     "Correlation",
     "Difference",
+    "Means",
     "Measure",
     "OrderDistance",
     "SeededValue",
     "Summary",
     "Value",
     "Verdict",
+    "agreement",
     "compare",
     "distance_from_order",
     "holm",
     "legend",
     "paired_correctness",
+    "pairwise_accuracy",
+    "power_statement",
     "rank_correlation",
+    "rerun_agreement",
+    "seeds_needed_for",
     "shapley_exact",
     "shapley_from_orders",
     "shapley_over_seeds",
+    "smallest_difference",
     "step_down",
     "summarise",
     "with_verdicts",
