@@ -5,9 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-import torch
-from torch.nn import functional as F
-
 from ablations.data.datasets import DataSet
 from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
@@ -55,6 +52,9 @@ def describe_plan(study: Study, datasets: Mapping[str, DataSet], machine: Machin
 
 def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
     """The training speed of a run with one job's threads, timed over a few small steps."""
+    import torch
+    from torch.nn import functional as F
+
     prepare_process(machine.threads)
     device = machine.devices[0]
     batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data)[1]), 2)
