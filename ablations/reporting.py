@@ -12,6 +12,7 @@ from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
 from ablations.studies.results import curves_frame, predictions, update_results
 from ablations.studies.schema import Study
+from ablations.studies.screen import factors_of
 from modernize.design import nearest
 from reports.report import Orders, Report, report_tables
 from reports.study_figures import study_plots
@@ -70,7 +71,8 @@ def read_report(study: Study, folder: Path) -> Report:
     """
     runs = update_results(study, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench)
+    factors = factors_of(study)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors)
     return Report(
         title=study.name,
         kind=study.kind,

@@ -319,7 +319,7 @@ def test_flags_stand_over_the_files_block_key_by_key(tmp_path: Path) -> None:
     done = asking(tmp_path, block, "--cluster", "slurm", "--partition", "short", "--cpus", "4", "--jobs", "3")
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("one job a run on slurm, 3 at once")
+    assert last.startswith("one job per run on slurm, 3 at once")
     wanted = last.partition(": ")[2]
     assert set(wanted.split(", ")) == {
         "partition short", "time 12:30:00", "memory 16.0", "options {'qos': 'low'}", "cpus 4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,11 +98,22 @@ def _asks(name: str, kind: Any, text: str) -> Callable:
 @click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
 @click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=read_flags, help="The flags to study [all that differ].")
 @click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
+@click.option("--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design [IV].")
+@click.option("--runs", type=click.IntRange(2), help="Combinations that a screen trains, or that --resolve adds.")
+@click.option("--max-cost", type=float, help="Max. multiply-adds of a screen's combinations, times the base's [5].")
+@click.option("--resolve", metavar="FLAG:FLAG", help="Add runs that tell this interaction from its aliases to --out.")
 @click.option(
     "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap beyond the paper's, such as grn."
 )
 @click.option("--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="What a study of recipes compares.")
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Over the study's.")
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, min_open=True),
+    metavar="P",
+    help="Add seeds until the 95% CI of every comparison is at most ±P (pp).",
+)
+@click.option("--max-seeds", type=click.IntRange(2), help="Seeds per row, at most, for --precision [20].")
 @click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
 @click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
@@ -139,37 +151,46 @@ def run(
     device: str,
     tensorboard: bool,
     kind: str | None,
+    resolve: str | None,
     **changes: Any,
 ) -> int:
     """Run all that is left of STUDY; what is done is kept.
 
-    STUDY is a shipped study's name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
-    one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
-    the steps) or recipes (one design under each recipe). Without --jobs there are as many runs side by side as cores,
-    one thread each: measured faster than one run of two threads on two cores (see the README). Under torchrun all its
-    processes train each run together; with --cluster each run is a job.
+    STUDY is a study's folder, to resume it or, with more --seeds, to extend it. Otherwise STUDY is a shipped study's
+    name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone), one-out (end, and end without
+    each flag), sweep (one flag over values), grid (several), orders (random orders of the steps), screen (a fractional
+    factorial of all flags) or recipes (one design under each recipe). Without --jobs there are as many runs side by
+    side as cores, one thread each: measured faster than one run of two threads on two cores (see the README). Under
+    torchrun all its processes train each run together; with --cluster each run is a job.
     """
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
-    from ablations.studies.load import load_study
+    from ablations.studies.load import is_folder, load_study
 
     changes = {key: value for key, value in changes.items() if value is not None}
     asked = {key: changes.pop(key) for key in _ASKED if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
     _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], asked)
     check_tensorboard(tensorboard)
-    loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
+    if resolve is not None:
+        loaded = _follow_up(study, out, resolve, {**changes, **settings})
+    else:
+        loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
+    if is_folder(study) and out not in (None, Path(study)):
+        raise RequestError(f"--out {out}: the study stays in its folder {study}; leave --out out")
+    folder = Path(study) if is_folder(study) else out or Path("runs") / loaded.name
+    if loaded.screen:
+        from ablations.studies.screen import with_follow_ups
+
+        loaded = with_follow_ups(loaded, folder)
     load = data_loader(data_dir)
     datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
     loaded = loaded.on(next(iter(datasets.values())))
     for one in loaded.runs:
         one.check(datasets[one.name], processes() if kind is None else _tasks(loaded))
-    session = Session(loaded, out or Path("runs") / loaded.name, data_dir, datasets, retry_failed, tensorboard)
+    session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
     if kind is not None:
-        from ablations.launch.slurm import run_study as run_jobs
-
-        click.echo(run_jobs(session, kind, jobs, dry_run))
-        return 0 if dry_run or kind == "slurm" else _report_failures(session)
+        return _run_jobs(session, dry_run, kind, jobs)
     return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
 
 
@@ -182,17 +203,73 @@ def _run_here(session: Session, dry_run: bool, *, device: str, threads: int | No
         from ablations.launch.estimate import describe_plan
 
         if is_main():
-            click.echo(describe_plan(session.study, session.datasets, machine, processes()))
+            click.echo(describe_plan(session.study, session.load, machine, processes()))
         return 0
-    if processes() > 1:
-        from ablations.launch.in_process import run_together
 
-        run_together(session, device, threads)
-    else:
-        from ablations.launch.pool import run_study
+    def launch(session: Session) -> int:
+        if processes() > 1:
+            from ablations.launch.in_process import run_together
 
-        run_study(session, machine)
-    return _report_failures(session)
+            run_together(session, device, threads)
+        else:
+            from ablations.launch.pool import run_study
+
+            run_study(session, machine)
+        return _report_failures(session)
+
+    return _run_stages(session, launch)
+
+
+def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> int:
+    """Run a study as jobs, or only describe them; return the exit status."""
+    from ablations.launch import slurm
+
+    jobs = jobs or (slurm.AT_ONCE if kind == "slurm" else 1)
+    if kind == "local":
+        slurm.check_here(session.study, jobs)
+    if dry_run:
+        click.echo(slurm.describe_plan(session, kind, jobs))
+        return 0
+    if kind == "slurm":
+        slurm.check_slurm()
+
+    def launch(session: Session) -> int:
+        count = slurm.run_study(session, kind, jobs)
+        total = len(session.study.runs)
+        click.echo(f"{session.study.name}: {count} of {total} runs submitted; ablations status {session.folder}")
+        return _report_failures(session) if kind == "local" else 0
+
+    return _run_stages(session, launch)
+
+
+def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
+    """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
+    from ablations.studies.folder import open_folder
+    from ablations.studies.precision import add_needed_seeds, describe_precision
+
+    session = replace(session, study=open_folder(session.study, session.folder))
+    while True:
+        status = launch(session)
+        enlarged = add_needed_seeds(session.folder)
+        if is_main() and enlarged.stages != session.study.stages and (text := describe_precision(enlarged)):
+            click.echo(f"{enlarged.name}: {text}")
+        if enlarged.runs == session.study.runs:
+            return status
+        session = replace(session, study=enlarged, retry_failed=False)
+
+
+def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:
+    """Add to the screening study of a folder the rows that tell an interaction from its aliases."""
+    from ablations.studies.folder import read_study
+    from ablations.studies.screen import resolved
+
+    if study != "screen":
+        raise RequestError(f"--resolve {pair}: only for the kind screen, as in `ablations run screen --resolve {pair}`")
+    runs = changes.pop("runs", None)
+    if changes:
+        key = next(iter(changes)).replace("_", "-")
+        raise RequestError(f"--{key}: follow-up runs are trained as the study's other runs; leave it out")
+    return resolved(read_study(out or Path("runs") / study), pair, runs)
 
 
 def _check_launcher(kind: str | None, jobs: int | None, options: list[str], asked: dict[str, Any]) -> None:

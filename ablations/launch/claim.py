@@ -25,9 +25,8 @@ WAIT = 0.5  # seconds between looks at runs that other processes hold
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how runs are trained: the data, the device, the group of processes, and what is logged."""
+    """Where and how runs are trained: the device, the group of processes, and what is logged."""
 
-    data_dir: Path
     device: str
     group: Group = ALONE
     tensorboard: bool = False
@@ -63,11 +62,11 @@ def take(run: RunConfig, folder: Path, data: DataSet, place: Place, callbacks: C
         return result
 
 
-def work_through(study: Study, folder: Path, place: Place, callbacks: Callbacks) -> None:
+def work_through(
+    study: Study, folder: Path, load: Callable[[RunConfig], DataSet], place: Place, callbacks: Callbacks
+) -> None:
     """Take free runs until every run of the study has a result. Raises what `execute` does, Interrupted too."""
     from ablations.training.trainer import Interrupted
-
-    load = data_loader(place.data_dir)
 
     def unfinished() -> list[RunConfig]:
         return [run for run in study.runs if not finished(run_folder(folder, run))]

@@ -47,7 +47,7 @@ def train_one(
             Display(Screen(quiet=not group.main), {config.name: float(macs)}, set()) as display,
         ):
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
-            result = take(config, folder, data, Place(data_dir, device, group, tensorboard), callbacks)
+            result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
             if result is None:
                 result = _result_there(folder, data)
                 display.end(config.name, result)
@@ -71,9 +71,8 @@ def run_together(session: Session, device: str, threads: int | None) -> None:
             how = f"{group.size} processes per run, on {device.partition(':')[0]}"
             with session.display(ended, how, quiet=not group.main) as display:
                 callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
-                work_through(
-                    session.study, folder, Place(session.data_dir, device, group, session.tensorboard), callbacks
-                )
+                place = Place(device, group, session.tensorboard)
+                work_through(session.study, folder, session.load, place, callbacks)
     except Interrupted:
         raise KeyboardInterrupt from None
 

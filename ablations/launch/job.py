@@ -52,7 +52,7 @@ class Job:
         with signals.listening():
             try:
                 with joined(device) as group:
-                    place = Place(self.data_dir, device, group, self.tensorboard)
+                    place = Place(device, group, self.tensorboard)
                     data = load_data(run, self.data_dir)
                     callbacks = Log(signals) if group.main else NullCallbacks(signals)
                     while take(run, folder, data, place, callbacks) is None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.errors import writing
+from ablations.errors import RequestError, writing
 from ablations.progress import Display, Screen
-from ablations.studies.folder import open_folder, run_folder
+from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.results import forget_failures, update_results
-from ablations.studies.run import finished
+from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.training.callbacks import Callbacks
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """A study to be run in a folder; `datasets` holds the dataset of each run, by the run's name."""
+    """A study to be run in a folder; `load` returns a run's dataset."""
 
     study: Study
     folder: Path
     data_dir: Path
-    datasets: Mapping[str, DataSet]
+    load: Callable[[RunConfig], DataSet]
     retry_failed: bool = False
     tensorboard: bool = False
 
@@ -44,14 +44,15 @@ class Session:
         try:
             yield {run.name for run in self.study.runs if finished(run_folder(self.folder, run))}
         finally:
-            update_results(self.study, self.folder)
+            with suppress(RequestError):  # the folder is gone, or its study cannot be read: another error says so
+                update_results(read_study(self.folder), self.folder)  # a study may have been extended meanwhile
 
     def display(self, ended: set[str], how: str, quiet: bool = False) -> Display:
         """Print what is going to run and return the display of its progress, weighted by MACs."""
-        work = {
-            run.name: float(run.cost(self.datasets[run.name])[1] * run.images(self.datasets[run.name]))
-            for run in self.study.runs
-        }
+        work = {}
+        for run in self.study.runs:
+            data = self.load(run)
+            work[run.name] = float(run.cost(data)[1] * run.images(data))
         display = Display(Screen(quiet=quiet), work, ended)
         display.say(f"{self.study.name}: {len(work)} runs, {len(ended)} finished; {how}; folder {self.folder}")
         return display

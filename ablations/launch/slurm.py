@@ -41,14 +41,15 @@ AT_ONCE = 256  # jobs of a study that run at the same time on a cluster, by defa
 ALWAYS = 10_000  # requeues after a time limit
 
 
-def check_here(asked: Cluster, jobs: int) -> None:
-    """Raises RequestError where this machine cannot give so many runs at once what they ask for."""
+def check_here(study: Study, jobs: int) -> None:
+    """Raise RequestError if this machine cannot give so many runs at once what they ask for."""
+    asked = study.cluster or Cluster()
     if asked.nodes > 1:
-        raise RequestError(f"cluster: nodes={asked.nodes}: --cluster local is this machine; the right value is 1")
+        raise RequestError(f"cluster: nodes={asked.nodes}: --cluster local uses this machine; the valid value is 1")
     if asked.gpus:
-        there = len(_gpus())
-        if asked.gpus * jobs > there:
-            raise RequestError(f"cluster: gpus={asked.gpus}: {jobs} runs at once; this machine has {there} GPUs")
+        gpus = len(_gpus())
+        if asked.gpus * jobs > gpus:
+            raise RequestError(f"cluster: gpus={asked.gpus}: {jobs} runs at once, but this machine has {gpus} GPUs")
 
 
 def check_slurm() -> None:
@@ -57,31 +58,24 @@ def check_slurm() -> None:
         raise RequestError("--cluster slurm: there is no sbatch on this machine; --cluster local needs none")
 
 
-def describe_jobs(asked: Cluster, kind: str, jobs: int) -> str:
-    """What each run asks for, in a line."""
+def describe_plan(session: Session, kind: str, jobs: int) -> str:
+    """Describe the runs and what their jobs ask for."""
+    asked = session.study.cluster or Cluster()
     tasks = asked.nodes * asked.processes_each
     wanted = [f"{key} {value}" for key, value in asked.model_dump(exclude_defaults=True).items()]
-    return f"one job a run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'nothing special'}"
+    requests = f"one job per run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'defaults'}"
+    return "\n".join([*describe_runs(session.study, session.load), requests])
 
 
-def run_study(session: Session, kind: str, jobs: int | None, dry_run: bool) -> str:
-    """Submit the unfinished runs of a study as jobs, at most `jobs` at once; return what was submitted, in words.
+def run_study(session: Session, kind: str, jobs: int) -> int:
+    """Submit the unfinished runs of a study as jobs, at most `jobs` at once; return how many were submitted.
 
     With kind `local` the jobs run on this machine, and this waits for them. Raises RequestError if the cluster refuses
     them, RunError if files cannot be written or a job on this machine crashed.
     """
-    study = session.study
-    asked = study.cluster or Cluster()
-    jobs = jobs or (AT_ONCE if kind == "slurm" else 1)
-    if kind == "local":
-        check_here(asked, jobs)
-    if dry_run:
-        return "\n".join([*describe_runs(study, session.datasets), describe_jobs(asked, kind, jobs)])
-    if kind == "slurm":
-        check_slurm()
+    asked = session.study.cluster or Cluster()
     with session.opened():
-        count = _run_here(asked, session, jobs) if kind == "local" else _submit(asked, session, jobs)
-    return f"{study.name}: {count} of {len(study.runs)} runs submitted; ablations status {session.folder}"
+        return _run_here(asked, session, jobs) if kind == "local" else _submit(asked, session, jobs)
 
 
 def _unfinished(asked: Cluster, session: Session) -> list[Job]:

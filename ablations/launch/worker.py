@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ablations.errors import RequestError, RunError, writing
-from ablations.launch.claim import Place, work_through
+from ablations.launch.claim import Place, data_loader, work_through
 from ablations.launch.signals import StopFlag
 from ablations.machine import prepare_process
 from ablations.studies.folder import read_study
@@ -39,8 +39,8 @@ def main() -> int:
     prepare_process(arguments.threads)
     try:
         with writing(f"study {arguments.folder}"), stop.listening(), joined(arguments.device) as group:
-            place = Place(arguments.data_dir, arguments.device, group, arguments.tensorboard)
-            work_through(read_study(arguments.folder), arguments.folder, place, channel)
+            place, load = Place(arguments.device, group, arguments.tensorboard), data_loader(arguments.data_dir)
+            work_through(read_study(arguments.folder), arguments.folder, load, place, channel)
         return 0
     except Interrupted:
         return 130

@@ -19,6 +19,7 @@ from ablations.store import read_json, read_log, write_bytes
 from ablations.studies.folder import run_folder
 from ablations.studies.run import finished, locked, read_state
 from ablations.studies.schema import Study
+from ablations.studies.stages import START, stage_numbers
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -38,11 +39,13 @@ def is_published(folder: Path) -> bool:
 def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
     rows = []
     states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
+    stage_of = stage_numbers(study)
     for seed in study.seeds:
         for row in study.rows:
             run = study.run(row, seed)
             state = states[run.name]
             result = state.result
+            stage = stage_of(row.row, seed)
             rows.append(
                 {
                     "study": study.name,
@@ -53,6 +56,8 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "base": row.compared_with,
                     "run": run.name,
                     "seed": seed,
+                    "stage": stage,
+                    "added": study.stages[stage - 1].why if study.stages else START,
                     "recipe": row.recipe,
                     "dataset": study.data,
                     "evaluate": study.evaluate,
@@ -81,6 +86,9 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
         runs = pd.read_csv(path)
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: cannot be read ({one_line(error)})") from None
+    for column in ("stage", "added"):  # published before stages were recorded
+        if column not in runs:
+            runs[column] = expected[column]
     missing = [column for column in expected if column not in runs]
     if missing or not runs[["row", "seed"]].equals(expected[["row", "seed"]]):
         problem = f"column {missing[0]} is missing" if missing else "rows and seeds differ"

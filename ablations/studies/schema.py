@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ablations.errors import RequestError
-from ablations.recipes import TrainingConfig, Whole, stretched
+from ablations.recipes import Number, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
+from ablations.studies.stages import Precision, Seed, Stage
 from modernize.design import BY_NAME, nearest
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes"]
+Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Resolution = Literal["III", "IV", "V"]
 
 
 class StudyFile(BaseModel):
@@ -34,6 +35,9 @@ class StudyFile(BaseModel):
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="which flags, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
     orders_seed: Whole | None = Field(default=None, ge=0, description="which random orders; none: 0")
+    resolution: Resolution | None = Field(default=None, description="of a screen's design; none: IV")
+    runs: Whole | None = Field(default=None, ge=2, le=4096, description="combinations of a screen; none: the fewest")
+    max_cost: Number | None = Field(default=None, gt=0, description="times the base's multiply-adds; none: 5")
     recipe: str | None = Field(default=None, description="a recipe's name or YAML file; none: quick")
     original_recipe: str | None = Field(default=None, description="for a roadmap's row of the original recipe")
     extras: list[str] | None = Field(default=None, min_length=1, description="rows of a roadmap beyond the paper's")
@@ -41,6 +45,8 @@ class StudyFile(BaseModel):
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
     seeds: list[Seed] = Field(default=[0], min_length=1)
+    precision: float | None = Field(default=None, gt=0, description="half the width that intervals may have")
+    max_seeds: Whole | None = Field(default=None, ge=2, description="seeds per row, at most, for precision; none: 20")
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`, in place of the recipe's")
     references: list[str] = Field(default=[], description="other people's networks beside the rows: torchvision:NAME")
     cluster: Cluster | None = Field(default=None, description="what each run asks a Slurm cluster for")
@@ -92,6 +98,35 @@ class StudyRow(BaseModel):
     same_as: str | None = None
 
 
+class FollowUp(BaseModel):
+    """Rows that were added to a screening study to tell the interaction `resolve` from its aliases.
+
+    `apart` are that interaction and its aliases, each written as two flags: stem:norm.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resolve: str
+    apart: list[str]
+    rows: list[str]
+
+
+class Screen(BaseModel):
+    """The design of a screening study: each flag with its base value and its final value, and how rows were chosen.
+
+    `max_cost` is in units of the base's multiply-adds. `generators` are those of a regular fraction, in words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flags: dict[str, list[Any]]
+    resolution: Resolution
+    max_cost: float
+    method: str
+    generators: list[str] = []
+    follow_ups: list[FollowUp] = []
+
+
 class Study(BaseModel):
     """A study with everything resolved, as `study.yaml` in its folder holds it."""
 
@@ -108,7 +143,10 @@ class Study(BaseModel):
     recipes: dict[str, TrainingConfig]
     rows: list[StudyRow]
     orders: list[list[str]] = []
+    screen: Screen | None = None
     cluster: Cluster | None = None
+    precision: Precision | None = None
+    stages: list[Stage] = Field(default=[], description="none in folders made before stages were recorded: one stage")
 
     @property
     def runs(self) -> list[RunConfig]:
