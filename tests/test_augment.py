@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from ablations.data.batches import Batches, Part, mean_and_std
+from ablations.data.batches import Batches, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
 from ablations.recipes import TrainingConfig
 
@@ -36,7 +36,7 @@ def seeded(seed: int) -> torch.Generator:
 def augmented(held: Batches, indices: Tensor, flip: bool, seed: int) -> tuple[Tensor, Tensor]:
     """What comes of a whole batch of these images."""
     recipe = TrainingConfig(max_epochs=1, batch_size=max(len(indices), 2), learning_rate=0.1, horizontal_flip=flip)
-    return held.augmented(Part(epoch=0, position=0, first=0, indices=indices), recipe, seed)
+    return held.augmented(MicroBatch(epoch=0, position=0, first=0, indices=indices), recipe, seed)
 
 
 def draws(count: int, size: int, padding: int, indices: Tensor, flip: bool, seed: int) -> list[tuple[int, int, bool]]:

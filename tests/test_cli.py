@@ -110,7 +110,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("train", "pocket", "--recipe", "quik"): "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?",
         ("train", "pocket", "--set", "epochs"): "write key=value",
         ("train", "pocket", "--set", "max_epochs=many"): "max_epochs",
-        ("train", "pocket", "--data", "minst"): "unknown data set 'minst'",
+        ("train", "pocket", "--data", "minst"): "unknown dataset 'minst'",
         ("train", "pocket", "--data", "folder", "--data-dir", "missing"): "no folder missing/train",
         ("train", "pocket", *digits, "--set", "batch_size=4096"): "the nearest value that works is 1438",
         ("train", "pocket@separate-downsampling", *digits, "--set", "image_size=12"): "nearest value that works is 16",
@@ -127,7 +127,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("count", "convnext_tiny", "--image-size", "16"): "the nearest value that works is 32",
         ("status", "missing"): "holds no study.yaml",
         ("report", "missing"): "holds no study.yaml",
-        ("data", "mnits"): "unknown data set",
+        ("data", "mnits"): "unknown dataset",
         ("trian",): "No such command",
         ("count", "--rodmap", "x"): "--rodmap",
     }.items():

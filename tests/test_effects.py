@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import modernize
 from ablations import store
-from ablations.data.batches import Part
+from ablations.data.batches import MicroBatch
 from ablations.data.datasets import DataSet, Split, load
 from ablations.data.loader import Items, feeds
 from ablations.data.mixing import mixing
@@ -77,7 +77,7 @@ def mixed(changes: dict[str, Any], position: int, count: int = 8, size: int = 16
     mix = mixing(config(batch_size=count, **changes), count, seed=2)
     numbers = torch.arange(count)
     images = numbers[:, None, None, None].expand(-1, 1, size, size).double()
-    return mix(Part(0, position, 0, numbers), images, numbers)
+    return mix(MicroBatch(0, position, 0, numbers), images, numbers)
 
 
 def test_mixups_targets_are_the_shares_of_the_images() -> None:
@@ -159,7 +159,11 @@ def test_all_parts_of_a_step_are_mixed_alike_and_steps_differ() -> None:
     shares = []
     for position in range(12):
         parts = [
-            mix(Part(0, position, first, numbers[first : first + 4]), images[first : first + 4], numbers[first:][:4])
+            mix(
+                MicroBatch(0, position, first, numbers[first : first + 4]),
+                images[first : first + 4],
+                numbers[first:][:4],
+            )
             for first in (0, 4, 8, 12)
         ]
         own = [
@@ -180,14 +184,14 @@ def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     mixes = mixing(run.config, 10, run.seed)
 
-    def note(part: Part, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def note(part: MicroBatch, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         seen.append((mixes(part, images, labels)[0], labels))
         return mixes(part, images, labels)
 
     run.mix = note
     run.train_step()
     images, labels = seen[0]
-    own = mixes(Part(0, 0, 0, torch.arange(16)), images, torch.arange(16) % 10)[1]
+    own = mixes(MicroBatch(0, 0, 0, torch.arange(16)), images, torch.arange(16) % 10)[1]
     share = own[0, 0].item()
     assert 0 < share < 1
     soft = mixup_target(labels.flip(0), 10, share, 0.1)

@@ -444,7 +444,7 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
     (place / "train.tar").write_bytes(data)
     with tarfile.open(place / "train.tar") as shard:
         assert len(shard.getmembers()) == 4, "tarfile itself says nothing"
-    assert f"cut short or damaged at byte {header}" in refusal(place)
+    assert f"truncated or corrupt at byte {header}" in refusal(place)
 
 
 @pytest.mark.parametrize(
@@ -453,8 +453,8 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
         ([("a.jpg", PICTURE), ("a.cls", b"0"), ("b.jpg", PICTURE)], "b has no class (a .cls file)"),
         ([("a.jpg", PICTURE), ("a.cls", b"tench")], "invalid literal"),
         ([("a.jpg", PICTURE), ("a.cls", b"-1")], "a has no class"),
-        ([("a.txt", b"words"), ("a.cls", b"0")], "it holds no images"),
-        ([], "it holds no images"),
+        ([("a.txt", b"words"), ("a.cls", b"0")], "it contains no images"),
+        ([], "it contains no images"),
         ([("a.jpg", PICTURE), ("a.cls", b"65536")], "a has class 65536; they are numbered from 0, and at most 65535"),
         ([("a.jpg", PICTURE), ("a.cls", b"9" * 30)], f"a has class {'9' * 30}; they are numbered from 0"),
     ],
@@ -520,10 +520,10 @@ def test_class_folders_missing_empty_or_different_are_refused(tmp_path: Path) ->
 
     assert "neither folders train and val" in refusal(tree())
     assert "neither folders train and val" in refusal(tree("train/a/1.jpg"))
-    assert "holds no class folders" in refusal(tree("train/a/1.jpg", "val/"))
-    assert "holds no class folders" in refusal(tree("train/1.jpg", "val/1.jpg"))
-    assert "train/b holds no images" in refusal(tree("train/a/1.jpg", "train/b/", "val/a/1.jpg"))
-    assert "train/b holds no images" in refusal(tree("train/a/1.jpg", "train/b/notes.txt", "val/a/1.jpg"))
+    assert "contains no class folders" in refusal(tree("train/a/1.jpg", "val/"))
+    assert "contains no class folders" in refusal(tree("train/1.jpg", "val/1.jpg"))
+    assert "train/b contains no images" in refusal(tree("train/a/1.jpg", "train/b/", "val/a/1.jpg"))
+    assert "train/b contains no images" in refusal(tree("train/a/1.jpg", "train/b/notes.txt", "val/a/1.jpg"))
     assert "class 'b' is in only one of" in refusal(tree("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"))
     assert "class 'c' is in only one of" in refusal(tree("train/a/1.jpg", "val/a/1.jpg", "val/c/1.jpg"))
     with pytest.raises(RequestError, match="image_size=224"):

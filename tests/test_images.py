@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from ablations.data.batches import Batches, Part
+from ablations.data.batches import Batches, MicroBatch
 from ablations.data.datasets import Split
 from ablations.data.transforms import (
     IMAGENET_MEAN,
@@ -321,7 +321,7 @@ def erased_in_batches(count: int, size: int, share: float) -> Tensor:
     split = Split(torch.full((1, size, size, 3), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     held = Batches(split, torch.full((3,), 128.0), torch.full((3,), 64.0), torch.device("cpu"))
     config = recipe(batch_size=count, erasing=share, image_size=size)
-    return held.augmented(Part(0, 0, 0, torch.zeros(count, dtype=torch.int64)), config, seed=4)[0]
+    return held.augmented(MicroBatch(0, 0, 0, torch.zeros(count, dtype=torch.int64)), config, seed=4)[0]
 
 
 def erased_one_by_one(count: int, size: int, share: float) -> Tensor:
@@ -359,7 +359,7 @@ def test_erasing_leaves_crop_and_flip_as_they_were() -> None:
     chance = torch.Generator().manual_seed(0)
     split = Split(torch.randint(256, (64, 16, 16, 3), generator=chance, dtype=torch.uint8), torch.arange(64))
     held = Batches(split, torch.full((3,), 100.0), torch.full((3,), 50.0), torch.device("cpu"), 2)
-    part = Part(0, 0, 0, torch.arange(64))
+    part = MicroBatch(0, 0, 0, torch.arange(64))
     with_it, without = (
         held.augmented(part, recipe(batch_size=64, erasing=share, horizontal_flip=True, crop_padding=2), 0)[0]
         for share in (0.5, 0.0)

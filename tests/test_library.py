@@ -1,4 +1,4 @@
-"""The trainer as a library: any network, any map-style data set, no folder needed; and TensorBoard's log."""
+"""The trainer as a library: any network, any map-style dataset, no folder needed; and TensorBoard's log."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Small(nn.Module):
 
 
 class Numbers:
-    """Images that hold their index, with what was asked for noted; any sequence with a length is a data set."""
+    """Images that hold their index, with what was asked for noted; any sequence with a length is a dataset."""
 
     def __init__(self, count: int, make: Callable[[int], Any]):
         self.count, self.make = count, make
@@ -163,7 +163,7 @@ def test_images_and_their_order_are_the_same_for_any_number_of_workers(make: Cal
 
 
 class Jittered:
-    """A user's data set with chance of its own: torch's, NumPy's and Python's."""
+    """A user's dataset with chance of its own: torch's, NumPy's and Python's."""
 
     def __len__(self) -> int:
         return 24
@@ -216,13 +216,13 @@ def test_one_channel_images_are_taken() -> None:
 @pytest.mark.parametrize(
     ("changes", "make", "says"),
     [
-        ({"crop_scale": [0.5, 1]}, floats, r"^crop_scale: the data set's images are tensors of floats.*leave it out$"),
-        ({"crop_padding": 2}, floats, r"^crop_padding: the data set's images are tensors of floats"),
-        ({"randaugment": 9}, floats, r"^randaugment: the data set's images are tensors of floats"),
-        ({"erasing": 0.1}, floats, r"^erasing: the data set's images are tensors of floats"),
-        ({"interpolation": "bicubic"}, floats, r"^interpolation: the data set's images are tensors of floats"),
-        ({"image_size": 8}, floats, r"^image_size: the data set's images are tensors of floats"),
-        ({}, pil, r"^image_size is missing: images prepared one by one need it; such as image_size=224$"),
+        ({"crop_scale": [0.5, 1]}, floats, r"^crop_scale: the dataset's images are float tensors.*leave it out$"),
+        ({"crop_padding": 2}, floats, r"^crop_padding: the dataset's images are float tensors"),
+        ({"randaugment": 9}, floats, r"^randaugment: the dataset's images are float tensors"),
+        ({"erasing": 0.1}, floats, r"^erasing: the dataset's images are float tensors"),
+        ({"interpolation": "bicubic"}, floats, r"^interpolation: the dataset's images are float tensors"),
+        ({"image_size": 8}, floats, r"^image_size: the dataset's images are float tensors"),
+        ({}, pil, r"^image_size is missing: images transformed one by one need it; for example image_size=224$"),
         ({"batch_size": 30}, floats, r"^batch_size=30: the training set has 24 images; the nearest value.* is 24$"),
         ({"checkpoint_every": 1}, floats, r"^checkpoint_every=1: give a folder to keep checkpoints in$"),
     ],
@@ -263,7 +263,7 @@ def test_what_could_only_fail_later_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match="checkpoint_steps=5: give a folder"):
         Trainer(Small(), data, data, configs(checkpoint_steps=5))
     arrays = Numbers(16, lambda index: np.asarray(pil(index)))
-    with pytest.raises(ValueError, match="images are ndarrays; they must be PIL images or torch tensors"):
+    with pytest.raises(ValueError, match="images have type ndarray; they must be PIL images or torch tensors"):
         Trainer(Small(), arrays, arrays, configs())
 
 

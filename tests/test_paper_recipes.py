@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 import modernize
-from ablations.data.batches import Part
+from ablations.data.batches import MicroBatch
 from ablations.data.datasets import Split
 from ablations.data.transforms import APPLIED, evaluation_transform, training_transform
 from ablations.errors import RequestError
@@ -270,17 +270,17 @@ def test_the_enhanced_chain_is_the_papers_in_its_order() -> None:
 @pytest.mark.parametrize(
     ("recipe", "changes", "says"),
     [
-        ("quick", {"randaugment_std": "1"}, "randaugment_std: only randaugment uses it, and there is none; set it"),
-        ("quick", {"mix_switch": "0.5"}, "mix_switch: only mixup and cutmix use it, and there is none; set it to null"),
-        ("quick", {"mix_probability": "1"}, "mix_probability: only mixup and cutmix use it, and there is none"),
+        ("quick", {"randaugment_std": "1"}, "randaugment_std: only randaugment uses it, and it is off; set rand"),
+        ("quick", {"mix_switch": "0.5"}, "mix_switch: only mixup and cutmix use it, and both are off; set mix"),
+        ("quick", {"mix_probability": "1"}, "mix_probability: only mixup and cutmix use it, and both are off"),
         ("quick", {"momentum": "0.9"}, "momentum: only optimizer=sgd uses it, and optimizer is adamw"),
         ("paper_original", {"betas": "[0.9, 0.99]"}, "betas: only optimizer=adamw uses it, and optimizer is sgd"),
         ("paper_enhanced", {"step_epochs": "3"}, "step_epochs: only schedule=step uses it, and schedule is cosine"),
         ("quick", {"crop_scale": "[0.1, 1]"}, "crop_padding: crop_scale crops already; give one of the two"),
         ("paper_original", {"crop_padding": "4"}, "crop_padding: crop_scale crops already; give one of the two"),
-        ("paper_original", {"crop_scale": "[1, 0.5]"}, "crop_scale=[1.0, 0.5]: the smaller share comes first"),
+        ("paper_original", {"crop_scale": "[1, 0.5]"}, "crop_scale=[1.0, 0.5]: the smaller fraction must come first"),
         ("paper_original", {"crop_scale": "[0, 1]"}, "crop_scale.0=0: must be greater than 0"),
-        ("quick", {"accumulation": "3"}, "accumulation=3: it does not divide batch_size=128; the nearest value"),
+        ("quick", {"accumulation": "3"}, "accumulation=3: it does not divide batch_size=128; nearest valid value"),
         ("quick", {"accumulation": "0"}, "accumulation=0: must be greater than or equal to 1"),
         ("paper_enhanced", {"randaugment": "11"}, "randaugment=11: must be less than or equal to 10"),
         ("quick", {"randaugment": "0"}, "randaugment=0: must be greater than 0"),
@@ -330,7 +330,7 @@ def test_a_part_is_a_share_of_the_step() -> None:
     """A batch of 8 in four parts: taken together they are the order of the whole."""
     run = Trainer(linear(), images(40), images(5), small(accumulation=4), seed=9)
     parts = list(run.parts())
-    assert len(parts) == 4 * 10 and all(isinstance(part, Part) and len(part.indices) == 2 for part in parts)
+    assert len(parts) == 4 * 10 and all(isinstance(part, MicroBatch) and len(part.indices) == 2 for part in parts)
     first = torch.cat([part.indices for part in parts[:20]])
     assert sorted(first.tolist()) == list(range(40))
     assert [part.first for part in parts[:5]] == [0, 2, 4, 6, 0]

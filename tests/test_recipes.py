@@ -82,7 +82,7 @@ def test_a_recipe_may_be_named_with_settings(folder: Path) -> None:
         ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, such as"),
         ("quick,", "recipe quick,: '': write key=value"),
         ("quick,=1", "recipe quick,=1: '=1': write key=value"),
-        ("quick,max_epochs=1,max_epochs=2", "max_epochs is there twice; once is enough"),
+        ("quick,max_epochs=1,max_epochs=2", "max_epochs is set twice"),
         ("quick,learning_rat=1", "recipe quick,learning_rat=1: unknown key 'learning_rat': did you mean"),
         ("quick,learning_rate=-1", "recipe quick,learning_rate=-1: learning_rate=-1: must be greater than 0"),
         ("quick,betas=[1", "recipe quick,betas=[1: 'betas': '[1' is not a YAML value"),

@@ -185,7 +185,7 @@ def damaged(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(DamagedError) as caught:
         read_json(path)
-    assert str(caught.value).startswith(f"{path} is damaged: ")
+    assert str(caught.value).startswith(f"{path} is corrupt: ")
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -285,7 +285,7 @@ def spoilt(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(DamagedError) as caught:
         read_checkpoint(path)
-    assert str(caught.value) == f"{path} is damaged: its checksum does not fit"
+    assert str(caught.value) == f"{path} is corrupt: its checksum does not match"
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import modernize
-from ablations.data.batches import Batches, Part, mean_and_std
+from ablations.data.batches import Batches, MicroBatch, mean_and_std
 from ablations.data.datasets import DataSet, Images, Split, load
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
@@ -84,7 +84,7 @@ def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
     for step in range(3):
         ours.train_step()
         ours.step += 1
-        images, labels = batches.augmented(Part(0, step, 0, order[64 * step :][:64]), recipe, 3)
+        images, labels = batches.augmented(MicroBatch(0, step, 0, order[64 * step :][:64]), recipe, 3)
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = ours.optimizer.param_groups[0]["lr"]
         optimizer.zero_grad()
         F.cross_entropy(plain(images), labels, label_smoothing=0.1).backward()
@@ -135,7 +135,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet
         newest, before = checkpoints(folder / "checkpoints")
         newest.write_bytes(damage(newest.read_bytes()))
         resumed = trainer(digits, folder, checkpoint_steps=10)
-        with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*the one before is used$"):
+        with pytest.warns(UserWarning, match=f"{newest.name} is corrupt.*the one before is used$"):
             resumed.resume()
         assert f"{resumed.step:09d}" in before.name
         assert same(resumed.train(), expected)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ablations.data.batches import Batch, Part
+from ablations.data.batches import Batch, MicroBatch
 from ablations.data.loader import MapStyle, feeds
 from ablations.data.mixing import mixing
 from ablations.recipes import TrainingConfig
@@ -126,7 +126,7 @@ class Trainer:
         self.step = self.began = 0
         self.seconds = 0.0
         self.batches = self.prepared_parts()
-        self.mix: Callable[[Part, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        self.mix: Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self.damaged: dict[str, str] = {}
         self.told_damaged: set[str] = set()
         self.blank: Tensor | None = None  # an image of the usual size
@@ -214,7 +214,7 @@ class Trainer:
 
     # ---- a step
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[MicroBatch]:
         """From this step on: what this process takes in at once, of each step's batch."""
         share = self.config.batch_size // self.group.size
         size = share // self.config.accumulation
@@ -226,9 +226,9 @@ class Trainer:
             indices = order[position * self.config.batch_size :]
             for number in range(self.config.accumulation):
                 first = self.group.rank * share + number * size
-                yield Part(epoch, position, first, indices[first : first + size])
+                yield MicroBatch(epoch, position, first, indices[first : first + size])
 
-    def prepared_parts(self) -> Generator[tuple[Part, Batch]]:
+    def prepared_parts(self) -> Generator[tuple[MicroBatch, Batch]]:
         """The parts, each with its batch; images are prepared ahead where there are workers to do it."""
         yield from zip(self.parts(), self.train_feed.training(self.parts(), self.config, self.seed), strict=True)
 
@@ -255,7 +255,7 @@ class Trainer:
         if self.averaged:
             self.averaged.update_parameters(self.model)
 
-    def add_gradient(self, part: Part, batch: Batch) -> None:
+    def add_gradient(self, part: MicroBatch, batch: Batch) -> None:
         """Adds a part's share of the gradient of the batch's mean loss; a damaged image adds nothing."""
         self.note_damaged(batch, "training")
         if not len(batch.labels):
