@@ -14,8 +14,8 @@ from ablations.studies.kinds import set_name
 from ablations.studies.results import _write_csv, curves_frame, predictions, published_frame, runs_frame
 from ablations.studies.schema import Study
 from modernize.design import nearest
-from reports.plots import study_plots
 from reports.report import Orders, Report, report_tables
+from reports.study_figures import study_plots
 
 
 def walked(study: Study) -> Orders | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.comparisons import Predictions, comparison_table, orders_table, references_table
+from reports.study_tables import Predictions, comparison_table, orders_table, references_table
 from reports.tables import Table, roadmap_table
 
 if TYPE_CHECKING:

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reports import render
-from reports.files import write_file
-from reports.report import Report
+if TYPE_CHECKING:
+    from reports.report import Report
 
 TABLES = {"markdown": "md", "csv": "csv", "latex": "tex"}
 FIGURES = ("png", "svg", "pdf")
-FORMATS = (*TABLES, *FIGURES, "html")
+REPORT_FORMATS = (*TABLES, *FIGURES, "html")
 
 
-def write_report(report: Report, out: Path, formats: Collection[str] = FORMATS) -> list[Path]:
-    """Write `tables/`, `figures/` and `index.html` under `out`, in these formats; the files written, in order."""
-    made = list(_render_all(report, formats))  # all of it, before the first of an older report's files is replaced
+def write_report(report: Report, out: Path, formats: Collection[str] = REPORT_FORMATS) -> list[Path]:
+    """Write `tables/`, `figures/` and `index.html` under `out`, in these formats; return the files in that order."""
+    made = list(_render_all(report, formats))  # everything, before the first file of an older report is replaced
     return [write_file(out / name, content) for name, content in made]
 
 
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file atomically: a reader finds the old file or the new one, never a part of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
 def _render_all(report: Report, formats: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Each file's name under the report's folder and its contents, the page last."""
+    """Yield the name of each file under the report's folder and its contents, the page last."""
+    from reports.formats import RENDERERS
+
     for table in report.tables:
         for form, suffix in TABLES.items():
             if form in formats:
-                yield f"tables/{table.name}.{suffix}", render.FORMATS[form](table).encode()
+                yield f"tables/{table.name}.{suffix}", RENDERERS[form](table).encode()
     for plot in report.plots:
         for suffix in FIGURES:
             if suffix in formats:

@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, Page
 
 import modernize
 from ablations.reporting import read_report
-from reports.files import write_file
 from reports.page import page as page_of
 from reports.report import Report
+from reports.write import write_file
 
 NAMES = [flag.name for flag in modernize.FLAGS]
 NASTY = "<script>alert(1)</script>"

@@ -25,11 +25,11 @@ from markdown_it import MarkdownIt
 from scipy import stats
 
 from modernize.roadmap import roadmap
-from reports.comparisons import comparison_table, orders_table
-from reports.costs import CostRow, cost_table
-from reports.render import FORMATS, csv, latex, markdown, terminal
+from reports.cost_table import CostRow, cost_table
+from reports.formats import RENDERERS, csv, latex, markdown, terminal
+from reports.latex_escape import tex, tex_prose
+from reports.study_tables import comparison_table, orders_table
 from reports.tables import Cell, Column, ReportError, Table, roadmap_table
-from reports.tex import tex, tex_prose
 
 FLAGS = [
     *("depths=1-1-4-1", "stem=patchify", "depthwise=on", "width=18", "inverted_bottleneck=on", "depthwise_first=on"),
@@ -290,7 +290,7 @@ def test_csv_and_json_keep_full_precision() -> None:
     runs = make_runs()
     table = comparison_table(runs)
     frame = pd.read_csv(io.StringIO(csv(table)))
-    records = json.loads(FORMATS["json"](table))
+    records = json.loads(RENDERERS["json"](table))
     for cells, record, line in zip(frame.to_dict("records"), records, expected_lines(runs, ROWS), strict=True):
         for name, value in line.items():
             assert cells[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
@@ -416,10 +416,10 @@ def test_rows_that_are_not_done_are_there_with_their_reason() -> None:
     assert notes_of(table, "with-width") == "seeds 0, 1, 2 left"
     assert "seeds 0, 1, 2 running" in notes_of(table, "with-depths") and "stopped" in notes_of(table, "with-activation")
     assert notes_of(table, "with-kernel_size") == "seed 0 left, seed 1 failed (killed), seed 2 running"
-    for text in (*(FORMATS[form](table) for form in ("table", "markdown", "latex")), terminal(table, 250)):
+    for text in (*(RENDERERS[form](table) for form in ("table", "markdown", "latex")), terminal(table, 250)):
         for reason in ("loss is nan at step 120", "seed 1 failed (killed)"):
             assert reason in text.replace("\n", " ")
-    assert "loss is nan at step 120" in csv(table) and "loss is nan at step 120" in FORMATS["json"](table)
+    assert "loss is nan at step 120" in csv(table) and "loss is nan at step 120" in RENDERERS["json"](table)
     assert len(read("markdown", table)) == len(read("latex", table)) == len(read("terminal", table)) == 13
 
 
@@ -446,7 +446,7 @@ def test_a_study_in_which_nothing_is_done() -> None:
     runs = make_runs().assign(status="left", top1=None, params=None, macs=None)
     table = comparison_table(runs)
     assert {line[3] for line in read("terminal", table)} == {"left"}
-    for form in FORMATS.values():
+    for form in RENDERERS.values():
         assert form(table)
 
 
@@ -641,7 +641,7 @@ def test_orders_that_a_failed_run_takes_out_are_not_counted() -> None:
     assert "averaged over 6 random orders and 2 of 3 seeds" in one.legend
     nothing = orders_table(changed(runs, "none", status="left"), orders, row_of)
     assert {cell.text for row in nothing.rows for cell in row[2:]} == {"–"}
-    for form in FORMATS.values():
+    for form in RENDERERS.values():
         assert form(nothing)
 
 
@@ -703,10 +703,10 @@ TABLES = all_tables()
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", RENDERERS)
 def test_every_table_in_every_format(form: str, name: str) -> None:
     table = TABLES[name]
-    text = FORMATS[form](table)
+    text = RENDERERS[form](table)
     assert text.endswith("\n") and "\x1b" not in text
     match form:
         case "json":

@@ -332,7 +332,7 @@ def test_a_fetch_that_fails_leaves_nothing_to_be_taken_for_good(
     use(monkeypatch, broken_downloads(small)[kind], broken_downloads(small)[-1 - kind])
     message = refused("fashion_mnist", folder := tmp_path / "data")
     assert contents(folder) == {}
-    assert f"{folder} and {tmp_path / 'debian'} do not hold it; torchvision's download " in message
+    assert f"{folder} and {tmp_path / 'debian'} do not contain it; torchvision's download " in message
     assert "; apt-get download " in message
     assert "Run `apt-get install dataset-fashion-mnist`, or put its four files" in message
     assert all(name in message for name in FILES)
@@ -720,7 +720,10 @@ def renamed(folder: Path) -> None:
         (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png is not a readable image"),
         (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg is not a readable image"),
         (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp is not a readable image"),
-        (rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"), "{}/train/class 1/0.png is not an image"),
+        (
+            rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"),
+            "{}/train/class 1/0.png is not a readable image",
+        ),
     ],
 )
 def test_a_folder_that_is_not_right_is_one_line(images: Path, change: Callable[[Path], None], says: str) -> None:

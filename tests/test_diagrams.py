@@ -19,8 +19,8 @@ from scipy import stats
 import modernize
 from modernize import Design, compile_plan, trace
 from modernize.plan import smallest_image
-from reports import diagrams, versus
-from reports.render import terminal
+from reports import diagrams, two_designs
+from reports.formats import terminal
 from reports.tables import ReportError
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -272,13 +272,13 @@ def study_runs() -> tuple[pd.DataFrame, dict[str, dict]]:
 
 def test_accuracies_are_those_of_the_rows_with_these_flags_and_one_recipe() -> None:
     runs, designs = study_runs()
-    sides = versus.Side("one", Design(), 1, 1), versus.Side("two", Design(kernel_size=7), 2, 2)
-    measured = versus.measure(runs, designs, sides)
+    sides = two_designs.Side("one", Design(), 1, 1), two_designs.Side("two", Design(kernel_size=7), 2, 2)
+    measured = two_designs.measure(runs, designs, sides)
     gains = np.array([2.0, 1.5, 2.5])
     low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
     assert measured.line["difference"] == pytest.approx(2.0)
     assert (measured.line["low"], measured.line["high"]) == pytest.approx((low, high))
-    said = terminal(versus.versus_table(*sides, "images", measured), 120)
+    said = terminal(two_designs.two_designs_table(*sides, "images", measured), 120)
     assert "Holm" not in said and "the word goes by p" in said
     assert "81.00 ± 1.00" in said and "83.00 ± 1.32" in said and f"[{low:+.2f}, {high:+.2f}]" in said
 
@@ -288,14 +288,14 @@ def test_why_there_is_no_difference_is_said_with_what_became_of_the_runs() -> No
     lost = runs["row"] == "base"
     runs = runs.assign(reason=None)
     runs.loc[lost, ["status", "top1", "reason"]] = ["failed", None, "out of memory"]
-    sides = versus.Side("one", Design(), 1, 1), versus.Side("two", Design(kernel_size=7), 2, 2)
-    table = versus.versus_table(*sides, "images", versus.measure(runs, designs, sides))
+    sides = two_designs.Side("one", Design(), 1, 1), two_designs.Side("two", Design(kernel_size=7), 2, 2)
+    table = two_designs.two_designs_table(*sides, "images", two_designs.measure(runs, designs, sides))
     said = table.frame.set_index("what").loc["top-1, %, ours", "difference"]
     assert str(said).startswith("cannot be told: its base has no result: base: seeds 0, 1, 2 failed (out of memory)")
 
 
 def test_a_study_without_the_design_is_refused_by_name() -> None:
     runs, designs = study_runs()
-    sides = versus.Side("one", Design(), 1, 1), versus.Side("mine", Design(width=7), 2, 2)
+    sides = two_designs.Side("one", Design(), 1, 1), two_designs.Side("mine", Design(width=7), 2, 2)
     with pytest.raises(ReportError, match="no row of study s is mine"):
-        versus.measure(runs, designs, sides)
+        two_designs.measure(runs, designs, sides)

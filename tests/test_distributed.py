@@ -29,7 +29,7 @@ from ablations.store import read_json, read_log
 from ablations.studies.run import RunConfig, execute
 from ablations.training.checkpoint import checkpoints
 from ablations.training.distributed import ALONE, Group
-from ablations.training.sync_batchnorm import synchronise_batchnorm
+from ablations.training.sync_batchnorm import synchronize_batchnorm
 from ablations.training.trainer import Trainer
 
 LAYERNORM = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
@@ -158,7 +158,7 @@ def shared_out(
     group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """What this process's SyncBatchNorm makes of its share of the images."""
-    norm = synchronise_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
+    norm = synchronize_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
     assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
     first = sum(shares[: group.rank])
     mine = slice(first, first + shares[group.rank])

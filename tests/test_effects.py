@@ -434,7 +434,7 @@ def test_less_is_kept_between_the_passes(few: tuple[Split, Split]) -> None:
 def test_a_network_without_blocks_that_repeat_is_refused(few: tuple[Split, Split]) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     with pytest.raises(
-        ValueError, match=r"^activation_checkpointing: the network has no blocks that repeat; leave it off$"
+        ValueError, match=r"^activation_checkpointing: the network has no repeated blocks; leave it off$"
     ):
         trainer(few, flat, activation_checkpointing=True)
 

@@ -29,8 +29,8 @@ from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig
 from reports.figures.curves import POINTS, _thinned
 from reports.figures.effects import BETTER, SAME, UNTESTED, WORSE
-from reports.figures.labels import Box, place_labels
-from reports.figures.numbered import Point, number_points
+from reports.figures.label_placement import Box, place_labels
+from reports.figures.numbered_points import Point, number_points
 from reports.figures.style import log_ticks, signed, text_width, ticks, wrap
 from reports.figures.tradeoff import pareto_front
 from reports.report import Plot, Report

@@ -79,7 +79,7 @@ def test_a_recipe_may_be_named_with_settings(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, such as"),
+        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, for example"),
         ("quick,", "recipe quick,: '': write key=value"),
         ("quick,=1", "recipe quick,=1: '=1': write key=value"),
         ("quick,max_epochs=1,max_epochs=2", "max_epochs is set twice"),

@@ -29,11 +29,11 @@ from rich.console import Console
 import reports
 from modernize.design import DesignError
 from modernize.roadmap import NAMES, roadmap
-from reports import render
+from reports import formats
 from reports.figures.style import wrap
 from reports.figures.trajectory import trajectory
-from reports.plots import study_plots
 from reports.report import Orders, Report, report_tables
+from reports.study_figures import study_plots
 from reports.tables import ReportError, Table, roadmap_table
 from reports.write import write_report
 
@@ -135,7 +135,7 @@ def shown(table: Table, row: str, column: str) -> str:
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_markdown_says_what_the_runs_say(name: str, seeds: tuple[int, ...]) -> None:
     runs = make_runs(name, seeds)
-    parsed = parse_markdown(render.markdown(roadmap_table(runs, name)))
+    parsed = parse_markdown(formats.markdown(roadmap_table(runs, name)))
     unit, size = ("M", 1e6) if name == "pocket" else ("G", 1e9)
     before: dict[str, str] = {}
     adopted = ""
@@ -176,7 +176,7 @@ def test_side_branches_and_the_row_after_them_are_measured_from_the_last_adopted
 
 def test_csv_keeps_full_precision() -> None:
     runs = make_runs()
-    frame = pd.read_csv(io.StringIO(render.csv(roadmap_table(runs, "pocket")))).set_index("row")
+    frame = pd.read_csv(io.StringIO(formats.csv(roadmap_table(runs, "pocket")))).set_index("row")
     means = runs.groupby("row")["top1"].mean()
     for row in roadmap("pocket").rows:
         line = frame.loc[row.name]
@@ -251,11 +251,11 @@ def test_notes_on_the_papers_numbers_stand_at_them(name: str) -> None:
     table = roadmap_table(make_runs(name), name)
     for row in roadmap(name).rows:
         assert notes_of(table, row.name, "paper_gflops") == ([row.paper.note] if row.paper.note else [])
-    text = render.markdown(table)
+    text = formats.markdown(table)
     for cells in parse_markdown(text):
         for cell in cells.values():
             for mark in marks_of(cell):
-                assert f"\n\n{render.superscript([mark])} {table.notes[mark - 1]}\n" in text
+                assert f"\n\n{formats.superscript([mark])} {table.notes[mark - 1]}\n" in text
 
 
 def test_rows_without_a_result_are_there_with_their_status() -> None:
@@ -263,8 +263,8 @@ def test_rows_without_a_result_are_there_with_their_status() -> None:
     expected = {"stage-ratio": "not run", "depthwise": "failed", "kernel-9": "left", "fewer-norms": "running"}
     assert {row: shown(table, row, "top1_mean") for row in expected} == expected
     assert notes_of(table, "depthwise") == ["failed: NaN loss at step 120 | lr_max=4e-3"]
-    parsed = parse_markdown(render.markdown(table))
-    frame = pd.read_csv(io.StringIO(render.csv(table))).set_index("row")
+    parsed = parse_markdown(formats.markdown(table))
+    frame = pd.read_csv(io.StringIO(formats.csv(table))).set_index("row")
     assert [cells["row"].split("\N{NO-BREAK SPACE}")[0] for cells in parsed] == [row[0].text for row in table.rows]
     assert list(frame.index) == ROWS
     assert frame.loc[list(expected), "status"].to_dict() == expected
@@ -309,7 +309,7 @@ def test_unknown_rows_and_reports_of_nothing_are_refused() -> None:
 def test_the_terminal_table_fits_a_hundred_columns() -> None:
     for runs in (make_runs(seeds=(0,)), make_runs(), make_runs("resnet50"), make_runs("resnet200")):
         table = roadmap_table(runs, runs["roadmap"].iloc[0])
-        lines = render.terminal(table, 100).splitlines()
+        lines = formats.terminal(table, 100).splitlines()
         assert max(map(len, lines)) <= 100
         assert not any("…" in line or "\x1b" in line for line in lines)
         body = lines[next(i for i, line in enumerate(lines) if set(line) == {"─"}) + 1 :]
@@ -324,7 +324,7 @@ def test_the_terminal_table_fits_a_hundred_columns() -> None:
 @given(width=st.integers(20, 200))
 def test_the_terminal_table_loses_nothing_at_any_width(width: int) -> None:
     table = roadmap_table(ragged_runs(), "pocket")
-    text = render.terminal(table, width)
+    text = formats.terminal(table, width)
     assert max(map(len, text.splitlines())) <= max(width, 88)
     words = text.split()
     for row in table.rows:
@@ -334,7 +334,7 @@ def test_the_terminal_table_loses_nothing_at_any_width(width: int) -> None:
 
 
 def test_group_headings_stand_over_their_columns() -> None:
-    lines = render.terminal(roadmap_table(make_runs(), "pocket"), 120).splitlines()
+    lines = formats.terminal(roadmap_table(make_runs(), "pocket"), 120).splitlines()
     heads = next(i for i, line in enumerate(lines) if line.startswith("row"))
     names, rules = lines[heads - 3 : heads - 1]
     ours, papers = [match.span() for match in re.finditer("─+", rules)]
@@ -345,7 +345,7 @@ def test_group_headings_stand_over_their_columns() -> None:
 
 def test_show_prints_to_the_console_it_is_given() -> None:
     out = io.StringIO()
-    render.show(roadmap_table(make_runs(), "pocket"), Console(file=out, width=100, force_terminal=True))
+    formats.show(roadmap_table(make_runs(), "pocket"), Console(file=out, width=100, force_terminal=True))
     assert "\x1b[1m" in out.getvalue()
     assert "move up depthwise conv" in out.getvalue()
 
@@ -387,7 +387,7 @@ def test_every_text_of_the_figure_can_be_read(name: str) -> None:
     table = roadmap_table(runs, runs["roadmap"].iloc[0])
     texts = " | ".join(["", *assert_readable(trajectory(table)), ""])
     for row, line in zip(table.rows, table.frame.to_dict("records"), strict=True):
-        assert f"| {row[0].text} {render.superscript(row[0].marks)}".rstrip() + " |" in texts
+        assert f"| {row[0].text} {formats.superscript(row[0].marks)}".rstrip() + " |" in texts
         assert f"| {line['group']} |" in texts
         assert f"| {line['paper_top1']:.2f} |" in texts
         if line["seeds"]:
@@ -413,7 +413,7 @@ def test_no_runs_make_texts_collide(top1: list[float], statuses: list[str], name
     runs.loc[runs["status"] == "failed", "reason"] = reason
     table = roadmap_table(runs, name)
     assert_readable(trajectory(table))
-    assert len(parse_markdown(render.markdown(table))) == len(ROWS)
+    assert len(parse_markdown(formats.markdown(table))) == len(ROWS)
 
 
 def test_bars_end_at_the_means_and_side_branches_are_hatched() -> None:
@@ -562,7 +562,7 @@ def test_the_forests_footnotes_are_its_tables() -> None:
     table = next(table for table in report.tables if table.name == "steps")
     said = " ".join(text.get_text() for text in visible_texts(plot.figure)).replace(" ", "")
     for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
-        assert f"{line['label']} {render.superscript(cells[0].marks)}".strip().replace(" ", "") in said
+        assert f"{line['label']} {formats.superscript(cells[0].marks)}".strip().replace(" ", "") in said
         assert line["note"] == "; ".join(table.notes[mark - 1] for mark in cells[0].marks) or len(cells[0].marks) > 1
     assert any("depthwise: seeds 0, 1, 2 failed (NaN" in note for note in table.notes)
     assert_readable(plot.figure)
@@ -611,7 +611,7 @@ def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     ]
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
     for table in report.tables:
-        for suffix, form in (("md", render.markdown), ("csv", render.csv), ("tex", render.latex)):
+        for suffix, form in (("md", formats.markdown), ("csv", formats.csv), ("tex", formats.latex)):
             assert names[f"tables/{table.name}.{suffix}"].read_text() == form(table)
     assert names["tables/roadmap.md"].read_text().startswith("# Some $5 or $6 and \\_underscores\\_\n")
     with Image.open(names["figures/roadmap.png"]) as image:
@@ -659,7 +659,7 @@ def test_what_cannot_be_drawn_leaves_the_older_report_whole(tmp_path: Path) -> N
 
 
 def test_only_what_draws_designs_uses_more_of_modernize_than_its_roadmaps() -> None:
-    draws_designs = ("diagrams", "versus", "page")
+    draws_designs = ("diagrams", "two_designs", "page")
     home = Path(str(reports.__file__)).parent
     for path in home.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,6 +1,7 @@
 """Measure training and inference throughput, latency and memory of networks in interleaved rounds.
 
-Rounds A B A B… let a change of the machine's speed affect all networks alike. Each network runs in processes of its own.
+Rounds alternate (A B A B…), so that a change of the machine's speed affects all networks alike. Each network runs in
+processes of its own.
 """
 
 from ablations.bench.measure import Bench, Measurement, measure

@@ -1,4 +1,4 @@
-"""What to benchmark: networks, their settings, and reference implementations of torchvision and timm with our weights."""
+"""Networks to benchmark: designs, and torchvision's and timm's implementations of them with the same weights."""
 
 from __future__ import annotations
 

@@ -45,9 +45,7 @@ def ratios(bench: Bench) -> list[Ratio]:
 def _ratio(ours: Measurement, reference: Measurement, what: str) -> Ratio:
     rounds = zip(getattr(ours, what), getattr(reference, what), strict=True)
     speedups = [one / other for one, other in rounds]
-    return Ratio(
-        ours.model.label, reference.model, what, statistics.median(speedups), min(speedups), max(speedups)
-    )
+    return Ratio(ours.model.label, reference.model, what, statistics.median(speedups), min(speedups), max(speedups))
 
 
 def table_rows(bench: Bench) -> list[SpeedRow]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.cli.options import FORMATS, image_settings, read_names, read_over, with_options
+from ablations.cli.options import TABLE_FORMATS, image_settings, read_names, read_over, with_options
 from ablations.errors import RequestError, RunError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Turns of each, A B A B….")
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Steps before each turn.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="All that was measured, as JSON.")
 @with_options("image_size", "in_channels", "num_classes", "device", "debug")
 def bench(
@@ -78,8 +78,8 @@ def bench(
     from ablations.bench import Setting, benchmarked_models, for_study, measure, subtitle, table_rows
     from ablations.machine import Machine
     from ablations.store import write_bytes
-    from reports.render import FORMATS
-    from reports.speed import speed_table
+    from reports.bench_table import speed_table
+    from reports.formats import RENDERERS
 
     device = Machine.plan(options.pop("device")).devices[0]
     setting = Setting(
@@ -95,7 +95,7 @@ def bench(
     for model in models:
         _check_built(model.design, model.setting.image_size, channels, classes)
     measured = measure(models, repeats, lambda line: click.echo(line, err=True))
-    click.echo(FORMATS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
+    click.echo(RENDERERS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
     try:
         if out:
             write_bytes(out, measured.as_json().encode())

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ablations.cli.options import FORMATS, image_settings, with_options
+from ablations.cli.options import TABLE_FORMATS, image_settings, with_options
 from ablations.errors import RequestError, RunError
 
 if TYPE_CHECKING:
-    from reports.versus import Measured, Side
+    from reports.two_designs import MeasuredDifference, Side
 
 
 @click.command()
@@ -68,7 +68,7 @@ def show(
 
 def _write_diagram(path: Path, svg: str) -> None:
     """Write a diagram and say where it is; raises RunError where it cannot be written."""
-    from reports.files import write_file
+    from reports.write import write_file
 
     try:
         click.echo(write_file(path, svg.encode()))
@@ -79,7 +79,7 @@ def _write_diagram(path: Path, svg: str) -> None:
 @click.command()
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
 @click.option("--roadmap", "roadmap_name", metavar="NAME", help="All rows of resnet50, resnet200 or pocket.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @with_options("image_size", "in_channels", "num_classes", "debug")
 def count(
     designs: tuple[str, ...],
@@ -100,8 +100,8 @@ def count(
     rows = roadmap(roadmap_name).rows if roadmap_name else ()
 
     from modernize.cost import count as count_cost
-    from reports.costs import CostRow, cost_table
-    from reports.render import FORMATS
+    from reports.cost_table import CostRow, cost_table
+    from reports.formats import RENDERERS
 
     found = []
     for name, design in parsed:
@@ -114,7 +114,7 @@ def count(
         paper = (row.paper.gflops, row.paper.note) if printed else (None, "")
         found.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
     table = cost_table(found, f"The cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
-    click.echo(FORMATS[form](table), nl=False)
+    click.echo(RENDERERS[form](table), nl=False)
 
 
 @click.command()
@@ -146,7 +146,7 @@ def compare(
     size, channels, classes = image_settings(before, image_size, in_channels, num_classes)
     plans = [compile_plan(named(name), channels, classes) for name in (before, after)]
 
-    from reports.versus import Side, versus_table
+    from reports.two_designs import Side, two_designs_table
 
     def side(name: str, plan: Plan) -> Side:
         steps = trace(plan, size)
@@ -156,22 +156,22 @@ def compare(
     measured = _measured(results, sides) if results else None
     images = f"{channels}×{size}×{size} images and {classes} classes"
 
-    from reports.render import terminal
+    from reports.formats import terminal
 
     width = max(shutil.get_terminal_size((120, 24)).columns, 100)
-    click.echo(terminal(versus_table(*sides, images, measured), width), nl=False)
+    click.echo(terminal(two_designs_table(*sides, images, measured), width), nl=False)
     if diagram:
         from reports.diagrams import difference
 
         _write_diagram(diagram, difference(plans[0], plans[1], (before, after)))
 
 
-def _measured(folder: Path, sides: tuple[Side, Side]) -> Measured:
+def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
     """How two designs did in the study of a folder; raises RequestError where it does not have both."""
     from ablations.studies.folder import read_study
     from ablations.studies.results import predictions, runs_frame
     from reports.tables import ReportError
-    from reports.versus import measure
+    from reports.two_designs import measure
 
     study = read_study(folder)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     pass
 
 
-FORMATS = ("table", "json", "csv", "markdown", "latex")
+TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
 def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole files whose names end in their checksum."""
+"""Checkpoints: atomically written files whose names contain their step and checksum."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from ablations.store import DamagedError, write_bytes
 if TYPE_CHECKING:
     import torch
 
-
 _CHECKPOINT = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 
 def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, kept_as: str | None = None) -> Path:
-    """Writes a checkpoint whose name ends in its checksum, then removes all but the last `keep`.
+    """Write a checkpoint, then delete all but the newest `keep`.
 
-    With `kept_as` the same file is there under that name too, and stays.
+    With `kept_as`, also write it under that name; that copy is never deleted.
     """
     import torch
 
@@ -37,23 +36,23 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int =
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
+    """List the checkpoints in a folder, newest first."""
     return sorted((path for path in folder.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; raises DamagedError where the contents do not fit the checksum in its name."""
+    """Read a checkpoint; raise DamagedError if its contents do not match the checksum in its name."""
     import torch
 
     match = _CHECKPOINT.fullmatch(path.name)
     data = path.read_bytes()
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
-        raise DamagedError(f"{path} is damaged: its checksum does not fit")
+        raise DamagedError(f"{path} is corrupt: its checksum does not match")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """One checksum over a state dict: names, types, shapes and every bit of the values."""
+    """Return a checksum of a state dict's names, dtypes, shapes and values, bit by bit."""
     import torch
 
     digest = hashlib.sha256()

@@ -16,7 +16,7 @@ import pandas as pd
 from ablations.reporting import read_report
 from ablations.studies.folder import read_study
 from modernize.roadmap import roadmap
-from reports.render import markdown
+from reports.formats import markdown
 from reports.report import Report
 from reports.statistics import Correlation, rank_correlation
 from reports.tables import signed

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.numbered import Point, axis_range, make_key, number_points, off_axis
+from reports.figures.numbered_points import Point, axis_range, make_key, number_points, off_axis
 from reports.figures.style import BLUE, MARGIN, MUTED, RULE, VERMILION, absence, held, page, signed, styled, ticks
 
 _PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.45, 1.15, 3.2

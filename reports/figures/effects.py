@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, told_interval, told_number
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
-from reports.render import superscript
+from reports.formats import superscript
 from reports.statistics import MCNEMAR, Verdict
 from reports.tables import Table, status_of
 

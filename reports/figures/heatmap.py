@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reports.figures import mark
-from reports.figures.numbered import axis_range
+from reports.figures.grid import Grid
+from reports.figures.numbered_points import axis_range
 from reports.figures.style import INK, MARGIN, MUTED, RULE, absence, page, styled, text_width, ticks, wrap
-from reports.grids import Grid
 from reports.statistics import summarise
 from reports.tables import accuracy, status_of
 

@@ -215,7 +215,7 @@ def signed(value: float, digits: str = "g") -> str:
 
 def footnotes(notes: Sequence[str]) -> Iterator[str]:
     """Notes behind their numbers."""
-    from reports.render import superscript
+    from reports.formats import superscript
 
     for number, note in enumerate(notes, start=1):
         yield f"{superscript([number])} {note}"

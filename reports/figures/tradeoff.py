@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.numbered import Point, axis_range, make_key, number_points, off_axis
+from reports.figures.numbered_points import Point, axis_range, make_key, number_points, off_axis
 from reports.figures.style import BLUE, MARGIN, MUTED, SKY, VERMILION, absence, held, log_ticks, page, styled, ticks
 
 NAMED = 30  # rows; of more, only those on a front are named

@@ -33,7 +33,7 @@ from reports.figures.style import (
     page,
     styled,
 )
-from reports.render import superscript
+from reports.formats import superscript
 from reports.tables import MISSING, OURS, PAPERS, Table, accuracy
 
 OURS_FILL, OURS_LINE = SKY, BLUE

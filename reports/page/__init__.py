@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from reports import diagrams
 from reports.page.explorer import explorer_data
-from reports.page.figures import inline
+from reports.page.svg import inline
 from reports.report import Report
 from reports.tables import Column, facts
 

@@ -16,8 +16,8 @@ from rich.console import Console, Group, JustifyMethod
 from rich.table import Table as Grid
 from rich.text import Text
 
+from reports.latex_escape import tex, tex_prose, tex_stack
 from reports.tables import Cell, Column, Table
-from reports.tex import tex, tex_prose, tex_stack
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # A rule under the heading, a lighter one between sections, nothing else.
@@ -336,7 +336,7 @@ def _escape(text: str) -> str:
     return re.sub(special, r"\\\1", re.sub(r"[\r\n]+", " ", text))
 
 
-FORMATS: dict[str, Callable[[Table], str]] = {
+RENDERERS: dict[str, Callable[[Table], str]] = {
     "table": lambda table: terminal(table, 100),
     "json": as_json,
     "csv": csv,

@@ -11,9 +11,9 @@ import pandas as pd
 
 from modernize.design import Design, text
 from modernize.roadmap import NAMES, Row, roadmap
-from reports.comparisons import Predictions
-from reports.costs import gflops
+from reports.cost_table import gflops
 from reports.statistics import compare, legend
+from reports.study_tables import Predictions
 from reports.tables import MISSING, Cell, Column, ReportError, Table, accuracy, signed
 
 
@@ -28,7 +28,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredDifference:
     """How the second of two designs did against the first: a line of `statistics.compare`, and its legend."""
 
     line: Mapping[str, Any]
@@ -39,7 +39,7 @@ _Line = tuple[str, str, str, str]
 _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
 
-def versus_table(before: Side, after: Side, images: str, measured: Measured | None = None) -> Table:
+def two_designs_table(before: Side, after: Side, images: str, measured: MeasuredDifference | None = None) -> Table:
     """Flags that differ, costs and accuracies of two designs; `images` says for which images they are counted."""
     paper = _paper_rows(before, after)
     lines = [*_flags(before, after), *_costs(before, after)]
@@ -119,7 +119,7 @@ def measure(
     designs: Mapping[str, Mapping[str, Any]],
     sides: tuple[Side, Side],
     predictions: Predictions | None = None,
-) -> Measured:
+) -> MeasuredDifference:
     """How two designs did in a study whose rows have these `designs`: the rows of one recipe that they are.
 
     Raises ReportError where the study has no such rows.
@@ -136,7 +136,7 @@ def measure(
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
     compared = compare(runs, [(row, base)], predictions)
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
-    return Measured(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
+    return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -154,7 +154,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _measured_lines(measured: Measured) -> list[_Line]:
+def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
     line = measured.line
     shown = [_top1(line["base_mean"], line["base_sd"]), _top1(line["mean"], line["sd"])]
     if math.isnan(line["difference"]):

@@ -103,7 +103,7 @@ def worths_plot(table: Table) -> Plot:
 
 def heatmap_plot(title: str, runs: pd.DataFrame) -> Iterator[Plot]:
     """A grid of two flags; none for a grid of more."""
-    from reports.grids import two_flags
+    from reports.figures.grid import two_flags
 
     grid = two_flags(runs)
     if grid is None:

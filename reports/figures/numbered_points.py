@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from reports.figures.labels import Box, place_labels
+from reports.figures.label_placement import Box, place_labels
 from reports.figures.style import INK, MUTED, Page, near, rounded_out, text_width, wrap
 
 _SIZE, _LINE, _PAD, _NUMBER, _MARK = 7.5, 0.15, 0.03, 0.26, 8.0

@@ -1,0 +1,240 @@
+"""Every command of README and docs runs as written, those of a block one after the other in one folder; links work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from commands import environment
+from PIL import Image
+from pydantic import TypeAdapter
+
+from ablations.bench import Bench, table_rows
+from ablations.recipes import load_recipe
+from ablations.studies.folder import open_folder
+from ablations.studies.load import load_study
+from reports.bench_table import speed_table
+from reports.formats import markdown
+
+HOME = Path(__file__).parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((HOME / "docs").glob("*.md"))))
+TEXTS = {page: (HOME / page).read_text(encoding="utf-8") for page in PAGES}
+PROGRAMS = {"ablations": "ablations", "torchrun": "torch.distributed.run"}
+# CI runs the checks, and the tests are what is running; a shell's own commands have no effect on a test.
+NOT_RUN = ("./run_all.sh", "source ", ".venv/bin/")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of commands on a page."""
+
+    page: str
+    commands: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.page}: {self.commands[0]}"
+
+
+def blocks(page: str) -> list[Block]:
+    """List the blocks of commands of a page, without the comments behind commands."""
+    written = re.findall(r"```console\n(.*?)```", TEXTS[page], re.DOTALL)
+    lines = [[re.split(r"\s+# ", line.removeprefix("$ "))[0] for line in block.splitlines()] for block in written]
+    return [Block(page, tuple(commands)) for commands in lines]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+COMMANDS = [(block.page, command) for block in BLOCKS for command in block.commands]
+PYTHON = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL)]
+
+
+def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    program, *arguments = shlex.split(command)
+    module = [sys.executable, "-m", PROGRAMS[program], *arguments]
+    return subprocess.run(module, cwd=cwd, capture_output=True, text=True, timeout=600, env=environment())
+
+
+def run_all(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([HOME / "run_all.sh", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In ImageNet's place a tree large enough for the paper's batches: one image under many names."""
+    place = tmp_path_factory.mktemp("tree")
+    Image.new("RGB", (40, 36), (180, 40, 40)).save(place / "image.jpg")
+    for part, images in (("train", 1_100), ("val", 10)):
+        for label in range(4):
+            folder = place / part / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for index in range(images):
+                (folder / f"{index}.JPEG").hardlink_to(place / "image.jpg")
+    return place
+
+
+@pytest.fixture(scope="session")
+def mydata(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in one folder per class."""
+    place = tmp_path_factory.mktemp("mydata")
+    for part, images in (("train", 12), ("val", 4)):
+        for number, name in enumerate(("cats", "dogs")):
+            (place / part / name).mkdir(parents=True)
+            for index in range(images):
+                Image.new("RGB", (40, 36), (180 * number, 40, 10 * index)).save(place / part / name / f"{index}.png")
+    return place
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, imagenet: Path, mydata: Path) -> Path:
+    """A folder where the commands find the data and the published results."""
+    for name, place in (("imagenet", imagenet), ("mydata", mydata), ("docs", HOME / "docs")):
+        (tmp_path / name).symlink_to(place)
+    return tmp_path
+
+
+def test_the_commands_are_found() -> None:
+    assert [command for page, command in COMMANDS if page == "README.md"][:2] == ["./run_all.sh", "./run_all.sh test"]
+    assert all(command.startswith((*PROGRAMS, *NOT_RUN)) for _, command in COMMANDS)
+    assert not any("#" in command for _, command in COMMANDS)
+    for page in set(PAGES) - {"docs/README.md", "docs/python.md"}:
+        assert any(block.page == page for block in BLOCKS), page
+    for words in ("--set accumulation=32", "torchrun --standalone --nproc-per-node 8", "--cluster slurm", "--nodes 4"):
+        assert any(
+            words in command and "run imagenet " in command and "--dry-run" in command for _, command in COMMANDS
+        )
+
+
+def quick_commands(block: Block) -> list[str]:
+    """The commands of a block that a test runs by default: all but benchmarks and those of other programs."""
+    return [one for one in block.commands if not one.startswith(("ablations bench", *NOT_RUN))]
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if quick_commands(block)], ids=lambda block: block.name)
+def test_a_block_runs_as_written(block: Block, workplace: Path, fashion_dir: Path) -> None:
+    for command in quick_commands(block):
+        trains = re.match(r"ablations (run|train) ", command) or command.startswith("torchrun ")
+        data = f" --data-dir {fashion_dir}" if trains and "--data-dir" not in command else ""
+        before = set(workplace.rglob("*"))
+        done = run(command + data, workplace)
+        assert done.returncode == 0 and done.stdout, done.stderr
+        if "--dry-run" in command:
+            assert set(workplace.rglob("*")) == before, "a dry run writes nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("ablations bench")])
+def test_a_bench_runs_as_written(command: str, tmp_path: Path) -> None:
+    """But for the time that it takes: one round, and networks of full size on small images."""
+    if "runs/quick" in command:
+        open_folder(load_study("quick", {}, {}), tmp_path / "runs/quick")
+    shorter = " --repeats 1 --warmup 0 --threads 1" + (
+        " --image-size 64 --batch-size 2" if "--against" in command else ""
+    )
+    done = run(command + shorter, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stdout or "im/s" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("./run_all.sh test -")])
+def test_what_run_all_is_told_to_test_exists(command: str) -> None:
+    options = shlex.split(command)[2:]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--collect-only", "-qq"], cwd=HOME, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "::" not in done.stderr, done.stdout
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_python_runs_as_written(code: str) -> None:
+    names: dict[str, Any] = {}
+    exec(code, names)
+    if "cost" in names:
+        assert names["cost"].params == 28_589_128
+        assert len(names["steps"]) == 17
+    else:
+        assert names["result"].images_seen == 2 * 64
+
+
+def test_networks_and_the_trainer_are_shown() -> None:
+    assert any("modernize.build(" in code for code in PYTHON) and any("Trainer(" in code for code in PYTHON)
+
+
+@pytest.mark.parametrize(
+    ("study", "rows", "recipes", "data"),
+    [
+        ("imagenet", 17, ["paper_original", "paper_enhanced"], "imagenet"),
+        ("imagenet_resnet200", 17, ["paper_original", "paper_enhanced_b"], "imagenet"),
+        ("desk", 17, ["desk_original", "desk_enhanced"], "fashion_mnist"),
+    ],
+)
+def test_a_shipped_study_is_the_roadmap_under_the_recipes_it_names(
+    study: str, rows: int, recipes: list[str], data: str
+) -> None:
+    loaded = load_study(study, {}, {})
+    seeds = [0] if study == "imagenet_resnet200" else [0, 1, 2]  # as the paper
+    assert (loaded.kind, loaded.data, loaded.seeds) == ("roadmap", data, seeds)
+    assert [row.recipe for row in loaded.rows] == [recipes[0]] + [recipes[1]] * (rows - 1)
+    assert loaded.recipes == {recipe: load_recipe(recipe) for recipe in recipes}
+
+
+def speeds(*names: str) -> str:
+    """Render what docs/speed keeps under these names, with the legend, as Markdown."""
+    rows = []
+    for name in names:
+        bench = TypeAdapter(Bench).validate_json((HOME / f"docs/speed/{name}.json").read_bytes())
+        rows += table_rows(bench)
+    return markdown(speed_table(rows, "")).split("\n\n", 1)[1].strip()
+
+
+def growth() -> str:
+    """Render the table of how cost grows, without the legend."""
+    return speeds("batch", "image", "depth", "jobs").split("\n\n")[0].replace("pocket@separate-downsampling", "END")
+
+
+def runner() -> str:
+    """Say what docs/speed keeps of runs, bare steps and plain scripts."""
+    bare, plain = (pd.read_csv(HOME / f"docs/speed/{name}.csv") for name in ("runner", "plain"))
+    assert len(bare) == len(plain) == 17
+    bares, plains = bare["ratio"], plain["run"] / plain["plain"]
+    in_all = (1 / plain["plain"]).sum() / (1 / plain["run"]).sum()
+    return (
+        f"at {bares.min():.2f} to {bares.max():.2f} of the bare step's speed by processor time (median "
+        f"{bares.median():.2f}) and at {plains.min():.2f} to {plains.max():.2f} times that of a plain script (median "
+        f"{plains.median():.2f}; all 17 together {in_all:.2f})"
+    )
+
+
+def test_the_speeds_are_those_that_were_measured() -> None:
+    text = TEXTS["docs/speed.md"]
+    assert speeds("convnext_tiny", "resnet50") in text
+    assert growth() in text
+    assert runner() in " ".join(text.split())
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docs/results/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", (HOME / page).read_text(encoding="utf-8")):
+        assert (HOME / page).parent.joinpath(link).exists(), (page, link)
+
+
+def test_the_index_lists_every_page() -> None:
+    missing = [page for page in PAGES if page.startswith("docs/") and page != "docs/README.md"]
+    assert [page for page in missing if f"]({page.removeprefix('docs/')})" not in TEXTS["docs/README.md"]] == []
+
+
+def test_run_all_explains_itself_from_any_folder(tmp_path: Path) -> None:
+    done = run_all("--help", cwd=tmp_path)
+    assert done.returncode == 0 and "./run_all.sh STUDY" in done.stdout
+
+
+def test_run_all_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    done = run_all("--tset", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
