@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from commands import environment
+from recorder import Recorder
 from together import together
 from torch import nn
 
@@ -27,6 +28,7 @@ from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, read_log
 from ablations.studies.run import RunConfig, execute
+from ablations.training.callbacks import NullCallbacks
 from ablations.training.checkpoint import checkpoints
 from ablations.training.distributed import ALONE, Group
 from ablations.training.sync_batchnorm import synchronize_batchnorm
@@ -57,10 +59,11 @@ def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[fl
     import ablations.training.trainer
 
     ablations.training.trainer.LOG_STEPS = 1
-    heard: list[float] = []
-    trainer = a_trainer(group, design, settings, report=lambda line: heard.append(line["loss"]))
+    heard = Recorder()
+    trainer = a_trainer(group, design, settings, callbacks=heard)
     evaluation = trainer.train().evaluation
-    return [*heard, evaluation.loss] if heard else []
+    losses = [line["loss"] for line in heard.lines]
+    return [*losses, evaluation.loss] if losses else []
 
 
 def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
@@ -239,7 +242,7 @@ def stepped(group: Group) -> list[float]:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double()
     config = TrainingConfig(max_epochs=1, batch_size=4, learning_rate=0.1, optimizer="sgd", max_damaged=0.9)
     config = config.model_copy(update={"accumulation": 4 // group.size})
-    trainer = Trainer(model, Holed(), Holed(), config, device="cpu", group=group, say=lambda words: None)
+    trainer = Trainer(model, Holed(), Holed(), config, device="cpu", group=group, callbacks=NullCallbacks())
     trainer.train()
     return [value for weights in model.parameters() for value in weights.flatten().tolist()]
 

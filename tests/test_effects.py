@@ -51,7 +51,7 @@ def network(design: str = LAYER_NORM, drop_path_rate: float = 0.0) -> nn.Module:
 
 
 def trainer(few: tuple[Split, Split], model: nn.Module, folder: Path | None = None, **changes: Any) -> Trainer:
-    return Trainer(model, *few, config(**changes), 3, folder, device="cpu")
+    return Trainer(model, *few, config(**changes), seed=3, folder=folder, device="cpu")
 
 
 def steps(run: Trainer, count: int) -> Trainer:
@@ -329,7 +329,7 @@ def test_the_scaled_loss_trains_as_the_plain_one_and_its_scale_is_in_the_checkpo
 ) -> None:
     run = trainer(few, network(), tmp_path, precision="fp16", checkpoint_steps=3)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
-    run.stopping = lambda: run.step == 5
+    run.callbacks.stopping = lambda: run.step == 5
     with pytest.raises(Interrupted):
         run.train()
     assert run.scaler.get_scale() == 2.0**12  # doubled after the second and the fourth step
@@ -538,7 +538,7 @@ def test_resumed_with_every_setting_on_it_is_the_run_that_never_stopped(
         folder = tmp_path / str(stop_at)
         folder.mkdir()
         first = trainer(few, network(design, 0.3), folder, **ALL)
-        first.stopping = lambda run=first, stop_at=stop_at: run.step == stop_at  # type: ignore[misc]
+        first.callbacks.stopping = lambda run=first, stop_at=stop_at: run.step == stop_at  # type: ignore[misc]
         with pytest.raises(Interrupted):
             first.train()
         second = trainer(few, network(design, 0.3), folder, **ALL, workers=workers)

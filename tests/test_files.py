@@ -25,6 +25,7 @@ import torch
 import webdataset
 from commands import ablations, started
 from PIL import Image
+from recorder import Recorder
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,6 +35,7 @@ from ablations.data.image_files import DamagedImageError, ImageFiles, decoded
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig, load_recipe
 from ablations.store import read_json
+from ablations.training.callbacks import NullCallbacks
 from ablations.training.checkpoint import checkpoints
 from ablations.training.trainer import DamagedDataError, Interrupted, Result, Trainer
 
@@ -128,7 +130,7 @@ def trainer(data: DataSet, folder: Path | None = None, **changes: Any) -> Traine
 
 
 def quietly(run: Trainer) -> Result:
-    run.say = lambda words: None
+    run.callbacks = NullCallbacks()
     return run.train()
 
 
@@ -225,7 +227,7 @@ def test_resumed_half_way_with_other_workers_it_is_the_run_that_never_stopped(
 ) -> None:
     data = load("imagenet", drawn.folders, 32)
     first = trainer(data, tmp_path, max_epochs=0.5, workers=before)
-    first.stopping = lambda: first.step == 5
+    first.callbacks.stopping = lambda: first.step == 5
     with pytest.raises(Interrupted):
         first.train()
     found = quietly(trainer(load("imagenet", drawn.shards, 32), tmp_path, max_epochs=0.5, workers=after))
@@ -245,13 +247,13 @@ def whole(drawn: Drawn) -> Result:
 
 def test_the_damaged_are_named_once_and_those_of_the_test_split_are_not_counted(drawn: Drawn) -> None:
     run = trainer(load("imagenet", drawn.folders, 32), ema_decay=0.9, workers=1)
-    said: list[str] = []
-    run.say = said.append
+    recorder = Recorder()
+    run.callbacks = recorder
     result = run.train()
     names = [*drawn.names("folders"), f"val/{drawn.samples['val'][DAMAGED_VALIDATION][0]}.jpg"]
-    assert len(result.damaged) == len(said) == 4
+    assert len(result.damaged) == len(recorder.warnings) == 4
     for name in names:
-        assert sum(name in one for one in result.damaged) == sum(name in words for words in said) == 1
+        assert sum(name in one for one in result.damaged) == sum(name in words for words in recorder.warnings) == 1
     for evaluation in filter(None, (result.evaluation, result.averaged)):
         assert len(evaluation.labels) == len(evaluation.predictions) == VALIDATION - 1
         right = [label for index, (_, label, _) in enumerate(drawn.samples["val"]) if index != DAMAGED_VALIDATION]
@@ -281,7 +283,7 @@ def holed(holes: set[int], accumulation: int, tests: Holed | None = None, **chan
     config = TrainingConfig(accumulation=accumulation, optimizer="sgd", label_smoothing=0.1, **settings)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-    return Trainer(model, Holed(holes), tests or Holed(set()), config, device="cpu", say=lambda words: None)
+    return Trainer(model, Holed(holes), tests or Holed(set()), config, device="cpu", callbacks=NullCallbacks())
 
 
 @pytest.mark.parametrize("accumulation", [1, 4, 8])
@@ -326,7 +328,7 @@ def test_damaged_images_found_before_a_stop_are_in_the_result_and_their_words_do
     data = load("imagenet", drawn.folders, 32)
     assert any("train" in words for words in whole.damaged)
     first = trainer(data, tmp_path, max_epochs=0.5)
-    first.stopping = lambda: first.step == 7
+    first.callbacks.stopping = lambda: first.step == 7
     with pytest.raises(Interrupted):
         first.train()
     assert quietly(trainer(data, tmp_path, max_epochs=0.5)).damaged == whole.damaged

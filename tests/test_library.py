@@ -24,9 +24,10 @@ from ablations import Trainer, TrainingConfig
 from ablations.cli import run_command
 from ablations.data.datasets import load
 from ablations.data.image_files import DamagedImageError
-from ablations.launch.claim import Nobody, Place, take
+from ablations.launch.claim import Place, take
 from ablations.store import read_log
 from ablations.studies.run import RunConfig
+from ablations.training.callbacks import NullCallbacks
 from ablations.training.trainer import DamagedDataError, Interrupted
 from modernize import convnext_tiny
 from modernize.models import design
@@ -83,7 +84,9 @@ def seen(make: Callable[[int], Any], workers: int = 0, **changes: Any) -> list[T
     model.register_forward_pre_hook(
         lambda module, inputs: batches.append(inputs[0].clone()) if module.training else None
     )
-    Trainer(model, Numbers(24, make), Numbers(5, make), configs(workers=workers, **changes), 3, device="cpu").train()
+    Trainer(
+        model, Numbers(24, make), Numbers(5, make), configs(workers=workers, **changes), seed=3, device="cpu"
+    ).train()
     return batches
 
 
@@ -183,7 +186,7 @@ def test_a_data_sets_own_chance_is_the_same_for_any_number_of_workers() -> None:
         batches: list[Tensor] = []
         model = Small()
         model.register_forward_pre_hook(lambda _, inputs, to=batches: to.append(inputs[0].clone()))
-        result = Trainer(model, Jittered(), Jittered(), configs(workers=workers), 3, device="cpu").train()
+        result = Trainer(model, Jittered(), Jittered(), configs(workers=workers), seed=3, device="cpu").train()
         found.append((result.weights_sha256, result.evaluation.loss, torch.cat(batches)))
     assert found[0][:2] == found[1][:2] and torch.equal(found[0][2], found[1][2])
     assert found[0][2][:24].unique(dim=0).shape[0] == 24
@@ -269,12 +272,12 @@ def test_what_could_only_fail_later_is_refused_before_training() -> None:
 
 def test_with_a_folder_it_goes_on_where_it_was(tmp_path: Path) -> None:
     data = Numbers(24, floats)
-    expected = Trainer(Small(), data, data, configs(), 1, device="cpu").train()
-    first = Trainer(Small(), data, data, configs(checkpoint_every=1), 1, tmp_path, device="cpu")
-    first.stopping = lambda: first.step == 4
+    expected = Trainer(Small(), data, data, configs(), seed=1, device="cpu").train()
+    first = Trainer(Small(), data, data, configs(checkpoint_every=1), seed=1, folder=tmp_path, device="cpu")
+    first.callbacks.stopping = lambda: first.step == 4
     with pytest.raises(Interrupted):
         first.train()
-    again = Trainer(Small(), data, data, configs(checkpoint_every=1), 1, tmp_path, device="cpu").train()
+    again = Trainer(Small(), data, data, configs(checkpoint_every=1), seed=1, folder=tmp_path, device="cpu").train()
     assert again.weights_sha256 == expected.weights_sha256
     assert [line["step"] for line in read_log(tmp_path)] == [6]
     kept = torch.load(tmp_path / "checkpoints/epoch-2.pt", weights_only=True)
@@ -347,9 +350,9 @@ def test_tensorboard_has_the_logs_values_once_each_across_a_resume(tmp_path: Pat
 
     place = Place(Path("unused"), "cpu", tensorboard=True)
     with pytest.raises(Died):
-        take(run_of(3), tmp_path, data, place, Nobody(), dies)
+        take(run_of(3), tmp_path, data, place, NullCallbacks(dies))
     assert [step for step, _ in logged(tmp_path, "loss")] == [50, 100]
-    result = take(run_of(3), tmp_path, data, place, Nobody(), lambda: False)
+    result = take(run_of(3), tmp_path, data, place, NullCallbacks())
     assert result and result["status"] == "done"
     lines = read_log(tmp_path)
     assert [line["step"] for line in lines] == [50, 100, 132]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from recorder import Recorder
 from torch import nn
 
 import modernize
@@ -177,18 +178,18 @@ def linear() -> nn.Module:
 
 def test_the_optimizer_steps_at_the_schedules_rate_and_the_log_says_where_it_comes_from(tmp_path: Path) -> None:
     config = small(batch_size=8, learning_rate=0.02, learning_rate_batch=32, warmup_epochs=1)
-    told: list[dict[str, Any]] = []
-    run = Trainer(linear(), images(40), images(5), config, folder=tmp_path, report=told.append)
+    told = Recorder()
+    run = Trainer(linear(), images(40), images(5), config, folder=tmp_path, callbacks=told)
     used: list[float] = []
     run.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[-1]["lr"]))
     run.train()
     peak = 0.02 * 8 / 32
     cosine = [peak * (1 + math.cos(math.pi * share / 5)) / 2 for share in range(5)]
     assert used == pytest.approx([peak * part / 5 for part in range(1, 6)] + cosine, rel=1e-12)
-    assert told[-1]["peak_learning_rate"] == "0.005, from 0.02 at 32 images a step"
-    assert read_log(tmp_path)[-1]["peak_learning_rate"] == told[-1]["peak_learning_rate"]
-    Trainer(linear(), images(40), images(5), small(), report=told.append).train()
-    assert "peak_learning_rate" not in told[-1]
+    assert told.lines[-1]["peak_learning_rate"] == "0.005, from 0.02 at 32 images a step"
+    assert read_log(tmp_path)[-1]["peak_learning_rate"] == told.lines[-1]["peak_learning_rate"]
+    Trainer(linear(), images(40), images(5), small(), callbacks=told).train()
+    assert "peak_learning_rate" not in told.lines[-1]
 
 
 # Weight decay --------------------------------------------------------------------------------------------------------
@@ -335,5 +336,5 @@ def test_a_part_is_a_share_of_the_step() -> None:
     assert sorted(first.tolist()) == list(range(40))
     assert [part.first for part in parts[:5]] == [0, 2, 4, 6, 0]
     assert torch.equal(
-        first, torch.cat([p.indices for p in Trainer(linear(), images(40), images(5), small(), 9).parts()][:5])
+        first, torch.cat([p.indices for p in Trainer(linear(), images(40), images(5), small(), seed=9).parts()][:5])
     )

@@ -72,7 +72,7 @@ def run_config() -> RunConfig:
 
 
 def test_a_run_that_another_process_has_taken_is_not_marked_failed(tmp_path: Path) -> None:
-    hold = "import sys; from pathlib import Path; from ablations.runs import locked\n"
+    hold = "import sys; from pathlib import Path; from ablations.studies.run import locked\n"
     hold += "with locked(Path(sys.argv[1])) as free: print(free, flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -38,8 +38,7 @@ def network(design: str = DESIGN, drop_path_rate: float = 0.2) -> nn.Module:
 
 
 def trainer(data: DataSet, folder: Path | None, design: str = DESIGN, seed: int = 3, **changes: Any) -> Trainer:
-    stopping = changes.pop("stopping", lambda: False)
-    return Trainer(network(design), data.train, data.test, config(**changes), seed, folder, stopping=stopping)
+    return Trainer(network(design), data.train, data.test, config(**changes), seed=seed, folder=folder)
 
 
 def held(split: Images, data: DataSet, crop_padding: int = 0) -> Batches:
@@ -49,7 +48,7 @@ def held(split: Images, data: DataSet, crop_padding: int = 0) -> Batches:
 
 
 def stop_after(run: Trainer, step: int) -> None:
-    run.stopping = lambda: run.step == step
+    run.callbacks.stopping = lambda: run.step == step
 
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
@@ -118,7 +117,7 @@ def test_resumed_at_any_step_it_is_the_run_that_never_stopped(
 
 def test_a_stop_at_the_last_step_still_gives_the_result(digits: DataSet, tmp_path: Path) -> None:
     last = trainer(digits, tmp_path, max_epochs=1)
-    last.stopping = lambda: last.step == last.total_steps
+    last.callbacks.stopping = lambda: last.step == last.total_steps
     assert last.train().images_seen == last.total_steps * 64
 
 

@@ -6,45 +6,24 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ablations.studies.folder import run_folder
-from ablations.studies.run import Bystanders, RunConfig, execute, finished, load_data, locked, wanted_of_data
+from ablations.studies.run import RunConfig, execute, finished, load_data, locked, wanted_of_data
 from ablations.studies.schema import Study
+from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import ALONE, Group
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from ablations.data.datasets import DataSet
 
 WAIT = 0.5  # seconds between looks at runs that other processes hold
-
-
-class Audience(Protocol):
-    """Who follows runs: a display, or a launcher in another process."""
-
-    def start(self, run: str) -> None: ...
-
-    def log(self, run: str, line: dict[str, Any]) -> None: ...
-
-    def end(self, run: str, result: dict[str, Any]) -> None: ...
-
-    def say(self, words: str) -> None: ...
-
-
-class Nobody:
-    """The audience of a group's other processes: rank 0 has told it already."""
-
-    def start(self, run: str) -> None: ...
-
-    def log(self, run: str, line: dict[str, Any]) -> None: ...
-
-    def end(self, run: str, result: dict[str, Any]) -> None: ...
-
-    def say(self, words: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -83,9 +62,7 @@ class StopFlag:
         return self.signals > 0 or (self.launcher is not None and os.getppid() != self.launcher)
 
 
-def take(
-    run: RunConfig, folder: Path, data: DataSet, place: Place, audience: Audience, stopping: Callable[[], bool]
-) -> dict[str, Any] | None:
+def take(run: RunConfig, folder: Path, data: DataSet, place: Place, callbacks: Callbacks) -> dict[str, Any] | None:
     """Trains a run to its end where it is free; its result, or None where another process has it or has ended it.
 
     Raises what `execute` does.
@@ -95,20 +72,14 @@ def take(
         free = group.by_main(lambda: held.enter_context(locked(folder)) and not finished(folder))
         if not free:
             return None
-        audience.start(run.name)
-        report = _to_tensorboard(folder) if place.tensorboard and group.main else None
-
-        def log(line: dict[str, Any]) -> None:
-            audience.log(run.name, line)
-            if report:
-                report(line)
-
-        result = execute(run, folder, data, place.device, Bystanders(log, stopping, audience.say), group)
-        audience.end(run.name, result)
+        callbacks.start(run.name)
+        followed = TensorBoard(callbacks, folder) if place.tensorboard and group.main else callbacks
+        result = execute(run, folder, data, place.device, followed, group)
+        callbacks.end(result)
         return result
 
 
-def work_through(study: Study, folder: Path, place: Place, audience: Audience, stopping: Callable[[], bool]) -> None:
+def work_through(study: Study, folder: Path, place: Place, callbacks: Callbacks) -> None:
     """Takes what is free of a study until every run has a result. Raises what `execute` does, Interrupted too."""
     from ablations.training.trainer import Interrupted
 
@@ -124,25 +95,31 @@ def work_through(study: Study, folder: Path, place: Place, audience: Audience, s
         return [run for run in study.runs if not finished(run_folder(folder, run))]
 
     while found := place.group.by_main(left):
-        trained = [take(run, run_folder(folder, run), data_of(run), place, audience, stopping) for run in found]
+        trained = [take(run, run_folder(folder, run), data_of(run), place, callbacks) for run in found]
         if not any(trained):
-            if place.group.any(stopping())[0]:
+            if place.group.any(callbacks.stopping())[0]:
                 raise Interrupted
             time.sleep(WAIT)
 
 
-def _to_tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Writes each line of the log for TensorBoard, in the run's folder."""
-    from torch.utils.tensorboard import SummaryWriter
+class TensorBoard(Callbacks):
+    """Write the log for TensorBoard too, in the run's folder."""
 
-    writers: list[SummaryWriter] = []
+    def __init__(self, callbacks: Callbacks, folder: Path):
+        super().__init__(callbacks.stopping)
+        self.callbacks, self.folder = callbacks, folder
+        self.writer: SummaryWriter | None = None
 
-    def report(line: dict[str, Any]) -> None:
-        if not writers:  # what an earlier session wrote beyond its last checkpoint is hidden
-            writers.append(SummaryWriter(str(folder / "tensorboard"), purge_step=line["step"]))
+    def warn(self, message: str) -> None:
+        self.callbacks.warn(message)
+
+    def log(self, line: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.callbacks.log(line)
+        # What an earlier session wrote after its last checkpoint is hidden.
+        self.writer = self.writer or SummaryWriter(str(self.folder / "tensorboard"), purge_step=line["step"])
         for name in ("loss", "top1", "learning_rate"):
-            writers[0].add_scalar(f"training/{name}", line[name], line["step"])
-        writers[0].add_scalar("training/images_per_second", line["images"] / max(line["seconds"], 1e-9), line["step"])
-        writers[0].flush()
-
-    return report
+            self.writer.add_scalar(f"training/{name}", line[name], line["step"])
+        self.writer.add_scalar("training/images_per_second", line["images"] / max(line["seconds"], 1e-9), line["step"])
+        self.writer.flush()

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.errors import RequestError, RunError
-from ablations.launch.claim import Audience, Nobody, Place, StopFlag, take, work_through
+from ablations.launch.claim import Place, StopFlag, take, work_through
+from ablations.launch.session import DisplayCallbacks
 from ablations.machine import Machine, prepare_process
 from ablations.progress import Display, Screen
 from ablations.recipes import MAY_CHANGE, check, read_yaml
@@ -17,6 +18,7 @@ from ablations.studies.folder import differences, open_folder, run_folder
 from ablations.studies.results import failures, forget_failures, work_of, write_results
 from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.studies.schema import Study
+from ablations.training.callbacks import NullCallbacks
 from ablations.training.distributed import Group, joined, local_processes, local_rank, processes
 from ablations.training.trainer import Interrupted
 
@@ -41,11 +43,11 @@ def train_one(
     stop = StopFlag()
     try:
         with stop.listening(), joined(device) as group, _display({config.name: float(macs)}, set(), group) as display:
-            place = Place(data_dir, device, group, tensorboard)
-            result = take(config, folder, data, place, audience(display, group), stop)
+            callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
+            result = take(config, folder, data, Place(data_dir, device, group, tensorboard), callbacks)
             if result is None:
                 result = _result_there(folder, data)
-                audience(display, group).end(config.name, result)
+                display.end(config.name, result)
     except Interrupted:
         raise KeyboardInterrupt from None
     except OSError as error:
@@ -86,8 +88,9 @@ def run_together(
                     f"run, on {device.partition(':')[0]}; folder {folder}"
                 )
                 place = Place(data_dir, device, group, tensorboard)
+                callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
                 try:
-                    work_through(study, folder, place, audience(display, group), stop)
+                    work_through(study, folder, place, callbacks)
                 finally:
                     if group.main:
                         with contextlib.suppress(OSError):  # derived, and written again by every report
@@ -111,11 +114,6 @@ def _result_there(folder: Path, data: DataSet) -> dict[str, Any]:
 
 def _display(work: Mapping[str, float], ended: set[str], group: Group) -> Display:
     return Display(Screen(quiet=not group.main), work, ended)
-
-
-def audience(display: Display, group: Group) -> Audience:
-    """The display, which rank 0 alone has."""
-    return display if group.main else Nobody()
 
 
 def own_device(device: str) -> str:

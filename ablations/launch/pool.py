@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ablations.errors import RunError
+from ablations.launch.session import DisplayCallbacks
 from ablations.machine import Machine
 from ablations.progress import Display, Screen
 from ablations.studies.folder import open_folder, run_folder
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @dataclass
 class _Worker:
     process: subprocess.Popen[str]
-    run: str | None = None
+    callbacks: DisplayCallbacks
     complaints: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
 
 
@@ -78,7 +79,7 @@ class Launcher:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        worker = _Worker(process)
+        worker = _Worker(process, DisplayCallbacks(self.display))
         self.workers.append(worker)
         if self.interrupts:  # asked to stop while it was being started
             process.send_signal(signal.SIGINT)
@@ -112,15 +113,13 @@ class Launcher:
                 continue
             match event["event"]:
                 case "start":
-                    worker.run = event["run"]
-                    self.display.start(event["run"])
+                    worker.callbacks.start(event["run"])
                 case "log":
-                    self.display.log(worker.run or "", event)
-                case "say":
-                    self.display.say(event["words"])
+                    worker.callbacks.log(event["line"])
+                case "warn":
+                    worker.callbacks.warn(event["message"])
                 case "end":
-                    worker.run = None
-                    self.display.end(event["run"], event)
+                    worker.callbacks.end(event["result"])
                 case "error":
                     trouble.append(event["message"])
                     self._signal(signal.SIGINT)
@@ -137,11 +136,11 @@ class Launcher:
         status = worker.process.returncode
         if status in (0, 130) or stopping or self.interrupts:
             return
-        if worker.run is None:  # it died before or between runs: starting another would repeat that
+        if worker.callbacks.run is None:  # it died before or between runs: starting another would repeat that
             raise RunError(
                 f"a worker process ended with {_cause(status)}: {' / '.join(worker.complaints) or 'no word'}"
             )
-        run = self.runs[worker.run]
+        run = self.runs[worker.callbacks.run]
         reason = f"its process ended with {_cause(status)}"
         if worker.complaints:
             reason += f": {worker.complaints[-1]}"

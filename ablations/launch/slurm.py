@@ -27,6 +27,7 @@ from ablations.studies.folder import run_folder
 from ablations.studies.run import finished
 from ablations.studies.schema import Study
 from ablations.studies.slurm_options import Cluster, minutes
+from ablations.training.callbacks import Callbacks, NullCallbacks
 
 if TYPE_CHECKING:
     import submitit
@@ -50,7 +51,7 @@ class Job:
 
     def __call__(self) -> str:
         """Trains the run to its end and returns its status; told to leave, writes a checkpoint and is requeued."""
-        from ablations.launch.claim import WAIT, Nobody, Place, take
+        from ablations.launch.claim import WAIT, Place, take
         from ablations.launch.in_process import own_device
         from ablations.machine import prepare_process
         from ablations.studies.folder import read_study
@@ -68,8 +69,8 @@ class Job:
             with joined(device) as group:
                 place = Place(self.data_dir, device, group, self.tensorboard)
                 data = load_data(run, self.data_dir)
-                audience = Log() if group.main else Nobody()
-                while take(run, folder, data, place, audience, told) is None:
+                callbacks = Log(told) if group.main else NullCallbacks(told)
+                while take(run, folder, data, place, callbacks) is None:
                     if group.by_main(lambda: finished(folder)):
                         break
                     if group.any(told())[0]:
@@ -112,20 +113,21 @@ class Told:
             time.sleep(PATIENCE)  # ending by itself, it would not be requeued
 
 
-class Log:
-    """The audience of a job: its output, which submitit keeps."""
+class Log(Callbacks):
+    """Print a job's progress to its output, which submitit keeps."""
 
     def start(self, run: str) -> None:
-        self.say(f"{run}: started")
+        self.run = run
+        self.warn("started")
 
-    def log(self, run: str, line: dict[str, Any]) -> None:
-        self.say(f"{run}: step {line['step']} of {line['steps']}, loss {line['loss']:.4f}")
+    def log(self, line: dict[str, Any]) -> None:
+        self.warn(f"step {line['step']} of {line['steps']}, loss {line['loss']:.4f}")
 
-    def end(self, run: str, result: dict[str, Any]) -> None:
-        self.say(f"{run}: {result['status']} {result.get('top1', result.get('reason'))}")
+    def end(self, result: dict[str, Any]) -> None:
+        self.warn(f"{result['status']} {result.get('top1', result.get('reason'))}")
 
-    def say(self, words: str) -> None:
-        print(words, flush=True)
+    def warn(self, message: str) -> None:
+        print(f"{self.run}: {message}", flush=True)
 
 
 def _tell_torch_of_tasks() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from ablations.errors import RequestError, RunError
 from ablations.launch.claim import Place, StopFlag, work_through
 from ablations.machine import prepare_process
 from ablations.studies.folder import read_study
+from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import joined
 from ablations.training.trainer import Interrupted
 
@@ -29,47 +31,48 @@ def main() -> int:
     parser.add_argument("--tensorboard", action="store_true")
     arguments = parser.parse_args()
 
-    launcher = Launcher(os.fdopen(os.dup(1), "w", buffering=1))
+    stop = StopFlag(arguments.launcher)
+    channel = Channel(stop, os.fdopen(os.dup(1), "w", buffering=1))
     os.dup2(2, 1)  # whatever else is printed goes where complaints go
 
     prepare_process(arguments.threads)
-    stop = StopFlag(arguments.launcher)
     try:
         with stop.listening(), joined(arguments.device) as group:
             place = Place(arguments.data_dir, arguments.device, group, arguments.tensorboard)
-            work_through(read_study(arguments.folder), arguments.folder, place, launcher, stop)
+            work_through(read_study(arguments.folder), arguments.folder, place, channel)
         return 0
     except Interrupted:
         return 130
     except (RequestError, RunError) as error:
-        launcher.tell(event="error", message=str(error))
+        channel.send(event="error", message=str(error))
     except OSError as error:
-        launcher.tell(event="error", message=f"study {arguments.folder}: cannot be written ({error.strerror or error})")
+        channel.send(event="error", message=f"study {arguments.folder}: cannot be written ({error.strerror or error})")
     return 1
 
 
-class Launcher:
-    """The audience of a worker, at the other end of a channel."""
+class Channel(Callbacks):
+    """Send what happens to the launcher, one JSON object per line."""
 
-    def __init__(self, channel: IO[str]):
-        self.channel = channel
+    def __init__(self, stopping: Callable[[], bool], stream: IO[str]):
+        super().__init__(stopping)
+        self.stream = stream
 
     def start(self, run: str) -> None:
-        self.tell(event="start", run=run)
+        self.send(event="start", run=run)
 
-    def log(self, run: str, line: dict[str, Any]) -> None:
-        self.tell(event="log", **line)
+    def log(self, line: dict[str, Any]) -> None:
+        self.send(event="log", line=line)
 
-    def end(self, run: str, result: dict[str, Any]) -> None:
-        self.tell(event="end", run=run, **result)
+    def end(self, result: dict[str, Any]) -> None:
+        self.send(event="end", result=result)
 
-    def say(self, words: str) -> None:
-        self.tell(event="say", words=words)
+    def warn(self, message: str) -> None:
+        self.send(event="warn", message=message)
 
-    def tell(self, **event: Any) -> None:
-        """Sends an event; a launcher that is gone is noticed by StopFlag."""
+    def send(self, **event: Any) -> None:
+        """Send an event; StopFlag notices a launcher that has died."""
         with contextlib.suppress(BrokenPipeError):
-            self.channel.write(json.dumps(event) + "\n")
+            self.stream.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

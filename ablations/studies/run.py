@@ -10,7 +10,6 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
+from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
 from modernize.plan import compile_plan, trace
@@ -168,21 +168,12 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Bystanders:
-    """Who is told how a run goes (each log line, what a user should know), and who may ask it to stop."""
-
-    report: Callable[[dict[str, Any]], None] = lambda line: None
-    stopping: Callable[[], bool] = lambda: False
-    say: Callable[[str], None] = lambda words: None
-
-
 def execute(
     config: RunConfig,
     folder: Path,
     data: DataSet,
     device: str = "cpu",
-    bystanders: Bystanders = Bystanders(),
+    callbacks: Callbacks | None = None,
     group: Group = ALONE,
 ) -> dict[str, Any]:
     """Trains a run, from its last checkpoint if it has one, and returns its result, which stands in `result.json`.
@@ -201,7 +192,7 @@ def execute(
     try:
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
-            trained = _train(config, folder, data, device, bystanders, group)
+            trained = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
             result = {"status": "done", **_measured(trained), **facts}
         except (OSError, Interrupted, RequestError):
             raise
@@ -239,7 +230,7 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     _record_session(folder / "environment.json", session)
 
 
-def _train(config: RunConfig, folder: Path, data: DataSet, device: str, bystanders: Bystanders, group: Group) -> Result:
+def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callbacks: Callbacks, group: Group) -> Result:
     import torch
 
     from ablations.seeding import seed_of
@@ -247,10 +238,17 @@ def _train(config: RunConfig, folder: Path, data: DataSet, device: str, bystande
 
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
-    report, stopping, say = bystanders.report, bystanders.stopping, bystanders.say
     try:
         trainer = Trainer(
-            network, data.train, data.test, config.recipe, config.seed, folder, device, report, stopping, say, group
+            network,
+            data.train,
+            data.test,
+            config.recipe,
+            seed=config.seed,
+            folder=folder,
+            device=device,
+            callbacks=callbacks,
+            group=group,
         )
     except ValueError as error:
         raise RequestError(f"{error} ({config.row} on {data.name})") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import DamagedError, read_log, write_bytes
 from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.distributed import ALONE, Group, processes
 from ablations.training.optimizer import learning_rate, make_optimizer
@@ -76,10 +76,9 @@ class Trainer:
     """Trains `model` on the training split and evaluates it, once, on the test split.
 
     The data sets are map-style: their items an image (PIL, uint8 C×H×W, or floats taken as they are) and its class.
-    With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `report` is called with
-    each line of the log, `say` with what a user should know; `stopping` is asked after every step whether to write a
-    checkpoint and raise Interrupted. In a `group` of processes each makes one of these, and rank 0 alone writes: under
-    torchrun the group is what `ablations.training.distributed.joined` gives, and must be given here.
+    With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `callbacks` follow the run
+    and may stop it. In a `group` of processes each makes one of these, and rank 0 alone writes: under torchrun the
+    group is what `ablations.training.distributed.joined` gives, and must be given here.
     Raises ValueError where the settings do not fit the data, the model or the number of processes.
     """
 
@@ -89,12 +88,11 @@ class Trainer:
         train_dataset: MapStyle,
         test_dataset: MapStyle,
         configs: TrainingConfig,
+        *,
         seed: int = 0,
         folder: Path | None = None,
         device: str = "auto",
-        report: Callable[[dict[str, Any]], None] = lambda line: None,
-        stopping: Callable[[], bool] = lambda: False,
-        say: Callable[[str], None] = warnings.warn,
+        callbacks: Callbacks | None = None,
         group: Group = ALONE,
     ):
         if group.size == 1 and processes() > 1:
@@ -109,7 +107,7 @@ class Trainer:
         if not len(test_dataset):
             raise ValueError("the test set has no images")
         self.config, self.seed, self.folder, self.group = configs, seed, folder, group
-        self.report, self.stopping, self.say = report, stopping, say
+        self.callbacks = callbacks or Callbacks()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
@@ -171,7 +169,7 @@ class Trainer:
                     self.log()
                 if self.step == self.total_steps:
                     break
-                stopping, due = self.group.any(self.stopping(), self.is_due(time.monotonic() - saved))
+                stopping, due = self.group.any(self.callbacks.stopping(), self.is_due(time.monotonic() - saved))
                 if self.folder and (stopping or due or self.is_kept()):
                     self.save()
                     saved = time.monotonic()
@@ -330,7 +328,7 @@ class Trainer:
         """Names what all processes found, and raises DamagedDataError where it is too much."""
         self.gather_damaged()
         for key in sorted(self.damaged.keys() - self.told_damaged):
-            self.say(f"a damaged image is skipped: {self.damaged[key]}")
+            self.callbacks.warn(f"a damaged image is skipped: {self.damaged[key]}")
         self.told_damaged |= self.damaged.keys()
         found = [reason for key, reason in sorted(self.damaged.items()) if key.startswith(split)]
         if len(found) > self.config.max_damaged * images:
@@ -379,7 +377,7 @@ class Trainer:
         if self.folder:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        self.report({**line, "began": self.began})
+        self.callbacks.log({**line, "began": self.began})
 
     def save(self, keep: int = 2) -> None:
         """Writes a checkpoint, keeping the last `keep`; raises DivergedError where weights are not numbers."""
@@ -435,7 +433,9 @@ class Trainer:
             try:
                 return path, read_checkpoint(path)
             except DamagedError as error:
-                self.say(f"{error}; {'the run starts anew' if path == found[-1] else 'the one before is used'}")
+                self.callbacks.warn(
+                    f"{error}; {'the run starts anew' if path == found[-1] else 'the one before is used'}"
+                )
                 path.unlink(missing_ok=True)
         return None
 
