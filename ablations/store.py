@@ -70,6 +70,18 @@ def _json_sum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def append_log(folder: Path, line: dict[str, Any]) -> None:
+    """Append a line to a run's log."""
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Remove the lines after training step `step` from a run's log; create the log if it is missing."""
+    kept = [json.dumps(line) for line in read_log(folder) if line["step"] <= step]
+    write_bytes(folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Read the lines of a run's log up to the first incomplete one, which a killed process may leave."""
     try:

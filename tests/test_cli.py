@@ -112,7 +112,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("train", "pocket", "--set", "max_epochs=many"): "max_epochs",
         ("train", "pocket", "--data", "minst"): "unknown dataset 'minst'",
         ("train", "pocket", "--data", "folder", "--data-dir", "missing"): "no folder missing/train",
-        ("train", "pocket", *digits, "--set", "batch_size=4096"): "the nearest value that works is 1438",
+        ("train", "pocket", *digits, "--set", "batch_size=4096"): "nearest valid value: 1438",
         ("train", "pocket@separate-downsampling", *digits, "--set", "image_size=12"): "nearest value that works is 16",
         ("train", "pocket", "--device", "cuda:7", *digits): "cuda:7",
         ("run", "quik"): "unknown study 'quik' (and no YAML file): did you mean 'quick'?",

@@ -201,7 +201,7 @@ def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
     torch.testing.assert_close(soft, hot.flip(0) * share + hot * (1 - share))
     wanted = hot * share + hot.roll(1, 0) * (1 - share)
     expected = torch.sum(-wanted * F.log_softmax(twin(images), 1), 1).mean()
-    assert run.loss_sum.item() / 16 == pytest.approx(expected.item(), rel=1e-5)
+    assert run.sums.loss.item() / 16 == pytest.approx(expected.item(), rel=1e-5)
 
 
 # The moving average --------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_accumulated_parts_are_the_whole_batch(few: tuple[Split, Split], accumul
         )
         for count in (1, accumulation)
     )
-    assert parts.loss_sum.item() == pytest.approx(whole.loss_sum.item(), rel=1e-12)
+    assert parts.sums.loss.item() == pytest.approx(whole.sums.loss.item(), rel=1e-12)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert one.dtype == torch.float64
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
@@ -339,7 +339,7 @@ def test_the_scaled_loss_trains_as_the_plain_one_and_its_scale_is_in_the_checkpo
     assert again.scaler.state_dict() == run.scaler.state_dict()
     single = steps(trainer(few, network()), 5)
     found = steps(trainer(few, network(), precision="fp16"), 5)
-    assert found.loss_sum.item() == pytest.approx(single.loss_sum.item(), rel=0.02)
+    assert found.sums.loss.item() == pytest.approx(single.sums.loss.item(), rel=0.02)
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_halved(few: tuple[Split, Split]) -> None:
@@ -552,4 +552,4 @@ def test_each_of_them_makes_a_difference(few: tuple[Split, Split], left_out: str
     if left_out == "ema_decay":
         assert one.averaged and not other.averaged
     else:
-        assert one.loss_sum.item() != other.loss_sum.item()
+        assert one.sums.loss.item() != other.sums.loss.item()

@@ -351,7 +351,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     newest.write_bytes(newest.read_bytes()[:1000])
     done = ablations(*arguments)
     assert done.returncode == 0 and done.stderr == ""
-    assert f"{newest} is corrupt: its checksum does not match; the one before is used" in done.stdout
+    assert f"{newest} is corrupt: its checksum does not match; the previous checkpoint is used" in done.stdout
     assert exact(results(folder)) == exact(whole)
 
 

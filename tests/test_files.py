@@ -303,7 +303,7 @@ def test_a_batch_with_damaged_images_gives_the_gradient_of_the_others(holes: set
 
 
 def test_a_part_and_a_last_test_batch_of_damaged_images_alone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.training.trainer.EVALUATION_BATCH", 5)
+    monkeypatch.setattr("ablations.training.evaluation.EVALUATION_BATCH", 5)
     tests = Holed({15})  # alone in its batch
     for accumulation in (1, 8):
         result = holed(set(range(1, 16, 2)), accumulation, tests, batch_size=8).train()
@@ -317,7 +317,7 @@ def test_more_than_the_allowed_share_damaged_fails_naming_one_of_that_split(draw
     with pytest.raises(DamagedDataError, match=r"^3 of 1700 training images .* max_damaged=0.001, such as train/.*jpg"):
         quietly(trainer(data, max_damaged=0.001))
     short = trainer(data, max_damaged=0.003, max_epochs=0.1)
-    short.damaged["training 0"] = "one of another split"
+    short.corrupt.reasons["training 0"] = "one of another split"
     with pytest.raises(DamagedDataError, match=r"^1 of 300 test images .* max_damaged=0.003, such as val/.*jpg"):
         quietly(short)
 
@@ -616,7 +616,7 @@ def test_whatever_is_wrong_with_an_image_it_is_damaged_and_nothing_worse() -> No
 
 
 def damaged_lines(output: str) -> list[str]:
-    return [line for line in output.splitlines() if "a damaged image is skipped" in line]
+    return [line for line in output.splitlines() if "skipped a corrupt image" in line]
 
 
 def test_data_says_the_same_of_folders_and_shards(drawn: Drawn) -> None:
@@ -650,7 +650,7 @@ def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, 
     where = ("--data-dir", drawn.folders, "--out", tmp_path / "run")
     done = ablations(*TRAIN, *where, "--set", "max_damaged=0.001", "--set", "workers=1")
     assert done.returncode == 1 and not done.stderr
-    reason = "3 of 1700 training images are damaged, more than max_damaged=0.001, such as train/n0"
+    reason = "3 of 1700 training images are corrupt, more than max_damaged=0.001, such as train/n0"
     assert len([line for line in done.stdout.splitlines() if reason in line]) == 1
     result = read_json(tmp_path / "run/result.json")
     assert result["status"] == "failed" and reason in result["reason"]

@@ -227,7 +227,7 @@ def test_one_channel_images_are_taken() -> None:
         ({"image_size": 8}, floats, r"^image_size: the dataset's images are float tensors"),
         ({}, pil, r"^image_size is missing: images transformed one by one need it; for example image_size=224$"),
         ({"batch_size": 30}, floats, r"^batch_size=30: the training set has 24 images; the nearest value.* is 24$"),
-        ({"checkpoint_every": 1}, floats, r"^checkpoint_every=1: give a folder to keep checkpoints in$"),
+        ({"checkpoint_every": 1}, floats, r"^checkpoint_every=1: needs a folder for checkpoints$"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_once(changes: dict[str, Any], make: Callable, says: str) -> None:
@@ -263,7 +263,7 @@ def test_what_could_only_fail_later_is_refused_before_training() -> None:
     data, nothing = Numbers(16, floats), Numbers(0, floats)
     with pytest.raises(ValueError, match="the test set has no images"):
         Trainer(Small(), data, nothing, configs())
-    with pytest.raises(ValueError, match="checkpoint_steps=5: give a folder"):
+    with pytest.raises(ValueError, match="checkpoint_steps=5: needs a folder"):
         Trainer(Small(), data, data, configs(checkpoint_steps=5))
     arrays = Numbers(16, lambda index: np.asarray(pil(index)))
     with pytest.raises(ValueError, match="images have type ndarray; they must be PIL images or torch tensors"):
@@ -300,8 +300,8 @@ def test_damaged_images_are_named_once_and_too_many_end_the_run(workers: int) ->
         result = run.train()
     assert result.damaged == ("image 11 is torn", "image 3 is torn")
     assert [str(one.message) for one in said if "damaged" in str(one.message)] == [
-        "a damaged image is skipped: image 11 is torn",
-        "a damaged image is skipped: image 3 is torn",
+        "skipped a corrupt image: image 11 is torn",
+        "skipped a corrupt image: image 3 is torn",
     ]
     run = Trainer(Small(), Numbers(24, broken), Numbers(3, floats), configs(max_damaged=0.05), device="cpu")
     with (

@@ -186,7 +186,7 @@ def test_the_optimizer_steps_at_the_schedules_rate_and_the_log_says_where_it_com
     peak = 0.02 * 8 / 32
     cosine = [peak * (1 + math.cos(math.pi * share / 5)) / 2 for share in range(5)]
     assert used == pytest.approx([peak * part / 5 for part in range(1, 6)] + cosine, rel=1e-12)
-    assert told.lines[-1]["peak_learning_rate"] == "0.005, from 0.02 at 32 images a step"
+    assert told.lines[-1]["peak_learning_rate"] == "0.005, scaled from 0.02 for a batch of 32 images"
     assert read_log(tmp_path)[-1]["peak_learning_rate"] == told.lines[-1]["peak_learning_rate"]
     Trainer(linear(), images(40), images(5), small(), callbacks=told).train()
     assert "peak_learning_rate" not in told.lines[-1]
@@ -330,11 +330,12 @@ def test_settings_beside_others_have_their_defaults() -> None:
 def test_a_part_is_a_share_of_the_step() -> None:
     """A batch of 8 in four parts: taken together they are the order of the whole."""
     run = Trainer(linear(), images(40), images(5), small(accumulation=4), seed=9)
-    parts = list(run.parts())
+    parts = list(run.micro_batches())
     assert len(parts) == 4 * 10 and all(isinstance(part, MicroBatch) and len(part.indices) == 2 for part in parts)
     first = torch.cat([part.indices for part in parts[:20]])
     assert sorted(first.tolist()) == list(range(40))
     assert [part.first for part in parts[:5]] == [0, 2, 4, 6, 0]
     assert torch.equal(
-        first, torch.cat([p.indices for p in Trainer(linear(), images(40), images(5), small(), seed=9).parts()][:5])
+        first,
+        torch.cat([p.indices for p in Trainer(linear(), images(40), images(5), small(), seed=9).micro_batches()][:5]),
     )

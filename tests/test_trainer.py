@@ -134,7 +134,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet
         newest, before = checkpoints(folder / "checkpoints")
         newest.write_bytes(damage(newest.read_bytes()))
         resumed = trainer(digits, folder, checkpoint_steps=10)
-        with pytest.warns(UserWarning, match=f"{newest.name} is corrupt.*the one before is used$"):
+        with pytest.warns(UserWarning, match=f"{newest.name} is corrupt.*the previous checkpoint is used$"):
             resumed.resume()
         assert f"{resumed.step:09d}" in before.name
         assert same(resumed.train(), expected)
@@ -148,7 +148,7 @@ def test_with_all_checkpoints_damaged_it_starts_anew(digits: DataSet, tmp_path: 
         stopped.train()
     for path in checkpoints(tmp_path / "checkpoints"):
         path.write_bytes(b"torn")
-    with pytest.warns(UserWarning, match="damaged.*the run starts anew$"):
+    with pytest.warns(UserWarning, match="corrupt.*the run restarts$"):
         assert same(trainer(digits, tmp_path, checkpoint_steps=10).train(), expected)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
         raise DamagedError(f"{path} is corrupt: its checksum does not match")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest intact checkpoint in a folder; report and delete corrupt ones."""
+    paths = checkpoints(folder)
+    for path in paths:
+        try:
+            return path, read_checkpoint(path)
+        except DamagedError as error:
+            consequence = "the run restarts" if path == paths[-1] else "the previous checkpoint is used"
+            warn(f"{error}; {consequence}")
+            path.unlink(missing_ok=True)
+    return None
 
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:
