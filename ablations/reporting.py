@@ -13,6 +13,7 @@ from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
 from ablations.studies.results import _write_csv, curves_frame, predictions, published_frame, runs_frame
 from ablations.studies.schema import Study
+from ablations.studies.screen import factors_of
 from modernize.design import nearest
 from reports.report import Orders, Report, report_tables
 from reports.study_figures import study_plots
@@ -75,7 +76,8 @@ def read_report(study: Study, folder: Path) -> Report:
         with suppress(OSError):  # a study that may only be read has a report elsewhere
             _write_csv(runs, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench)
+    factors = factors_of(study)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors)
     return Report(
         title=study.name,
         kind=study.kind,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.study_tables import Predictions, comparison_table, orders_table, references_table
 from reports.tables import Table, roadmap_table
 
@@ -64,7 +65,7 @@ class Report:
     """What a report shows of a study.
 
     title       the study's name; it, labels, reasons and notes came from outside: escape them
-    kind        roadmap, one-in, one-out, sweep, grid, orders or recipes
+    kind        roadmap, one-in, one-out, sweep, grid, orders, recipes or screen
     base        the design the study starts from, as the command line names it
     runs        a line a row and seed, in the study's order, whatever became of its run: study, kind, roadmap (None
                 unless a roadmap), row, label, base (the row it is compared with, or None), run, seed, recipe, dataset,
@@ -99,8 +100,11 @@ def report_tables(
     predictions: Predictions | None = None,
     orders: Orders | None = None,
     bench: pd.DataFrame | None = None,
+    factors: Factors | None = None,
 ) -> list[Table]:
     """The tables of a study, the main one first: a roadmap's beside the paper, the worths of flags, the differences.
+
+    Of a screening study, whose `factors` are given: main effects, interactions, and the runs.
 
     What was measured stands in the roadmap's table and that of references or, for another study, in the last. Raises
     ReportError where the runs cannot be reported together.
@@ -108,6 +112,10 @@ def report_tables(
     if orders is not None:
         worths = orders_table(runs, orders.orders, orders.row_of)
         return [worths, comparison_table(runs, predictions, bench)]
+    if factors is not None:
+        found = screening_of(runs, factors)
+        effects, interactions = screen_table(runs, factors, found), interactions_table(runs, found)
+        return [effects, interactions, comparison_table(runs, predictions, bench)]
     roadmap = runs["roadmap"].iloc[0] if len(runs) else None
     if isinstance(roadmap, str):
         compared = comparison_table(runs, predictions)

@@ -44,6 +44,10 @@ def _plots(
 ) -> Iterator[Plot]:
     if "roadmap" in tables:
         yield trajectory_plot(tables["roadmap"])
+    if "screen" in tables:
+        from reports.screen_plots import screen_plots
+
+        yield from screen_plots(title, runs, tables)
     if "worths" in tables:
         yield worths_plot(tables["worths"])
     if runs["kind"].iloc[0] == "grid":

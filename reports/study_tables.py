@@ -56,6 +56,7 @@ _TITLES = {
     "grid": "flags over their values, against the first",
     "orders": "each set of flags that the orders come through",
     "recipes": "one design under each recipe, against the first",
+    "screen": "the combinations of flags that were trained",
 }
 
 
@@ -201,6 +202,7 @@ def _name(runs: pd.DataFrame) -> str:
     """The name of the table's files."""
     kind = str(runs["kind"].iloc[0])
     names = {"roadmap": "steps", "sweep": f"sweep-{str(runs['row'].iloc[0]).partition('=')[0]}"}
+    names["screen"] = "screen-runs"
     return names.get(kind, kind)
 
 

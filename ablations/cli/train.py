@@ -96,6 +96,10 @@ def _asks(name: str, kind: Any, text: str) -> Callable:
 @click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
 @click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=read_flags, help="The flags to study [all that differ].")
 @click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
+@click.option("--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design [IV].")
+@click.option("--runs", type=click.IntRange(2), help="Combinations that a screen trains, or that --resolve adds.")
+@click.option("--max-cost", type=float, help="Max. multiply-adds of a screen's combinations, times the base's [5].")
+@click.option("--resolve", metavar="FLAG:FLAG", help="Add runs that tell this interaction from its aliases to --out.")
 @click.option(
     "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap beyond the paper's, such as grn."
 )
@@ -138,15 +142,16 @@ def run(
     device: str,
     tensorboard: bool,
     kind: str | None,
+    resolve: str | None,
     **changes: Any,
 ) -> int:
     """Run all that is left of STUDY; what is done is kept.
 
     STUDY is a shipped study's name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
     one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
-    the steps) or recipes (one design under each recipe). Without --jobs there are as many runs side by side as cores,
-    one thread each: measured faster than one run of two threads on two cores (see the README). Under torchrun all its
-    processes train each run together; with --cluster each run is a job.
+    the steps), screen (a fractional factorial of all flags) or recipes (one design under each recipe). Without --jobs
+    there are as many runs side by side as cores, one thread each: measured faster than one run of two threads on two
+    cores (see the README). Under torchrun all its processes train each run together; with --cluster each run is a job.
     """
     from ablations.studies.load import load_study
 
@@ -158,13 +163,24 @@ def run(
         own = {"device": None if device == "auto" else device, "threads": threads, "per-gpu": per_gpu}
         _check_for_cluster(kind, [*(option for option, value in own.items() if value is not None), *asked])
     check_tensorboard(tensorboard)
-    loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
+    if resolve is not None:
+        loaded = _follow_up(study, out, resolve, {**changes, **settings})
+    else:
+        loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
+    folder = out or Path("runs") / loaded.name
+    if loaded.screen:
+        from ablations.studies.screen import with_follow_ups
+
+        loaded = with_follow_ups(loaded, folder)
     datasets = _load_data(loaded, data_dir)  # what is missing, damaged or does not fit is said before anything starts
     loaded = loaded.on(next(iter(datasets.values())))
     at_each = processes() if kind is None else _tasks(loaded)
     for one in loaded.runs:
         one.check(datasets[one.name], at_each)
-    folder = out or Path("runs") / loaded.name
+    if resolve is not None and not dry_run:
+        from ablations.studies.screen import add_to_folder
+
+        add_to_folder(loaded, folder)
     if kind is not None:
         return _submit(loaded, datasets, folder, data_dir, kind, jobs, retry_failed, tensorboard, dry_run)
 
@@ -187,6 +203,20 @@ def run(
     else:
         failed = run_study(loaded, folder, data_dir, datasets, machine, retry_failed, tensorboard)
     return _say_failed(failed)
+
+
+def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:
+    """Add to the screening study of a folder the rows that tell an interaction from its aliases."""
+    from ablations.studies.folder import read_study
+    from ablations.studies.screen import resolved
+
+    if study != "screen":
+        raise RequestError(f"--resolve {pair}: only for the kind screen, as in `ablations run screen --resolve {pair}`")
+    runs = changes.pop("runs", None)
+    if changes:
+        key = next(iter(changes)).replace("_", "-")
+        raise RequestError(f"--{key}: follow-up runs are trained as the study's other runs; leave it out")
+    return resolved(read_study(out or Path("runs") / study), pair, runs)
 
 
 def _check_for_cluster(kind: str, options: list[str]) -> None:

@@ -13,6 +13,7 @@ from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
 from ablations.studies.run import RunConfig, build_network
 from ablations.studies.schema import Study
+from ablations.studies.screen import describe_screen
 
 SAMPLE, SAMPLE_MACS = 32, 10**10  # images and multiply-adds in a timed step, at most
 STEPS, SECONDS = 4, 3.0  # timed steps; no further one once so much time is spent
@@ -32,6 +33,8 @@ def describe_runs(study: Study, datasets: Mapping[str, DataSet]) -> list[str]:
     for row in study.rows:
         if row.same_as:
             lines.append(f"  {row.row}: the same design as {row.same_as}, trained once")
+    if study.screen:
+        lines += describe_screen(study)
     return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import yaml
 from ablations.errors import RequestError
 from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml
 from ablations.studies.kinds import _ROWS, _orders, _recipe, _references
-from ablations.studies.schema import KINDS, Study, StudyFile, StudyRow, read_budget
+from ablations.studies.schema import KINDS, Screen, Study, StudyFile, StudyRow, read_budget
 from modernize.design import DesignError, nearest
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _READS: dict[str, tuple[str, ...]] = {
     "grid": ("recipe", "flags"),
     "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
     "recipes": ("recipes",),
+    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost"),
 }
 
 
@@ -77,7 +78,7 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
     if given.budget is not None:
         read_budget(given.budget)
     orders = list(_orders(given)) if given.kind == "orders" else []
-    designs = _ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given)
+    screen, designs = _designs(given, orders)
     rows = _once(itertools.chain(designs, _references(given)))
     long = [row.row for row in rows if len(row.row) > _LONGEST]
     if long:
@@ -104,8 +105,18 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         recipes=recipes,
         rows=rows,
         orders=orders,
+        screen=screen,
         cluster=given.cluster,
     )
+
+
+def _designs(given: StudyFile, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
+    """Choose the rows of a study, and what a screening study records of its design."""
+    if given.kind == "screen":
+        from ablations.studies.screen import screen_of
+
+        return screen_of(given)
+    return None, _ROWS[given.kind](given, orders) if given.kind == "orders" else _ROWS[given.kind](given)
 
 
 _SHARED = (

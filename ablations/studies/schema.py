@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ablations.errors import RequestError
-from ablations.recipes import TrainingConfig, Whole, stretched
+from ablations.recipes import Number, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from modernize.design import BY_NAME, nearest
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes"]
+Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Resolution = Literal["III", "IV", "V"]
 
 
 class StudyFile(BaseModel):
@@ -34,6 +35,9 @@ class StudyFile(BaseModel):
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="which flags, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
     orders_seed: Whole | None = Field(default=None, ge=0, description="which random orders; none: 0")
+    resolution: Resolution | None = Field(default=None, description="of a screen's design; none: IV")
+    runs: Whole | None = Field(default=None, ge=2, le=4096, description="combinations of a screen; none: the fewest")
+    max_cost: Number | None = Field(default=None, gt=0, description="times the base's multiply-adds; none: 5")
     recipe: str | None = Field(default=None, description="a recipe's name or YAML file; none: quick")
     original_recipe: str | None = Field(default=None, description="for a roadmap's row of the original recipe")
     extras: list[str] | None = Field(default=None, min_length=1, description="rows of a roadmap beyond the paper's")
@@ -92,6 +96,35 @@ class StudyRow(BaseModel):
     same_as: str | None = None
 
 
+class FollowUp(BaseModel):
+    """Rows that were added to a screening study to tell the interaction `resolve` from its aliases.
+
+    `apart` are that interaction and its aliases, each written as two flags: stem:norm.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resolve: str
+    apart: list[str]
+    rows: list[str]
+
+
+class Screen(BaseModel):
+    """The design of a screening study: each flag with its base value and its final value, and how rows were chosen.
+
+    `max_cost` is in units of the base's multiply-adds. `generators` are those of a regular fraction, in words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flags: dict[str, list[Any]]
+    resolution: Resolution
+    max_cost: float
+    method: str
+    generators: list[str] = []
+    follow_ups: list[FollowUp] = []
+
+
 class Study(BaseModel):
     """A study with everything resolved, as `study.yaml` in its folder holds it."""
 
@@ -108,6 +141,7 @@ class Study(BaseModel):
     recipes: dict[str, TrainingConfig]
     rows: list[StudyRow]
     orders: list[list[str]] = []
+    screen: Screen | None = None
     cluster: Cluster | None = None
 
     @property

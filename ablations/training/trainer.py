@@ -28,7 +28,7 @@ from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, we
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group, processes
 from ablations.training.evaluation import DivergedError, Evaluation, evaluation_batch, predict, summarize
-from ablations.training.optimizer import learning_rate, make_optimizer
+from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm
@@ -393,7 +393,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.corrupt = state["step"], state["seconds"], CorruptImages(state["damaged"])
         if self.group.main:

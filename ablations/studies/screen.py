@@ -1,0 +1,264 @@
+"""The kind `screen`: which combinations of flags it trains, follow-up runs, and what a dry run prints of the design."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from ablations.errors import RequestError
+from ablations.studies.folder import differences, read_study
+from ablations.studies.kinds import _base, _recipe, _steps, set_name
+from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
+from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
+from modernize.design import BY_NAME, Design, DesignError, nearest, text
+from modernize.models import design as named
+from modernize.plan import compile_plan, trace
+from modernize.roadmap import NAMES as ROADMAPS
+from modernize.roadmap import roadmap
+
+if TYPE_CHECKING:
+    from reports.screen_tables import Factors
+
+MAX_COST = 5.0  # times the base's multiply-adds, unless the study sets another limit
+
+
+def screen_of(given: StudyFile) -> tuple[Screen, list[StudyRow]]:
+    """Choose the flags, their values and the combinations of a screening study; raises RequestError."""
+    base, steps = _base(given), _steps(given)
+    start, final = base.flags(), base.with_flags(steps).flags()
+    values = {flag: [start[flag], final[flag]] for flag in steps}
+    for flag, (low, high) in values.items():
+        if low == high:
+            raise RequestError(f"flags: {flag}={_text(flag, low)} is the base's value already")
+    if len(values) < 2:
+        raise RequestError("flags: a study of kind screen needs two flags or more; for one flag use a sweep")
+    resolution, max_cost = given.resolution or "IV", given.max_cost or MAX_COST
+    costs = combination_costs(base, values, given.base)
+    design = screening_design(np.where(costs <= max_cost, costs, np.inf), resolution, given.runs)
+    screen = Screen(
+        flags=values,
+        resolution=resolution,
+        max_cost=max_cost,
+        method=design.method,
+        generators=list(_generators(design, list(values))),
+    )
+    return screen, _rows(design.signs, values, base, given.base, _recipe(given))
+
+
+def _rows(signs: Signs, values: Mapping[str, list[Any]], base: Design, name: str, recipe: str) -> list[StudyRow]:
+    """A row per combination, named by a digit per flag: on-0110."""
+    rows = []
+    for line in signs.tolist():
+        on = {flag: final for sign, (flag, (_, final)) in zip(line, values.items(), strict=True) if sign > 0}
+        label = " + ".join(on) if len(on) < len(values) else "all flags"
+        flags = base.with_flags(on).flags()
+        row = set_name(list(values), frozenset(on))
+        rows.append(StudyRow(row=row, label=label or name, flags=flags, recipe=recipe))
+    return rows
+
+
+def _generators(design: ScreeningDesign, flags: list[str]) -> Iterator[str]:
+    """The generators in words: norm = -stem * width."""
+    for flag, sign, factors in design.generators:
+        yield f"{flags[flag]} = {'-' if sign < 0 else ''}{' * '.join(flags[factor] for factor in factors)}"
+
+
+def _text(flag: str, value: Any) -> str:
+    return text(BY_NAME[flag].read(value))
+
+
+def combination_costs(base: Design, values: Mapping[str, list[Any]], name: str) -> NDArray[np.float64]:
+    """Multiply-adds of every combination in units of the base's, infinite where it cannot be built: (2**flags,).
+
+    They are counted for the images of the base's roadmap. Bit j of a combination's number says whether flag j has its
+    final value.
+    """
+    start = name.partition(",")[0].partition("@")[0]
+    images = roadmap(start if start in ROADMAPS else "resnet50")
+
+    def macs(design: Design) -> float:
+        plan = compile_plan(design, images.in_channels, images.num_classes)
+        return float(sum(step.macs for step in trace(plan, images.image_size)))
+
+    costs = np.full(2 ** len(values), np.inf)
+    for code in range(len(costs)):
+        on = {flag: final for place, (flag, (_, final)) in enumerate(values.items()) if code >> place & 1}
+        try:
+            costs[code] = macs(base.with_flags(on))
+        except DesignError:
+            continue
+    if np.isinf(costs[0]):
+        raise RequestError(f"base: {name} cannot be built for images of {images.image_size} pixels")
+    return costs / costs[0]
+
+
+def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
+    """For each row of a screening study, -1 or +1 per flag."""
+    assert study.screen
+    finals = {flag: final for flag, (_, final) in study.screen.flags.items()}
+    return {
+        row.row: tuple(1 if row.flags[flag] == final else -1 for flag, final in finals.items())
+        for row in study.rows
+        if row.reference is None
+    }
+
+
+def factors_of(study: Study) -> Factors | None:
+    """What a screening study varies, for its report; None for another kind."""
+    from reports.screen_tables import Factors
+
+    if study.screen is None:
+        return None
+    flags = list(study.screen.flags)
+    return Factors(
+        values={flag: (_text(flag, low), _text(flag, high)) for flag, (low, high) in study.screen.flags.items()},
+        signs=signs_of_rows(study),
+        design=_design_words(study.screen, len(study.rows)),
+        apart=tuple(_pair(pair, flags) for one in study.screen.follow_ups for pair in one.apart),
+    )
+
+
+def _design_words(screen: Screen, rows: int) -> str:
+    added = sum(len(one.rows) for one in screen.follow_ups)
+    of = f" of resolution {screen.resolution}" if screen.method == "regular fraction" else ""
+    return f"{screen.method}{of}, {rows - added} combinations{f' and {added} follow-up ones' if added else ''}"
+
+
+def _pair(pair: str, flags: list[str]) -> tuple[int, int]:
+    """The places of two flags; raises RequestError."""
+    parts = pair.split(":")
+    for part in parts:
+        if part not in flags:
+            raise RequestError(f"--resolve {pair}: {part!r} is not a flag of the study: {nearest(part, flags)}")
+    if len(set(parts)) != 2:
+        raise RequestError(f"--resolve {pair}: write two flags, such as {flags[0]}:{flags[1]}")
+    first, second = sorted(flags.index(part) for part in parts)
+    return first, second
+
+
+def resolved(study: Study, pair: str, runs: int | None) -> Study:
+    """Add the rows that tell an interaction from its aliases; the study as it is if it has them already.
+
+    `runs` is how many combinations to add; None for half as many as the first design has. Raises RequestError.
+    """
+    from reports.statistics.screening import alias_strings
+    from reports.statistics.screening import named as named_pair
+
+    screen = study.screen
+    if screen is None:
+        raise RequestError(
+            f"--resolve {pair}: only for studies of kind screen, and {study.name} is of kind {study.kind}"
+        )
+    flags = list(screen.flags)
+    wanted = _pair(pair, flags)
+    if any(named_pair(flags, wanted) in one.apart for one in screen.follow_ups):
+        return study
+    signs = np.array(list(signs_of_rows(study).values()), dtype=np.int8)
+    for string in alias_strings(signs):
+        members = [string.pair, *(other for other, _ in string.others)]
+        if wanted in members:
+            break
+    if len(members) == 1:
+        raise RequestError(f"--resolve {pair}: the runs tell this interaction from all others of two flags already")
+    base = named(study.base)
+    costs = combination_costs(base, screen.flags, study.base)
+    costs[costs > screen.max_cost] = np.inf
+    told_apart = [_pair(one, flags) for follow_up in screen.follow_ups for one in follow_up.apart]
+    first = len(signs) - sum(len(one.rows) for one in screen.follow_ups)
+    apart = [wanted, *(member for member in members if member != wanted), *told_apart]
+    added = augmented(signs, costs, apart, runs or first // 2)
+    rows = _rows(added, screen.flags, base, study.base, study.rows[0].recipe)
+    follow_up = FollowUp(
+        resolve=named_pair(flags, wanted),
+        apart=[named_pair(flags, member) for member in members],
+        rows=[row.row for row in rows],
+    )
+    changed = screen.model_copy(update={"follow_ups": [*screen.follow_ups, follow_up]})
+    return study.model_copy(update={"screen": changed, "rows": [*study.rows, *rows]})
+
+
+def with_follow_ups(study: Study, folder: Path) -> Study:
+    """The study with the design that its folder has, if that was made for the same request.
+
+    The folder may have follow-up rows. An optimal design may also differ between machines in the last digits of a
+    determinant, and the folder's is the one that was begun.
+    """
+    if study.screen is None or not (folder / "study.yaml").is_file():
+        return study
+    there = read_study(folder)
+    asked = {"flags", "resolution", "max_cost", "method", "generators"}
+    if there.screen is None or there.screen.model_dump(include=asked) != study.screen.model_dump(include=asked):
+        return study
+    first = len(there.rows) - sum(len(one.rows) for one in there.screen.follow_ups)
+    if first != len(study.rows):
+        return study
+    return study.model_copy(update={"screen": there.screen, "rows": there.rows})
+
+
+def add_to_folder(study: Study, folder: Path) -> None:
+    """Write a study with follow-up rows over the one in its folder; raises RequestError if all else is not the same."""
+    from ablations.store import write_bytes
+
+    there = read_study(folder)
+    before = there.model_copy(update={"rows": study.rows, "screen": study.screen})
+    differs = differences(before.model_dump(mode="json"), study.model_dump(mode="json"))
+    if differs:
+        raise RequestError(f"study folder {folder} was made with another configuration: {differs[0]}")
+    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_bytes(folder / "study.yaml", text.encode())
+
+
+def describe_screen(study: Study) -> list[str]:
+    """The design of a screening study: generators, aliases, cost, and standard errors beside one-in's."""
+    from reports.statistics.screening import alias_strings, main_aliases
+
+    factors = factors_of(study)
+    assert factors and study.screen
+    flags, once = list(factors.values), np.array(list(factors.signs.values()), dtype=np.int8)
+    signs = np.tile(once, (len(study.seeds), 1))
+    costs = combination_costs(named(study.base), study.screen.flags, study.base)[codes_of(once)]
+    biased = [
+        f"  {flag}: {of}" for flag, of in zip(flags, main_aliases(signs, flags, factors.apart), strict=True) if of
+    ]
+    strings = [f"  {string.written(flags)}" for string in alias_strings(signs) if string.others]
+    return [
+        f"{study.name}: {len(flags)} flags, {factors.design}",
+        f"  multiply-adds: {costs.min():.2f} to {costs.max():.2f} times the base's (limit {study.screen.max_cost:g}), "
+        f"{costs.sum() * len(study.seeds):.1f} times in all",
+        *(f"  {generator}" for generator in study.screen.generators),
+        f"aliases of main effects among interactions of two flags:{'' if biased else ' none'}",
+        *biased,
+        f"aliased interactions: {f'{len(strings)} sets' if strings else 'none'}",
+        *strings,
+        *_errors(signs, factors),
+    ]
+
+
+def _errors(signs: Signs, factors: Factors) -> Iterator[str]:
+    """Standard errors and the smallest effect that is detected, in standard deviations of a run."""
+    from reports.statistics.screening import detectable, standard_errors
+
+    flags = len(factors.values)
+    errors = standard_errors(signs, factors.apart)
+    one_in = np.sqrt(2 * (flags + 1) / len(signs))
+    yield (
+        f"standard error of an average effect: {_range(errors[:flags])} standard deviations of a run; of one-in with "
+        f"{len(signs)} runs: {one_in:.2f}"
+    )
+    if factors.apart:
+        yield f"standard error of the interactions told apart: {_range(errors[flags:])}"
+    smallest = detectable(signs, factors.apart)
+    if np.isfinite(smallest):
+        yield f"smallest average effect detected with 80% power: {smallest:.1f} standard deviations of a run"
+    else:
+        yield "no run is left to estimate the error from: nothing can be tested; use more runs or seeds"
+
+
+def _range(values: NDArray[np.float64]) -> str:
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,152 @@
+"""Figures of a screening study: effects in order of size, a half-normal plot, and interaction plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.figures import mark
+from reports.figures.effects import BETTER, SAME, UNTESTED, WORSE
+from reports.figures.forest import Line, Words, draw_forest, told_interval, told_number
+from reports.figures.numbered_points import Point, make_key, number_points
+from reports.figures.style import BLUE, INK, MARGIN, MUTED, VERMILION, known, page, styled, ticks
+from reports.tables import Table
+
+_LOOKS = {look.meaning: look for look in (BETTER, WORSE, SAME)}
+_PANEL, _TALL, _LEFT, _FOOT, _KEY = 3.6, 3.4, 0.55, 0.95, 2.9
+_SMALL, _GAP, _ACROSS = 1.9, 0.55, 4
+
+
+@styled
+def pareto(table: Table, caption: str) -> Figure:
+    """The main effects in order of size, with confidence intervals and verdicts."""
+    lines = []
+    for record, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
+        value, low, high = (known(record[name]) for name in ("effect", "low", "high"))
+        look = _LOOKS.get(record["verdict"], UNTESTED)
+        told = (told_number(value), told_interval(low, high), record["verdict"])
+        lines.append(Line(cells[0].text, value, low, high, told, look, "aliased"))
+    looks = [look for look in (BETTER, WORSE, SAME, UNTESTED) if any(line.look == look for line in lines)]
+    handles = [look.handle() for look in looks]
+    if any(line.low is not None for line in lines):
+        handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% CI"))
+    headings = ("effect", "95% CI", "verdict")
+    words = Words(table.title, table.subtitle, "average effect on top-1, pp", headings, 2, [caption])
+    return draw_forest(lines, words, handles)
+
+
+def half_normal_frame(effects: pd.DataFrame, interactions: pd.DataFrame) -> pd.DataFrame:
+    """All effects in units of their standard errors, ascending, with the half-normal quantile of each.
+
+    Columns: label, what (main effect or interaction), effect, size, quantile, verdict.
+    """
+    frame = pd.concat(
+        [
+            effects.assign(label=effects["flag"], what="main effect"),
+            interactions.assign(label=interactions["flags"], what="interaction"),
+        ],
+        ignore_index=True,
+    )
+    frame["size"] = frame["effect"].abs() / frame["se"]
+    frame = frame[frame["size"].map(math.isfinite)].sort_values("size", kind="stable").reset_index(drop=True)
+    quantile = NormalDist().inv_cdf
+    frame["quantile"] = [quantile(0.5 + 0.5 * (place + 0.5) / len(frame)) for place in range(len(frame))]
+    return frame[["label", "what", "effect", "size", "quantile", "verdict"]]
+
+
+@styled
+def half_normal(frame: pd.DataFrame, title: str, subtitle: str, caption: str) -> Figure:
+    """Effects against half-normal quantiles: those of noise alone lie on the line."""
+    significant = frame[frame["verdict"].isin(["better", "worse"])].iloc[::-1]
+    numbers = {place: number for number, place in enumerate(significant.index, start=1)}
+    entries = [(numbers[place], str(frame.loc[place, "label"]), "") for place in significant.index]
+    key = make_key(entries, _KEY)
+    body = max(_TALL, key.height - _FOOT) + _FOOT + 0.15
+    sheet = page(title, subtitle, [caption], max(MARGIN + _LEFT + _PANEL + 0.3 + key.width + MARGIN, 7.0), body)
+    key.draw(sheet, MARGIN + _LEFT + _PANEL + 0.3, sheet.top - 0.15)
+    axes = sheet.axes(MARGIN + _LEFT, sheet.top - 0.15 - _TALL, _PANEL, _TALL)
+    right, top = 1.08 * frame["quantile"].max(), 1.1 * max(frame["size"].max(), frame["quantile"].max())
+    axes.set(xlim=(0, right), ylim=(0, top), xlabel="half-normal quantile", ylabel="|effect| / standard error")
+    axes.set_yticks(marks := ticks(0, top), [f"{place:g}" for place in marks])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid()
+    axes.plot([0, right], [0, right], color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+    for place, line in enumerate(frame.to_dict("records")):
+        _draw_effect(axes, line, mark(axes, place))
+    points = [
+        Point(numbers.get(place, 0), x, y, named=place in numbers)
+        for place, (x, y) in enumerate(zip(frame["quantile"], frame["size"], strict=True))
+    ]
+    number_points(axes, points)
+    sheet.legend(list(_half_normal_handles(frame)), sheet.top - 0.15 - _TALL - 0.85, columns=3)
+    return sheet.figure
+
+
+def _draw_effect(axes: Axes, line: dict[Any, Any], gid: str) -> None:
+    color = {"better": BLUE, "worse": VERMILION}.get(line["verdict"], MUTED)
+    marker, face = ("o", color) if line["what"] == "main effect" else ("D", "white")
+    axes.plot(line["quantile"], line["size"], marker, color=color, markerfacecolor=face, markersize=5.5, gid=gid)
+
+
+def _half_normal_handles(frame: pd.DataFrame) -> Sequence[Line2D]:
+    looks: dict[str, Any] = {"linestyle": "", "markersize": 6}
+    handles = [Line2D([], [], marker="o", color=INK, label="main effect", **looks)]
+    if (frame["what"] == "interaction").any():
+        handles.append(Line2D([], [], marker="D", color=INK, markerfacecolor="white", label="interaction", **looks))
+    handles.append(Line2D([], [], color=MUTED, linestyle=(0, (4, 2)), label="noise alone"))
+    for verdict, color in (("better", BLUE), ("worse", VERMILION), (SAME.meaning, MUTED)):
+        if (frame["verdict"] == verdict).any():
+            handles.append(Line2D([], [], marker="s", color=color, label=verdict, **looks))
+    return handles
+
+
+@styled
+def interaction_plots(frame: pd.DataFrame, title: str, subtitle: str, caption: str) -> Figure:
+    """A panel for each interaction: top-1 against the values of one flag, a line for each value of the other.
+
+    `frame` has a line for each point: flags, aliases, effect, verdict, flag, value, other, other_value, top1, se.
+    """
+    panels = [group for _, group in frame.groupby("flags", sort=False)]
+    across = min(len(panels), _ACROSS)
+    down = -(-len(panels) // _ACROSS)
+    width = max(MARGIN + _LEFT + across * _SMALL + (across - 1) * _GAP + MARGIN, 7.0)
+    sheet = page(title, subtitle, [caption], width, down * (_SMALL + 1.35))
+    low = (frame["top1"] - frame["se"]).min()
+    high = (frame["top1"] + frame["se"]).max()
+    room = 0.08 * (high - low) or 0.5
+    for place, group in enumerate(panels):
+        line, column = divmod(place, _ACROSS)
+        x = MARGIN + _LEFT + column * (_SMALL + _GAP)
+        axes = sheet.axes(x, sheet.top - 0.35 - _SMALL - line * (_SMALL + 1.35), _SMALL, _SMALL)
+        _draw_interaction(axes, group, (low - room, high + room))
+    sheet.figure.axes[0].set_ylabel("top-1, %")
+    return sheet.figure
+
+
+def _draw_interaction(axes: Axes, group: pd.DataFrame, up: tuple[float, float]) -> None:
+    """One panel."""
+    first = group.iloc[0]
+    axes.set(xlim=(-0.35, 1.35), ylim=up, xlabel=first["flag"])
+    axes.set_title(f"{first['effect']:+.2f} pp, {first['verdict']}".replace("-", "−"), size=8.5, color=INK)
+    values = list(dict.fromkeys(group["value"]))
+    axes.set_xticks([0, 1], values)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y")
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": VERMILION, "marker": "s", "linestyle": (0, (4, 2))},
+        {"color": BLUE, "marker": "o", "linestyle": "-"},
+    )
+    for look, (other, lines) in zip(looks, group.groupby("other_value", sort=False), strict=True):
+        label = f"{first['other']}={other}"
+        axes.plot([0, 1], lines["top1"], label=label, linewidth=1.6, markersize=5, **look)
+        for place, (index, top1, se) in enumerate(zip(lines.index, lines["top1"], lines["se"], strict=True)):
+            axes.plot([place] * 2, [top1 - se, top1 + se], color=look["color"], linewidth=0.9)
+            axes.plot(place, top1, look["marker"], color=look["color"], markersize=5, gid=mark(axes, index))
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.24), fontsize=7.5, borderpad=0, handlelength=2.4)

@@ -1,0 +1,130 @@
+"""Tables of a screening study: every flag's average effect, and the interactions of two flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.statistics.screening import Pair, Screening, screen_effects
+from reports.tables import MISSING, Cell, Column, Table, facts, signed
+
+EFFECTS, INTERACTIONS = "screen", "screen-interactions"
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a screening study varies.
+
+    values  each flag with its base value and its final value, as the command line writes them
+    signs   for each row -1 or +1 per flag: whether the flag has its final value in it
+    design  the design in words, such as "regular fraction, 32 runs"
+    apart   the interactions that follow-up runs were made to tell apart, as places of two flags
+    """
+
+    values: Mapping[str, tuple[str, str]]
+    signs: Mapping[str, tuple[int, ...]]
+    design: str
+    apart: tuple[Pair, ...] = ()
+
+
+def screening_of(runs: pd.DataFrame, factors: Factors) -> Screening:
+    """The effects, from the runs that have a result."""
+    rows = runs[runs["row"].isin(list(factors.signs))]
+    done = rows["top1"].where(rows["status"] == "done")
+    signs = np.array([factors.signs[row] for row in rows["row"]], dtype=np.int8).reshape(len(rows), len(factors.values))
+    return screen_effects(done.to_numpy(dtype=float, na_value=np.nan), signs, list(factors.values), factors.apart)
+
+
+def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening) -> Table:
+    """Each flag's average effect, the largest first."""
+    frame = found.effects.copy()
+    frame.insert(1, "base", [factors.values[flag][0] for flag in frame["flag"]])
+    frame.insert(2, "final", [factors.values[flag][1] for flag in frame["flag"]])
+    frame = frame.loc[frame["effect"].abs().sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+    aliased = bool((frame["aliases"] != "").any())
+    columns = (
+        Column("flag", "flag", number=False),
+        *_NUMBERS,
+        *((Column("aliases", "aliases", number=False),) if aliased else ()),
+    )
+    rows = tuple(
+        (
+            Cell(f"{line['flag']}: {line['base']} → {line['final']}"),
+            *_numbers(line),
+            *((Cell(_brief(line["aliases"])),) if aliased else ()),
+        )
+        for line in frame.to_dict("records")
+    )
+    title = f"{runs['study'].iloc[0]}: each flag's average effect"
+    return Table(EFFECTS, title, facts(runs), _legend(factors, found), columns, rows, (), (), frame)
+
+
+def interactions_table(runs: pd.DataFrame, found: Screening) -> Table:
+    """The interactions of two flags, the largest first."""
+    frame = found.interactions
+    columns = (Column("flags", "flags", number=False), *_NUMBERS, Column("aliases", "aliases", number=False))
+    rows = tuple(
+        (Cell(line["flags"]), *_numbers(line), Cell(_brief(line["aliases"]))) for line in frame.to_dict("records")
+    )
+    legend = (
+        "effect: how much more one flag changes top-1 when the other has its final value than when it has its base "
+        "value, halved (pp). The design cannot tell an interaction from its aliases: the effect is the sum of all "
+        "those named, with their signs. A coefficient stands before an alias that is confounded in part. "
+        f"{_ERROR} `ablations run screen --resolve FLAG:FLAG --out FOLDER` adds runs that tell aliases apart."
+    )
+    title = f"{runs['study'].iloc[0]}: interactions of two flags"
+    return Table(INTERACTIONS, title, facts(runs), legend, columns, rows, (), (), frame)
+
+
+_ERROR = (
+    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated). Confidence intervals (CI) are "
+    "unadjusted."
+)
+_NUMBERS = (
+    Column("effect", "effect (pp)"),
+    Column("interval", "95% CI"),
+    Column("p_adjusted", "p (adjusted)", short="p (adj.)"),
+    Column("verdict", "verdict", number=False),
+)
+
+
+def _legend(factors: Factors, found: Screening) -> str:
+    """How the effects were estimated, and how they relate to those of other kinds of studies."""
+    how = (
+        "effect: mean top-1 at a flag's final value minus at its base value (pp), averaged over the other flags' "
+        f"values in the design ({factors.design})."
+    )
+    if not found.dimensions:
+        return f"{how} No run is left to estimate the error from."
+    error = "contrasts that hold neither main effects nor interactions of two flags"
+    if not found.clean:
+        error = "contrasts beside the main effects, which assumes that most interactions are 0"
+        error += f" (kept out as real: {', '.join(found.kept_out)})" if found.kept_out else ""
+    return (
+        f"{how} Standard deviation of one run: {found.sd:.2f} pp, from {found.dimensions} {error}. {_ERROR} "
+        "Interactions of three or more flags are assumed to be 0, and the standard deviation equal in all rows. one-in "
+        "measures an effect with all other flags at their base values, one-out with all at their final values; with "
+        "interactions of two flags only, the average effect lies midway between the two and equals the Shapley value "
+        "that orders estimates."
+    )
+
+
+def _numbers(line: dict[Any, Any]) -> tuple[Cell, ...]:
+    p = line["p_adjusted"]
+    interval = MISSING if np.isnan(line["low"]) else f"{line['low']:+.2f} to {line['high']:+.2f}"
+    return (
+        Cell(signed(None if np.isnan(line["effect"]) else line["effect"])),
+        Cell(interval),
+        Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
+        Cell(line["verdict"]),
+    )
+
+
+def _brief(aliases: str) -> str:
+    """Aliases as a table shows them: of very many the first; the raw table has all."""
+    names = aliases.split(", ")
+    return aliases if len(names) <= 6 else f"{', '.join(names[:6])} and {len(names) - 6} more"
