@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import modernize
-from ablations import store
 from ablations.data.batches import MicroBatch
 from ablations.data.datasets import DataSet, Split, load
 from ablations.data.loader import Items, feeds
@@ -497,7 +496,7 @@ def test_a_checkpoint_is_written_every_so_many_seconds(
     run = trainer(few, network(), tmp_path, checkpoint_seconds=2.5, max_epochs=2.5)
     monkeypatch.setattr("ablations.training.trainer.time", SimpleNamespace(monotonic=lambda: float(run.step)))
     saved: list[int] = []
-    monkeypatch.setattr(store, "write_checkpoint", lambda folder, step, *_: saved.append(step))
+    monkeypatch.setattr("ablations.training.trainer.write_checkpoint", lambda folder, step, *_: saved.append(step))
     run.train()  # a step a second
     assert saved == [3, 6, 9, 10]
 

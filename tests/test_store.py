@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablations import store
 from ablations.store import DamagedError, read_json, write_bytes, write_json
 from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 
@@ -295,7 +294,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(
         raise OSError(28, "No space left on device")
 
     kept = [write_checkpoint(tmp_path, step, state()) for step in (1, 2)]
-    monkeypatch.setattr(store, "write_bytes", full)
+    monkeypatch.setattr("ablations.training.checkpoint.write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, 3, state())
     assert checkpoints(tmp_path) == kept[::-1]
