@@ -69,7 +69,7 @@ def test_it_learns_digits(digits: DataSet) -> None:
     assert result.images_seen == 10 * (len(digits.train) // 64) * 64
 
 
-def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
+def test_a_training_step_equals_a_plain_pytorch_step(digits: DataSet) -> None:
     recipe = config(label_smoothing=0.1, optimizer="sgd", momentum=0.9, weight_decay=0.01)
     ours = Trainer(network(drop_path_rate=0.0), digits.train, digits.test, recipe, seed=3)
     plain = network(drop_path_rate=0.0)
@@ -96,7 +96,7 @@ def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
     "optimizer", [{"optimizer": "adamw"}, {"optimizer": "sgd", "schedule": "step", "step_epochs": 1}]
 )
 @pytest.mark.parametrize("design", [DESIGN, "pocket,depths=1-1,width=4,stem_stride=1"])
-def test_resumed_at_any_step_it_is_the_run_that_never_stopped(
+def test_a_run_resumed_at_any_step_equals_an_uninterrupted_one(
     digits: DataSet, tmp_path: Path, design: str, optimizer: dict[str, Any]
 ) -> None:
     whole = tmp_path / "whole"
@@ -121,7 +121,7 @@ def test_a_stop_at_the_last_step_still_gives_the_result(digits: DataSet, tmp_pat
     assert last.train().images_seen == last.total_steps * 64
 
 
-def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet, tmp_path: Path) -> None:
+def test_corrupt_checkpoints_are_reported_and_the_previous_one_is_used(digits: DataSet, tmp_path: Path) -> None:
     expected = trainer(digits, None).train()
     damages = (lambda data: data[: len(data) // 2], lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda _: b"")
     for number, damage in enumerate(damages):
@@ -140,7 +140,7 @@ def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet
         assert same(resumed.train(), expected)
 
 
-def test_with_all_checkpoints_damaged_it_starts_anew(digits: DataSet, tmp_path: Path) -> None:
+def test_with_all_checkpoints_corrupt_the_run_restarts(digits: DataSet, tmp_path: Path) -> None:
     expected = trainer(digits, None).train()
     stopped = trainer(digits, tmp_path, checkpoint_steps=10)
     stop_after(stopped, 37)
@@ -157,7 +157,7 @@ def test_seeds_differ_and_repeat(digits: DataSet) -> None:
     assert same(one, again) and one.weights_sha256 != other.weights_sha256
 
 
-def test_the_global_generator_has_no_say(digits: DataSet) -> None:
+def test_the_global_generator_does_not_affect_results(digits: DataSet) -> None:
     torch.manual_seed(0)
     one = trainer(digits, None).train()
     run = trainer(digits, None)
