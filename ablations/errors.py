@@ -1,4 +1,4 @@
-"""The two ways a command ends badly; the command line turns each into one line and an exit status."""
+"""The two errors that a command prints as one line, and how any error becomes one line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+__all__ = ["RequestError", "RunError", "one_line", "writing"]
+
 
 class RequestError(ValueError):
-    """The request was wrong: one line naming the value, its place and what would be right. Exit status 2."""
+    """A request cannot be met. One line names the fault, its place and the right value; exit status 2."""
 
 
 class RunError(RuntimeError):
-    """A run failed, or its folder could not be written: one line naming which, and the cause. Exit status 1."""
+    """A run failed, or its folder cannot be written. One line names the run and the cause; exit status 1."""
 
 
-def one_line(message: object, limit: int | None = None) -> str:
-    """Put a message on one line; an error without one is named by its type."""
-    return " ".join(str(message).split())[:limit] or type(message).__name__
+def one_line(error: BaseException | str) -> str:
+    """Return an error's message on one line, or the name of its type if the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager
 def writing(what: str | Path) -> Iterator[None]:
-    """Turn an OSError within the block into a RunError: `what` cannot be written."""
+    """Raise RunError if the block raises OSError: `what` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -204,7 +204,7 @@ def execute(
             write_bytes(folder / "traceback.txt", traceback.format_exc().encode())
             # of an error in a process that prepares images, the last line says what it was
             words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
-            reason = one_line(f"{type(error).__name__}: {words}", 500)
+            reason = one_line(f"{type(error).__name__}: {words}")[:500]
             result = {"status": "failed", "reason": reason, **facts}
 
         def end() -> None:
