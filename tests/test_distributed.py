@@ -1,4 +1,4 @@
-"""Several processes at one run: they compute what one computes, and stop, die and go on as one does."""
+"""A run of several processes computes, stops, fails and resumes as a run of one process does."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BATCHNORM = "pocket,depths=1-1,width=4,stem_stride=1"
 def a_trainer(
     group: Group, design: str, settings: dict[str, Any], images: int | None = None, **options: Any
 ) -> Trainer:
-    """A trainer of a tiny network on digits, in float64, tested on the first so many images."""
+    """Make a trainer of a tiny float64 network on digits, evaluated on the first `images` images."""
     data = load("digits", Path("unused"))
     assert isinstance(data.test, Split)
     torch.manual_seed(7)
@@ -55,7 +55,7 @@ def a_trainer(
 
 
 def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[float]:
-    """Every step's loss and the evaluation's, where this process hears of them: rank 0 alone does."""
+    """Return every step's loss and the evaluation's, which only rank 0 receives."""
     import ablations.training.trainer
 
     ablations.training.trainer.LOG_STEPS = 1
@@ -67,7 +67,7 @@ def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[fl
 
 
 def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
-    """How far the losses of so many processes are at most from those of one."""
+    """Return the maximum difference between the losses of several processes and of one."""
     first, *others = together(processes, heard_losses, design, settings)
     (alone,) = together(1, heard_losses, design, settings)
     assert not any(others), "another process than rank 0 wrote to the log"
@@ -109,7 +109,7 @@ def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_dif
 
 
 def evaluated(group: Group, settings: dict[str, Any], images: int) -> tuple[float, float, list, list]:
-    """Accuracy, loss, labels and predictions on so many images, in batches of at most 7, of an untrained network."""
+    """Evaluate an untrained network on `images` images in batches of at most 7."""
     import ablations.training.evaluation
 
     ablations.training.evaluation.EVALUATION_BATCH = 7
@@ -137,7 +137,7 @@ def test_every_image_of_the_test_split_counts_once(processes: int, images: int, 
 
 
 def a_batchnorm(dtype: Any, **options: Any) -> nn.BatchNorm2d:
-    """A BatchNorm whose weights and statistics are not those that it starts with."""
+    """Make a BatchNorm whose weights and statistics are not the initial ones."""
     norm = nn.BatchNorm2d(3, **options).to(torch.from_numpy(np.empty(0, dtype)).dtype)
     with torch.no_grad():
         for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -147,7 +147,7 @@ def a_batchnorm(dtype: Any, **options: Any) -> nn.BatchNorm2d:
 
 
 def normalised(norm: nn.Module, images: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """What a BatchNorm makes of images in two steps, and the gradients of a weighted sum."""
+    """Return a BatchNorm's outputs in two steps, and the gradients of a weighted sum."""
     share = torch.tensor(images, requires_grad=True)
     norm(share.detach() + 1)
     out = norm(share)
@@ -160,7 +160,7 @@ def normalised(norm: nn.Module, images: np.ndarray, weights: np.ndarray) -> dict
 def shared_out(
     group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """What this process's SyncBatchNorm makes of its share of the images."""
+    """Return the outputs of this process's SyncBatchNorm for its part of the images."""
     norm = synchronize_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
     assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
     first = sum(shares[: group.rank])
@@ -202,7 +202,7 @@ def test_a_mean_far_from_zero_does_not_cost_batchnorm_its_variance() -> None:
 
 
 def sent(group: Group, settings: dict[str, Any]) -> tuple[int, int]:
-    """How often gradients were summed over the processes, and the steps."""
+    """Count gradient reductions and training steps."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     trainer = a_trainer(group, LAYERNORM, settings)
@@ -225,7 +225,7 @@ def test_gradients_travel_once_a_step_however_many_parts_it_has(accumulation: in
 
 
 class Holed:
-    """Images of noise, of which those of even index above 7 are damaged."""
+    """Noise images; those of even index above 7 are corrupt."""
 
     def __len__(self) -> int:
         return 16
@@ -237,7 +237,7 @@ class Holed:
 
 
 def stepped(group: Group) -> list[float]:
-    """The weights after an epoch in parts of one image, some of which are damaged."""
+    """Return the weights after an epoch with micro-batches of one image, some of them corrupt."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double()
     config = TrainingConfig(max_epochs=1, batch_size=4, learning_rate=0.1, optimizer="sgd", max_damaged=0.9)
@@ -254,7 +254,7 @@ def test_a_process_whose_images_are_damaged_keeps_step_with_the_others() -> None
 
 
 def executed(group: Group, folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The result of a run, for which each process was given a folder of its own."""
+    """Return the result of a run whose processes have separate folders."""
     from modernize.models import design
 
     recipe = TrainingConfig(max_epochs=1, batch_size=64, learning_rate=5e-3, checkpoint_steps=5, checkpoint_every=0.5)
@@ -277,7 +277,7 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
 
 
 def trouble(group: Group, folder: Path, changes: dict[str, Any]) -> str:
-    """What this process says of a run that cannot be carried out."""
+    """Return this process's error for an impossible run."""
     with pytest.raises((RequestError, RunError)) as caught:
         executed(group, folder, changes)
     return str(caught.value)
@@ -285,7 +285,7 @@ def trouble(group: Group, folder: Path, changes: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("blocked", ["log.jsonl", "checkpoints", "predictions.npz", "result.json"])
 def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -> None:
-    """Else the others wait for it, and then complain that it is gone."""
+    """Otherwise the other processes wait for it, and then report that it is gone."""
     (tmp_path / "0").mkdir()
     if blocked == "checkpoints":
         (tmp_path / "0" / blocked).write_text("in the way")
@@ -312,7 +312,7 @@ def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
 
 
 def without_its_group(group: Group) -> str:
-    """What this process says of a trainer that was not given the group."""
+    """Return this process's error for a trainer without the group."""
     with pytest.raises(ValueError, match="joined") as caught:
         a_trainer(ALONE, LAYERNORM, {})
     return str(caught.value)
@@ -331,7 +331,7 @@ RUN = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "
 
 
 def torchrun(processes: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
-    """The command line under torchrun, running in a session of its own."""
+    """Start the command line under torchrun in its own session."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command += ["--max-restarts", str(restarts)]
     command += ["--nproc-per-node", str(processes), "-m", "ablations", *map(str, arguments)]
@@ -346,7 +346,7 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
 
 
 def members(process: subprocess.Popen[str]) -> dict[int, int]:
-    """The process ids of a torchrun's processes, by rank."""
+    """Return the process ids of a torchrun's processes, by rank."""
     found: dict[int, int] = {}
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         try:
@@ -366,7 +366,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: list[int], seconds: float = 30) -> None:
-    """Waits for processes to end: one that was killed takes a moment."""
+    """Wait for processes to end; a killed one takes a moment."""
     deadline = time.monotonic() + seconds
     while any(map(alive, pids)):
         assert time.monotonic() < deadline
@@ -374,7 +374,7 @@ def gone(pids: list[int], seconds: float = 30) -> None:
 
 
 def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    """Waits for a condition, which a process should bring about."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -392,7 +392,7 @@ def logged(folder: Path, *keys: str) -> list[tuple[Any, ...]]:
 
 
 def sessions(folder: Path) -> list[int]:
-    """The number of processes of each session of a run."""
+    """The number of processes per session of a run."""
     return [session["processes"] for session in read_json(folder / "environment.json")["sessions"]]
 
 
@@ -402,7 +402,7 @@ TRAIN = ("train", DESIGN, *RUN, "--set", "max_epochs=4", "--set", "crop_padding=
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of two processes that was never stopped."""
+    """The uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     _, err = finish(torchrun(2, *TRAIN, "--out", folder))
     assert "ablations:" not in err
@@ -527,7 +527,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_once(tmp_path: Path,
 def test_what_goes_wrong_in_another_process_than_the_first_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rank 0 only sees that its peer is gone: the reason is the peer's to tell."""
+    """Rank 0 sees only that the other process is gone, which must report the reason itself."""
     breaks = (
         "import os, ablations.training.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
     )

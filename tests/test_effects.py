@@ -1,4 +1,4 @@
-"""What each setting of a recipe does to the steps of the trainer."""
+"""The effect of each setting of a recipe on training steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def digits() -> DataSet:
 
 @pytest.fixture(scope="module")
 def few(digits: DataSet) -> tuple[Split, Split]:
-    """Digits for four steps of 16 an epoch, and a few to evaluate on."""
+    """Digits for four training steps of 16 per epoch, and a few to evaluate on."""
     assert isinstance(digits.train, Split) and isinstance(digits.test, Split)
     return digits.train.take(torch.arange(70)), digits.test.take(torch.arange(30))
 
@@ -72,7 +72,7 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def mixed(changes: dict[str, Any], position: int, count: int = 8, size: int = 16) -> tuple[Tensor, Tensor]:
-    """Images that hold their own number everywhere, of the class of that number, after mixing."""
+    """Mix images filled with their own number, whose class is that number."""
     mix = mixing(config(batch_size=count, **changes), count, seed=2)
     numbers = torch.arange(count)
     images = numbers[:, None, None, None].expand(-1, 1, size, size).double()
@@ -107,7 +107,7 @@ def test_cutmixs_targets_are_the_areas_that_were_pasted() -> None:
 
 
 def which(images: Tensor) -> str:
-    """What was done to images that held whole numbers."""
+    """Infer the mixing from images that were filled with integers."""
     if (images == images.round()).all():
         return "cutmix" if (images != images[:, :, :1, :1]).any() else "nothing"
     return "mixup"
@@ -177,7 +177,7 @@ def test_all_parts_of_a_step_are_mixed_alike_and_steps_differ() -> None:
 
 
 def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
-    """The loss of the first step, against timm's targets of the same mixed labels."""
+    """Compare the first step's loss with timm's targets for the same mixed labels."""
     run = trainer(few, network(), mixup=0.8, label_smoothing=0.1, learning_rate=1e-9)
     twin = copy.deepcopy(run.model)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -371,7 +371,7 @@ def test_images_and_kernels_lie_channels_last_or_not(few: tuple[Split, Split], w
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(few: tuple[Split, Split]) -> None:
-    """The one test that compiles: it takes half a minute."""
+    """The only test that compiles; it takes half a minute."""
     design = "pocket@separate-downsampling,depths=1,width=4,stem_stride=1"
     run = steps(trainer(few, network(design), compile=True), 3)
     plain = steps(trainer(few, network(design)), 3)
@@ -412,7 +412,7 @@ def test_it_is_the_blocks_that_are_computed_again() -> None:
 
 
 def test_less_is_kept_between_the_passes(few: tuple[Split, Split]) -> None:
-    """What autograd saves of a forward pass, in values."""
+    """Count the values that autograd saves in a forward pass."""
     kept = []
     for again in (False, True):
         model = network(BATCH_NORM.replace("depths=2-1", "depths=4-4"))
@@ -442,7 +442,7 @@ def test_a_network_without_blocks_that_repeat_is_refused(few: tuple[Split, Split
 
 
 def test_the_recipes_stochastic_depth_grows_linearly_over_the_blocks(digits: DataSet) -> None:
-    """Blocks whose input and output have one shape, counted over images: those left out come out as they came in."""
+    """Count dropped blocks per image: a dropped block's output equals its input."""
     from ablations.studies.run import RunConfig, build_network
     from modernize.models import design
 
@@ -505,7 +505,7 @@ def test_a_checkpoint_is_written_every_so_many_seconds(
 def test_images_are_prepared_by_so_many_workers(
     few: tuple[Split, Split], device: str, wanted: int | None, expected: int
 ) -> None:
-    """Unless told, as many as a GPU's run has threads, which do nothing while the GPU computes."""
+    """By default as many as a GPU run's threads, which are idle while the GPU computes."""
     torch.set_num_threads(3)
     for feed in feeds(*few, config(crop_scale=[0.5, 1], workers=wanted), torch.device(device)):
         assert isinstance(feed, Items) and feed.workers == expected

@@ -1,4 +1,4 @@
-"""Images in files and shards: the same samples in the same order however they lie and whoever loads them."""
+"""Images in files and shards: the same samples in the same order for any storage and number of workers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TRAIN = ("train", DESIGN, "--data", "imagenet", *PAPER, "--device", "cpu", "--th
 
 @dataclass(frozen=True)
 class Drawn:
-    """The same images as class folders and as shards; and of each split the keys, labels and bytes, in order."""
+    """The same images as class folders and as shards, and each split's keys, labels and bytes in order."""
 
     folders: Path
     shards: Path
@@ -73,7 +73,7 @@ class Drawn:
 
 
 def jpeg(chance: np.random.Generator, label: int) -> bytes:
-    """A small picture of blots, redder or bluer by its class."""
+    """A small picture of blots, redder or bluer depending on its class."""
     pixels = chance.integers(0, 200, (4, 4, 3))
     pixels[..., 0] += 15 * label
     size = (int(chance.integers(34, 50)), int(chance.integers(34, 50)))
@@ -84,7 +84,7 @@ def jpeg(chance: np.random.Generator, label: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    """2,000 JPEGs in four classes, three of the training ones damaged and one of the validation ones."""
+    """2,000 JPEGs in four classes; three training images and one validation image are corrupt."""
     place, chance = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
     samples: dict[str, list[tuple[str, int, bytes]]] = {}
     (place / "shards").mkdir()
@@ -191,7 +191,7 @@ def test_an_image_gone_after_it_was_listed_is_damaged(drawn: Drawn, tmp_path: Pa
 
 
 def epochs(run: Trainer) -> list[tuple[list[int], list[int], list[int], str]]:
-    """What a training run sees: of each part its indices, those that came, their labels and a sum of every pixel."""
+    """Record a run's micro-batches: indices, readable indices, labels and pixel sums."""
     seen = []
     for part, batch in run.batches:
         pixels = hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()
@@ -238,7 +238,7 @@ def test_resumed_half_way_with_other_workers_it_is_the_run_that_never_stopped(
 
 @pytest.fixture(scope="module")
 def whole(drawn: Drawn) -> Result:
-    """Half an epoch, never stopped, in one process."""
+    """Train half an epoch in one process, uninterrupted."""
     return quietly(trainer(load("imagenet", drawn.folders, 32), max_epochs=0.5))
 
 
@@ -263,7 +263,7 @@ def test_the_damaged_are_named_once_and_those_of_the_test_split_are_not_counted(
 
 
 class Holed:
-    """Images of noise, some of which are damaged."""
+    """Noise images, some of them corrupt."""
 
     def __init__(self, holes: set[int], count: int = 16):
         self.images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -338,7 +338,7 @@ def test_damaged_images_found_before_a_stop_are_in_the_result_and_their_words_do
 
 
 def copied(drawn: Drawn, place: Path) -> Path:
-    """One shard of each split, in a folder of its own."""
+    """One shard per split, in its own folder."""
     place.mkdir()
     for part in ("train", "val"):
         shutil.copy(drawn.shards / f"small-{part}-000000.tar", place)
@@ -378,7 +378,7 @@ def test_the_index_of_shards_is_kept_and_made_anew_when_one_changes_or_it_is_dam
 
 @contextmanager
 def read_only(place: Path) -> Iterator[None]:
-    """Makes a folder unwritable, for root too."""
+    """Make a folder read-only, also for root."""
     if os.geteuid():
         place.chmod(0o555)
         yield
@@ -478,7 +478,7 @@ def test_what_is_no_tar_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_shard_whose_name_is_of_both_splits_is_refused(tmp_path: Path) -> None:
-    """It would be tested on what it was trained on."""
+    """The network would be tested on its training images."""
     written(tmp_path / "shards", "train", ("a.jpg", PICTURE), ("a.cls", b"0"))
     (tmp_path / "shards/train.tar").rename(tmp_path / "shards/train-val-0.tar")
     assert "train-val-0.tar is named as a shard of both splits" in refusal(tmp_path / "shards")
@@ -553,7 +553,7 @@ def test_a_tenth_of_the_training_images_is_held_out_to_choose_settings_by(drawn:
 
 
 def odd_images() -> dict[str, bytes]:
-    """Images of every kind that a folder may hold."""
+    """Images of every kind that a folder may contain."""
     pixels = np.random.default_rng(2).integers(0, 256, (20, 24, 4), dtype=np.uint8)
     rgb = Image.fromarray(pixels[..., :3])
     grey16 = Image.fromarray((np.arange(480).reshape(20, 24) * 136).astype(np.uint16))
@@ -692,7 +692,7 @@ def test_file_names_that_are_no_text_are_shown_and_trained_with(tmp_path: Path) 
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that a process has started, and theirs."""
+    """List a process's children and their children."""
     try:
         tasks = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except FileNotFoundError:
@@ -702,7 +702,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def loaders(process: subprocess.Popen[str]) -> set[int]:
-    """The processes that prepare images for a run or a study: forks, with the command line of their parents."""
+    """List data loader workers: forks with the command line of their parents."""
     found = set()
     for pid in {process.pid} | descendants(process.pid):
         for child in descendants(pid):
