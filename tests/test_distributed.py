@@ -97,11 +97,11 @@ def test_four_processes_have_the_losses_of_one() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"crop_padding": 1, "horizontal_flip": True, "clip_norm": 0.5}])
-def test_with_synchronised_batchnorm_two_processes_have_the_losses_of_one(settings: dict[str, Any]) -> None:
+def test_with_synchronized_batchnorm_two_processes_have_the_losses_of_one(settings: dict[str, Any]) -> None:
     assert apart(2, BATCHNORM, {**settings, "sync_batchnorm": True}) < 1e-6
 
 
-def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_differ() -> None:
+def test_without_it_each_process_normalizes_its_own_images_and_the_losses_differ() -> None:
     assert apart(2, BATCHNORM, {}) > 1e-4
 
 
@@ -219,7 +219,7 @@ def sent(group: Group, settings: dict[str, Any]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_gradients_travel_once_a_step_however_many_parts_it_has(accumulation: int) -> None:
+def test_gradients_are_reduced_once_per_step_for_any_accumulation(accumulation: int) -> None:
     for count, steps in together(2, sent, {"accumulation": accumulation}):
         assert count == steps == 22
 
@@ -247,7 +247,7 @@ def stepped(group: Group) -> list[float]:
     return [value for weights in model.parameters() for value in weights.flatten().tolist()]
 
 
-def test_a_process_whose_images_are_damaged_keeps_step_with_the_others() -> None:
+def test_a_process_whose_images_are_all_corrupt_keeps_step_with_the_others() -> None:
     expected = stepped(ALONE)
     for found in together(2, stepped):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
@@ -284,7 +284,7 @@ def trouble(group: Group, folder: Path, changes: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("blocked", ["log.jsonl", "checkpoints", "predictions.npz", "result.json"])
-def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -> None:
+def test_a_write_error_of_rank_0_is_raised_in_all_processes(tmp_path: Path, blocked: str) -> None:
     """Otherwise the other processes wait for it, and then report that it is gone."""
     (tmp_path / "0").mkdir()
     if blocked == "checkpoints":
@@ -296,7 +296,7 @@ def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -
     assert second.partition(": ")[2] == first.partition(": ")[2]
 
 
-def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
+def test_another_dataset_is_an_error_in_all_processes(tmp_path: Path) -> None:
     for rank in (0, 1):
         (tmp_path / str(rank)).mkdir()
     together(2, executed, tmp_path)
@@ -305,7 +305,7 @@ def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
     assert found == [f"run {tmp_path / '0'} was started on other data; put that back, or choose another --out"] * 2
 
 
-def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
+def test_an_indivisible_batch_names_the_nearest_valid_value() -> None:
     with pytest.raises(ValueError, match=r"batch_size=64 is not divisible by 3 processes x accumulation=2; .*: 66"):
         a_trainer(Group(0, 3), LAYERNORM, {"accumulation": 2})
     a_trainer(ALONE, LAYERNORM, {"accumulation": 2})
@@ -318,7 +318,7 @@ def without_its_group(group: Group) -> str:
     return str(caught.value)
 
 
-def test_a_trainer_that_is_not_told_of_the_others_is_refused() -> None:
+def test_a_trainer_without_its_group_is_refused() -> None:
     """Each process would train the whole run, on the same GPU and in the same folder."""
     for said in together(2, without_its_group):
         assert said.startswith("group: torchrun has started 2 processes, and each would train by itself")
@@ -410,9 +410,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_never_stopped(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     kept = folder / "checkpoints"
     process = torchrun(2, *TRAIN, "--out", folder)
@@ -438,9 +436,7 @@ def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_neve
 
 
 @pytest.mark.slow
-def test_started_again_by_torchrun_itself_it_ends_to_the_bit_as_the_run_that_never_stopped(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     process = torchrun(2, *TRAIN, "--out", folder, restarts=1)
     until(lambda: checkpoints(folder / "checkpoints"), process)
@@ -450,7 +446,7 @@ def test_started_again_by_torchrun_itself_it_ends_to_the_bit_as_the_run_that_nev
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopped_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
     # Two processes to prepare images each: the signal reaches them, too.
     settings = (
         "--set",
@@ -476,7 +472,7 @@ def test_told_to_stop_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_on_other_numbers_of_processes_it_goes_on_with_batch_schedule_and_images(tmp_path: Path, whole: Path) -> None:
+def test_a_run_resumes_on_another_number_of_processes(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     for attempt, processes in enumerate((2, 1, 2)):
         process = torchrun(processes, *TRAIN, "--out", folder)
@@ -516,7 +512,7 @@ def test_a_study_under_torchrun_is_trained_by_all_processes_run_after_run(tmp_pa
     [("train", DESIGN), ("run", "grid", "--base", DESIGN, "--flags", "norm=bn:ln")],
     ids=lambda arguments: arguments[0],
 )
-def test_a_batch_that_two_processes_cannot_share_is_refused_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_batch_that_two_processes_cannot_split_is_refused_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     process = torchrun(2, *arguments, *RUN, "--set", "batch_size=33", "--out", tmp_path / "out")
     _, err = finish(process, 1)  # torchrun's own status; those of its processes are 2
     said = [line for line in err.splitlines() if "batch_size" in line]
@@ -524,9 +520,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_once(tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_what_goes_wrong_in_another_process_than_the_first_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_another_rank_than_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 0 sees only that the other process is gone, which must report the reason itself."""
     breaks = (
         "import os, ablations.training.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
