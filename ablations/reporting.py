@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
-from ablations.studies.results import _write_csv, curves_frame, predictions, published_frame, runs_frame
+from ablations.studies.results import curves_frame, predictions, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
 from modernize.design import nearest
@@ -70,11 +69,7 @@ def read_report(study: Study, folder: Path) -> Report:
     Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
     are wrong.
     """
-    runs = published_frame(study, folder)
-    if runs is None:
-        runs = runs_frame(study, folder)
-        with suppress(OSError):  # a study that may only be read has a report elsewhere
-            _write_csv(runs, folder)
+    runs = update_results(study, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     factors = factors_of(study)
     tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors)
