@@ -23,7 +23,6 @@ from reports.statistics.compare import (
     with_verdicts,
 )
 from reports.statistics.multiple_testing import holm, step_down
-from reports.statistics.power import power_statement, seeds_needed_for, smallest_difference
 from reports.statistics.shapley import (
     OrderDistance,
     SeededValue,
@@ -63,14 +62,11 @@ __all__ = [
     "legend",
     "paired_correctness",
     "pairwise_accuracy",
-    "power_statement",
     "rank_correlation",
     "rerun_agreement",
-    "seeds_needed_for",
     "shapley_exact",
     "shapley_from_orders",
     "shapley_over_seeds",
-    "smallest_difference",
     "step_down",
     "summarise",
     "with_verdicts",
