@@ -1,7 +1,7 @@
 """Calibration of the verdicts by simulated studies: family-wise error and power, cell by cell.
 
-`python docs/statistics/calibration.py` writes calibration.csv and limits.csv beside this file (about five minutes on one
-core). The limits are cells in which the error rate is not kept.
+`python docs/statistics/calibration.py` writes calibration.csv and limits.csv beside this file, in about five minutes on
+one core. The limits are cells in which the error rate is not kept.
 """
 
 from __future__ import annotations
