@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +10,13 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
-from ablations.studies.results import _write_csv, curves_frame, predictions, published_frame, runs_frame
+from ablations.studies.results import curves_frame, predictions, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
-from modernize.design import nearest
+from modernize.design import nearest, text
 from reports.paper_agreement import agreement_words
 from reports.report import Orders, Report, report_tables
+from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
 
@@ -72,25 +72,22 @@ def read_report(study: Study, folder: Path) -> Report:
     Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
     are wrong.
     """
-    runs = published_frame(study, folder)
-    if runs is None:
-        runs = runs_frame(study, folder)
-        with suppress(OSError):  # a study that may only be read has a report elsewhere
-            _write_csv(runs, folder)
+    runs = update_results(study, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
-    factors = factors_of(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors, study.measure)
-    plots = study_plots(study.name, runs, tables, curves, bench, study.measure)
+    designs = {row.row: row.flags for row in study.rows if row.reference is None}
+    texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
+    grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, grid, factors, study.measure)
     notes = agreement_words(runs[runs["roadmap"].notna()], study.base) if study.kind == "roadmap" else []
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
         runs=runs,
-        designs={row.row: row.flags for row in study.rows if row.reference is None},
+        designs=designs,
         summary=summarise_study(study.name, runs, tables, study.measure, notes),
         tables=tuple(tables),
-        plots=plots,
+        plots=study_plots(study.name, runs, tables, curves, bench, grid, study.measure),
         curves=curves,
         orders=orders,
         bench=bench,

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.statistics import Measure
+from reports.statistics.factorial import Factorial
 from reports.study_tables import Predictions, comparison_table, references_table
 from reports.summary import StudySummary
 from reports.tables import Table
@@ -106,6 +108,7 @@ def report_tables(
     predictions: Predictions | None = None,
     orders: Orders | None = None,
     bench: pd.DataFrame | None = None,
+    grid: Factorial | None = None,
     factors: Factors | None = None,
     measure: Measure = "top1",
 ) -> list[Table]:
@@ -117,6 +120,7 @@ def report_tables(
         predictions: Which test images the run of a row and seed classified correctly.
         orders: The orders of a study of orders, whose main table has the flags' effects averaged over them.
         bench: The study's measurements; a roadmap shows them in its own table, other studies in the last.
+        grid: The design of a grid, whose main table has the flags' effects.
         factors: The flags of a screening study, whose main tables have main effects and interactions.
         measure: The study's primary measure.
 
@@ -125,7 +129,11 @@ def report_tables(
     """
     if orders is not None:
         worths = orders_table(runs, orders.orders, orders.row_of)
-        return [worths, comparison_table(runs, predictions, bench, measure)]
+        flags, *random = orders.orders
+        pairs = [order_interactions_table(runs, flags, random, orders.row_of)] if len(flags) > 1 else []
+        return [worths, *pairs, comparison_table(runs, predictions, bench, measure)]
+    if grid is not None and len(grid.flags) > 1:
+        return [grid_effects_table(runs, grid), comparison_table(runs, predictions, bench, measure)]
     if factors is not None:
         found = screening_of(runs, factors)
         effects, interactions = screen_table(runs, factors, found), interactions_table(runs, found)
