@@ -1,0 +1,50 @@
+"""The smallest true difference that a planned study finds with a given power."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from reports.statistics.contrasts import contrasts
+from reports.statistics.noise import fit_noise
+from reports.statistics.sequential import FIRST_SHARE
+
+POWER = 0.8
+HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
+
+
+def detectable_difference(
+    seeds: int,
+    pairs: NDArray[np.intp],
+    groups: Sequence[int],
+    power: float = POWER,
+    level: float = 0.95,
+    share: float = FIRST_SHARE,
+) -> float:
+    """Compute the smallest true difference that is significant with this power, in standard deviations between seeds.
+
+    Rows vary equally; a comparison is tested at (1 − level) · share / comparisons, by Bonferroni's correction, so the
+    step-down correction finds a little more.
+
+    Args:
+        seeds: Seeds per row.
+        pairs: Row and baseline of each comparison, as places in the rows, (pairs, 2).
+        groups: Number of each row's recipe, from 0.
+        power: Probability that one comparison with this difference is significant.
+        level: One minus the family-wise error rate.
+        share: The share of the error rate that the look uses.
+
+    Returns:
+        The largest such difference over the comparisons; infinity if one cannot be tested.
+    """
+    if seeds < 2 or not len(pairs):
+        return math.inf
+    rows = len(groups)
+    noise = fit_noise(np.ones(rows), np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
+    found = contrasts(noise, np.full(rows, float(seeds)), np.asarray(pairs, dtype=np.intp))
+    critical = found.half_widths(1 - (1 - level) * share / len(pairs))
+    return float((critical + stats.norm.ppf(power) * math.sqrt(2 / seeds)).max())
