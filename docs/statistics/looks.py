@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +133,9 @@ CELLS = (
 )
 
 
-def look_cells(studies: int) -> Iterator[dict[str, object]]:
+def look_cells(studies: int, cells: Sequence[tuple[str, str, int]] = CELLS) -> Iterator[dict[str, object]]:
     """Family-wise error and power of every cell, a record each."""
-    for policy, spread, effects in CELLS:
+    for policy, spread, effects in cells:
         values = results(spread, effects, studies, MOST, np.random.default_rng([effects, SPREADS.index(spread)]))
         if policy == CHOSEN:
             found = chosen_claims(values)
@@ -153,9 +153,9 @@ def look_cells(studies: int) -> Iterator[dict[str, object]]:
         }
 
 
-def precision_cells(studies: int) -> Iterator[dict[str, object]]:
+def precision_cells(studies: int, spreads: Sequence[str] = SPREADS) -> Iterator[dict[str, object]]:
     """Width and coverage of the intervals of studies sized by their first stage, a record each."""
-    for spread, pilot, half_width in itertools.product(SPREADS, (2, 3, 5), (0.5, 0.8)):
+    for spread, pilot, half_width in itertools.product(spreads, (2, 3, 5), (0.5, 0.8)):
         rng = np.random.default_rng([pilot, SPREADS.index(spread), int(10 * half_width)])
         sd = scales(spread, studies, rng)
         values = sd * noise_of(spread, (studies, ROWS, pilot), rng)
@@ -178,13 +178,57 @@ def precision_cells(studies: int) -> Iterator[dict[str, object]]:
         }
 
 
+def tables() -> dict[str, str]:
+    """The tables of docs/precision.md, from the CSV files."""
+    looked, sized = pd.read_csv(FOLDER / "looks.csv"), pd.read_csv(FOLDER / "precision.csv")
+    shown = {
+        "looks": pd.DataFrame(
+            {
+                "seeds per row": looked["policy"],
+                "spread of rows": looked["spread"],
+                "true effects": [f"{effects} of {len(PAIRS)}" for effects in looked["true_effects"]],
+                "false claims (%)": [f"{100 * value:.1f}" for value in looked["false_claims"]],
+                "power (%)": ["–" if np.isnan(value) else f"{100 * value:.0f}" for value in looked["power"]],
+            }
+        ),
+        "precision": pd.DataFrame(
+            {
+                "spread of rows": sized["spread"],
+                "first stage (seeds)": sized["pilot_seeds"],
+                "asked (±sd)": sized["half_width"],
+                "narrow enough (%)": [f"{100 * value:.0f}" for value in sized["narrow_enough"]],
+                "coverage (%)": [f"{100 * value:.1f}" for value in sized["coverage"]],
+                "seeds per row, mean": [f"{value:.0f}" for value in sized["mean_seeds"]],
+            }
+        ),
+    }
+    return {name: _markdown(table) for name, table in shown.items()}
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [table.columns, ["---"] * table.shape[1], *table.astype(str).to_numpy()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write_tables() -> None:
+    """Put the tables into docs/precision.md."""
+    page = FOLDER.parent / "precision.md"
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables().items():
+        before, rest = text.split(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n{table}<!-- /{name} -->{rest.split(f'<!-- /{name} -->')[1]}"
+    page.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
+    """Simulate, writing each file anew after every cell."""
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     for name, cells in {"precision": precision_cells(studies), "looks": look_cells(studies)}.items():
         done: list[dict[str, object]] = []
         for cell in cells:
             done.append(cell)
             pd.DataFrame(done).to_csv(FOLDER / f"{name}.csv", index=False, float_format="%.4f")
+    write_tables()
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special
 
 from reports.statistics.contrasts import contrasts
 from reports.statistics.noise import fit_noise
 from reports.statistics.sequential import FIRST_SHARE
 
 POWER = 0.8
+STUDIES = 200  # whose variances stand for those that the study may have
 HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
 
 
@@ -39,12 +40,17 @@ def detectable_difference(
         share: The share of the error rate that the look uses.
 
     Returns:
-        The largest such difference over the comparisons; infinity if one cannot be tested.
+        That difference, averaged over the comparisons; infinity if they cannot be tested.
     """
     if seeds < 2 or not len(pairs):
         return math.inf
     rows = len(groups)
-    noise = fit_noise(np.ones(rows), np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
+    variance = np.random.default_rng(0).chisquare(seeds - 1, (STUDIES, rows)) / (seeds - 1)
+    noise = fit_noise(variance, np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
     found = contrasts(noise, np.full(rows, float(seeds)), np.asarray(pairs, dtype=np.intp))
     critical = found.half_widths(1 - (1 - level) * share / len(pairs))
-    return float((critical + stats.norm.ppf(power) * math.sqrt(2 / seeds)).max())
+
+    def missing(difference: float) -> float:
+        return float(special.ndtr((difference - critical) / math.sqrt(2 / seeds)).mean()) - power
+
+    return float(optimize.brentq(missing, 0.0, 2 * float(critical.max()) + 10))

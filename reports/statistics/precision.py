@@ -15,6 +15,7 @@ from reports.statistics.compare import Measure, fit_rows
 from reports.statistics.contrasts import contrasts
 from reports.statistics.noise import Noise
 from reports.statistics.row_results import gather
+from reports.statistics.sequential import PRECISION, gives_variance
 
 LEVEL = 0.95
 
@@ -61,3 +62,17 @@ def seeds_needed(
         if not rows[row].reason and not rows[base].reason and rows[row].source != rows[base].source
     ]
     return int(seeds_for(noise, np.array(pairs, dtype=np.intp), half_width, level)) if pairs else None
+
+
+def describe_precision(runs: pd.DataFrame, compared: pd.DataFrame, measure: Measure = "top1") -> str:
+    """Say how wide the intervals of a study are that asked for a precision; nothing of another study."""
+    asked = str(runs["added"].iloc[runs["stage"].argmax()]) if "added" in runs and len(runs) else ""
+    widths = (compared["high"] - compared["low"]).dropna() / 2
+    if PRECISION not in asked or not len(widths):
+        return ""
+    half_width, widest, seeds = float(asked.split()[-1]), float(widths.max()), runs["seed"].nunique()
+    text = f"Precision asked ±{half_width:g}: the widest 95% CI is ±{widest:.2g} with {seeds} seeds per row"
+    if widest <= half_width * (1 + 1e-6):
+        return f"{text}."
+    needed = seeds_needed(runs[gives_variance(runs)], half_width, measure)
+    return f"{text}; ±{half_width:g} needs {needed}, more than the maximum that was set, or than finished."
