@@ -1,9 +1,16 @@
-"""The two ways a command ends badly; the command line turns each into one line and an exit status."""
+"""The two errors that a command prints as one line, and how any error becomes one line."""
+
+__all__ = ["RequestError", "RunError", "one_line"]
 
 
 class RequestError(ValueError):
-    """The request was wrong: one line saying what, where, and what would be right. Exit status 2."""
+    """A request cannot be met. One line names the fault, its place and the right value; exit status 2."""
 
 
 class RunError(RuntimeError):
-    """A run failed, or its folder could not be written: one line saying which and why. Exit status 1."""
+    """A run failed, or its folder cannot be written. One line names the run and the cause; exit status 1."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, or the name of its type if the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -48,7 +48,7 @@ _TITLES = {
 _DIFFERENCES = (
     Column("difference", "difference (pp)", short="diff. (pp)"),
     Column("interval", "95% CI"),
-    Column("p_holm", "adjusted p", short="adj. p"),
+    Column("p_adjusted", "adjusted p", short="adj. p"),
     Column("verdict", "verdict", number=False),
 )
 
@@ -68,7 +68,7 @@ def comparison_table(
     """
     if runs.empty:
         raise ReportError("no runs to report")
-    compared = compare(runs, pairs(runs), predictions)
+    compared = compare(runs, pairs(runs), resolution=resolution(runs, predictions))
     kind = str(runs["kind"].iloc[0])
     title = f"{runs['study'].iloc[0]}: {_TITLES[kind]}"
     return _table(_name(runs), title, "row", runs, compared, bench)
@@ -128,6 +128,16 @@ def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
         for row, base in zip(rows["row"], rows["base"], strict=True)
         if isinstance(base, str) and (row not in trained or trained[row] != trained.get(base))
     ]
+
+
+def resolution(runs: pd.DataFrame, predictions: Predictions | None) -> float:
+    """The step in which top-1 comes, 100 / test images; 0 if no finished run knows its test images."""
+    done = runs[runs["status"] == "done"] if predictions else runs.iloc[:0]
+    for row, seed in zip(done["row"], done["seed"], strict=True):
+        correct = predictions(row, int(seed)) if predictions else None
+        if correct is not None and len(correct):
+            return 100 / len(correct)
+    return 0.0
 
 
 def _notes(row: RowSummary, line: Line | None, runs: pd.DataFrame) -> tuple[str, ...]:
@@ -193,10 +203,10 @@ def _difference_cells(line: Line | None) -> tuple[Cell, ...]:
     """Difference, CI, p-value and verdict of a comparison; nothing for a row without a baseline."""
     if line is None:
         return (Cell(MISSING), Cell(MISSING), Cell(MISSING), Cell(""))
-    p = line["p_holm"]
+    p = line["p_adjusted"]
     return (
         Cell(signed(line["difference"])),
         Cell(interval(line["low"], line["high"])),
         Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
-        Cell(line["verdict"]),
+        Cell(": ".join(filter(None, [line["verdict"], line["reason"]]))),
     )

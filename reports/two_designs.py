@@ -14,7 +14,7 @@ from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
 from reports.statistics import compare, legend
-from reports.study_tables import Predictions
+from reports.study_tables import Predictions, resolution
 from reports.tables import Cell, Column, Table, mean_sd, signed
 
 
@@ -135,7 +135,7 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
-    compared = compare(runs, [(row, base)], predictions)
+    compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
@@ -159,11 +159,13 @@ def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
     line = measured.line
     shown = [mean_sd(line["base_mean"], line["base_sd"]), mean_sd(line["mean"], line["sd"])]
     if math.isnan(line["difference"]):
-        difference = ": ".join(filter(None, [line["verdict"], line["note"]]))
+        difference = ": ".join(filter(None, [line["verdict"], line["reason"], line["note"]]))
     else:
         interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
-        difference = f"{signed(line['difference'])}{interval}, {line['verdict']}"
+        difference = (
+            f"{signed(line['difference'])}{interval}, {': '.join(filter(None, [line['verdict'], line['reason']]))}"
+        )
     return [
         ("top-1, %, ours", shown[0], shown[1], difference),
-        ("seeds", str(line["base_seeds"]), str(line["seeds"]), f"{line['common_seeds']} in common"),
+        ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]

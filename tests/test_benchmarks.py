@@ -15,7 +15,7 @@ import pytest
 from commands import ablations
 from made_up import made_up_study
 
-from ablations.bench import Contestant, Racer, Setting
+from ablations.bench import BenchmarkedModel, ModelRunner, Setting
 from ablations.store import read_json
 from ablations.studies.load import load_study
 from ablations.studies.run import build_network, load_data
@@ -58,19 +58,19 @@ def test_the_runners_step_against_the_bare_step(fashion_dir: Path) -> None:
     print("\nrow,run,bare,ratio")
     for run in study.runs:
         trainer = Trainer(build_network(run, data), data.train, data.test, run.recipe)
-        racer = Racer(Contestant(run.row, f"pocket@{run.row}", "ours", "channels_last", STEP))
-        turns = [(racer_time(racer), trainer_time(trainer)) for _ in range(8)][1:]
+        runner = ModelRunner(BenchmarkedModel(run.row, f"pocket@{run.row}", "ours", "channels_last", STEP))
+        turns = [(bare_time(runner), trainer_time(trainer)) for _ in range(8)][1:]
         found[run.row] = statistics.median(bare / running for bare, running in turns)
         bare, running = (STEPS * STEP.batch_size / statistics.median(column) for column in zip(*turns, strict=True))
         print(f"{run.row},{running:.0f},{bare:.0f},{found[run.row]:.3f}", flush=True)
     assert min(found.values()) >= 0.9
 
 
-def racer_time(racer: Racer) -> float:
-    """Processor seconds of a turn of bare steps."""
+def bare_time(runner: ModelRunner) -> float:
+    """CPU seconds of a round of bare steps."""
     begun = time.process_time()
     for _ in range(STEPS):
-        racer.train_step()
+        runner.train_step()
     return time.process_time() - begun
 
 

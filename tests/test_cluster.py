@@ -343,7 +343,7 @@ def test_flags_stand_over_the_files_block_key_by_key(tmp_path: Path) -> None:
         ("  options: {ntasks: 2}\n", ("--cluster", "slurm"), "cluster.options: ntasks: write it as cluster.processes"),
         ("  gpus: 2\n", ("--cluster", "slurm", "--processes", "4"), "processes=4: there must be a GPU for each"),
         ("  cpus: 1\n", ("--partition", "debug"), "--partition: only with --cluster slurm or --cluster local"),
-        ("  processes: 3\n", ("--cluster", "local", "--set", "batch_size=32"), "cannot be shared out evenly over 3"),
+        ("  processes: 3\n", ("--cluster", "local", "--set", "batch_size=32"), "is not divisible by 3 processes"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(tmp_path: Path, block: str, flags: tuple[str, ...], words: str) -> None:

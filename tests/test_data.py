@@ -37,13 +37,13 @@ TORCHVISION, DEBIAN = "FashionMNIST/raw", "usr/share/datasets/fashion-mnist"
 
 
 def refused(name: str, folder: Path, image_size: int | None = None) -> str:
-    """The one line with which a data set is refused; nothing under the folder has changed."""
+    """The one line with which a dataset is refused; nothing under the folder has changed."""
     before = contents(folder)
     with pytest.raises(RequestError) as caught:
         load(name, folder, image_size)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert message.startswith(f"data set {name}")
+    assert message.startswith(f"dataset {name}")
     assert contents(folder) == before
     return message
 
@@ -63,7 +63,7 @@ def flip(path: Path, position: int = -1, bits: int = 0x10) -> None:
 
 
 class InMemory(DataSet):
-    """A data set whose images are in memory, as all of this file's are."""
+    """A dataset whose images are in memory, as all of this file's are."""
 
     train: Split
     test: Split
@@ -80,7 +80,7 @@ def same(one: InMemory, other: InMemory) -> bool:
 
 
 def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="unknown data set 'cifar1O': did you mean 'cifar10'") as caught:
+    with pytest.raises(RequestError, match="unknown dataset 'cifar1O': did you mean 'cifar10'") as caught:
         load("cifar1O", tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(RequestError, match="fashion_mnist, cifar10, cifar100, digits, folder"):
@@ -146,8 +146,8 @@ def test_one_flipped_byte_is_noticed(name: str, plain_files: Path, packed_files:
         folder.mkdir()
         flip(linked(source, folder) / file)
         message = refused("fashion_mnist", folder)
-        assert f"{folder / file} is damaged" in message
-        assert f"delete it and type `ablations data fashion_mnist --data-dir {folder}`" in message
+        assert f"{folder / file} is corrupt" in message
+        assert f"delete it and run `ablations data fashion_mnist --data-dir {folder}`" in message
 
 
 # Where Fashion-MNIST is found and how it is fetched, with a small one in its place -----------------------------------
@@ -228,9 +228,9 @@ def test_truncated_and_empty_files_are_noticed(small: dict[str, bytes], tmp_path
         whole = path.read_bytes()
         for left in (0, 1, 4, 10, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:left])
-            assert f"{path} is damaged" in refused("fashion_mnist", folder)
+            assert f"{path} is corrupt" in refused("fashion_mnist", folder)
         path.write_bytes(whole + b"\0" if not packed else whole + gzip.compress(b"\0"))
-        assert f"{path} is damaged" in refused("fashion_mnist", folder)
+        assert f"{path} is corrupt" in refused("fashion_mnist", folder)
 
 
 @given(st.sampled_from(FILES), st.integers(0, 10**6), st.integers(1, 255), st.booleans())
@@ -246,7 +246,7 @@ def test_a_file_flipped_anywhere_is_refused_or_is_the_same(
     try:
         found = load("fashion_mnist", folder)
     except RequestError as error:
-        assert f"{path} is damaged" in str(error)
+        assert f"{path} is corrupt" in str(error)
         assert len(str(error).splitlines()) == 1
     else:  # a byte of gzip's header that says nothing about the contents
         assert packed
@@ -257,7 +257,7 @@ def test_a_damaged_file_points_to_the_data_folder_not_to_the_place(small: dict[s
     folder = tmp_path / "data"
     path = put(small, folder / TORCHVISION) / FILES[0]
     flip(path)
-    assert f"{path} is damaged" in (message := refused("fashion_mnist", folder))
+    assert f"{path} is corrupt" in (message := refused("fashion_mnist", folder))
     assert f"--data-dir {folder}`" in message
 
 
@@ -332,9 +332,9 @@ def test_a_fetch_that_fails_leaves_nothing_to_be_taken_for_good(
     use(monkeypatch, broken_downloads(small)[kind], broken_downloads(small)[-1 - kind])
     message = refused("fashion_mnist", folder := tmp_path / "data")
     assert contents(folder) == {}
-    assert f"{folder} and {tmp_path / 'debian'} do not hold it; torchvision's download " in message
+    assert f"{folder} and {tmp_path / 'debian'} do not contain it; torchvision's download " in message
     assert "; apt-get download " in message
-    assert "Type `apt-get install dataset-fashion-mnist`, or put its four files" in message
+    assert "Run `apt-get install dataset-fashion-mnist`, or put its four files" in message
     assert all(name in message for name in FILES)
     assert message.endswith(f"into {folder}")
     use(monkeypatch, brings(small, TORCHVISION, packed=True), unwanted)
@@ -362,7 +362,7 @@ def test_offline_it_says_what_was_tried_and_what_to_type(
     message = refused("fashion_mnist", tmp_path / "data")
     assert "torchvision's download failed (Error downloading train-images-idx3-ubyte.gz" in message
     assert "apt-get download failed ([Errno 2] No such file or directory: 'apt-get')" in message
-    assert "Type `apt-get install dataset-fashion-mnist`" in message
+    assert "Run `apt-get install dataset-fashion-mnist`" in message
 
 
 TORCHVISION_FETCHER, APT_FETCHER = data._torchvision_fashion, data._apt_fashion
@@ -506,7 +506,7 @@ Cifar = Callable[[Path], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 @pytest.fixture(params=["cifar10", "cifar100"])
 def cifar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Cifar]:
-    """The name, and a function that writes a small data set in its format and gives the batches written."""
+    """The name, and a function that writes a small dataset in its format and gives the batches written."""
     name = request.param
     kind = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[name]
     classes, labels = {"cifar10": (10, "labels"), "cifar100": (100, "fine_labels")}[name]
@@ -543,7 +543,7 @@ def test_cifar_is_read(cifar: tuple[str, Cifar], tmp_path: Path, offline: None) 
 def test_cifar_damaged_or_missing_is_one_line(cifar: tuple[str, Cifar], tmp_path: Path, offline: None) -> None:
     name, write = cifar
     message = refused(name, tmp_path)
-    assert f"{tmp_path} does not hold it, and torchvision's download failed (" in message
+    assert f"{tmp_path} does not contain it, and torchvision's download failed (" in message
     write(tmp_path)
     folder = next(tmp_path.iterdir())
     for path in sorted(folder.iterdir()):
@@ -551,7 +551,7 @@ def test_cifar_damaged_or_missing_is_one_line(cifar: tuple[str, Cifar], tmp_path
         for broken in (whole[: len(whole) // 2], b"", None, bytes([whole[0]]) + bytes([whole[1] ^ 1]) + whole[2:]):
             path.unlink() if broken is None else path.write_bytes(broken)
             message = refused(name, tmp_path)
-            assert f"the files in {folder} are damaged" in message
+            assert f"the files in {folder} are corrupt" in message
             assert message.endswith(f"into {tmp_path} and unpack it there")
         path.write_bytes(whole)
     load(name, tmp_path)
@@ -708,19 +708,22 @@ def renamed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop(), "no folder {}/train; it must hold one folder of images for each class"),
-        (drop("train"), "no folder {}/train; it must hold one folder of images for each class"),
-        (drop("val"), "no folder {}/val; it must hold one folder of images for each class"),
+        (drop(), "no folder {}/train; it must contain one folder of images per class"),
+        (drop("train"), "no folder {}/train; it must contain one folder of images per class"),
+        (drop("val"), "no folder {}/val; it must contain one folder of images per class"),
         (drop("val", "class 1"), "class 'class 1' is in only one of {0}/train and {0}/val"),
         (renamed, "class 'class 1' is in only one of {0}/train and {0}/val"),
         (empty("train", "class 1"), "{}/train: Found no valid file for the classes class 1."),
         (empty("val", "class 0"), "{}/val: Found no valid file for the classes class 0."),
         (no_classes, "{}/train: Couldn't find any class folder."),
-        (rewrite(lambda data: data[: len(data) // 2], "0.png"), "{}/train/class 1/0.png is not an image that can be"),
-        (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png is not an image that can be read"),
-        (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg is not an image that can be"),
-        (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp is not an image that can be read"),
-        (rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"), "{}/train/class 1/0.png is not an image"),
+        (rewrite(lambda data: data[: len(data) // 2], "0.png"), "{}/train/class 1/0.png is not a readable image"),
+        (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png is not a readable image"),
+        (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg is not a readable image"),
+        (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp is not a readable image"),
+        (
+            rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"),
+            "{}/train/class 1/0.png is not a readable image",
+        ),
     ],
 )
 def test_a_folder_that_is_not_right_is_one_line(images: Path, change: Callable[[Path], None], says: str) -> None:
@@ -730,7 +733,7 @@ def test_a_folder_that_is_not_right_is_one_line(images: Path, change: Callable[[
 
 def test_a_link_to_nowhere_is_one_line(images: Path) -> None:
     (images / "train" / "class 0" / "2.png").symlink_to(images / "nowhere")
-    assert "train/class 0/2.png is not an image that can be read" in refused("folder", images, 8)
+    assert "train/class 0/2.png is not a readable image" in refused("folder", images, 8)
 
 
 def test_a_folder_needs_an_image_size(images: Path) -> None:
@@ -782,5 +785,5 @@ def test_a_broken_image_is_read_or_refused(images: Path, kind: str) -> None:
         try:
             assert load("folder", images, 8).train.images.shape == (5, 8, 8, 3)
         except RequestError as error:
-            assert f"{path} is not an image that can be read" in str(error)
+            assert f"{path} is not a readable image" in str(error)
             assert len(str(error).splitlines()) == 1

@@ -31,7 +31,7 @@ from ablations.studies.run import RunConfig, execute
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.checkpoint import checkpoints
 from ablations.training.distributed import ALONE, Group
-from ablations.training.sync_batchnorm import synchronise_batchnorm
+from ablations.training.sync_batchnorm import synchronize_batchnorm
 from ablations.training.trainer import Trainer
 
 LAYERNORM = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
@@ -110,9 +110,9 @@ def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_dif
 
 def evaluated(group: Group, settings: dict[str, Any], images: int) -> tuple[float, float, list, list]:
     """Accuracy, loss, labels and predictions on so many images, in batches of at most 7, of an untrained network."""
-    import ablations.training.trainer
+    import ablations.training.evaluation
 
-    ablations.training.trainer.EVALUATION_BATCH = 7
+    ablations.training.evaluation.EVALUATION_BATCH = 7
     trainer = a_trainer(group, BATCHNORM, settings, images)
     found = trainer.evaluate(trainer.model)
     return found.top1, found.loss, found.labels.tolist(), found.predictions.tolist()
@@ -161,7 +161,7 @@ def shared_out(
     group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """What this process's SyncBatchNorm makes of its share of the images."""
-    norm = synchronise_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
+    norm = synchronize_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
     assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
     first = sum(shares[: group.rank])
     mine = slice(first, first + shares[group.rank])
@@ -306,7 +306,7 @@ def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
-    with pytest.raises(ValueError, match=r"batch_size=64: .* 3 processes and accumulation=2; .* works is 66"):
+    with pytest.raises(ValueError, match=r"batch_size=64 is not divisible by 3 processes x accumulation=2; .*: 66"):
         a_trainer(Group(0, 3), LAYERNORM, {"accumulation": 2})
     a_trainer(ALONE, LAYERNORM, {"accumulation": 2})
 
@@ -520,7 +520,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_once(tmp_path: Path,
     process = torchrun(2, *arguments, *RUN, "--set", "batch_size=33", "--out", tmp_path / "out")
     _, err = finish(process, 1)  # torchrun's own status; those of its processes are 2
     said = [line for line in err.splitlines() if "batch_size" in line]
-    assert len(said) == 1 and said[0].startswith("ablations: batch_size=33: it cannot be shared out evenly over 2")
+    assert len(said) == 1 and said[0].startswith("ablations: batch_size=33 is not divisible by 2 processes")
     assert not (tmp_path / "out").exists()
 
 

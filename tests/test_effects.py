@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import modernize
-from ablations import store
-from ablations.data.batches import Part
+from ablations.data.batches import MicroBatch
 from ablations.data.datasets import DataSet, Split, load
 from ablations.data.loader import Items, feeds
 from ablations.data.mixing import mixing
@@ -77,7 +76,7 @@ def mixed(changes: dict[str, Any], position: int, count: int = 8, size: int = 16
     mix = mixing(config(batch_size=count, **changes), count, seed=2)
     numbers = torch.arange(count)
     images = numbers[:, None, None, None].expand(-1, 1, size, size).double()
-    return mix(Part(0, position, 0, numbers), images, numbers)
+    return mix(MicroBatch(0, position, 0, numbers), images, numbers)
 
 
 def test_mixups_targets_are_the_shares_of_the_images() -> None:
@@ -159,7 +158,11 @@ def test_all_parts_of_a_step_are_mixed_alike_and_steps_differ() -> None:
     shares = []
     for position in range(12):
         parts = [
-            mix(Part(0, position, first, numbers[first : first + 4]), images[first : first + 4], numbers[first:][:4])
+            mix(
+                MicroBatch(0, position, first, numbers[first : first + 4]),
+                images[first : first + 4],
+                numbers[first:][:4],
+            )
             for first in (0, 4, 8, 12)
         ]
         own = [
@@ -180,14 +183,14 @@ def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     mixes = mixing(run.config, 10, run.seed)
 
-    def note(part: Part, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def note(part: MicroBatch, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         seen.append((mixes(part, images, labels)[0], labels))
         return mixes(part, images, labels)
 
     run.mix = note
     run.train_step()
     images, labels = seen[0]
-    own = mixes(Part(0, 0, 0, torch.arange(16)), images, torch.arange(16) % 10)[1]
+    own = mixes(MicroBatch(0, 0, 0, torch.arange(16)), images, torch.arange(16) % 10)[1]
     share = own[0, 0].item()
     assert 0 < share < 1
     soft = mixup_target(labels.flip(0), 10, share, 0.1)
@@ -197,7 +200,7 @@ def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
     torch.testing.assert_close(soft, hot.flip(0) * share + hot * (1 - share))
     wanted = hot * share + hot.roll(1, 0) * (1 - share)
     expected = torch.sum(-wanted * F.log_softmax(twin(images), 1), 1).mean()
-    assert run.loss_sum.item() / 16 == pytest.approx(expected.item(), rel=1e-5)
+    assert run.sums.loss.item() / 16 == pytest.approx(expected.item(), rel=1e-5)
 
 
 # The moving average --------------------------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ def test_accumulated_parts_are_the_whole_batch(few: tuple[Split, Split], accumul
         )
         for count in (1, accumulation)
     )
-    assert parts.loss_sum.item() == pytest.approx(whole.loss_sum.item(), rel=1e-12)
+    assert parts.sums.loss.item() == pytest.approx(whole.sums.loss.item(), rel=1e-12)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert one.dtype == torch.float64
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
@@ -335,7 +338,7 @@ def test_the_scaled_loss_trains_as_the_plain_one_and_its_scale_is_in_the_checkpo
     assert again.scaler.state_dict() == run.scaler.state_dict()
     single = steps(trainer(few, network()), 5)
     found = steps(trainer(few, network(), precision="fp16"), 5)
-    assert found.loss_sum.item() == pytest.approx(single.loss_sum.item(), rel=0.02)
+    assert found.sums.loss.item() == pytest.approx(single.sums.loss.item(), rel=0.02)
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_halved(few: tuple[Split, Split]) -> None:
@@ -430,7 +433,7 @@ def test_less_is_kept_between_the_passes(few: tuple[Split, Split]) -> None:
 def test_a_network_without_blocks_that_repeat_is_refused(few: tuple[Split, Split]) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     with pytest.raises(
-        ValueError, match=r"^activation_checkpointing: the network has no blocks that repeat; leave it off$"
+        ValueError, match=r"^activation_checkpointing: the network has no repeated blocks; leave it off$"
     ):
         trainer(few, flat, activation_checkpointing=True)
 
@@ -493,7 +496,7 @@ def test_a_checkpoint_is_written_every_so_many_seconds(
     run = trainer(few, network(), tmp_path, checkpoint_seconds=2.5, max_epochs=2.5)
     monkeypatch.setattr("ablations.training.trainer.time", SimpleNamespace(monotonic=lambda: float(run.step)))
     saved: list[int] = []
-    monkeypatch.setattr(store, "write_checkpoint", lambda folder, step, *_: saved.append(step))
+    monkeypatch.setattr("ablations.training.trainer.write_checkpoint", lambda folder, step, *_: saved.append(step))
     run.train()  # a step a second
     assert saved == [3, 6, 9, 10]
 
@@ -548,4 +551,4 @@ def test_each_of_them_makes_a_difference(few: tuple[Split, Split], left_out: str
     if left_out == "ema_decay":
         assert one.averaged and not other.averaged
     else:
-        assert one.loss_sum.item() != other.loss_sum.item()
+        assert one.sums.loss.item() != other.sums.loss.item()

@@ -333,7 +333,7 @@ def test_a_lost_or_altered_result_is_made_again_from_the_last_checkpoint(
     altered = folder / "runs/norm=ln,activation=gelu-s0/result.json"
     altered.write_text(altered.read_text().replace('"top1": ', '"top1": 1'))
     done = ablations(*arguments)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{altered} is damaged" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{altered} is corrupt" in done.stderr
     assert ablations(*arguments, "--retry-failed").returncode == 0
     assert exact(results(folder)) == exact(whole)
 
@@ -351,7 +351,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     newest.write_bytes(newest.read_bytes()[:1000])
     done = ablations(*arguments)
     assert done.returncode == 0 and done.stderr == ""
-    assert f"{newest} is damaged: its checksum does not fit; the one before is used" in done.stdout
+    assert f"{newest} is corrupt: its checksum does not match; the previous checkpoint is used" in done.stdout
     assert exact(results(folder)) == exact(whole)
 
 
@@ -393,4 +393,4 @@ def test_a_damaged_prediction_file_is_not_used(tmp_path: Path) -> None:
     for path in (tmp_path / "study/runs").glob("*/predictions.npz"):
         path.write_bytes(b"")
     done = ablations("report", tmp_path / "study")
-    assert done.returncode == 0 and "McNemar" not in done.stdout and "cannot be told: one seed" in done.stdout
+    assert done.returncode == 0 and "McNemar" not in done.stdout and "not tested: one seed" in done.stdout

@@ -303,7 +303,7 @@ def test_a_batch_with_damaged_images_gives_the_gradient_of_the_others(holes: set
 
 
 def test_a_part_and_a_last_test_batch_of_damaged_images_alone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.training.trainer.EVALUATION_BATCH", 5)
+    monkeypatch.setattr("ablations.training.evaluation.EVALUATION_BATCH", 5)
     tests = Holed({15})  # alone in its batch
     for accumulation in (1, 8):
         result = holed(set(range(1, 16, 2)), accumulation, tests, batch_size=8).train()
@@ -317,7 +317,7 @@ def test_more_than_the_allowed_share_damaged_fails_naming_one_of_that_split(draw
     with pytest.raises(DamagedDataError, match=r"^3 of 1700 training images .* max_damaged=0.001, such as train/.*jpg"):
         quietly(trainer(data, max_damaged=0.001))
     short = trainer(data, max_damaged=0.003, max_epochs=0.1)
-    short.damaged["training 0"] = "one of another split"
+    short.corrupt.reasons["training 0"] = "one of another split"
     with pytest.raises(DamagedDataError, match=r"^1 of 300 test images .* max_damaged=0.003, such as val/.*jpg"):
         quietly(short)
 
@@ -446,7 +446,7 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
     (place / "train.tar").write_bytes(data)
     with tarfile.open(place / "train.tar") as shard:
         assert len(shard.getmembers()) == 4, "tarfile itself says nothing"
-    assert f"cut short or damaged at byte {header}" in refusal(place)
+    assert f"truncated or corrupt at byte {header}" in refusal(place)
 
 
 @pytest.mark.parametrize(
@@ -455,10 +455,10 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
         ([("a.jpg", PICTURE), ("a.cls", b"0"), ("b.jpg", PICTURE)], "b has no class (a .cls file)"),
         ([("a.jpg", PICTURE), ("a.cls", b"tench")], "invalid literal"),
         ([("a.jpg", PICTURE), ("a.cls", b"-1")], "a has no class"),
-        ([("a.txt", b"words"), ("a.cls", b"0")], "it holds no images"),
-        ([], "it holds no images"),
-        ([("a.jpg", PICTURE), ("a.cls", b"65536")], "a has class 65536; they are numbered from 0, and at most 65535"),
-        ([("a.jpg", PICTURE), ("a.cls", b"9" * 30)], f"a has class {'9' * 30}; they are numbered from 0"),
+        ([("a.txt", b"words"), ("a.cls", b"0")], "it contains no images"),
+        ([], "it contains no images"),
+        ([("a.jpg", PICTURE), ("a.cls", b"65536")], "a has class 65536; classes must be from 0 to 65535"),
+        ([("a.jpg", PICTURE), ("a.cls", b"9" * 30)], f"a has class {'9' * 30}; classes must"),
     ],
 )
 def test_a_shard_that_holds_no_images_with_classes_is_refused(
@@ -522,10 +522,10 @@ def test_class_folders_missing_empty_or_different_are_refused(tmp_path: Path) ->
 
     assert "neither folders train and val" in refusal(tree())
     assert "neither folders train and val" in refusal(tree("train/a/1.jpg"))
-    assert "holds no class folders" in refusal(tree("train/a/1.jpg", "val/"))
-    assert "holds no class folders" in refusal(tree("train/1.jpg", "val/1.jpg"))
-    assert "train/b holds no images" in refusal(tree("train/a/1.jpg", "train/b/", "val/a/1.jpg"))
-    assert "train/b holds no images" in refusal(tree("train/a/1.jpg", "train/b/notes.txt", "val/a/1.jpg"))
+    assert "contains no class folders" in refusal(tree("train/a/1.jpg", "val/"))
+    assert "contains no class folders" in refusal(tree("train/1.jpg", "val/1.jpg"))
+    assert "train/b contains no images" in refusal(tree("train/a/1.jpg", "train/b/", "val/a/1.jpg"))
+    assert "train/b contains no images" in refusal(tree("train/a/1.jpg", "train/b/notes.txt", "val/a/1.jpg"))
     assert "class 'b' is in only one of" in refusal(tree("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"))
     assert "class 'c' is in only one of" in refusal(tree("train/a/1.jpg", "val/a/1.jpg", "val/c/1.jpg"))
     with pytest.raises(RequestError, match="image_size=224"):
@@ -616,7 +616,7 @@ def test_whatever_is_wrong_with_an_image_it_is_damaged_and_nothing_worse() -> No
 
 
 def damaged_lines(output: str) -> list[str]:
-    return [line for line in output.splitlines() if "a damaged image is skipped" in line]
+    return [line for line in output.splitlines() if "skipped a corrupt image" in line]
 
 
 def test_data_says_the_same_of_folders_and_shards(drawn: Drawn) -> None:
@@ -650,7 +650,7 @@ def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, 
     where = ("--data-dir", drawn.folders, "--out", tmp_path / "run")
     done = ablations(*TRAIN, *where, "--set", "max_damaged=0.001", "--set", "workers=1")
     assert done.returncode == 1 and not done.stderr
-    reason = "3 of 1700 training images are damaged, more than max_damaged=0.001, such as train/n0"
+    reason = "3 of 1700 training images are corrupt, more than max_damaged=0.001, such as train/n0"
     assert len([line for line in done.stdout.splitlines() if reason in line]) == 1
     result = read_json(tmp_path / "run/result.json")
     assert result["status"] == "failed" and reason in result["reason"]

@@ -32,7 +32,7 @@ def rates(config: TrainingConfig, steps_per_epoch: int, total: int) -> list[floa
 # The schedules -------------------------------------------------------------------------------------------------------
 
 
-def test_a_cosine_goes_from_the_peak_to_almost_nothing() -> None:
+def test_a_cosine_falls_from_the_peak_to_almost_0() -> None:
     found = rates(config(), 10, 100)
     assert found[0] == 0.4
     assert found[25] == pytest.approx(0.4 * (2 + math.sqrt(2)) / 4)
@@ -72,7 +72,7 @@ def test_parts_of_epochs_count() -> None:
     assert [step for step in range(1, 468) if found[step] != found[step - 1]] == [160, 319]
 
 
-def test_warm_up_longer_than_the_training_is_all_there_is() -> None:
+def test_a_warm_up_longer_than_training_is_cut_off() -> None:
     found = rates(config(warmup_epochs=100), 10, 50)
     assert found == pytest.approx([0.4 * share / 50 for share in range(1, 51)])
 
@@ -207,7 +207,7 @@ def test_layer_scale_and_grn_of_other_implementations_do_not_decay() -> None:
     assert len(undecayed["params"]) == 7
 
 
-def test_norms_do_not_decay_whoever_wrote_them() -> None:
+def test_norms_of_any_library_do_not_decay() -> None:
     class Norm(nn.Module):
         """As in ConvNeXt's own code: no subclass of torch's."""
 

@@ -79,10 +79,10 @@ def test_a_recipe_may_be_named_with_settings(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, such as"),
+        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, for example"),
         ("quick,", "recipe quick,: '': write key=value"),
         ("quick,=1", "recipe quick,=1: '=1': write key=value"),
-        ("quick,max_epochs=1,max_epochs=2", "max_epochs is there twice; once is enough"),
+        ("quick,max_epochs=1,max_epochs=2", "max_epochs is set twice"),
         ("quick,learning_rat=1", "recipe quick,learning_rat=1: unknown key 'learning_rat': did you mean"),
         ("quick,learning_rate=-1", "recipe quick,learning_rate=-1: learning_rate=-1: must be greater than 0"),
         ("quick,betas=[1", "recipe quick,betas=[1: 'betas': '[1' is not a YAML value"),
@@ -170,7 +170,7 @@ def test_a_wrong_value_is_named(folder: Path, changes: dict[str, Any], says: str
 
 
 @pytest.mark.parametrize("key", VALID)
-def test_what_has_no_default_is_missed(folder: Path, key: str) -> None:
+def test_a_missing_required_setting_is_named(folder: Path, key: str) -> None:
     name = written(folder, {other: value for other, value in VALID.items() if other != key})
     assert refused(name) == f"recipe {name}: {key} is missing"
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_one_line(folder: Path) -> None:
     assert refused(f"{folder}/loop.yaml").startswith(f"recipe {folder}/loop.yaml: ")
 
 
-def test_read_yaml_says_what_it_was_reading(folder: Path) -> None:
+def test_read_yaml_names_the_file(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"study .*none\.yaml: no such file"):
         read_yaml(folder / "none.yaml", "study")
     assert read_yaml(Path(written(folder, "<<: {a: 1}\nb: 2\n")), "study") == {"a": 1, "b": 2}
@@ -247,7 +247,7 @@ def test_read_yaml_says_what_it_was_reading(folder: Path) -> None:
 # --set ---------------------------------------------------------------------------------------------------------------
 
 
-def test_set_goes_over_the_recipe() -> None:
+def test_set_overrides_the_recipe() -> None:
     changes = {"max_epochs": "0.5", "betas": "[0.8, 0.9]", "horizontal_flip": "off", "image_size": "null"}
     found = load_recipe("quick", changes)
     assert (found.max_epochs, found.betas, found.horizontal_flip, found.image_size) == (0.5, (0.8, 0.9), False, None)
@@ -375,7 +375,7 @@ def test_in_python_it_is_pydantics() -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_comes_back_from_a_run_folder(name: str, folder: Path) -> None:
+def test_a_recipe_round_trips_through_a_run_folder(name: str, folder: Path) -> None:
     for overrides in ({}, {"optimizer": "sgd", "betas": "null"}, {"schedule": "step"}, {"image_size": "null"}):
         if name == "quick" or not overrides:
             config = load_recipe(name, overrides)
