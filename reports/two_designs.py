@@ -13,7 +13,8 @@ from modernize.design import Design, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
-from reports.statistics import compare, legend
+from reports.statistics import legend
+from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.study_tables import Predictions, resolution
 from reports.tables import Cell, Column, Table, mean_sd, signed
 
@@ -135,8 +136,9 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
-    compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
-    told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
+    compared = compare_over_looks(runs, [(row, base)], resolution=resolution(runs, predictions))
+    about = f"{legend(compared)} {describe_looks(runs)}" if compared["p"].notna().any() else ""
+    told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {about}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
 

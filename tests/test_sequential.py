@@ -211,7 +211,7 @@ def test_a_report_says_which_width_was_reached(asked: str, says: str) -> None:
 
 
 def test_each_look_is_described() -> None:
-    assert describe_looks(study([3])).startswith("Verdicts use 80% of the error rate")
+    assert describe_looks(study([3])).startswith("Verdicts use 90% of the error rate")
     assert describe_looks(study([3], status="left")).startswith("Interim table: 15 of 15 runs have not finished")
     assert describe_looks(study([3, 2], ("start", "extended"))).startswith("Look 2, after 15 runs were extended to 25")
     assert "precision" in describe_looks(study([3], ("pilot",)))

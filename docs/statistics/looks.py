@@ -107,7 +107,7 @@ def chosen_claims(values: Floats, first: int = 3) -> NDArray[np.bool_]:
         noise, runs = fitted(values[here, :, :now]), np.full(ROWS, float(now))
         p = contrasts(noise, runs, PAIRS).p_values(differences(values[here, :, :now])).min(axis=1)
         score, more = stats.norm.isf(p / 2), np.arange(now + 1, MOST + 1)
-        left = np.array([spent(first, size) - spent(first, now) for size in more])
+        left = np.array([spent(first, int(size)) - spent(first, now) for size in more])
         r = np.sqrt(now / more)
         chance = stats.norm.sf((stats.norm.isf(LEVEL * left / len(PAIRS) / 2) - r * score[:, None]) / np.sqrt(1 - r**2))
         best = more[chance.argmax(axis=1)]

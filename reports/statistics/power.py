@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special
 
 from reports.statistics.contrasts import contrasts
 from reports.statistics.noise import fit_noise
-from reports.statistics.sequential import FIRST_SHARE
+from reports.statistics.sequential import FIRST_SHARE, looks
 
 POWER = 0.8
 STUDIES = 200  # whose variances stand for those that the study may have
@@ -54,3 +55,25 @@ def detectable_difference(
         return float(special.ndtr((difference - critical) / math.sqrt(2 / seeds)).mean()) - power
 
     return float(optimize.brentq(missing, 0.0, 2 * float(critical.max()) + 10))
+
+
+def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1") -> str:
+    """Say which true difference a study with these runs detects; nothing if it cannot be computed."""
+    done = runs[(runs["status"] == "done") & runs[measure].notna()]
+    rows = done.groupby("row", sort=False)[measure].agg(["var", "count"])
+    pairs = [pair for pair in pairs if set(pair) <= set(rows.index)]
+    df = rows["count"] - 1
+    look = looks(runs)[-1]
+    if not look.finished or not pairs or df.sum() < 1 or rows["count"].median() < 2:
+        return ""
+    sd, seeds = math.sqrt((rows["var"] * df).sum() / df.sum()), int(rows["count"].median())
+    recipes = done.groupby("row", sort=False)["recipe"].first() if "recipe" in done else rows["count"] * 0
+    places = {row: place for place, row in enumerate(rows.index)}
+    size = detectable_difference(
+        seeds,
+        np.array([[places[name] for name in pair] for pair in pairs]),
+        pd.factorize(recipes)[0].tolist(),
+        share=look.share,
+    )
+    unit = "pp" if measure == "top1" else "in loss"
+    return f"A true difference of {size * sd:.2g} {unit} ({size:.1f} standard deviations) is detected with 80% power."

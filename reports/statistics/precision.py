@@ -37,9 +37,7 @@ def seeds_for(noise: Noise, pairs: NDArray[np.intp], half_width: float, level: f
     return np.asarray(np.ceil((widest / half_width) ** 2 - 1e-6)).astype(np.int64)
 
 
-def seeds_needed(
-    runs: pd.DataFrame, half_width: float, measure: Measure = "top1", level: float = LEVEL
-) -> int | None:
+def seeds_needed(runs: pd.DataFrame, half_width: float, measure: Measure = "top1", level: float = LEVEL) -> int | None:
     """Compute the seeds per row that a study needs, from the runs of its first stage.
 
     Args:

@@ -3,14 +3,14 @@
 A study has stages: what it began with, and what each extension added. A look is the table of comparisons when a stage
 has finished. Each look tests at a share of the study's error rate, and the shares are spent once:
 
-- the first look has 80%, so a study that is never extended loses little power;
-- the look that ends an extension from N' to N planned runs has 16% · ((N₁/N')^1.5 − (N₁/N)^1.5), where N₁ is the number
-  of runs planned at first. These shares sum to less than 16% for any number of extensions, and depend on nothing that
+- the first look has 90%, so a study that is never extended loses little power;
+- the look that ends an extension from N' to N planned runs has 8% · ((N₁/N')^1.5 − (N₁/N)^1.5), where N₁ is the number
+  of runs planned at first. These shares sum to less than 8% for any number of extensions, and depend on nothing that
   the results show except the number of runs that somebody chose to add;
 - a table of an unfinished stage tests at 1%, so that nobody gains by watching runs finish and stopping early.
 
 This is alpha spending (Lan and DeMets, Biometrika 70, 1983) with a Bonferroni split between looks, which needs no plan
-of the number of looks and leaves room for extensions whose size depends on the results (see docs/statistics.md).
+of the number of looks and leaves room for extensions whose size depends on the results (see docs/precision.md).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from reports.statistics.compare import Measure, compare, with_verdicts
 
-FIRST_SHARE = 0.80
-LATER_SHARE = 0.16
+FIRST_SHARE = 0.90
+LATER_SHARE = 0.08
 INTERIM_SHARE = 0.01
 EXPONENT = 1.5
 
