@@ -37,6 +37,10 @@ class MeasuredDifference:
     legend: str
 
 
+CHOSEN_AFTERWARDS = (
+    "If you chose this pair after looking at the results of more rows, use the study's report, whose verdicts are "
+    "corrected for all its comparisons."
+)
 _Line = tuple[str, str, str, str]
 _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
@@ -137,8 +141,9 @@ def measure(
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
     compared = compare_over_looks(runs, [(row, base)], resolution=resolution(runs, predictions))
-    about = f"{legend(compared)} {describe_looks(runs)}" if compared["p"].notna().any() else ""
-    told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {about}"
+    told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
+    if compared["p"].notna().any():
+        told = f"{told} {describe_looks(runs)} {CHOSEN_AFTERWARDS}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
 

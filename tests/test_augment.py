@@ -1,4 +1,4 @@
-"""Augmentation in one gather is torchvision's, image by image; the statistics are numpy's."""
+"""Whole-batch augmentation equals torchvision's image by image; mean and standard deviation equal NumPy's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def noise(count: int, size: int, channels: int, seed: int = 0) -> Split:
-    """Images of noise, whose labels are their indices."""
+    """Noise images, whose labels are their indices."""
     chance = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, size, size, channels), generator=chance, dtype=torch.uint8)
     return Split(images, torch.arange(count))
@@ -34,13 +34,13 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def augmented(held: Batches, indices: Tensor, flip: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """What comes of a whole batch of these images."""
+    """Augment one batch of these images."""
     recipe = TrainingConfig(max_epochs=1, batch_size=max(len(indices), 2), learning_rate=0.1, horizontal_flip=flip)
     return held.augmented(MicroBatch(epoch=0, position=0, first=0, indices=indices), recipe, seed)
 
 
 def draws(count: int, size: int, padding: int, indices: Tensor, flip: bool, seed: int) -> list[tuple[int, int, bool]]:
-    """The top, left and mirroring drawn for each image, read off images whose pixels hold their row and column."""
+    """Infer each image's crop and flip from images whose pixels contain their row and column."""
     places = torch.arange(1, size + 1, dtype=torch.uint8)
     coordinates = torch.stack(torch.meshgrid(places, places, indexing="ij"), dim=-1).expand(count, -1, -1, -1)
     split = Split(coordinates.contiguous(), torch.arange(count))
@@ -57,14 +57,14 @@ def draws(count: int, size: int, padding: int, indices: Tensor, flip: bool, seed
 
 
 def _falls(columns: Tensor) -> bool:
-    """Whether the columns are counted from the right; padding is 0."""
+    """Whether columns count from the right; padding is 0."""
     row = columns[len(columns) // 2]
     kept = row[row > 0]
     return bool(kept[0] > kept[-1])
 
 
 def reference(image: Tensor, top: int, left: int, mirrored: bool, padding: int) -> Tensor:
-    """One image H×W×C padded, cropped and flipped by torchvision, as C×H×W."""
+    """Pad, crop and flip one image (H, W, C) by torchvision; return it as (C, H, W)."""
     size = image.shape[0]
     cropped = transforms.crop(transforms.pad(image.permute(2, 0, 1), [padding]), top, left, size, size)
     return transforms.hflip(cropped) if mirrored else cropped
@@ -207,7 +207,7 @@ def test_the_mean_is_exact_where_float_sums_are_not() -> None:
 
 @pytest.mark.parametrize("value", [0, 3, 128, 255])
 def test_a_constant_channel_has_standard_deviation_1(value: int) -> None:
-    """Divided by almost nothing, the padding around it would be in the millions."""
+    """Divided by almost 0, the padding around it would be in the millions."""
     split = noise(10, 6, 2)
     split.images[..., 1] = value
     mean, std = mean_and_std(split)

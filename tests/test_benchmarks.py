@@ -75,7 +75,7 @@ def bare_time(runner: ModelRunner) -> float:
 
 
 def trainer_time(trainer: Trainer) -> float:
-    """Processor seconds of a turn of the runner's steps, batches and all."""
+    """CPU seconds of a round of the trainer's steps, batches included."""
     begun = time.process_time()
     for _ in range(STEPS):
         trainer.train_step()
@@ -87,7 +87,7 @@ RUN_IMAGES, PLAIN_IMAGES = 20_000, 12_800  # of each run, and past the script's 
 
 
 def runner_speed(row: str, fashion_dir: Path, folder: Path) -> float:
-    """Images a second of two runs side by side, as `ablations run` trains them."""
+    """Images/s of two runs in parallel, as `ablations run` trains them."""
     study: dict[str, Any] = {
         "kind": "recipes",
         "base": f"pocket@{row}",
@@ -102,7 +102,7 @@ def runner_speed(row: str, fashion_dir: Path, folder: Path) -> float:
 
 
 def plain_speed(row: str, fashion_dir: Path, folder: Path) -> float:
-    """Images a second of the script that one writes without this project."""
+    """Images/s of the script that one writes without this project."""
     script = Path(__file__).with_name("plain_script.py")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     arguments = [sys.executable, str(script), row, str(fashion_dir), str(folder / "plain"), str(PLAIN_IMAGES)]

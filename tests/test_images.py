@@ -1,4 +1,4 @@
-"""Images prepared one by one: RandAugment is timm's, crops and the evaluation are torchvision's, noise is per pixel."""
+"""Image transforms: RandAugment equals timm's, crops and evaluation equal torchvision's, noise is per pixel."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def recipe(**changes: Any) -> TrainingConfig:
 
 
 def photograph(width: int = 61, height: int = 47, mode: str = "RGB") -> Image.Image:
-    """Smooth shapes and some noise, of all values: an image that interpolation does not change much."""
+    """Make an image of smooth shapes and some noise, which interpolation changes little."""
     chance = np.random.default_rng(3)
     noise = Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8))
     smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(4)), dtype=float)
@@ -66,7 +66,7 @@ def photograph(width: int = 61, height: int = 47, mode: str = "RGB") -> Image.Im
 
 
 def pixels(image: Any) -> np.ndarray:
-    """As int32 H×W×C."""
+    """Return an image as int32 (H, W, C)."""
     if isinstance(image, Tensor):
         image = image.permute(1, 2, 0).numpy()
     found = np.asarray(image).astype(np.int32)
@@ -153,7 +153,7 @@ def test_pixels_from_outside_the_image_have_the_mean_color() -> None:
 
 
 def drawn(policy: Any, monkeypatch: pytest.MonkeyPatch, images: int) -> list[list[tuple[str, Any]]]:
-    """For each image the operations that were applied and their strengths."""
+    """Record the operations applied to each image and their strengths."""
     applied: list[tuple[str, Any]] = []
     for name, operation in OPERATIONS_BY_NAME.items():
 
@@ -186,7 +186,7 @@ def test_two_operations_are_sampled_and_each_is_applied_half_of_the_time(monkeyp
 
 
 def test_the_magnitude_has_mean_9_standard_deviation_0_5_and_maximum_10(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rotation is 3 degrees a level, to either side; two operations of an image have magnitudes of their own."""
+    """Rotation is 3 degrees per level to either side; each operation has its own magnitude."""
     settings = load_recipe("paper_enhanced")
     assert settings.randaugment is not None and settings.randaugment_std is not None
     found = drawn(RandAugment(settings.randaugment, settings.randaugment_std, FILL), monkeypatch, 12_000)
@@ -258,7 +258,7 @@ def test_the_random_resized_crop_is_torchvisions_with_the_same_seed(interpolatio
 
 
 def test_the_crops_areas_are_within_the_recipes_scale() -> None:
-    """Read off an image whose pixels hold their column and row; crops need not be square."""
+    """Infer crops from an image whose pixels contain their column and row; crops need not be square."""
     columns, rows = np.meshgrid(np.arange(256), np.arange(256))
     image = Image.fromarray(np.stack([columns, rows, columns * 0], -1).astype(np.uint8))
     settings = load_recipe("paper_enhanced", {"randaugment": "null", "randaugment_std": "null", "erasing": "0"})
@@ -303,7 +303,7 @@ def test_padded_crops_of_single_images_are_the_images_shifted() -> None:
 
 
 def boxes(images: Tensor) -> list[tuple[float, float] | None]:
-    """Area and ratio (height over width) of what is no longer 0 in each image; None where all is."""
+    """Return area and ratio (height / width) of each image's nonzero rectangle; None if there is none."""
     found: list[tuple[float, float] | None] = []
     for image in images:
         rows, columns = (image != 0).any(0).nonzero(as_tuple=True)
@@ -317,7 +317,7 @@ def boxes(images: Tensor) -> list[tuple[float, float] | None]:
 
 
 def erased_in_batches(count: int, size: int, share: float) -> Tensor:
-    """Grey images, which are 0 when normalised."""
+    """Erase gray images, which are 0 after normalization."""
     split = Split(torch.full((1, size, size, 3), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     held = Batches(split, torch.full((3,), 128.0), torch.full((3,), 64.0), torch.device("cpu"))
     config = recipe(batch_size=count, erasing=share, image_size=size)

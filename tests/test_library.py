@@ -38,7 +38,7 @@ def configs(**changes: Any) -> TrainingConfig:
 
 
 class Small(nn.Module):
-    """A network of a user's own, for images of any size and channels."""
+    """A user's network, for images of any size and number of channels."""
 
     def __init__(self, channels: int = 3, classes: int = 10):
         super().__init__()
@@ -51,7 +51,7 @@ class Small(nn.Module):
 
 
 class Numbers:
-    """Images that hold their index, with what was asked for noted; any sequence with a length is a dataset."""
+    """Images filled with their index; records which indices were read."""
 
     def __init__(self, count: int, make: Callable[[int], Any]):
         self.count, self.make = count, make
@@ -78,7 +78,7 @@ def floats(index: int) -> Tensor:
 
 
 def seen(make: Callable[[int], Any], workers: int = 0, **changes: Any) -> list[Tensor]:
-    """The batches that the network is shown in training."""
+    """Record the batches that the network sees in training."""
     batches: list[Tensor] = []
     model = Small()
     model.register_forward_pre_hook(
@@ -91,7 +91,7 @@ def seen(make: Callable[[int], Any], workers: int = 0, **changes: Any) -> list[T
 
 
 def test_the_shortest_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ConvNeXt-T's arguments, on a few small images; nothing is written anywhere."""
+    """Train as the README does, on a few small images, and write no file."""
     monkeypatch.chdir(tmp_path)
     train = FakeData(4, (3, 32, 32), num_classes=5, transform=transforms.ToTensor())
     test = FakeData(3, (3, 32, 32), num_classes=5, transform=transforms.ToTensor())
@@ -105,7 +105,7 @@ def test_the_shortest_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_it_learns_the_weights_of_a_plain_loop() -> None:
-    """Floats are taken as they are: with the order known, the loop is a few lines of torch."""
+    """Float images are used unchanged, so a plain loop with the same order is a few lines of torch."""
     images, labels = torch.randn(32, 3, 6, 6), torch.arange(32) % 10
     data = TensorDataset(images, labels)
     ours, plain = Small(), Small()
@@ -166,7 +166,7 @@ def test_images_and_their_order_are_the_same_for_any_number_of_workers(make: Cal
 
 
 class Jittered:
-    """A user's dataset with chance of its own: torch's, NumPy's and Python's."""
+    """A user's dataset that uses random numbers of torch, NumPy and Python."""
 
     def __len__(self) -> int:
         return 24
@@ -193,7 +193,7 @@ def test_a_datasets_own_random_numbers_do_not_depend_on_the_number_of_workers() 
 
 
 def test_the_callers_generators_are_not_disturbed() -> None:
-    """Preparing images in this process leaves Python's and NumPy's generators alone."""
+    """Transforming images in this process does not change Python's and NumPy's generators."""
     np.random.seed(5)
     wanted = np.random.random(3)
     np.random.seed(5)
@@ -334,7 +334,7 @@ def logged(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 class Died(BaseException):
-    """The process is gone."""
+    """Stands for the death of the process."""
 
 
 def test_tensorboard_has_the_logs_values_once_each_across_a_resume(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_tensorboard_has_the_logs_values_once_each_across_a_resume(tmp_path: Pat
             raise Died
         return False
 
-    place = Place(Path("unused"), "cpu", tensorboard=True)
+    place = Place("cpu", tensorboard=True)
     with pytest.raises(Died):
         take(run_of(3), tmp_path, data, place, NullCallbacks(dies))
     assert [step for step, _ in logged(tmp_path, "loss")] == [50, 100]

@@ -1,4 +1,4 @@
-"""The paper's recipes: each row of its table of settings beside what is shipped, and the schedules' closed forms."""
+"""The shipped recipes equal the paper's table of settings, and the schedules their closed forms."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_named_recipes_are_all_there() -> None:
 
 
 def test_the_desk_recipes_keep_what_the_papers_do_where_small_images_allow() -> None:
-    """An hour's budget and whole batches: other sizes, rates and epochs, padded crops, no RandAugment."""
+    """They differ in sizes, rates, epochs, padded crops and RandAugment, for a budget of an hour."""
     other = {"max_epochs", "batch_size", "learning_rate", "learning_rate_batch", "warmup_epochs", "step_epochs"}
     other |= {"image_size", "crop_padding", "crop_scale", "interpolation", "evaluation_crop"}
     other |= {"randaugment", "randaugment_std"}
@@ -208,7 +208,7 @@ def test_the_optimizer_uses_the_schedules_rate_and_the_log_explains_it(tmp_path:
     ],
 )
 def test_of_torchvisions_networks_only_matrices_and_kernels_decay(name: str, off: str) -> None:
-    """Position tables and tokens are added to what comes in, as biases are: Swin and timm leave them out too."""
+    """Position tables and tokens are added to inputs like biases: Swin and timm exempt them too."""
     with torch.device("meta"):
         net = torchvision.models.get_model(name)
     names = {id(weights): key for key, weights in net.named_parameters()}
@@ -228,7 +228,7 @@ def test_of_torchvisions_networks_only_matrices_and_kernels_decay(name: str, off
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_shrinks_kernels_only(name: str) -> None:
-    """With gradients of 0 what is left of a step is the decay: 1 less rate times decay, for SGD and AdamW alike."""
+    """With zero gradients a step multiplies weights by 1 - rate * decay, for SGD and AdamW alike."""
     config = load_recipe(name)
     net = modernize.build("pocket@separate-downsampling,depths=1-1,width=4,layer_scale=0.1", num_classes=3)
     with torch.no_grad():
@@ -328,7 +328,7 @@ def test_dependent_settings_have_defaults() -> None:
 
 
 def test_micro_batches_split_the_batch() -> None:
-    """A batch of 8 in four parts: taken together they are the order of the whole."""
+    """A batch of 8 in four micro-batches: together they are the epoch's order."""
     run = Trainer(linear(), images(40), images(5), small(accumulation=4), seed=9)
     parts = list(run.micro_batches())
     assert len(parts) == 4 * 10 and all(isinstance(part, MicroBatch) and len(part.indices) == 2 for part in parts)

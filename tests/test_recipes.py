@@ -1,4 +1,4 @@
-"""Recipes: whatever a file or `--set` holds, there is a recipe or one line that says what is wrong with it."""
+"""Any file and any `--set` give a recipe or a one-line error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(folder: Path, contents: str | bytes | dict[str, Any]) -> str:
-    """A recipe file's name."""
+    """Write a recipe file, and return its name."""
     path = folder / "recipe.yaml"
     if isinstance(contents, dict):
         contents = yaml.safe_dump(contents)
@@ -35,7 +35,7 @@ def written(folder: Path, contents: str | bytes | dict[str, Any]) -> str:
 
 
 def refused(name: str, overrides: dict[str, str] | None = None) -> str:
-    """The one line with which a recipe is refused."""
+    """Return the one-line error of a recipe."""
     with pytest.raises(RequestError) as caught:
         load_recipe(name, overrides)
     return one_line(caught.value)
@@ -114,7 +114,7 @@ def test_a_file_is_read_with_the_defaults_of_its_optimizer_and_schedule(folder: 
 
 
 def test_numbers_as_yaml_1_1_takes_for_text_are_numbers(folder: Path) -> None:
-    """PyYAML reads 1e-3, without a point, as text."""
+    """PyYAML reads 1e-3, without a decimal point, as text."""
     assert load_recipe(written(folder, "max_epochs: 1\nbatch_size: 8\nlearning_rate: 1e-3\n")).learning_rate == 1e-3
 
 
@@ -220,7 +220,7 @@ def test_numbers_without_end_are_one_line(folder: Path, key: str, number: str) -
 
 
 def test_aliases_that_grow_without_end_are_one_line(folder: Path) -> None:
-    """Written out, this would be nine to the ninth power of words."""
+    """Expanded, these would be nine to the ninth power of words."""
     lists = [f"  - &{chr(98 + level)} [{', '.join([f'*{chr(97 + level)}'] * 9)}]" for level in range(9)]
     text = "\n".join(["max_epochs:", "  - &a [x]", *lists, "batch_size: 8", "learning_rate: 0.1"])
     name = written(folder, text)
@@ -314,7 +314,7 @@ def loads_or_refuses(name: str, overrides: dict[str, str] | None = None) -> Trai
 
 
 def is_kept(config: TrainingConfig) -> None:
-    """It comes back from JSON and from YAML, as run folders hold it."""
+    """Check that it round-trips through JSON and YAML, as run folders store it."""
     plain = config.model_dump(mode="json")
     assert TrainingConfig.model_validate(json.loads(json.dumps(plain))) == config
     assert TrainingConfig.model_validate(yaml.safe_load(yaml.safe_dump(plain))) == config

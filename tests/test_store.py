@@ -1,4 +1,4 @@
-"""Files are whole or not there, damage anywhere in them is noticed, and weights have one checksum."""
+"""Files are written atomically, corruption is detected, and weights have one checksum."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_reader_keeps_the_old_file_while_it_is_replaced(tmp_path: Path) -> Non
 
 @contextmanager
 def file_size_limited(size: int) -> Iterator[None]:
-    """Files that grow beyond the size fail as on a full disk: the system refuses the write."""
+    """Limit the size of files: larger writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -86,7 +86,7 @@ def test_an_interruption_anywhere_leaves_the_old_file(
 
 
 def test_the_file_is_on_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the folder after it: else a power cut could leave an empty file under the name, or the old one."""
+    """The folder is synchronized too: otherwise a power cut could leave an empty or the old file."""
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -140,7 +140,7 @@ def test_json_keeps_its_order_and_is_for_people_to_read(tmp_path: Path) -> None:
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    """At every position: single bits (32 turns a into A), and what turns one kind of white space into another."""
+    """Flip single bits at every position, and turn one kind of white space into another."""
     path = tmp_path / "result.json"
     write_json(path, RESULT)
     whole = path.read_bytes()
@@ -197,7 +197,7 @@ def test_missing_json_is_not_corrupt_json(tmp_path: Path) -> None:
 
 
 def state(seed: int = 0) -> dict[str, Any]:
-    """What the trainer keeps: a model's and an optimizer's state, and numbers."""
+    """Make a state as the trainer's: model, optimizer and numbers."""
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -364,6 +364,6 @@ def test_memory_format_order_and_gradients_do_not_count() -> None:
 
 
 def test_the_checksum_is_the_same_in_every_version() -> None:
-    """Run folders from before hold it."""
+    """Existing run folders contain it."""
     found = weights_sha256({"x": torch.tensor([1.0, -2.0]), "n": torch.tensor(3)})
     assert found == "e68925291c820f538ab2f2d6dd289a9c6d3e3b8bea8ff6b8b968e16540c98881"

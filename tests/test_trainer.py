@@ -1,4 +1,4 @@
-"""The trainer: learns, is exact when resumed at any step, stops cleanly and notices divergence."""
+"""The trainer learns, resumes bit-exactly at any step, stops cleanly and detects divergence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trainer(data: DataSet, folder: Path | None, design: str = DESIGN, seed: int 
 
 
 def held(split: Images, data: DataSet, crop_padding: int = 0) -> Batches:
-    """The split's batches, normalised as the training split's are."""
+    """Make a split's batches, normalized with the training split's statistics."""
     assert isinstance(split, Split) and isinstance(data.train, Split)
     return Batches(split, *mean_and_std(data.train), torch.device("cpu"), crop_padding)
 
