@@ -30,7 +30,7 @@ from reports.formats import RENDERERS, csv, latex, markdown, terminal
 from reports.latex_escape import tex, tex_prose
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
-from reports.statistics import compare
+from reports.statistics.sequential import compare_over_looks
 from reports.study_tables import comparison_table
 from reports.tables import Cell, Column, Table
 
@@ -225,7 +225,7 @@ def read(form: str, table: Table) -> list[list[str]]:
 def expected_lines(runs: pd.DataFrame, rows: Sequence[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
     """The lines of a finished study: differences counted once more, the rest as `compare` has it."""
     pairs = [(row, base) for row, _, base in rows if base is not None]
-    tests = compare(runs, pairs).set_index("row").to_dict("index")
+    tests = compare_over_looks(runs, pairs).set_index("row").to_dict("index")
     lines = []
     for place, (row, label, _) in enumerate(rows):
         values = top1(runs, row).values()
@@ -345,7 +345,7 @@ def notes_of(table: Table, row: str) -> str:
 def test_every_verdict() -> None:
     rows = [("base", "base", None), *((name, name, "base") for name in ("up", "down", "same", "one", "none", "lost"))]
     rows += [("open", "open", "base"), ("alone", "alone", "nowhere")]
-    runs = make_runs(rows, (0, 1, 2, 3), {"base": 0, "up": 5, "down": -5, "same": 0, "one": 9, "none": 9, "alone": 9})
+    runs = make_runs(rows, (0, 1, 2, 3), {"base": 0, "up": 5, "down": -5, "same": 0, "one": 12, "none": 9, "alone": 9})
     runs = runs[~((runs["row"] == "one") & (runs["seed"] != 2)) & ~((runs["row"] == "none") & (runs["seed"] < 4))]
     runs = pd.concat([runs, make_runs([("none", "none", "base")], (7,))])
     runs = changed(runs, "lost", status="failed", reason="loss is nan")
