@@ -20,6 +20,7 @@ from reports.statistics.unreplicated import Floats, Reference, Space, complement
 from reports.statistics.values import check_level
 
 Pair = tuple[int, int]
+_DIGITS = 9  # decimals of the frames
 _ALIASED = 0.3  # correlation from which two interactions are named as aliases
 
 
@@ -234,6 +235,8 @@ class _Analysis:
             frame["verdict"] = [
                 _verdict(effect, p, self.level) for effect, p in zip(frame["effect"], frame["p_adjusted"], strict=True)
             ]
+        # the last digits differ between machines
+        effects, lines = effects.round(_DIGITS), lines.round(_DIGITS)
         order = lines["effect"].abs().sort_values(ascending=False, kind="stable").index
         kept = [] if self.model.space.is_clean else self.kept
         kept_out = tuple(named(flags, self.model.strings[string].pair) for string in kept)
