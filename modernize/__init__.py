@@ -1,7 +1,8 @@
-"""ConvNets from ResNet to ConvNeXt: every design step of Liu et al. (CVPR 2022) as a flag.
+"""ConvNets from ResNet to ConvNeXt: each design step of Liu et al. (CVPR 2022) is a flag.
 
 import modernize
 network = modernize.build("resnet50@depthwise,kernel_size=7", num_classes=10)
+network = modernize.convnext_tiny(num_classes=10)  # so for every name in modernize.MODELS
 modernize.count("convnext_tiny").macs
 modernize.roadmap("resnet50").rows
 """
@@ -10,35 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from modernize.design import FLAGS, Design, DesignError
-from modernize.models import (
-    MODELS,
-    build,
-    convnext_base,
-    convnext_isotropic_base,
-    convnext_isotropic_large,
-    convnext_isotropic_small,
-    convnext_large,
-    convnext_small,
-    convnext_tiny,
-    convnext_xlarge,
-    convnextv2_atto,
-    convnextv2_base,
-    convnextv2_femto,
-    convnextv2_huge,
-    convnextv2_large,
-    convnextv2_nano,
-    convnextv2_pico,
-    convnextv2_tiny,
-    design,
-    resnet50,
-    resnet200,
-)
-from modernize.plan import compile_plan, trace
+from modernize.models import CONSTRUCTORS, MODELS, build, design
+from modernize.plan import Cost, compile_plan, trace
 from modernize.roadmap import roadmap
 
 if TYPE_CHECKING:
-    from modernize.cost import Cost, count
+    from modernize.cost import count
     from modernize.weights import WeightsError, export_weights, load_weights
+
+globals().update(CONSTRUCTORS)
 
 __all__ = [
     "FLAGS",
@@ -49,38 +30,20 @@ __all__ = [
     "WeightsError",
     "build",
     "compile_plan",
-    "convnext_base",
-    "convnext_isotropic_base",
-    "convnext_isotropic_large",
-    "convnext_isotropic_small",
-    "convnext_large",
-    "convnext_small",
-    "convnext_tiny",
-    "convnext_xlarge",
-    "convnextv2_atto",
-    "convnextv2_base",
-    "convnextv2_femto",
-    "convnextv2_huge",
-    "convnextv2_large",
-    "convnextv2_nano",
-    "convnextv2_pico",
-    "convnextv2_tiny",
     "count",
     "design",
     "export_weights",
     "load_weights",
-    "resnet50",
-    "resnet200",
     "roadmap",
     "trace",
+    *CONSTRUCTORS,
 ]
 
-_NEED_TORCH = {"Cost": "cost", "count": "cost"} | dict.fromkeys(
-    ("WeightsError", "export_weights", "load_weights"), "weights"
-)
+_NEED_TORCH = {"count": "cost"} | dict.fromkeys(("WeightsError", "export_weights", "load_weights"), "weights")
 
 
 def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used."""
     if name not in _NEED_TORCH:
         raise AttributeError(f"module 'modernize' has no attribute {name!r}")
     return getattr(import_module(f"modernize.{_NEED_TORCH[name]}"), name)

@@ -1,9 +1,9 @@
-"""The depthwise convolution, with a backward pass that is fast on a CPU.
+"""A depthwise convolution whose backward pass is fast on a CPU.
 
-oneDNN has fast code for the gradient of a depthwise kernel of up to three columns, whatever its rows; for wider ones it
-takes code for dense kernels in blocks of 16 channels, most of whose work is thrown away. So the gradient of a wider
-kernel is taken three columns at a time. The input's gradient is itself a depthwise convolution, with the kernel turned
-round, and oneDNN's forward pass is faster than its backward.
+oneDNN's kernel gradient of a depthwise convolution is fast for kernels of up to three columns and any number of rows.
+For wider kernels it falls back to code for dense kernels in blocks of 16 channels, and discards most of the result.
+Here the gradient of a wider kernel is computed three columns at a time. The input gradient is a depthwise convolution
+with the flipped kernel, because oneDNN's forward pass is faster than its backward pass.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.nn import functional as F
 
-COLUMNS = 3  # a kernel this wide has a fast gradient
+COLUMNS = 3  # the widest kernel with a fast gradient
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A Conv2d with as many groups as channels and an odd kernel padded by half of it: N×C×H×W to N×C×H'×W'.
+    """Depthwise Conv2d with an odd kernel and `kernel_size // 2` padding: (N, C, H, W) to (N, C, H', W').
 
-    Its values and gradients are Conv2d's, but for the order in which numbers are summed.
+    Outputs and gradients equal those of Conv2d up to the order of summation.
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int = 1, bias: bool = True):
@@ -34,7 +34,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def _is_slow(x: Tensor, weight: Tensor) -> bool:
-    """Whether a backward pass will come for which oneDNN has no fast code."""
+    """Return whether a backward pass will follow for which oneDNN has no fast code."""
     return (
         torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad)
@@ -66,32 +66,32 @@ class _Depthwise(torch.autograd.Function):
 
 
 def input_gradient(weight: Tensor, grad: Tensor) -> Tensor:
-    """The gradient N×C×H×W of a depthwise convolution's input, from that of its output."""
+    """Compute the depthwise convolution's input gradient, (N, C, H, W), from its output gradient."""
     return F.conv2d(grad, weight.flip(2, 3), padding=weight.shape[-1] // 2, groups=len(weight))
 
 
 def weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
-    """The gradient C×1×K×K of a depthwise convolution's kernel, from its input and the gradient of its output."""
+    """Compute the depthwise convolution's kernel gradient, (C, 1, K, K), from its input and output gradient."""
     middle = weight.shape[-1] // 2
     height, width = x.shape[-2:]
-    # Rows and columns so far from the middle that they only ever meet padding have no gradient.
+    # Rows and columns so far from the middle that they only meet padding have zero gradient.
     rows, columns = min(middle, height - 1), min(middle, width - 1)
-    found = torch.zeros_like(weight)
-    above = 0 if 2 * rows + 1 <= height else rows  # oneDNN is slow to pad an image that is smaller than the kernel
+    gradient = torch.zeros_like(weight)
+    above = 0 if 2 * rows + 1 <= height else rows  # oneDNN pads slowly if the image is smaller than the kernel
     for first, last in runs(columns):
         beside = last if first == -last and not above else 0
-        moved = x if beside else F.pad(x, (-first, last, above, above))
+        shifted = x if beside else F.pad(x, (-first, last, above, above))
         kernel = weight.new_empty((len(weight), 1, 2 * rows + 1, last - first + 1))
         padding, none = [rows - above, beside], [0, 0]
         part = torch.ops.aten.convolution_backward(
-            grad, moved, kernel, None, [1, 1], padding, [1, 1], False, none, len(weight), [False, True, False]
+            grad, shifted, kernel, None, [1, 1], padding, [1, 1], False, none, len(weight), [False, True, False]
         )[1]
-        found[:, :, middle - rows : middle + rows + 1, middle + first : middle + last + 1] = part
-    return found
+        gradient[:, :, middle - rows : middle + rows + 1, middle + first : middle + last + 1] = part
+    return gradient
 
 
 def runs(columns: int) -> list[tuple[int, int]]:
-    """The columns from -columns to columns in runs of at most three, each as its first and last, one in the middle."""
+    """Split the columns -columns..columns into runs of at most three, as (first, last); one run is centered at 0."""
     middle = min(columns, 1)
     right = [(first, min(first + COLUMNS - 1, columns)) for first in range(2, columns + 1, COLUMNS)]
     return [(-middle, middle), *right, *((-last, -first) for first, last in right)]

@@ -1,4 +1,4 @@
-"""A design: the flags that say how a network differs from ResNet and nears ConvNeXt."""
+"""Designs: the flags that turn a ResNet into a ConvNeXt, how each is read, and how a design is named."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-# More is a slip of the keyboard, and sizes that no integer of torch's holds.
+# Larger values are typing errors, and would overflow torch's integers.
 LARGEST = 100_000
 LARGEST_KERNEL = 999
 LARGEST_DEPTH = 1000
@@ -17,149 +17,76 @@ MOST_STAGES = 16
 
 
 class DesignError(ValueError):
-    """A design that cannot be: one line naming the flag and the nearest value that works."""
+    """An invalid design, in one line: the flag, what is wrong with its value, and the nearest valid value."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` where one of the known names is close, else the names themselves."""
+    """Return `did you mean 'x'?` if a known name is close, and the list of known names otherwise."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
-@dataclass(frozen=True)
-class Design:
-    """One network design; the defaults are ResNet-50. Raises DesignError on a value that cannot be built."""
-
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    width: int = 64
-    stem: str = "resnet"
-    stem_stride: int = 4
-    depthwise: bool = False
-    inverted_bottleneck: bool = False
-    depthwise_first: bool = False
-    kernel_size: int = 3
-    activation: str = "relu"
-    fewer_activations: bool = False
-    norm: str = "bn"
-    fewer_norms: bool = False
-    separate_downsampling: bool = False
-    layer_scale: float | None = None
-    grn: bool = False
-
-    def __post_init__(self) -> None:
-        for flag in FLAGS:
-            object.__setattr__(self, flag.name, flag.read(getattr(self, flag.name)))
-        doubled = 2 ** (len(self.depths) - 1)
-        if self.width * doubled > LARGEST:
-            raise DesignError(
-                f"width={self.width}: its {len(self.depths)} stages would end at more than {LARGEST} channels; "
-                f"the nearest value that works is {LARGEST // doubled}"
-            )
-
-    def with_flags(self, flags: Mapping[str, Any]) -> Design:
-        """This design with some flags set, each by its value or by the text a user types for it."""
-        for name in flags:
-            if name not in BY_NAME:
-                raise DesignError(f"unknown flag {name!r}: {nearest(str(name), BY_NAME)}")
-        return dataclasses.replace(self, **flags)
-
-    def flags(self) -> dict[str, Any]:
-        """Every flag and its value as plain YAML would hold it: depths as `3-4-6-3`, no layer scale as `off`."""
-        return {flag.name: plain(getattr(self, flag.name)) for flag in FLAGS}
-
-    def differences(self, base: Design) -> dict[str, Any]:
-        """The flags, as plain values, in which this design differs from `base`."""
-        before = base.flags()
-        return {name: value for name, value in self.flags().items() if value != before[name]}
-
-
-def read_settings(settings: Iterable[str], name: str) -> dict[str, str]:
-    """Flags and their texts from the `flag=value` parts of a name; raises DesignError."""
-    found: dict[str, str] = {}
-    for setting in settings:
-        flag, equals, value = (part.strip() for part in setting.partition("="))
-        if not equals:
-            raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
-        if flag in found:
-            raise DesignError(f"{flag} is in {name!r} twice; once is enough")
-        found[flag] = value
-    return found
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag of the design: its name, what it takes, what it means and how a value of it is read."""
-
-    name: str
-    accepts: str
-    meaning: str
-    parse: Callable[[Any], Any]
-
-    def read(self, value: Any) -> Any:
-        """The value of the flag that `value`, typed or from YAML, stands for."""
-        try:
-            return self.parse(value)
-        except ValueError as error:
-            raise DesignError(f"{self.name}={printable(plain(value))}: {error}") from None
-
-
 def plain(value: Any) -> Any:
-    """A flag's value as YAML holds it and as a user types it."""
+    """Return a flag's value as YAML stores it: depths as `3-4-6-3`, None as `off`."""
     if value is None:
         return "off"
     return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 
 def printable(value: Any) -> str:
-    """A value on one line, whatever a user or a file put into it."""
+    """Return a value as one line of text, with control characters escaped."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
 
 
 def text(value: Any) -> str:
-    """A flag's value as a user types it: `3-3-9-3`, `on`, `off`, `1e-06`."""
+    """Return a flag's value as a user types it: `3-3-9-3`, `on`, `off`, `1e-06`."""
     return ("on" if value else "off") if isinstance(value, bool) else str(plain(value))
 
 
-def _whole(value: Any) -> int:
+# Parsers: each takes a typed or YAML value and raises ValueError with the reason, to which `Flag.read` adds the flag.
+
+
+def integer(value: Any) -> int:
+    """Read an integer; raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be an integer")
     try:
         return int(value)
     except ValueError:
-        raise ValueError("must be a whole number") from None
+        raise ValueError("must be an integer") from None
 
 
 def _positive(value: Any) -> int:
-    number = _whole(value)
+    number = integer(value)
     if not 1 <= number <= LARGEST:
-        raise ValueError(f"must be from 1 to {LARGEST}; the nearest value that works is {min(max(number, 1), LARGEST)}")
+        raise ValueError(f"must be from 1 to {LARGEST}; nearest valid value: {min(max(number, 1), LARGEST)}")
     return number
 
 
 def _odd(value: Any) -> int:
-    number = _whole(value)
+    number = integer(value)
     if not 1 <= number <= LARGEST_KERNEL:
         nearest_odd = 1 if number < 1 else LARGEST_KERNEL
-        raise ValueError(f"must be odd, from 1 to {LARGEST_KERNEL}; the nearest value that works is {nearest_odd}")
+        raise ValueError(f"must be odd, from 1 to {LARGEST_KERNEL}; nearest valid value: {nearest_odd}")
     if number % 2 == 0:
-        raise ValueError(f"must be odd; the nearest values that work are {number - 1} and {number + 1}")
+        raise ValueError(f"must be odd; nearest valid values: {number - 1} and {number + 1}")
     return number
 
 
 def _depths(value: Any) -> tuple[int, ...]:
     parts = value.split("-") if isinstance(value, str) else [value] if isinstance(value, int) else value
-    form = "must be the blocks of each stage, such as 3-3-9-3"
+    form = "must be the number of blocks per stage, such as 3-3-9-3"
     if isinstance(value, bool) or not isinstance(parts, (list, tuple)) or not parts:
         raise ValueError(form)
     try:
-        depths = tuple(_whole(part) for part in parts)
+        depths = tuple(integer(part) for part in parts)
     except ValueError:
         raise ValueError(form) from None
     if min(depths) < 1 or max(depths) > LARGEST_DEPTH or len(depths) > MOST_STAGES:
-        works = plain(tuple(min(max(depth, 1), LARGEST_DEPTH) for depth in depths[:MOST_STAGES]))
-        limits = f"every stage needs 1 block or more, {LARGEST_DEPTH} and {MOST_STAGES} stages at most"
-        raise ValueError(f"{limits}; the nearest value that works is {works}")
+        valid = plain(tuple(min(max(depth, 1), LARGEST_DEPTH) for depth in depths[:MOST_STAGES]))
+        limits = f"must have 1 to {LARGEST_DEPTH} blocks per stage and at most {MOST_STAGES} stages"
+        raise ValueError(f"{limits}; nearest valid value: {valid}")
     return depths
 
 
@@ -170,15 +97,6 @@ def _switch(value: Any) -> bool:
     if str(value).lower() not in words:
         raise ValueError("must be on or off")
     return words[str(value).lower()]
-
-
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return str(value)
-
-    return parse
 
 
 def _scale(value: Any) -> float | None:
@@ -193,41 +111,184 @@ def _scale(value: Any) -> float | None:
     return number
 
 
-FLAGS = (
-    Flag("depths", "3-4-6-3, …", "blocks in each stage; one stage is an isotropic network", _depths),
-    Flag("width", "1, 2, …", "channels of the first stage's blocks; each later stage doubles it", _positive),
-    Flag(
-        "stem",
-        "resnet, patchify",
+@dataclass(frozen=True)
+class Flag:
+    """A design flag.
+
+    Attributes:
+        name: Name of the field of `Design`.
+        meaning: What the flag sets, in one line.
+        values: The values to offer, as a user types them; all valid values unless `examples` is set.
+        examples: Further valid values, for the list of flags. Empty if `values` is complete.
+        parts: The parts of the network that the flag changes: `stem`, and `body` for all that follows the stem.
+        parse: Reads a typed or YAML value; None accepts `values` alone, as text.
+    """
+
+    name: str
+    meaning: str
+    values: tuple[str, ...]
+    examples: str
+    parts: tuple[str, ...]
+    parse: Callable[[Any], Any] | None
+
+    @property
+    def accepts(self) -> str:
+        """The valid values, for the list of flags."""
+        return ", ".join((*self.values, self.examples) if self.examples else self.values)
+
+    def read(self, value: Any) -> Any:
+        """Return the field's value for a typed or YAML value; raises DesignError."""
+        try:
+            return self.parse(value) if self.parse else self._one_of_values(value)
+        except ValueError as error:
+            raise DesignError(f"{self.name}={printable(plain(value))}: {error}") from None
+
+    def _one_of_values(self, value: Any) -> str:
+        if value not in self.values:
+            raise ValueError(f"must be one of {self.accepts}")
+        return str(value)
+
+
+_BODY = ("body",)
+_ANYWHERE = ("stem", "body")
+
+
+def _flag(
+    default: Any,
+    meaning: str,
+    values: tuple[str, ...] = (),
+    parse: Callable[[Any], Any] | None = None,
+    parts: tuple[str, ...] = _BODY,
+    examples: str = "",
+) -> Any:
+    """Declare a flag of `Design`; see `Flag` for the arguments."""
+    described = {"meaning": meaning, "values": values, "examples": examples, "parts": parts, "parse": parse}
+    return field(default=default, metadata=described)
+
+
+def _on_off(meaning: str, parts: tuple[str, ...] = _BODY) -> Any:
+    """Declare a flag that is on or off, and off by default."""
+    return _flag(False, meaning, ("on", "off"), _switch, parts)
+
+
+@dataclass(frozen=True)
+class Design:
+    """One network design, a value per flag. The defaults are ResNet-50's.
+
+    Each flag is declared here and nowhere else. The flags and their meanings are in `FLAGS`.
+
+    Raises:
+        DesignError: If a value is invalid.
+    """
+
+    depths: tuple[int, ...] = _flag(
+        (3, 4, 6, 3),
+        "blocks per stage; one stage makes an isotropic network",
+        parse=_depths,
+        parts=_ANYWHERE,
+        examples="3-4-6-3, …",
+    )
+    width: int = _flag(
+        64,
+        "channels of the blocks of the first stage; each later stage doubles them",
+        parse=_positive,
+        parts=_ANYWHERE,
+        examples="1, 2, …",
+    )
+    stem: str = _flag(
+        "resnet",
         "7×7 convolution, norm, activation and 3×3 max-pool; or one non-overlapping convolution",
-        _one_of("resnet", "patchify"),
-    ),
-    Flag(
-        "stem_stride",
-        "1, 2, …",
+        ("resnet", "patchify"),
+        parts=("stem",),
+    )
+    stem_stride: int = _flag(
+        4,
         "total stride of the stem: 4 for 224 px, 2 or 1 for small images, 16 for isotropic networks",
-        _positive,
-    ),
-    Flag("depthwise", "on, off", "the spatial convolution has one group a channel", _switch),
-    Flag("inverted_bottleneck", "on, off", "the block goes narrow–wide–narrow (×4), not wide–narrow–wide", _switch),
-    Flag("depthwise_first", "on, off", "the spatial convolution comes before both 1×1 convolutions", _switch),
-    Flag("kernel_size", "1, 3, 5, 7, …", "of the spatial convolution", _odd),
-    Flag("activation", "relu, gelu", "the non-linearity", _one_of("relu", "gelu")),
-    Flag(
-        "fewer_activations",
-        "on, off",
-        "one activation a block, before the last 1×1 convolution; none after the sum",
-        _switch,
-    ),
-    Flag("norm", "bn, ln", "BatchNorm, or LayerNorm over channels (eps 1e-6)", _one_of("bn", "ln")),
-    Flag("fewer_norms", "on, off", "one norm a block, after the spatial convolution", _switch),
-    Flag(
-        "separate_downsampling",
-        "on, off",
-        "a norm and a 2×2 stride-2 convolution between stages; a norm after the stem and after the pooling",
-        _switch,
-    ),
-    Flag("layer_scale", "off, 1e-6, …", "a learned factor a channel at the end of the residual branch", _scale),
-    Flag("grn", "on, off", "global response normalisation before the last 1×1 convolution (ConvNeXt V2)", _switch),
-)
+        parse=_positive,
+        parts=("stem",),
+        examples="1, 2, …",
+    )
+    depthwise: bool = _on_off("depthwise spatial convolution: one group per channel")
+    inverted_bottleneck: bool = _on_off("blocks are narrow–wide–narrow (×4) instead of wide–narrow–wide")
+    depthwise_first: bool = _on_off("spatial convolution before both 1×1 convolutions")
+    kernel_size: int = _flag(3, "kernel size of the spatial convolution", parse=_odd, examples="1, 3, 5, 7, …")
+    activation: str = _flag("relu", "activation function", ("relu", "gelu"), parts=_ANYWHERE)
+    fewer_activations: bool = _on_off("one activation per block, before the last 1×1 convolution; none after the sum")
+    norm: str = _flag("bn", "BatchNorm, or LayerNorm over channels (eps 1e-6)", ("bn", "ln"), parts=_ANYWHERE)
+    fewer_norms: bool = _on_off("one norm per block, after the spatial convolution")
+    separate_downsampling: bool = _on_off(
+        "norm and 2×2 stride-2 convolution between stages; norm after the stem and after the pooling", _ANYWHERE
+    )
+    layer_scale: float | None = _flag(
+        None,
+        "initial value of the learnable per-channel scale at the end of the residual branch",
+        ("off", "1e-6"),
+        _scale,
+        examples="…",
+    )
+    grn: bool = _on_off("global response normalization before the last 1×1 convolution (ConvNeXt V2)")
+
+    def __post_init__(self) -> None:
+        for flag in FLAGS:
+            object.__setattr__(self, flag.name, flag.read(getattr(self, flag.name)))
+        doubled = 2 ** (len(self.depths) - 1)
+        if self.width * doubled > LARGEST:
+            raise DesignError(
+                f"width={self.width}: the last of {len(self.depths)} stages would have more than {LARGEST} channels; "
+                f"nearest valid value: {LARGEST // doubled}"
+            )
+
+    def with_flags(self, flags: Mapping[str, Any]) -> Design:
+        """Return this design with some flags changed.
+
+        Args:
+            flags: New value per flag, as the field holds it or as a user types it.
+
+        Raises:
+            DesignError: If a flag is unknown or its value invalid.
+        """
+        for name in flags:
+            if name not in BY_NAME:
+                raise DesignError(f"unknown flag {name!r}: {nearest(str(name), BY_NAME)}")
+        return dataclasses.replace(self, **flags)
+
+    def flags(self) -> dict[str, Any]:
+        """Return the value of every flag as YAML stores it: depths as `3-4-6-3`, no layer scale as `off`."""
+        return {flag.name: plain(getattr(self, flag.name)) for flag in FLAGS}
+
+    def differences(self, base: Design) -> dict[str, Any]:
+        """Return the flags in which this design differs from `base`, with this design's values as YAML stores them."""
+        before = base.flags()
+        return {name: value for name, value in self.flags().items() if value != before[name]}
+
+
+FLAGS = tuple(Flag(declared.name, **declared.metadata) for declared in dataclasses.fields(Design))
 BY_NAME = {flag.name: flag for flag in FLAGS}
+
+
+class DesignName(NamedTuple):
+    """The parts of a design's name `BASE[@ROW][,flag=value]…`; `row` is None without `@`."""
+
+    base: str
+    row: str | None
+    settings: list[str]
+
+
+def split_name(name: str) -> DesignName:
+    """Split `BASE[@ROW][,flag=value]…` at its signs; nothing is checked."""
+    head, *settings = name.split(",")
+    base, at, row = head.partition("@")
+    return DesignName(base, row if at else None, settings)
+
+
+def read_settings(settings: Iterable[str], name: str) -> dict[str, str]:
+    """Return the value as typed per flag for the `flag=value` parts of a design's name; raises DesignError."""
+    values: dict[str, str] = {}
+    for setting in settings:
+        flag, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
+        if flag in values:
+            raise DesignError(f"{name!r}: {flag} is set twice")
+        values[flag] = value
+    return values

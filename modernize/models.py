@@ -1,12 +1,13 @@
-"""From a name to a design, and from a design to a network: named models, `BASE[@ROW][,flag=value]…`, `build`."""
+"""Named models, and how a design's name `BASE[@ROW][,flag=value]…` becomes a design and a network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from modernize.design import Design, DesignError, nearest, printable, read_settings
-from modernize.plan import compile_plan
+from modernize.design import Design, DesignError, nearest, printable, read_settings, split_name
+from modernize.plan import compile_plan, trace
 from modernize.reference import is_reference
 from modernize.roadmap import NAMES as ROADMAPS
 from modernize.roadmap import roadmap
@@ -49,26 +50,33 @@ MODELS = {
 
 
 def design(name: str) -> Design:
-    """The design that `BASE[@ROW][,flag=value]…` names, BASE being a named model or a YAML file of flags.
+    """Parse a design's name.
 
-    Raises DesignError, one line, for anything in it that is unknown or cannot be built.
+    Args:
+        name: `BASE[@ROW][,flag=value]…`. BASE is a name in `MODELS` or the path of a YAML file of flags over
+            ResNet-50's; ROW is a row of the roadmap that starts at BASE.
+
+    Returns:
+        The design.
+
+    Raises:
+        DesignError: If any part of the name is unknown or the design is invalid.
     """
     if is_reference(name):
-        raise DesignError(f"{printable(name)!r} has no flags: it can be counted, trained and put beside a study's rows")
-    head, *settings = name.split(",")
-    base, at, row = head.partition("@")
-    found = _from_file(Path(base)) if base.endswith((".yaml", ".yml")) else MODELS.get(base)
-    if found is None:
+        raise DesignError(f"{printable(name)!r} has no design flags: it can only be counted, trained or benchmarked")
+    base, row, settings = split_name(name)
+    start = _from_file(Path(base)) if base.endswith((".yaml", ".yml")) else MODELS.get(base)
+    if start is None:
         raise DesignError(f"unknown design {base!r}: {nearest(base, MODELS)}")
-    if at:
+    if row is not None:
         if base not in ROADMAPS:
-            raise DesignError(f"{head!r}: no roadmap starts at {base}; one starts at {', '.join(ROADMAPS)}")
-        found = roadmap(base).row(row).design
-    return found.with_flags(read_settings(settings, name))
+            raise DesignError(f"{f'{base}@{row}'!r}: no roadmap starts at {base}; roadmaps: {', '.join(ROADMAPS)}")
+        start = roadmap(base).row(row).design
+    return start.with_flags(read_settings(settings, name))
 
 
 def _from_file(path: Path) -> Design:
-    """The design of a YAML file of flags over ResNet-50's."""
+    """Read a design from a YAML file of flags over ResNet-50's."""
     from modernize.yaml_file import YamlFileError, read_mapping
 
     try:
@@ -87,16 +95,27 @@ def build(
     head_init_scale: float = 1.0,
     init: str = "trunc_normal",
 ) -> Network:
-    """The network of a design or of a design's name, its weights drawn from torch's global generator.
+    """Build a network with newly initialized weights (global torch RNG).
 
-    `drop_path_rate` is the last block's, the rates growing linearly from 0; `init` is `trunc_normal` (the paper's
-    ConvNeXt) or `kaiming` (torchvision's ResNet). The network maps N×in_channels×H×W to N×num_classes.
-    Raises DesignError for what cannot be built.
+    Args:
+        what: Design or design's name, such as "resnet50@depthwise,norm=ln".
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        drop_path_rate: Stochastic depth rate of the last block, from 0 to below 1; rates rise linearly from 0 at the
+            first block.
+        head_init_scale: Factor on the classifier's initial weights and bias.
+        init: `trunc_normal` (standard deviation 0.02; ConvNeXt) or `kaiming` (torchvision's ResNet).
+
+    Returns:
+        Network mapping images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Raises:
+        DesignError: If the design or another argument is invalid.
     """
     from modernize.network import Network, initialise
 
-    if not 0 <= drop_path_rate < 1:
-        raise DesignError(f"drop_path_rate={drop_path_rate}: must be 0 or more and below 1")
+    if isinstance(drop_path_rate, bool) or not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
+        raise DesignError(f"drop_path_rate={printable(drop_path_rate)}: must be at least 0 and below 1")
     if init not in ("trunc_normal", "kaiming"):
         raise DesignError(f"init={init!r}: must be one of trunc_normal, kaiming")
     plan = compile_plan(design(what) if isinstance(what, str) else what, in_channels, num_classes)
@@ -105,7 +124,9 @@ def build(
     return network
 
 
-def _named(name: str, params: str) -> Any:
+def _constructor(name: str) -> Callable[..., Network]:
+    """Make the function that builds a named model."""
+
     def make(
         in_channels: int = 3,
         num_classes: int = 1000,
@@ -116,26 +137,25 @@ def _named(name: str, params: str) -> Any:
         scaled = MODELS[name].with_flags({"layer_scale": layer_scale_init_value or None})
         return build(scaled, num_classes, in_channels, drop_path_rate, head_init_scale)
 
+    params = sum(step.params for step in trace(compile_plan(MODELS[name]), 224))
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"{name}, {params} parameters at 1000 classes; `layer_scale_init_value` of 0 or None is off."
+    make.__doc__ = f"""Build {name}: {params:,} parameters at 1000 classes.
+
+    Args:
+        in_channels: Channels of the images.
+        num_classes: Number of classes.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        layer_scale_init_value: Initial value of layer scale; 0 or None turns it off.
+        head_init_scale: Factor on the classifier's initial weights and bias.
+
+    Returns:
+        Network mapping images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Raises:
+        DesignError: If an argument is invalid.
+    """
     return make
 
 
-resnet50 = _named("resnet50", "25,557,032")
-resnet200 = _named("resnet200", "64,673,832")
-convnext_tiny = _named("convnext_tiny", "28,589,128")
-convnext_small = _named("convnext_small", "50,223,688")
-convnext_base = _named("convnext_base", "88,591,464")
-convnext_large = _named("convnext_large", "197,767,336")
-convnext_xlarge = _named("convnext_xlarge", "350,196,968")
-convnext_isotropic_small = _named("convnext_isotropic_small", "22,308,712")
-convnext_isotropic_base = _named("convnext_isotropic_base", "87,083,752")
-convnext_isotropic_large = _named("convnext_isotropic_large", "305,905,640")
-convnextv2_atto = _named("convnextv2_atto", "3,708,400")
-convnextv2_femto = _named("convnextv2_femto", "5,233,240")
-convnextv2_pico = _named("convnextv2_pico", "9,066,280")
-convnextv2_nano = _named("convnextv2_nano", "15,623,800")
-convnextv2_tiny = _named("convnextv2_tiny", "28,635,496")
-convnextv2_base = _named("convnextv2_base", "88,717,800")
-convnextv2_large = _named("convnextv2_large", "197,956,840")
-convnextv2_huge = _named("convnextv2_huge", "660,289,640")
+CONSTRUCTORS = {name: _constructor(name) for name in MODELS}
+globals().update(CONSTRUCTORS)  # pickle finds a function by its module and name

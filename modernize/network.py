@@ -1,8 +1,9 @@
-"""The network: one block class and one network class, compiled from a plan."""
+"""The network: modules built from a plan, one block class for all designs."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from modernize.depthwise import DepthwiseConv
 LAYER_NORM_EPS = RESPONSE_NORM_EPS = 1e-6
 
 
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of an N×C×H×W tensor; no copy is made where the tensor is channels-last."""
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (N, C, H, W). A channels-last tensor is not copied."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
@@ -23,7 +24,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GELU(nn.GELU):
-    """The exact GELU; torch is shown a channels-last tensor as it lies in memory, for which it is faster on a CPU."""
+    """Exact GELU, (N, C, H, W). For a channels-last tensor it uses the contiguous NHWC view, faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.is_contiguous():
@@ -31,37 +32,48 @@ class GELU(nn.GELU):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class LayerScale(nn.Module):
-    """A learned factor a channel, all `init` at first."""
+class _PerChannel(nn.Module):
+    """A module whose weights are vectors (C,). It also loads the shape that version 0.1 saved, (C, 1, 1)."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for key in (f"{prefix}{name}" for name, _ in self.named_parameters()):
+            if key in state_dict and state_dict[key].shape[1:] == (1, 1):
+                state_dict[key] = state_dict[key].flatten()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class LayerScale(_PerChannel):
+    """Learnable per-channel scale, initialized to `init`; (N, C, H, W) (Touvron et al., 2021)."""
 
     def __init__(self, channels: int, init: float):
         super().__init__()
         self.init = init
-        self.weight = nn.Parameter(torch.full((channels, 1, 1), init))
+        self.weight = nn.Parameter(torch.full((channels,), init))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
+        return x * self.weight.view(-1, 1, 1)
 
 
-class ResponseNorm(nn.Module):
-    """x + weight · x · n + bias, n a channel's norm over positions by the mean of all channels' (ConvNeXt V2, eq. 3).
+class GlobalResponseNorm(_PerChannel):
+    """Global response normalization: x + weight · x · n + bias, (N, C, H, W) (ConvNeXt V2, eq. 3).
 
-    Weight and bias are 0 at first: the identity.
+    n is a channel's L2 norm over positions, divided by the mean of all channels' norms. Weight and bias are
+    initialized to 0, which makes the module the identity.
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
-        share = norms / (norms.mean(1, keepdim=True) + RESPONSE_NORM_EPS)
-        return torch.addcmul(self.bias, x, 1 + self.weight * share)
+        relative = norms / (norms.mean(1, keepdim=True) + RESPONSE_NORM_EPS)
+        return torch.addcmul(self.bias.view(-1, 1, 1), x, 1 + self.weight.view(-1, 1, 1) * relative)
 
 
 class Head(nn.Sequential):
-    """Pooling, norm and classifier: N×C×H×W to N×classes."""
+    """Pooling, norm and classifier: (N, C, H, W) to (N, num_classes)."""
 
     linear: nn.Linear
 
@@ -72,7 +84,7 @@ class Head(nn.Sequential):
 
 
 class Block(nn.Module):
-    """after(shortcut(x) + residual(x)); in training an image loses its residual with probability `drop_rate`."""
+    """after(shortcut(x) + residual(x)), (N, C, H, W). In training, `drop_rate` is the rate of stochastic depth."""
 
     def __init__(self, plan: p.BlockPlan, drop_rate: float):
         super().__init__()
@@ -89,7 +101,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """A plan as a module: images N×C×H×W to logits N×classes."""
+    """A plan as a module: images (N, C, H, W) to logits (N, num_classes)."""
 
     def __init__(self, plan: p.Plan, drop_path_rate: float = 0.0):
         super().__init__()
@@ -114,23 +126,23 @@ class Network(nn.Module):
 
 
 def linear_rates(last: float, blocks: int) -> list[float]:
-    """Stochastic depth's rate for each block: from 0 at the first to `last` at the last (Huang et al., 2016)."""
+    """Return the stochastic depth rate per block, rising linearly from 0 to `last` (Huang et al., 2016)."""
     return [last * index / max(blocks - 1, 1) for index in range(blocks)]
 
 
 def stochastic_depth(x: Tensor, rate: float) -> Tensor:
-    """Zeroes whole images of x with probability `rate` and scales the others so that the mean stays."""
+    """Zero each image of x, (N, C, H, W), with probability `rate`; scale the rest so that the expectation is kept."""
     keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
     return x * keep.div_(1 - rate)
 
 
 def sequence(layers: p.Layers) -> nn.Sequential:
-    """The layers as a Sequential with the plan's names; empty, it is the identity."""
+    """Return the layers as a Sequential with the plan's names; without layers it is the identity."""
     return nn.Sequential(OrderedDict((layer.name, module(layer)) for layer in layers))
 
 
 def module(layer: p.Layer) -> nn.Module:
-    """The module a layer description stands for."""
+    """Return the module of a layer description."""
     match layer:
         case p.Conv(groups=groups) if groups == layer.in_channels > 1:
             return DepthwiseConv(groups, layer.kernel_size, layer.stride, layer.bias)
@@ -145,7 +157,7 @@ def module(layer: p.Layer) -> nn.Module:
                 bias=layer.bias,
             )
         case p.Norm(kind="ln"):
-            return ChannelNorm(layer.channels, eps=LAYER_NORM_EPS)
+            return LayerNorm2d(layer.channels, eps=LAYER_NORM_EPS)
         case p.Norm():
             return nn.BatchNorm2d(layer.channels)
         case p.Activation(kind="gelu"):
@@ -158,18 +170,21 @@ def module(layer: p.Layer) -> nn.Module:
             return nn.AdaptiveAvgPool2d(1)
         case p.LayerScale():
             return LayerScale(layer.channels, layer.init)
-        case p.ResponseNorm():
-            return ResponseNorm(layer.channels)
+        case p.GlobalResponseNorm():
+            return GlobalResponseNorm(layer.channels)
         case p.Linear():
             return nn.Linear(layer.in_features, layer.out_features)
 
 
 def initialise(network: nn.Module, scheme: str, head_init_scale: float = 1.0) -> None:
-    """Draws the weights anew, in place, from torch's global generator.
+    """Initialize the weights in place (global torch RNG).
 
-    `trunc_normal`: standard deviation 0.02, zero bias, for convolutions and linear layers (ConvNeXt, Table 5).
-    `kaiming`: normal over the fan out for convolutions, torch's default for the classifier (torchvision's ResNet).
-    `head_init_scale` multiplies the classifier's weight and bias.
+    Args:
+        network: The network, or any module.
+        scheme: `trunc_normal`: standard deviation 0.02 and zero bias for convolutions and linear layers (ConvNeXt,
+            Table 5). `kaiming`: normal with fan-out for convolutions, torch's default for the classifier
+            (torchvision's ResNet).
+        head_init_scale: Factor on the classifier's weights and bias.
     """
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):

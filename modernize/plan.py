@@ -1,20 +1,39 @@
-"""From a design to a plan: for each part of the network an ordered tuple of layer descriptions.
+"""Plans: a design compiled into an ordered tuple of layer descriptions per part of the network.
 
-The module tree, the layer table, the diagrams and the closed-form cost all read this one plan.
+The module tree, the layer table, the diagrams and the closed-form cost all read this plan.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
-from modernize.design import Design, DesignError
+from modernize.design import Design, DesignError, printable
 
-EXPANSION = 4  # a block's wide part over its narrow part, in ResNet and ConvNeXt alike
+EXPANSION = 4  # wide over narrow channels of a block, in both ResNet and ConvNeXt
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        params: Number of parameters.
+        macs: Multiply-adds of convolutions and linear layers, for one image.
+    """
+
+    params: int
+    macs: int
+
+    @property
+    def gflops(self) -> float:
+        """MACs in billions, which the paper prints as GFLOPs."""
+        return self.macs / 1e9
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A square 2-d convolution."""
+    """A 2-d convolution with a square kernel."""
 
     name: str
     in_channels: int
@@ -65,7 +84,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Activation:
-    """A non-linearity, `relu` or `gelu`."""
+    """An activation function, `relu` or `gelu`."""
 
     name: str
     kind: str
@@ -100,7 +119,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class GlobalAveragePool:
-    """The mean over positions, kept as a 1×1 map."""
+    """The mean over positions, with output size 1×1."""
 
     name: str
     params = 0
@@ -117,7 +136,7 @@ class GlobalAveragePool:
 
 @dataclass(frozen=True)
 class LayerScale:
-    """A learned factor a channel (Touvron et al., 2021)."""
+    """A learnable per-channel scale (Touvron et al., 2021)."""
 
     name: str
     channels: int
@@ -138,8 +157,8 @@ class LayerScale:
 
 
 @dataclass(frozen=True)
-class ResponseNorm:
-    """Global response normalisation: channels compete by their norms over all positions (Woo et al., 2023)."""
+class GlobalResponseNorm:
+    """Global response normalization, GRN (Woo et al., 2023)."""
 
     name: str
     channels: int
@@ -155,7 +174,7 @@ class ResponseNorm:
         return 0
 
     def __str__(self) -> str:
-        return f"response norm {self.channels}"
+        return f"GRN {self.channels}"
 
 
 @dataclass(frozen=True)
@@ -180,13 +199,13 @@ class Linear:
         return f"linear, {self.in_features}→{self.out_features}"
 
 
-Layer = Conv | Norm | Activation | MaxPool | GlobalAveragePool | LayerScale | ResponseNorm | Linear
+Layer = Conv | Norm | Activation | MaxPool | GlobalAveragePool | LayerScale | GlobalResponseNorm | Linear
 Layers = tuple[Layer, ...]
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """A block: after(shortcut(x) + residual(x)); an empty shortcut is the identity."""
+    """A block, `after(shortcut(x) + residual(x))`; an empty shortcut is the identity."""
 
     residual: Layers
     shortcut: Layers
@@ -195,7 +214,7 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What comes between this stage and the one before, and the stage's blocks."""
+    """A stage: the downsampling before it, and its blocks."""
 
     downsampling: Layers
     blocks: tuple[BlockPlan, ...]
@@ -203,7 +222,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole network, layer by layer."""
+    """All layers of a network."""
 
     design: Design
     in_channels: int
@@ -215,7 +234,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer of a plan at one image size. Sizes are in pixels a side, `macs` multiply-adds for one image."""
+    """One layer of a plan at one image size.
+
+    Attributes:
+        path: Path of the layer's module in the network.
+        layer: Description of the layer.
+        in_size: Input resolution in pixels; feature maps are square.
+        out_size: Output resolution in pixels.
+        params: Number of parameters.
+        macs: Multiply-adds for one image.
+    """
 
     path: str
     layer: Layer
@@ -226,10 +254,21 @@ class Step:
 
 
 def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) -> Plan:
-    """The plan a design stands for. Raises DesignError for channels or classes below 1."""
-    for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
-        if value < 1:
-            raise DesignError(f"{name}={value}: must be 1 or more; the nearest value that works is 1")
+    """Compile a design into a plan.
+
+    Args:
+        design: The design.
+        in_channels: Channels of the images.
+        num_classes: Number of classes.
+
+    Returns:
+        The layers of every part of the network, in order.
+
+    Raises:
+        DesignError: If `in_channels` or `num_classes` is not an integer of at least 1.
+    """
+    check_size("in_channels", in_channels)
+    check_size("num_classes", num_classes)
     channels = design.width
     stages = []
     for index, depth in enumerate(design.depths):
@@ -245,8 +284,16 @@ def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) 
     return Plan(design, in_channels, num_classes, stem, tuple(stages), _head(design, channels, num_classes))
 
 
+def check_size(name: str, value: int) -> None:
+    """Raise DesignError unless an argument is an integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise DesignError(f"{name}={printable(value)}: must be an integer")
+    if value < 1:
+        raise DesignError(f"{name}={value}: must be at least 1; nearest valid value: 1")
+
+
 def _stem(design: Design, in_channels: int) -> Layers:
-    """The stem; its stride is the convolution's, and for ResNet's the max-pool's where the stride is even."""
+    """Return the stem. ResNet's has a max-pool, which takes half of the stride, only if the stride is even."""
     stride, width = design.stem_stride, design.width
     if design.stem == "patchify":
         layers: Layers = (Conv("conv", in_channels, width, stride, stride, bias=True),)
@@ -260,7 +307,7 @@ def _stem(design: Design, in_channels: int) -> Layers:
             Activation("activation", design.activation),
             *((MaxPool("pool"),) if pooled else ()),
         )
-    # The official isotropic networks (one stage) have a norm after the pooling but none after the stem.
+    # The official isotropic networks (one stage) have a norm after the pooling, but none after the stem.
     if design.separate_downsampling and len(design.depths) > 1:
         layers += (Norm("final_norm" if design.stem == "resnet" else "norm", design.norm, width),)
     return layers
@@ -282,7 +329,7 @@ def _block(design: Design, in_channels: int, width: int, stride: int) -> BlockPl
     residual: Layers = ()
     for index, conv in enumerate(convs):
         if design.grn and conv is convs[-1]:
-            residual += (ResponseNorm("grn", conv.in_channels),)
+            residual += (GlobalResponseNorm("grn", conv.in_channels),)
         residual += (conv,)
         if not design.fewer_norms or conv.name == "spatial":
             residual += (Norm(f"{conv.name}_norm", design.norm, conv.out_channels),)
@@ -298,7 +345,7 @@ def _block(design: Design, in_channels: int, width: int, stride: int) -> BlockPl
 
 
 def _convs(design: Design, in_channels: int, hidden: int, out: int, stride: int) -> tuple[Conv, Conv, Conv]:
-    """The block's three convolutions in their order."""
+    """Return the block's three convolutions in order."""
     bias, kernel = design.norm == "ln", design.kernel_size
     channels = in_channels if design.depthwise_first else hidden
     groups = channels if design.depthwise else 1
@@ -309,10 +356,22 @@ def _convs(design: Design, in_channels: int, hidden: int, out: int, stride: int)
 
 
 def trace(plan: Plan, image_size: int) -> list[Step]:
-    """Every layer in order with its sizes and cost, for square images of `image_size` pixels.
+    """List every layer of a plan with its sizes and cost.
 
-    Raises DesignError for an image too small for the strides.
+    Args:
+        plan: The plan.
+        image_size: Resolution in pixels; images are square.
+
+    Returns:
+        One step per layer, in order of execution.
+
+    Raises:
+        DesignError: If the images are too small for the strides, or `image_size` is not an integer.
     """
+    if isinstance(image_size, Integral) and image_size < 1:
+        raise _too_small(plan, image_size)
+    check_size("image_size", image_size)
+
     steps: list[Step] = []
 
     def run(path: str, layers: Layers, size: int) -> int:
@@ -324,8 +383,6 @@ def trace(plan: Plan, image_size: int) -> list[Step]:
             size = out_size
         return size
 
-    if image_size < 1:
-        raise _too_small(plan, image_size)
     size = run("stem", plan.stem, image_size)
     for s, stage in enumerate(plan.stages):
         size = run(f"stages.{s}.downsampling", stage.downsampling, size)
@@ -338,17 +395,17 @@ def trace(plan: Plan, image_size: int) -> list[Step]:
 
 
 def smallest_image(plan: Plan) -> int:
-    """The smallest image, in pixels a side, that the plan's strides admit."""
+    """Return the lowest resolution, in pixels, that the plan's strides allow."""
     least = 2 ** (len(plan.stages) - 1) if plan.design.separate_downsampling else 1
     if plan.design.stem == "patchify":
         return plan.design.stem_stride * least
-    # ResNet's stem is padded: n positions need (n - 1) · stride + 1 pixels.
+    # ResNet's stem is padded: n output positions need (n - 1) · stride + 1 pixels.
     return plan.design.stem_stride * (least - 1) + 1
 
 
 def _too_small(plan: Plan, image_size: int) -> DesignError:
-    least = smallest_image(plan)
+    """Return the error for images that are too small for the strides."""
     return DesignError(
         f"image_size={image_size} is too small for stem_stride={plan.design.stem_stride} and "
-        f"{len(plan.stages)} stages; the nearest value that works is {least}"
+        f"{len(plan.stages)} stages; nearest valid value: {smallest_image(plan)}"
     )

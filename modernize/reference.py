@@ -1,26 +1,25 @@
-"""Other people's networks as reference rows: any classification model of torchvision, as `torchvision:NAME`."""
+"""Reference models: any classification model of torchvision, as `torchvision:NAME`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from modernize.design import DesignError, nearest, printable
+from modernize.plan import Cost, check_size
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from modernize.cost import Cost
 
 PREFIX = "torchvision:"
 
 
 def is_reference(name: str) -> bool:
-    """Whether a name is that of another project's network rather than a design's."""
+    """Return whether a name is a reference model's rather than a design's."""
     return name.startswith(PREFIX)
 
 
 def check_reference(name: str) -> str:
-    """The name as it is; raises DesignError where torchvision has no such classification model."""
+    """Return the name unchanged; raises DesignError if torchvision has no such classification model."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -35,21 +34,21 @@ def check_reference(name: str) -> str:
 def build_reference(
     name: str, num_classes: int = 1000, in_channels: int = 3, drop_path_rate: float = 0.0, image_size: int = 224
 ) -> nn.Module:
-    """torchvision's model of `torchvision:NAME`, initialised as torchvision does, from torch's global generator.
+    """Build torchvision's model `torchvision:NAME` with torchvision's initialization (global torch RNG).
 
-    One of one channel is shown images of three times that channel. Its stochastic depth, where it has any, grows
-    linearly to `drop_path_rate` at the last block. Raises DesignError for a name, channels or a size it cannot have.
+    With one input channel, the channel is repeated three times. Stochastic depth rates, if the model has any, rise
+    linearly to `drop_path_rate` at the last block. Raises DesignError for an invalid name, channels or image size.
     """
     from torchvision import models
     from torchvision.ops import StochasticDepth
 
     if in_channels not in (1, 3):
-        raise DesignError(f"{name}: torchvision's models take images of 1 or 3 channels, not {in_channels}")
+        raise DesignError(f"{name}: torchvision's models take images of 1 or 3 channels, not {printable(in_channels)}")
     options: dict[str, Any] = {"num_classes": num_classes}
     model = check_reference(name).removeprefix(PREFIX)
-    if model in ("googlenet", "inception_v3"):  # they have more than one classifier unless told not to
+    if model in ("googlenet", "inception_v3"):  # by default they have more than one classifier
         options |= {"aux_logits": False, "init_weights": True}
-    if model.startswith("vit_"):  # these two are made for images of one size
+    if model.startswith("vit_"):  # ViT and MaxViT take images of one size
         options["image_size"] = image_size
     elif model == "maxvit_t":
         options["input_size"] = (image_size, image_size)
@@ -58,7 +57,7 @@ def build_reference(
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _refused(name, image_size, error) from None
     if in_channels == 1:
-        network.register_forward_pre_hook(_thrice)
+        network.register_forward_pre_hook(_repeat_channel)
     blocks = [module for module in network.modules() if isinstance(module, StochasticDepth)]
     for index, block in enumerate(blocks):
         block.p = drop_path_rate * index / max(len(blocks) - 1, 1)
@@ -66,22 +65,22 @@ def build_reference(
 
 
 def has_stochastic_depth(name: str) -> bool:
-    """Whether a torchvision model leaves out blocks in training."""
+    """Return whether a reference model has stochastic depth."""
     from torchvision.ops import StochasticDepth
 
     return any(isinstance(module, StochasticDepth) for module in _without_weights(name).modules())
 
 
 def count_reference(name: str, image_size: int = 224, in_channels: int = 3, num_classes: int = 1000) -> Cost:
-    """Parameters and multiply-adds for one image, attention's matrix products among them, by torch's own counter.
+    """Count parameters and MACs with torch's own counter, which includes attention.
 
-    Raises DesignError where images of that size do not go through.
+    Raises DesignError if the model does not take images of that size.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from modernize.cost import Cost
-
+    for argument, value in {"image_size": image_size, "num_classes": num_classes}.items():
+        check_size(argument, value)
     network = _without_weights(name, num_classes, in_channels, image_size=image_size).eval()
     counter = FlopCounterMode(display=False)
     try:
@@ -93,26 +92,28 @@ def count_reference(name: str, image_size: int = 224, in_channels: int = 3, num_
 
 
 def _without_weights(name: str, *arguments: Any, **options: Any) -> nn.Module:
-    """The reference on the meta device, its weights never allocated.
+    """Build a reference model on the meta device, without allocating its weights.
 
-    Only `torch.empty`, which makes weights, is sent there: RegNet computes its widths by tensors and reads them.
+    Only `torch.empty`, which makes weights, is redirected: RegNet computes its widths with tensors and reads them.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
     class Weightless(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
-            placed = {**(named or {}), "device": "meta"} if function is torch.empty else named or {}
-            return function(*given, **placed)
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            placed = {**(kwargs or {}), "device": "meta"} if function is torch.empty else kwargs or {}
+            return function(*args, **placed)
 
     with torch.random.fork_rng(devices=[]), Weightless():
         return build_reference(name, *arguments, **options).to("meta")
 
 
 def _refused(name: str, image_size: int, error: Exception) -> DesignError:
+    """Return the one-line error for a model that refused images of that size."""
     reason = " ".join(str(error).split())[:100]
-    return DesignError(f"{name}: images of {image_size} pixels do not go through ({reason})")
+    return DesignError(f"{name}: does not take images of {image_size} px ({reason})")
 
 
-def _thrice(_: nn.Module, inputs: tuple) -> tuple:
+def _repeat_channel(_: nn.Module, inputs: tuple) -> tuple:
+    """Repeat the channel of a batch (N, 1, H, W) three times."""
     return (inputs[0].expand(-1, 3, -1, -1),)

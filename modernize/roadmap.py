@@ -1,4 +1,4 @@
-"""The roadmaps: ResNet to ConvNeXt one flag at a time (paper section 2, Tables 10 and 11), and the paper's numbers."""
+"""Roadmaps from ResNet to ConvNeXt, one flag at a time, with the paper's results (section 2, Tables 10 and 11)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from modernize.design import Design, DesignError, nearest, plain, read_settings
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What the paper prints for a row: top-1 on ImageNet in percent, its standard deviation over 3 seeds, GFLOPs.
+    """The paper's results for a row; NaN for a row that is not in the paper.
 
-    NaN where the row is not the paper's.
+    Attributes:
+        label: Name of the row in the paper.
+        top1: ImageNet top-1 (%).
+        top1_std: Standard deviation of top-1 over 3 seeds (pp); None if not printed.
+        gflops: GFLOPs as printed.
+        note: Remark on a printed value that disagrees with the design.
     """
 
     label: str
@@ -28,7 +33,18 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a roadmap; `changes` are the flags it sets over the last adopted row before it."""
+    """A row of a roadmap.
+
+    Attributes:
+        name: Name, as in `resnet50@NAME`.
+        label: Name for tables.
+        group: The paper's heading for the roadmap step.
+        design: The row's design.
+        changes: Flags that the row changes relative to the last adopted row before it.
+        adopted: Whether later rows build on this one.
+        recipe: `original` or `enhanced` training recipe.
+        paper: The paper's results.
+    """
 
     name: str
     label: str
@@ -42,9 +58,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Roadmap:
-    """Rows from a ResNet to a ConvNeXt, and the images and classes they are counted for.
+    """Rows from a ResNet to a ConvNeXt, and the images for which they are counted.
 
-    `extras` are rows beyond the paper's, each a step from the last adopted one; `base` is the name without flags.
+    Attributes:
+        name: Name, as given to `roadmap`.
+        base: Name without flags.
+        regime: The paper's table: `resnet50` or `resnet200`.
+        image_size: Resolution in pixels.
+        in_channels: Channels of the images.
+        num_classes: Number of classes.
+        rows: The paper's rows.
+        extras: Rows beyond the paper's, each one step from the last adopted row.
     """
 
     name: str
@@ -57,7 +81,11 @@ class Roadmap:
     extras: tuple[Row, ...]
 
     def row(self, name: str) -> Row:
-        """The row of that name; raises DesignError if there is none."""
+        """Return the row of a name.
+
+        Raises:
+            DesignError: If there is no such row.
+        """
         known = (*self.rows, *self.extras)
         for row in known:
             if row.name == name:
@@ -65,18 +93,20 @@ class Roadmap:
         raise DesignError(f"unknown row {name!r} of roadmap {self.name}: {nearest(name, [r.name for r in known])}")
 
     def before(self, row: Row) -> Row | None:
-        """The last adopted row before `row`: what the row is one step from."""
+        """Return the last adopted row before `row`, to which `row.changes` apply; None for the first row."""
         earlier = self.rows if row in self.extras else self.rows[: self.rows.index(row)]
         return next((other for other in reversed(earlier) if other.adopted), None)
 
 
 @dataclass(frozen=True)
 class _Step:
+    """A roadmap step that holds for networks of all sizes."""
+
     name: str
     group: str
     changes: dict[str, Any] = field(default_factory=dict)
     adopted: bool = True
-    label: str = ""  # none: the paper's
+    label: str = ""  # empty: the paper's label
 
 
 _STEPS = (
@@ -99,13 +129,13 @@ _STEPS = (
     _Step("separate-downsampling", "micro design", {"separate_downsampling": True}),
 )
 
-# Beyond the paper. ConvNeXt V2 (Woo et al., 2023) has this norm in place of layer scale.
+# Beyond the paper: ConvNeXt V2 (Woo et al., 2023) replaces layer scale by this norm.
 _EXTRAS = (_Step("grn", "ConvNeXt V2", {"grn": True, "layer_scale": None}, label="response norm (ConvNeXt V2)"),)
 
 
 @dataclass(frozen=True)
 class _Regime:
-    """What a roadmap has of its own: its first row, and what the rows that depend on size change."""
+    """What differs between roadmaps: the first row, and the changes of the steps that depend on its size."""
 
     base: Design
     changes: dict[str, dict[str, Any]]
@@ -127,8 +157,8 @@ _REGIMES = {
         changes={"stage-ratio": {"depths": "3-3-27-3", "width": 84}, "width": {"width": 128}},
         paper="resnet200",
     ),
-    # The same steps for 32 px, sized so that the first and last rows cost the same, as in the paper. Layer scale stays
-    # off: over a few thousand steps 1e-6 holds the blocks shut.
+    # The same steps for 32 px. As in the paper, the first and last rows cost about the same. Layer scale stays off:
+    # at 1e-6, residual branches stay near zero for the first few thousand training steps.
     "pocket": _Regime(
         base=Design(depths=(1, 2, 2, 1), width=12, stem_stride=2),
         changes={"enhanced-recipe": {}, "stage-ratio": {"depths": "1-1-4-1"}, "width": {"width": 18}},
@@ -144,7 +174,7 @@ _REGIMES = {
     ),
 }
 
-# The paper prints a jump at `layer-norm` in its ResNet-50 table that counting does not give.
+# The paper's ResNet-50 table has a jump at `layer-norm` that its designs do not have.
 _NOTES = {
     ("resnet50", "layer-norm"): "the paper prints 4.46, but this design counts 4.15 at 224 px: LayerNorm adds no "
     "convolution, and the paper's ResNet-200 table shows no such jump",
@@ -156,7 +186,7 @@ NAMES = tuple(_REGIMES)
 
 @cache
 def paper_rows(regime: str) -> dict[str, PaperRow]:
-    """The paper's numbers by row for `resnet50` (Table 10) or `resnet200` (Table 11), Swin's as `swin`."""
+    """Return the paper's results per row for `resnet50` (Table 10) or `resnet200` (Table 11); Swin's are `swin`."""
     with files("modernize").joinpath("paper/roadmap.csv").open(encoding="utf-8") as file:
         return {
             row["row"]: PaperRow(
@@ -173,10 +203,18 @@ def paper_rows(regime: str) -> dict[str, PaperRow]:
 
 @cache
 def roadmap(name: str) -> Roadmap:
-    """The roadmap `resnet50`, `resnet200` or `pocket`, or at another size: `NAME,flag=value…`.
+    """Return a roadmap, as shipped or resized.
 
-    Given are the flags of its first row: every row's width grows in proportion, depths by a whole factor, and a flag
-    that no step sets is as given in every row. Raises DesignError for another name, or a flag that a step sets.
+    Args:
+        name: `resnet50`, `resnet200` or `pocket`, and optionally flags of the first row, as in `pocket,width=24`. The
+            widths of all rows grow in proportion, and depths by an integer factor. A flag that no step sets keeps
+            its value in every row.
+
+    Returns:
+        The roadmap.
+
+    Raises:
+        DesignError: If the name is unknown, a value is invalid, or a step sets the flag.
     """
     base, *settings = name.split(",")
     if base not in _REGIMES:
@@ -200,28 +238,28 @@ def roadmap(name: str) -> Roadmap:
 
 
 def _resized(regime: _Regime, flags: dict[str, str], name: str) -> _Regime:
-    """A regime from another first row on; raises DesignError for flags that cannot be given."""
-    given, base = regime.base.with_flags(flags), regime.base
-    deeper, rest = divmod(given.depths[0], base.depths[0])
+    """Return a regime with another first row; raises DesignError if it cannot start with these flags."""
+    first, base = regime.base.with_flags(flags), regime.base
+    deeper, rest = divmod(first.depths[0], base.depths[0])
     deepened = tuple(depth * max(deeper, 1) for depth in base.depths)
-    if given.depths != deepened or rest:
+    if first.depths != deepened or rest:
         raise DesignError(
-            f"depths={plain(given.depths)}: of the first row of {name}, so a multiple of {plain(base.depths)}; "
-            f"the nearest value that works is {plain(deepened)}"
+            f"depths={plain(first.depths)}: the first row of {name} needs a multiple of {plain(base.depths)}; "
+            f"nearest valid value: {plain(deepened)}"
         )
     steps = {step.name: regime.changes.get(step.name, step.changes) for step in _STEPS}
-    turned = {flag for changes in steps.values() for flag in changes} - {"depths", "width"}
-    for flag in given.differences(base):
-        if flag in turned:
-            raise DesignError(f"{flag}={flags[flag]}: the roadmap {name} turns it, a step after another; leave it out")
-    return replace(regime, base=given, changes={step: _grown(steps[step], given, base, deeper) for step in steps})
+    stepped = {flag for changes in steps.values() for flag in changes} - {"depths", "width"}
+    for flag in first.differences(base):
+        if flag in stepped:
+            raise DesignError(f"{flag}={flags[flag]}: a step of the roadmap {name} sets this flag; leave it out")
+    return replace(regime, base=first, changes={step: _grown(steps[step], first, base, deeper) for step in steps})
 
 
-def _grown(changes: dict[str, Any], given: Design, base: Design, deeper: int) -> dict[str, Any]:
-    """A step's changes on a network so much wider and deeper."""
+def _grown(changes: dict[str, Any], first: Design, base: Design, deeper: int) -> dict[str, Any]:
+    """Scale a step's width and depths from the shipped first row `base` to the first row `first`."""
     grown = dict(changes)
     if "width" in changes:
-        grown["width"] = round(changes["width"] * given.width / base.width)
+        grown["width"] = round(changes["width"] * first.width / base.width)
     if "depths" in changes:
         grown["depths"] = plain(tuple(int(depth) * deeper for depth in changes["depths"].split("-")))
     return grown

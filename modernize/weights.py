@@ -1,7 +1,8 @@
-"""Other people's weights: loading and exporting under the names of torchvision, timm and the official ConvNeXt.
+"""External state dicts: load and export weights with the keys of torchvision, timm and the official ConvNeXt.
 
-A layout is a table from our modules to a peer's. What shapes alone tell (depths, width, a patchify stem's stride, a
-ConvNeXt's kernel) is free, also where the peer's own constructor fixes it; every other flag must be the peer's.
+A layout maps our modules to those of a reference implementation. Flags that only change shapes (depths, width, a
+patchify stem's stride, ConvNeXt's kernel size) are free, even if the implementation's own constructor fixes them.
+Every other flag must have the implementation's value.
 """
 
 from __future__ import annotations
@@ -25,17 +26,28 @@ from modernize.plan import Plan
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit: one line naming the file, and the keys, shapes or flags in the way."""
+    """Weights that do not fit, in one line: the file, and the keys, shapes or flags that differ."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a peer calls our modules. In the names `{s}` is the stage, `{b}` the block, both counted from 0.
+    """The module names and tensor shapes of a reference implementation.
 
-    `{n}` counts stages from 1; `{even}` and `{odd}` are 2s and 2s + 1. Each table is in the order of the peer's state
-    dict, where modules whose names begin with `first` come before all others. `dims` has, by our modules' names,
-    how many dimensions the peer's tensors keep of ours, whose further ones are 1. The layout can express the design
-    `like` and those that differ from it in the flags of `free` alone; it takes any if there is no `like`.
+    In names `{s}` is the stage and `{b}` the block, both from 0; `{n}` is the stage from 1; `{even}` and `{odd}` are
+    2s and 2s + 1. Every table maps our module to theirs, in the order of their state dict.
+
+    Attributes:
+        name: Name of the layout, in `NAMES`; two layouts of one implementation share it.
+        title: The implementation, for errors.
+        stem: Modules of the stem.
+        downsampling: Modules between stages.
+        block: Modules of a block.
+        head: Modules of the head.
+        dims: Number of dimensions of their tensor, by our `module.parameter`, if it is not ours; all further
+            dimensions have size 1.
+        first: Prefix of the modules that come first in their state dict.
+        like: A design that the layout can express; None for a layout of all designs.
+        free: The flags in which a design may differ from `like`.
     """
 
     name: str
@@ -50,7 +62,7 @@ class Layout:
     free: tuple[str, ...] = ()
 
     def obstacles(self, design: Design) -> list[str]:
-        """The flags that keep the layout from expressing the design, each with the value it needs."""
+        """Return the flags whose values the layout cannot express, each with the value that it needs."""
         if self.like is None:
             return []
         ours, needed = _structure(design), _structure(self.like)
@@ -62,7 +74,7 @@ class Layout:
         ]
 
     def modules(self, plan: Plan) -> list[tuple[str, str]]:
-        """Our module's path and the peer's, over the plan's stages and blocks, in the peer's order."""
+        """Return the paths of our modules and theirs for a plan, in their order."""
         pairs = list(self.stem.items())
         for s, stage in enumerate(plan.stages):
             at = {"s": s, "n": s + 1, "even": 2 * s, "odd": 2 * s + 1}
@@ -73,7 +85,7 @@ class Layout:
         return sorted(pairs, key=lambda pair: not pair[1].startswith(self.first))
 
     def keys(self, network: Network) -> dict[str, str]:
-        """The peer's key of every tensor of the network, in the peer's order, and ours for it."""
+        """Map their key of every tensor of the network to ours, in their order."""
         under = defaultdict(list)  # the keys at or under each path
         for key in network.state_dict():
             for path in accumulate(key.split("."), "{}.{}".format):
@@ -83,11 +95,12 @@ class Layout:
         }
 
     def shape(self, ours: str, tensor: Tensor) -> torch.Size:
-        """The peer's shape of the tensor that has the key `ours` and our shape."""
-        return tensor.shape[: self.dims.get(ours.split(".")[-2])]
+        """Return their shape of the tensor that has our key `ours` and our shape."""
+        dims = self.dims.get(".".join(ours.split(".")[-2:]), tensor.ndim)
+        return torch.Size((*tensor.shape, 1, 1)[:dims])
 
     def known(self, keys: Mapping[str, Tensor]) -> int:
-        """How many of the keys could be the layout's, in a network of any depths."""
+        """Return how many of the keys the layout has, for any depths."""
         templates = (*self.stem.values(), *self.downsampling.values(), *self.block.values(), *self.head.values())
         numbered = (re.sub(r"\\{\w+\\}", r"\\d+", re.escape(template)) for template in templates)
         pattern = re.compile(rf"(?:{'|'.join(numbered)})(?:\.\w+)*")
@@ -95,7 +108,7 @@ class Layout:
 
 
 def _structure(design: Design) -> dict[str, str]:
-    """The flags as far as names and shapes tell: layer scale on or off, depths of one stage or more."""
+    """Return what state dicts reveal of the flags: layer scale on or off, one stage or more."""
     flags = {flag: text(value) for flag, value in design.flags().items()}
     stages = "one stage" if len(design.depths) == 1 else "two stages or more"
     return flags | {"depths": stages, "layer_scale": text(design.layer_scale is not None)}
@@ -111,8 +124,7 @@ def _within(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
 
 _DOWNSAMPLING = "stages.{s}.downsampling"
 _BLOCK = "stages.{s}.blocks.{b}"
-_LINEAR = {"pointwise1": 2, "pointwise2": 2}
-_FLAT = _LINEAR | {"layer_scale": 1, "grn": 1}
+_LINEAR = {"pointwise1.weight": 2, "pointwise2.weight": 2}
 _CONVNEXT, _ISOTROPIC = MODELS["convnext_tiny"], MODELS["convnext_isotropic_small"]
 _FREE = ("width", "stem_stride", "kernel_size")
 _OFFICIAL_BLOCK = {
@@ -175,7 +187,7 @@ LAYOUTS = (
             },
         ),
         head={"head.norm": "classifier.0", "head.linear": "classifier.2"},
-        dims=_LINEAR,
+        dims=_LINEAR | {"layer_scale.weight": 3},
     ),
     Layout(
         name="timm",
@@ -197,7 +209,7 @@ LAYOUTS = (
             },
         ),
         head={"head.norm": "head.norm", "head.linear": "head.fc"},
-        dims=_FLAT,
+        dims=_LINEAR,
     ),
     Layout(
         name="official",
@@ -208,7 +220,7 @@ LAYOUTS = (
         downsampling=_within(f"{_DOWNSAMPLING}.", "downsample_layers.{s}.", {"norm": "0", "conv": "1"}),
         block=_within(f"{_BLOCK}.residual.", "stages.{s}.{b}.", _OFFICIAL_BLOCK),
         head=_OFFICIAL_HEAD,
-        dims=_FLAT,
+        dims=_LINEAR,
         first="downsample_layers.",
     ),
     Layout(
@@ -220,16 +232,24 @@ LAYOUTS = (
         downsampling={},
         block=_within(f"{_BLOCK}.residual.", "blocks.{b}.", _OFFICIAL_BLOCK),
         head=_OFFICIAL_HEAD,
-        dims=_FLAT,
+        dims=_LINEAR,
     ),
 )
 NAMES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
 
 
 def load_weights(network: Network, source: Mapping[str, Any] | str | Path) -> str:
-    """Copies a state dict, or a file of one, into the network and returns the name of its layout, one of NAMES.
+    """Copy a state dict into a network; its layout is recognized by the keys.
 
-    Raises WeightsError, one line, for what does not fit; the network is then as it was.
+    Args:
+        network: The network to change.
+        source: A state dict, or the path of a file that torch saved of one; the file is read without running its code.
+
+    Returns:
+        The name of the layout: native, torchvision, timm or official.
+
+    Raises:
+        WeightsError: If the weights do not fit; the network is then unchanged.
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     weights = _state_dict(source if isinstance(source, Mapping) else _from_file(Path(source)), origin)
@@ -246,9 +266,17 @@ def load_weights(network: Network, source: Mapping[str, Any] | str | Path) -> st
 
 
 def export_weights(network: Network, layout: str) -> dict[str, Tensor]:
-    """A copy of the network's weights under a layout's keys, in its order and shapes.
+    """Copy a network's weights into a state dict of another layout.
 
-    Raises WeightsError, one line, for an unknown layout or a flag of the design that it cannot express.
+    Args:
+        network: The network.
+        layout: native, torchvision, timm or official.
+
+    Returns:
+        Tensors with the keys, order and shapes of the layout.
+
+    Raises:
+        WeightsError: If the layout is unknown, or cannot express a flag of the design.
     """
     if layout not in NAMES:
         raise WeightsError(f"unknown layout {layout!r}: {nearest(layout, NAMES)}")
@@ -265,64 +293,76 @@ def export_weights(network: Network, layout: str) -> dict[str, Tensor]:
 
 
 def _from_file(path: Path) -> Any:
-    """What the file holds, read without running any code in it."""
+    """Read a file that torch saved, without running code in it."""
     try:
         file = path.open("rb")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         with file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of some files that it then refuses
+            warnings.simplefilter("ignore")  # torch warns about some files before it refuses them
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a file that is not torch's its reader fails in any way: KeyError, OSError…
+    except Exception as error:  # torch raises any type for files that are not its own: KeyError, OSError…
         refused = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"holds a pickled {refused[1]}, not tensors alone" if refused else "not a file of tensors saved by torch"
+        why = (
+            f"contains a pickled {refused[1]}; only tensors are read"
+            if refused
+            else "not a file of tensors saved by torch"
+        )
         raise WeightsError(f"{path}: {why}") from None
 
 
 def _state_dict(content: Any, origin: str) -> dict[str, Tensor]:
-    """The state dict in what a file holds, also one level down where official and timm files have it."""
+    """Find the state dict in a file's contents: at the top, or one level down as in official and timm files."""
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{origin}: holds a {type(content).__name__}, not a state dict")
+        raise WeightsError(f"{origin}: contains a {type(content).__name__}, not a state dict")
     inner = (content.get(name) for name in ("model", "state_dict", "model_ema"))
     weights = next((found for found in inner if isinstance(found, Mapping)), content)
-    strange = [str(key) for key, value in weights.items() if not (isinstance(key, str) and _is_dense(value))]
-    if strange:
-        raise WeightsError(f"{origin}: not a state dict of dense tensors: {_some(strange)}")
+    invalid = [str(key) for key, value in weights.items() if not (isinstance(key, str) and _is_dense(value))]
+    if invalid:
+        raise WeightsError(f"{origin}: not a state dict of dense tensors: {_some(invalid)}")
     return dict(weights)
 
 
 def _is_dense(value: Any) -> bool:
-    """Whether it is a tensor that can be copied; one that is sparse or has no data would fail halfway."""
+    """Return whether a value is a dense tensor with data; copying any other would fail halfway."""
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
 def _recognised(weights: dict[str, Tensor], origin: str) -> Layout:
-    """The layout that knows the most of the keys; raises WeightsError where that is not even half of them."""
+    """Return the layout with the most of the keys; raises WeightsError if it has at most half of them."""
     best = max(LAYOUTS, key=lambda layout: layout.known(weights))
     if 2 * best.known(weights) <= len(weights):
-        found = f"keys such as {_some(list(weights))}" if weights else "no keys"
-        raise WeightsError(f"{origin}: of no known layout ({', '.join(NAMES)}): {found}")
+        keys = f"keys such as {_some(list(weights))}" if weights else "no keys"
+        raise WeightsError(f"{origin}: unknown layout, with {keys}; known: {', '.join(NAMES)}")
     return best
 
 
 def _misfits(layout: Layout, keys: dict[str, str], ours: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
-    """What of the weights does not fit the network's tensors, in words, by the layout's keys."""
-    # Files older than torch 0.4.1 lack this counter, which nothing here computes with; torch lets it be missing too.
+    """List missing and unexpected keys and wrong shapes, with the layout's keys."""
+    # Files older than torch 0.4.1 lack this counter. Nothing here uses it, and torch also allows it to be missing.
     missing = [key for key in keys if key not in weights and not key.endswith(".num_batches_tracked")]
     unexpected = [key for key in weights if key not in keys]
     shapes = []
     for key, own in keys.items():
         needed = layout.shape(own, ours[own])
-        # timm's smallest ConvNeXts keep the 1×1 convolutions as such, in our shape.
-        if key in weights and weights[key].shape not in (needed, ours[own].shape):
+        # timm's smallest ConvNeXts keep 1×1 convolutions, and version 0.1 saved layer scale and GRN as (C, 1, 1).
+        if key in weights and _without_ones(weights[key].shape) != _without_ones(needed):
             shapes.append(f"{key} is {_size(weights[key].shape)}, needs {_size(needed)}")
-    found = {"missing": missing, "unexpected": unexpected, "shapes": shapes}
-    return [f"{what} {_some(names)}" for what, names in found.items() if names]
+    misfits = {"missing": missing, "unexpected": unexpected, "shapes": shapes}
+    return [f"{what} {_some(names)}" for what, names in misfits.items() if names]
+
+
+def _without_ones(shape: torch.Size) -> list[int]:
+    """Drop the dimensions of size 1 at the end of a shape."""
+    dims = list(shape)
+    while dims and dims[-1] == 1:
+        dims.pop()
+    return dims
 
 
 def _some(names: list[str]) -> str:
-    """The first three, and how many more there are."""
+    """List the first three names and count the rest."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 

@@ -1,4 +1,4 @@
-"""YAML files of keys and values, read with care: what is wrong with one is said in a line that names the place."""
+"""Read YAML files of keys and values; errors are one line that names the file and the line in it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from modernize.design import printable
 
 
 class YamlFileError(ValueError):
-    """A file that cannot be read as a mapping: one line naming the file and, where it is known, the line in it."""
+    """A file that is not a YAML mapping, in one line: the file, and the line in it if known."""
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file; raises YamlFileError."""
+    """Read the mapping in a YAML file; raises YamlFileError."""
     shown = printable(path)
     try:
         written = path.read_text(encoding="utf-8")
@@ -30,10 +30,10 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise YamlFileError(f"{shown}{line}: not YAML ({_line(error.problem)})") from None
-    except Exception as error:  # PyYAML lets its helpers' errors through: `!!bool x` is a KeyError
+    except Exception as error:  # PyYAML raises other types too: `!!bool x` is a KeyError
         raise YamlFileError(f"{shown}: not YAML ({_line(error) or type(error).__name__})") from None
     if not isinstance(values, dict):
-        raise YamlFileError(f"{shown}: must hold keys and values, such as `depths: 3-3-9-3` or `seeds: [0]`")
+        raise YamlFileError(f"{shown}: must contain keys and values, such as `depths: 3-3-9-3` or `seeds: [0]`")
     return values
 
 
@@ -42,22 +42,22 @@ def _line(text: object) -> str:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, refusing a key that stands twice (PyYAML would keep the last one silently)."""
+    """YAML's safe loader, with an error for duplicate keys (PyYAML silently keeps the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {key.value[:80]!r} is there twice"
+                problem = f"the key {key.value[:80]!r} is set twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
-    """A whole number; 12:30:00 stays what it says, where YAML 1.1 means 45000."""
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
+    """Read an integer. 12:30:00 stays text; YAML 1.1 reads it as 45000."""
     return node.value if ":" in node.value else loader.construct_yaml_int(node)
 
 
-_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _whole)
+_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _integer)

@@ -103,7 +103,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("kind: [roadmap\n")
     digits = ("--data", "digits")
     for arguments, words in {
-        ("train", "resnet50,kernel_size=4"): "kernel_size=4: must be odd; the nearest values that work are 3 and 5",
+        ("train", "resnet50,kernel_size=4"): "kernel_size=4: must be odd; nearest valid values: 3 and 5",
         ("train", "resnet51"): "unknown design 'resnet51': did you mean 'resnet50'?",
         ("train", "resnet50@kernel-8"): "unknown row 'kernel-8'",
         ("train", "pocket", "--recipe", "recipe.yaml"): "recipe recipe.yaml: unknown key 'learning_rat': did you mean",
@@ -113,7 +113,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("train", "pocket", "--data", "minst"): "unknown data set 'minst'",
         ("train", "pocket", "--data", "folder", "--data-dir", "missing"): "no folder missing/train",
         ("train", "pocket", *digits, "--set", "batch_size=4096"): "the nearest value that works is 1438",
-        ("train", "pocket@separate-downsampling", *digits, "--set", "image_size=12"): "nearest value that works is 16",
+        ("train", "pocket@separate-downsampling", *digits, "--set", "image_size=12"): "nearest valid value: 16",
         ("train", "pocket", "--device", "cuda:7", *digits): "cuda:7",
         ("run", "quik"): "unknown study 'quik' (and no YAML file): did you mean 'quick'?",
         ("run", "missing.yaml"): "study missing.yaml: no such file",
@@ -124,7 +124,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("run", "quick", "--jobs", "0"): "--jobs",
         ("count",): "give designs",
         ("count", "--roadmap", "resnet5"): "unknown roadmap 'resnet5'",
-        ("count", "convnext_tiny", "--image-size", "16"): "the nearest value that works is 32",
+        ("count", "convnext_tiny", "--image-size", "16"): "nearest valid value: 32",
         ("status", "missing"): "holds no study.yaml",
         ("report", "missing"): "holds no study.yaml",
         ("data", "mnits"): "unknown data set",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 import subprocess
 import sys
 from functools import cache
@@ -184,9 +185,34 @@ def test_counting_allocates_no_weights() -> None:
     ("name", "image_size", "works"), [("convnext_tiny", 31, 32), ("convnext_isotropic_small", 15, 16), ("pocket", 0, 1)]
 )
 def test_an_image_too_small_is_refused(name: str, image_size: int, works: int) -> None:
-    with pytest.raises(DesignError, match=rf"^image_size={image_size} is too small .* works is {works}$"):
+    with pytest.raises(DesignError, match=rf"^image_size={image_size} is too small .* valid value: {works}$"):
         modernize.count(name, image_size)
     assert modernize.count(name, works).macs > 0
+
+
+@pytest.mark.parametrize("name", ["resnet50", "torchvision:resnet18"])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("num_classes", 10.0),
+        ("num_classes", "10"),
+        ("image_size", (384, 640)),
+        ("image_size", 224.0),
+        ("num_classes", True),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_refused_in_one_line(name: str, argument: str, value: Any) -> None:
+    with pytest.raises(DesignError, match=rf"^{argument}={re.escape(str(value))}: must be an integer$"):
+        modernize.count(name, **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("num_classes", 10.0), ("in_channels", None), ("drop_path_rate", "0.1"), ("drop_path_rate", None)],
+)
+def test_a_network_is_not_built_from_an_argument_of_the_wrong_type(argument: str, value: Any) -> None:
+    with pytest.raises(DesignError, match=f"^{argument}={value}: must be "):
+        modernize.build("resnet50", **{argument: value})
 
 
 def test_what_cannot_be_named_cannot_be_counted() -> None:

@@ -20,7 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import modernize
 from modernize import Design, DesignError
-from modernize.network import GELU, Block, ChannelNorm, LayerScale, Network, ResponseNorm, initialise, linear_rates
+from modernize.network import (
+    GELU,
+    Block,
+    GlobalResponseNorm,
+    LayerNorm2d,
+    LayerScale,
+    Network,
+    initialise,
+    linear_rates,
+)
 from modernize.plan import compile_plan, smallest_image, trace
 
 CONVNEXT = modernize.MODELS["convnext_tiny"]
@@ -189,7 +198,7 @@ def test_the_smallest_image_is_the_smallest(case: Case) -> None:
     smallest = smallest_image(plan)
     assert trace(plan, smallest)
     for too_small in {smallest - 1, smallest // 2, 0, -1}:
-        with pytest.raises(DesignError, match=rf"^image_size={too_small} .*nearest value that works is {smallest}$"):
+        with pytest.raises(DesignError, match=rf"^image_size={too_small} .*nearest valid value: {smallest}$"):
             trace(plan, too_small)
     network = Network(plan).eval()
     with torch.no_grad():
@@ -204,7 +213,7 @@ def test_the_smallest_image_is_the_smallest(case: Case) -> None:
 def test_channels_and_classes_below_one_are_refused(name: str, value: int) -> None:
     given: dict[str, Any] = {name: value}
     for refuse in (modernize.build, modernize.count):
-        with pytest.raises(DesignError, match=f"^{name}={value}: .*nearest value that works is 1$"):
+        with pytest.raises(DesignError, match=f"^{name}={value}: .*nearest valid value: 1$"):
             refuse("pocket", **given)
 
 
@@ -356,7 +365,7 @@ def test_a_block_has_three_activations_or_the_one_before_the_last_pointwise() ->
         first, second, last = of(nn.Conv2d, placed.block.residual)
         assert last is pointwise(placed.block)[-1]
         added = before(layers, last)
-        assert isinstance(added, ResponseNorm) == placed.design.grn
+        assert isinstance(added, GlobalResponseNorm) == placed.design.grn
         assert (before(layers, added) if placed.design.grn else added) is inside[-1]
         assert layers.index(inside[-1]) > layers.index(second)
         if placed.design.fewer_activations:
@@ -392,7 +401,7 @@ def test_layer_scale_ends_the_residual_branch_when_on() -> None:
 def test_nothing_else_is_in_a_block() -> None:
     for placed in blocks():
         for part in (placed.block.residual, placed.block.shortcut, placed.block.after):
-            assert len(of((nn.Conv2d, LayerScale, ResponseNorm, *NORMS, *ACTIVATIONS), part)) == len(part)
+            assert len(of((nn.Conv2d, LayerScale, GlobalResponseNorm, *NORMS, *ACTIVATIONS), part)) == len(part)
 
 
 def test_norms_and_activations_are_of_the_kind_asked_for() -> None:
@@ -400,8 +409,8 @@ def test_norms_and_activations_are_of_the_kind_asked_for() -> None:
         design = network.plan.design
         for module in network.modules():
             if isinstance(module, NORMS):
-                assert isinstance(module, ChannelNorm if design.norm == "ln" else nn.BatchNorm2d)
-            if isinstance(module, ChannelNorm):
+                assert isinstance(module, LayerNorm2d if design.norm == "ln" else nn.BatchNorm2d)
+            if isinstance(module, LayerNorm2d):
                 assert module.eps == 1e-6
             if isinstance(module, ACTIVATIONS):
                 assert isinstance(module, nn.ReLU if design.activation == "relu" else nn.GELU)
@@ -427,7 +436,7 @@ def test_a_norm_follows_the_pooling_exactly_with_separate_downsampling() -> None
     for network in two_stages():
         kinds = [nn.AdaptiveAvgPool2d, nn.Linear]
         if network.plan.design.separate_downsampling:
-            kinds.insert(1, ChannelNorm if network.plan.design.norm == "ln" else nn.BatchNorm2d)
+            kinds.insert(1, LayerNorm2d if network.plan.design.norm == "ln" else nn.BatchNorm2d)
         assert [type(layer) for layer in network.head] == kinds
 
 
@@ -451,7 +460,7 @@ def test_a_block_adds_its_residual_to_its_shortcut(fewer_activations: bool) -> N
 )
 def test_the_resnet_stem(stride: int, kernel: int, norm: str) -> None:
     stem = list(bare(Design(stem_stride=stride, norm=norm, activation="gelu")).stem)
-    kinds = [nn.Conv2d, ChannelNorm if norm == "ln" else nn.BatchNorm2d, GELU]
+    kinds = [nn.Conv2d, LayerNorm2d if norm == "ln" else nn.BatchNorm2d, GELU]
     assert [type(layer) for layer in stem] == kinds + ([nn.MaxPool2d] if stride % 2 == 0 else [])
     conv = stem[0]
     assert isinstance(conv, nn.Conv2d)
@@ -481,7 +490,7 @@ def test_separate_downsampling_brings_a_norm_after_the_stem_but_in_one_stage_net
     design = Design(depths=(1, 1), stem=stem, norm=norm)
     plain = [type(layer) for layer in bare(design).stem]
     separate = design.with_flags({"separate_downsampling": True})
-    assert [type(layer) for layer in bare(separate).stem] == [*plain, ChannelNorm if norm == "ln" else nn.BatchNorm2d]
+    assert [type(layer) for layer in bare(separate).stem] == [*plain, LayerNorm2d if norm == "ln" else nn.BatchNorm2d]
     one_stage = separate.with_flags({"depths": "3"})
     assert [type(layer) for layer in bare(one_stage).stem] == plain
     assert isinstance(bare(one_stage).head[1], NORMS)
@@ -766,9 +775,9 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def channel_norm() -> ChannelNorm:
+def channel_norm() -> LayerNorm2d:
     torch.manual_seed(0)
-    norm = ChannelNorm(5, eps=1e-6)
+    norm = LayerNorm2d(5, eps=1e-6)
     with torch.no_grad():
         norm.weight.copy_(torch.rand(5) + 0.5)
         norm.bias.copy_(torch.randn(5))

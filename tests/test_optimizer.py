@@ -137,6 +137,7 @@ DESIGNS = [
     "convnext_tiny,width=8,layer_scale=off",
     "convnext_tiny,width=8,norm=bn",
     "convnext_isotropic_small,width=8",
+    "convnextv2_atto,width=8",
     "pocket",
     "pocket@kernel-7",
     "pocket,norm=ln",
@@ -183,18 +184,27 @@ def test_what_does_not_decay_is_there_to_be_tested() -> None:
     assert any("conv" in name and name.endswith(".bias") for name in undecayed)
 
 
-def test_layer_scale_does_not_decay_under_timms_name_or_torchvisions() -> None:
+def test_layer_scale_and_grn_of_other_implementations_do_not_decay() -> None:
+    """torchvision's layer scale, (C, 1, 1), timm's, (C,), and GRN of the official ConvNeXt V2, (1, 1, 1, C)."""
+
+    class GRN(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.zeros(1, 1, 1, 2))
+            self.beta = nn.Parameter(torch.zeros(1, 1, 1, 2))
+
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(2, 2, 1)
-            self.gamma = nn.Parameter(torch.ones(2, 1, 1))
+            self.gamma = nn.Parameter(torch.ones(2))
+            self.grn = GRN()
             self.layer_scale = nn.Parameter(torch.ones(2, 1, 1))
             self.norm = nn.GroupNorm(1, 2)
 
     decayed, undecayed = parameter_groups(Block(), 0.05)
     assert [weights.shape for weights in decayed["params"]] == [(2, 2, 1, 1)]
-    assert len(undecayed["params"]) == 5
+    assert len(undecayed["params"]) == 7
 
 
 def test_norms_do_not_decay_whoever_wrote_them() -> None:

@@ -135,9 +135,9 @@ def test_a_network_without_stochastic_depth_says_so_where_the_recipe_has_it(name
         ("", 224, 3, "unknown torchvision model ''"),
         ("fcn_resnet50", 224, 3, "unknown torchvision model 'fcn_resnet50'"),
         ("raft_large", 224, 3, "unknown torchvision model 'raft_large'"),
-        ("vit_b_16", 100, 3, "torchvision:vit_b_16: images of 100 pixels do not go through ("),
-        ("alexnet", 16, 3, "torchvision:alexnet: images of 16 pixels do not go through ("),
-        ("maxvit_t", 100, 3, "torchvision:maxvit_t: images of 100 pixels do not go through ("),
+        ("vit_b_16", 100, 3, "torchvision:vit_b_16: does not take images of 100 px ("),
+        ("alexnet", 16, 3, "torchvision:alexnet: does not take images of 16 px ("),
+        ("maxvit_t", 100, 3, "torchvision:maxvit_t: does not take images of 100 px ("),
         ("resnet18", 64, 2, "torchvision:resnet18: torchvision's models take images of 1 or 3 channels, not 2"),
     ],
 )
@@ -224,7 +224,7 @@ def test_the_command_counts_references_beside_designs(capsys: pytest.CaptureFixt
         (["train", "torchvision:nothing"], "unknown torchvision model 'nothing': known: alexnet"),
         (
             ["show", "torchvision:swin_t"],
-            "'torchvision:swin_t' has no flags: it can be counted, trained and put beside a study's rows",
+            "'torchvision:swin_t' has no design flags: it can only be counted, trained or benchmarked",
         ),
         (["run", "quick", "--references", "torchvision:swin_tt"], "study quick: references: unknown torchvision model"),
         (

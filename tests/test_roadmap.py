@@ -227,11 +227,11 @@ def test_a_roadmap_at_another_size_grows_all_rows_alike() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pocket,depths=2-2-2-1", "depths=2-2-2-1: of the first row of pocket, so a multiple of 1-2-2-1; the nearest"),
-        ("pocket,depths=1-2-2", "the nearest value that works is 1-2-2-1"),
-        ("resnet50,depths=1-1-2-1", "the nearest value that works is 3-4-6-3"),
-        ("pocket,norm=ln", "norm=ln: the roadmap pocket turns it, a step after another; leave it out"),
-        ("resnet50,layer_scale=1e-6", "layer_scale=1e-6: the roadmap resnet50 turns it"),
+        ("pocket,depths=2-2-2-1", "depths=2-2-2-1: the first row of pocket needs a multiple of 1-2-2-1; nearest valid"),
+        ("pocket,depths=1-2-2", "nearest valid value: 1-2-2-1"),
+        ("resnet50,depths=1-1-2-1", "nearest valid value: 3-4-6-3"),
+        ("pocket,norm=ln", "norm=ln: a step of the roadmap pocket sets this flag; leave it out"),
+        ("resnet50,layer_scale=1e-6", "layer_scale=1e-6: a step of the roadmap resnet50 sets this flag"),
         ("pocket,width=0", "width=0: must be from 1 to 100000"),
         ("pocket,widht=24", "unknown flag 'widht': did you mean 'width'?"),
         ("pocket,width", "'width' in 'pocket,width': write flag=value"),

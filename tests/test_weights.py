@@ -401,7 +401,7 @@ def test_networks_of_other_kinds_are_refused() -> None:
     )
     for name, first in (("vgg", "features.0.weight, features.0.bias"), ("vit", "cls_token, pos_embed")):
         message = refusal(network, states[name])
-        assert f"of no known layout (native, torchvision, timm, official): keys such as {first}" in message
+        assert f"unknown layout, with keys such as {first}" in message
     atto = build("convnext_tiny,depths=2-2-6-2,width=40,layer_scale=off")
     assert "unexpected stages.0.blocks.0.mlp.grn.weight" in refusal(atto, states["v2"])
 
@@ -414,11 +414,14 @@ def test_networks_of_other_kinds_are_refused() -> None:
         ({3: torch.zeros(1)}, "not a state dict of dense tensors: 3"),
         ({"stem.conv.weight": torch.eye(3).to_sparse()}, "not a state dict of dense tensors: stem.conv.weight"),
         ({"stem.conv.weight": torch.zeros(3, device="meta")}, "dense tensors: stem.conv.weight"),
-        ({}, "of no known layout (native, torchvision, timm, official): no keys"),
-        ([torch.zeros(1)], "holds a list, not a state dict"),
-        (torch.zeros(1), "holds a Tensor, not a state dict"),
-        ({"model": {}, "args": argparse.Namespace(lr=1)}, "holds a pickled argparse.Namespace, not tensors alone"),
-        (nn.Linear(2, 2), "holds a pickled torch.nn.modules.linear.Linear, not tensors alone"),
+        ({}, "unknown layout, with no keys; known: native, torchvision, timm, official"),
+        ([torch.zeros(1)], "contains a list, not a state dict"),
+        (torch.zeros(1), "contains a Tensor, not a state dict"),
+        (
+            {"model": {}, "args": argparse.Namespace(lr=1)},
+            "contains a pickled argparse.Namespace; only tensors are read",
+        ),
+        (nn.Linear(2, 2), "contains a pickled torch.nn.modules.linear.Linear; only tensors are read"),
     ],
     ids=["number", "wrapped", "key", "sparse", "meta", "empty", "list", "tensor", "namespace", "module"],
 )

@@ -129,9 +129,10 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
 
 def image_settings(design: str, size: int | None, channels: int | None, classes: int | None) -> tuple[int, int, int]:
     """Image size, channels and classes to count for: what is given, else those of the design's roadmap."""
+    from modernize.design import split_name
     from modernize.roadmap import NAMES, roadmap
 
-    base = design.partition(",")[0].partition("@")[0]
+    base = split_name(design).base
     of = roadmap(base if base in NAMES else "resnet50")
     return size or of.image_size, channels or of.in_channels, classes or of.num_classes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.errors import RequestError
 from ablations.studies.folder import slug
 from ablations.studies.schema import StudyFile, StudyRow
-from modernize.design import BY_NAME, Design, DesignError, nearest, text
+from modernize.design import BY_NAME, Design, DesignError, nearest, split_name, text
 from modernize.models import design as named
 from modernize.reference import PREFIX, check_reference
 from modernize.roadmap import NAMES as ROADMAPS
@@ -71,7 +71,7 @@ def _end(given: StudyFile) -> Design:
     """The design that a study leads to."""
     if given.end is not None:
         return _design("end", given.end)
-    start = given.base.partition(",")[0].partition("@")[0]
+    start = split_name(given.base).base
     if start not in ROADMAPS:
         raise RequestError(
             f"end: no roadmap starts at {start!r}; name the design that the study leads to, or set flags"

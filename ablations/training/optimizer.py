@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ablations.recipes import TrainingConfig
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _UNDECAYED = (
-    *("bias", "layer_scale", "gamma", "grn"),
-    # what attention adds to its inputs or scales them by, in torchvision's networks and timm's
+    "bias",
+    "layer_scale",  # of torchvision's ConvNeXt, (C, 1, 1)
+    *("gamma", "beta"),  # of global response normalization in the official ConvNeXt V2, (1, 1, 1, C)
+    # position embeddings, class tokens and scales of attention, in torchvision's and timm's models
     *("relative_position_bias_table", "logit_scale", "class_token", "cls_token", "pos_embedding", "pos_embed"),
 )
 
@@ -22,14 +25,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     seen: set[nn.Parameter] = set()  # one that is in two places goes by the first
-    for path, module in model.named_modules():
+    for module in model.modules():
         for name, weights in module.named_parameters(recurse=False):
             if weights in seen:
                 continue
             seen.add(weights)
             exempt = isinstance(module, _NORMS) or weights.ndim < 2
-            exempt = exempt or name in _UNDECAYED or path.rpartition(".")[2] in _UNDECAYED
-            (undecayed if exempt else decayed).append(weights)
+            (undecayed if exempt or name in _UNDECAYED else decayed).append(weights)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -42,6 +44,15 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         return torch.optim.SGD(groups, lr=config.peak_learning_rate, momentum=config.momentum, fused=True)
     assert config.betas is not None
     return torch.optim.AdamW(groups, lr=config.peak_learning_rate, betas=config.betas, fused=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict. In those of version 0.1, layer scale and GRN have shape (C, 1, 1) instead of (C,)."""
+    optimizer.load_state_dict(state)
+    for weights, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if name != "step" and isinstance(moment, Tensor):
+                moments[name] = moment.view(weights.shape)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:

@@ -27,7 +27,7 @@ from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.distributed import ALONE, Group, processes
-from ablations.training.optimizer import learning_rate, make_optimizer
+from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
 from ablations.training.sync_batchnorm import synchronise_batchnorm
 
 LOG_STEPS = 50  # between lines of the log; the loss is looked at, and a diverged run noticed, at these steps
@@ -444,7 +444,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.damaged = state["step"], state["seconds"], state["damaged"]
         if self.group.main:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from modernize.design import FLAGS, Design, DesignError, text
+from modernize.design import FLAGS, Design, DesignError, split_name, text
 from modernize.plan import Activation, Layers, Plan, compile_plan, trace
 from modernize.roadmap import NAMES, Roadmap, roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, words
@@ -87,7 +87,7 @@ def roadmap_of(report: Report) -> Roadmap:
     """The roadmap that a study's base is on; ResNet-50's for a base on none."""
     if report.kind == "roadmap":
         return roadmap(report.base)
-    start = report.base.partition(",")[0].partition("@")[0]
+    start = split_name(report.base).base
     return roadmap(start if start in NAMES else "resnet50")
 
 
