@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# Sets up this project and trains the whole roadmap; --help explains.
+# Set up this project and train the whole roadmap; see --help.
 set -euo pipefail
 home=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
   cat <<'TEXT'
-./run_all.sh                      set up, train the quick roadmap study (17 rows, 1 seed, Fashion-MNIST), report
-./run_all.sh STUDY [OPTION]…      the same for another study: a shipped study's name or a YAML file; the options are
-                                  those of `ablations run`, such as --seeds 0,1,2 or --budget 5epochs
-./run_all.sh test [OPTION]…       set up and run the tests, a process for each core; the options are pytest's
-./run_all.sh --help               this text
+./run_all.sh                      set up, train the quick roadmap study (17 rows, 3 seeds, Fashion-MNIST), report
+./run_all.sh STUDY [OPTION]…      the same for another study: the name of a shipped study or a YAML file; the options
+                                  are those of `ablations run`, such as --seeds 0,1,2 or --budget 5epochs
+./run_all.sh test [OPTION]…       set up and run the tests, one process per core; the options are those of pytest
+./run_all.sh --help               print this text
 
-Setting up makes a virtual environment in .venv and installs what constraints.txt pins (5.4 GB on Linux, where torch
-brings CUDA). Data goes to data/, results to runs/STUDY. Everything may be interrupted and started again: what is done
-is kept. PYTHON names the Python to use (3.11 or newer), default python3.
+Setup creates a virtual environment in .venv and installs the versions in constraints.txt (5.4 GB on Linux, where torch
+includes CUDA). Data is stored in data/, results in runs/STUDY. Interrupt any command at any time; rerun it to resume.
+PYTHON sets the Python to use (3.11 or newer) [default: python3].
 TEXT
 }
 
-setup() { # setup EXTRAS: the virtual environment, made anew or brought up to date only where something changed
+setup() { # setup EXTRAS: create or update the virtual environment if something changed
   local python=$home/.venv/bin/python stamp=$home/.venv/installed wanted
   wanted="$1 $(cat -- "$home/constraints.txt" "$home/pyproject.toml" | cksum)"
   if [ -x "$python" ] && grep -qsxF -- "$wanted" "$stamp"; then return; fi
   "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { echo "run_all.sh: ${PYTHON:-python3} is older than Python 3.11; set PYTHON to a newer one" >&2; exit 2; }
-  echo "run_all.sh: installing into $home/.venv (the first time some minutes and 5.4 GB)"
+  echo "run_all.sh: installing into $home/.venv (first time: a few minutes, 5.4 GB)"
   "${PYTHON:-python3}" -m venv "$home/.venv"
   "$python" -m pip install -qq --disable-pip-version-check -c "$home/constraints.txt" -e "$home$1" ||
-    { echo "run_all.sh: the packages could not be installed; see above" >&2; exit 1; }
+    { echo "run_all.sh: could not install the packages; see above" >&2; exit 1; }
   echo "$wanted" >>"$stamp"
 }
 
@@ -40,7 +40,7 @@ test)
   exec .venv/bin/python -m pytest -n auto --dist loadgroup "${@:2}"
   ;;
 -*)
-  echo "run_all.sh: unknown option $1; ./run_all.sh --help explains" >&2
+  echo "run_all.sh: unknown option $1; see ./run_all.sh --help" >&2
   exit 2
   ;;
 *)
@@ -48,7 +48,7 @@ test)
   for option in "${@:2}"; do
     case "$option" in
     --out | --out=*)
-      echo "run_all.sh: $option: results go to runs/STUDY; for another folder use ablations run" >&2
+      echo "run_all.sh: $option: results are stored in runs/STUDY; use ablations run for another folder" >&2
       exit 2
       ;;
     --dry-run | --help | -h) only_run=yes ;;

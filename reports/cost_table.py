@@ -1,4 +1,4 @@
-"""The cost table: parameters and multiply-adds of designs, beside the GFLOPs that the paper prints."""
+"""The cost table: parameters and MACs of designs, beside the GFLOPs that the paper prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reports.tables import MISSING, OURS, PAPERS, Cell, Column, Table
 
 @dataclass(frozen=True)
 class CostRow:
-    """What one design, or one row of a roadmap, costs. `paper_gflops` is None where the paper prints none."""
+    """The cost of one design or row of a roadmap; `paper_gflops` is None if the paper prints none."""
 
     name: str
     label: str
@@ -23,13 +23,13 @@ class CostRow:
 
 
 def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
-    """The table of some costs; `subject` is what a row is, `row` or `design`, and the name of its raw column."""
+    """Tabulate costs; `subject` is what a row is, `row` or `design`, and the name of its raw column."""
     printed = any(row.paper_gflops is not None for row in rows)
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     columns = [
         Column("label", subject, number=False),
         Column("params", "parameters", OURS if printed else ""),
-        Column("macs", "multiply-adds", OURS if printed else ""),
+        Column("macs", "MACs", OURS if printed else ""),
         Column("gflops", "GFLOPs", OURS if printed else ""),
         *([Column("paper_gflops", "GFLOPs", PAPERS)] if printed else []),
     ]
@@ -47,8 +47,8 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
         name="cost",
         title=title,
         subtitle="",
-        legend="multiply-adds: of convolutions, linear layers and attention, for one image. GFLOPs: as in the paper, G "
-        "of them.",
+        legend="MACs (multiply-adds) of convolutions, linear layers and attention, for one image. GFLOPs: G MACs, as "
+        "in the paper.",
         columns=tuple(columns),
         rows=tuple(cells),
         sections=(),
@@ -58,5 +58,5 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
 
 
 def gflops(macs: int) -> str:
-    """Multiply-adds in G, to two decimals or, below 0.1, to two digits."""
+    """Format MACs in G, with two decimals or, below 0.1, two significant digits."""
     return f"{macs / 1e9:.2f}" if macs >= 1e8 else f"{macs / 1e9:.2g}"

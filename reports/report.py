@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.orders_table import orders_table
+from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
-from reports.study_tables import Predictions, comparison_table, orders_table, references_table
-from reports.tables import Table, roadmap_table
+from reports.study_tables import Predictions, comparison_table, references_table
+from reports.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from reports.report import Plot
+from reports.row_summary import facts
 from reports.screen_tables import EFFECTS, INTERACTIONS
-from reports.tables import Table, facts
+from reports.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

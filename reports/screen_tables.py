@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.row_summary import facts
 from reports.statistics.screening import Pair, Screening, screen_effects
-from reports.tables import MISSING, Cell, Column, Table, facts, signed
+from reports.tables import MISSING, Cell, Column, Table, signed
 
 EFFECTS, INTERACTIONS = "screen", "screen-interactions"
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from reports.report import Plot
+from reports.row_summary import facts, status_of
 from reports.statistics import rank_correlation
-from reports.tables import Speed, Table, facts, signed, speeds, status_of, unit
+from reports.tables import Speed, Table, signed, speeds, unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

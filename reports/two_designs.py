@@ -12,9 +12,10 @@ import pandas as pd
 from modernize.design import Design, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
+from reports.errors import ReportError
 from reports.statistics import compare, legend
-from reports.study_tables import Predictions
-from reports.tables import MISSING, Cell, Column, ReportError, Table, accuracy, signed
+from reports.study_tables import Predictions, resolution
+from reports.tables import Cell, Column, Table, mean_sd, signed
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _row(name: str, side: Side) -> Row | None:
 
 def _paper_lines(before: Row, after: Row) -> list[_Line]:
     old, new = before.paper, after.paper
-    top1 = accuracy(old.top1, old.top1_std), accuracy(new.top1, new.top1_std)
+    top1 = mean_sd(old.top1, old.top1_std), mean_sd(new.top1, new.top1_std)
     return [
         (_PAPERS_GFLOPS, f"{old.gflops:.2f}", f"{new.gflops:.2f}", signed(round(new.gflops - old.gflops, 2))),
         ("top-1, %, the paper's", *top1, signed(round(new.top1 - old.top1, 2))),
@@ -134,7 +135,7 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
-    compared = compare(runs, [(row, base)], predictions)
+    compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
@@ -156,17 +157,15 @@ def _some(names: Sequence[str]) -> str:
 
 def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
     line = measured.line
-    shown = [_top1(line["base_mean"], line["base_sd"]), _top1(line["mean"], line["sd"])]
+    shown = [mean_sd(line["base_mean"], line["base_sd"]), mean_sd(line["mean"], line["sd"])]
     if math.isnan(line["difference"]):
-        difference = ": ".join(filter(None, [line["verdict"], line["note"]]))
+        difference = ": ".join(filter(None, [line["verdict"], line["reason"], line["note"]]))
     else:
         interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
-        difference = f"{signed(line['difference'])}{interval}, {line['verdict']}"
+        difference = (
+            f"{signed(line['difference'])}{interval}, {': '.join(filter(None, [line['verdict'], line['reason']]))}"
+        )
     return [
         ("top-1, %, ours", shown[0], shown[1], difference),
-        ("seeds", str(line["base_seeds"]), str(line["seeds"]), f"{line['common_seeds']} in common"),
+        ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
-
-
-def _top1(mean: float, sd: float) -> str:
-    return MISSING if math.isnan(mean) else accuracy(mean, None if math.isnan(sd) else sd)

@@ -71,6 +71,30 @@ def test_the_flags_are_the_designs_fields() -> None:
     assert all(flag.accepts and flag.meaning for flag in FLAGS)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(DESIGNS, DESIGNS)
+def test_a_flag_changes_no_part_of_the_network_but_its_own(design: Design, other: Design) -> None:
+    plan = modernize.compile_plan(design)
+    for flag in FLAGS:
+        try:
+            changed = modernize.compile_plan(design.with_flags({flag.name: getattr(other, flag.name)}))
+        except DesignError:  # too many channels for these stages
+            continue
+        if "stem" not in flag.parts:
+            assert changed.stem == plan.stem, flag.name
+        if "body" not in flag.parts:
+            assert (changed.stages, changed.head) == (plan.stages, plan.head), flag.name
+
+
+def test_the_values_that_a_flag_offers_are_valid_and_all_there_are_unless_it_has_examples() -> None:
+    for flag in FLAGS:
+        read = [flag.read(value) for value in flag.values]
+        assert [flag.read(text(value)) for value in read] == read and len(set(read)) == len(read)
+        if not flag.examples:
+            with pytest.raises(DesignError):
+                flag.read("another")
+
+
 def test_the_defaults_are_resnet50() -> None:
     assert Design() == MODELS["resnet50"] == modernize.design("resnet50")
     assert Design().flags() == {

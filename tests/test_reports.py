@@ -30,11 +30,13 @@ import reports
 from modernize.design import DesignError
 from modernize.roadmap import NAMES, roadmap
 from reports import formats
+from reports.errors import ReportError
 from reports.figures.style import wrap
 from reports.figures.trajectory import trajectory
 from reports.report import Orders, Report, report_tables
+from reports.roadmap_table import roadmap_table
 from reports.study_figures import study_plots
-from reports.tables import ReportError, Table, roadmap_table
+from reports.tables import Table
 from reports.write import write_report
 
 ROWS = [row.name for row in roadmap("pocket").rows]
@@ -149,17 +151,17 @@ def test_markdown_says_what_the_runs_say(name: str, seeds: tuple[int, ...]) -> N
         mine = runs[runs["row"] == row.name]
         assert cells["row"].startswith(row.label)
         assert ("(side branch)" in cells["row"]) == (row.name in SIDE_BRANCHES)
-        assert float(cells["params, k (ours)"]) == pytest.approx(mine["params"].iloc[0] / 1e3, abs=0.005)
-        assert float(cells[f"multiply-adds, {unit} (ours)"]) == pytest.approx(mine["macs"].iloc[0] / size, abs=0.005)
-        mean, *sd = cells["top-1, % (ours)"].split(" ± ")
+        assert float(cells["params (k) (ours)"]) == pytest.approx(mine["params"].iloc[0] / 1e3, abs=0.005)
+        assert float(cells[f"MACs ({unit}) (ours)"]) == pytest.approx(mine["macs"].iloc[0] / size, abs=0.005)
+        mean, *sd = cells["top-1 (%) (ours)"].split(" ± ")
         assert float(mean) == pytest.approx(means[row.name], abs=0.00501)
         assert [float(value) for value in sd] == (
             [pytest.approx(statistics.stdev(mine["top1"]), abs=0.00501)] if len(seeds) > 1 else []
         )
         assert cells["seeds (ours)"] == str(len(seeds))
         assert float(cells["GFLOPs (ImageNet, the paper's)"].split("\N{NO-BREAK SPACE}")[0]) == row.paper.gflops
-        assert float(cells["top-1, % (ImageNet, the paper's)"]) == row.paper.top1
-        changes = cells["change (ours)"], cells["change (ImageNet, the paper's)"]
+        assert float(cells["top-1 (%) (ImageNet, the paper's)"]) == row.paper.top1
+        changes = cells["change (pp) (ours)"], cells["change (pp) (ImageNet, the paper's)"]
         if row.name == "resnet":
             assert changes == ("–", "–")
             continue
@@ -189,21 +191,15 @@ def test_csv_keeps_full_precision() -> None:
     assert frame["params"].dtype == frame["macs"].dtype == frame["seeds"].dtype == np.int64
 
 
-def test_a_change_is_over_the_seeds_that_both_rows_have() -> None:
+def test_a_change_is_the_difference_of_the_two_means() -> None:
     runs = ragged_runs()
     for row in ("gelu", "fewer-norms", "resnet"):
         runs = change_runs(runs, row, seed=0, top1=50.0)
-    first, *_, steps = report_tables(runs, "A study")
-    found = first.frame.set_index("row")["change"].to_dict()
-    differences = steps.frame.set_index("row")["difference"]
-    assert differences.notna().sum() > 8
-    for name, difference in differences.items():
-        assert found[name] == pytest.approx(difference, nan_ok=True), name
-    assert "mean over the seeds that both have" in first.legend
-    apart = runs[~((runs["row"] == "gelu") & (runs["seed"] < 2))]
-    apart = change_runs(change_runs(apart, "gelu", status="done"), "kernel-7", seed=2, status="left")
-    apart = change_runs(apart, "gelu", top1=85.0)
-    assert shown(roadmap_table(apart, "pocket"), "gelu", "change") == "–"
+    frame = roadmap_table(runs, "pocket").frame.set_index("row")
+    assert frame["change"].notna().sum() > 8
+    for name, line in frame[frame["before"].notna()].iterrows():
+        difference = line["top1_mean"] - frame["top1_mean"][line["before"]]
+        assert line["change"] == pytest.approx(difference, nan_ok=True), name
 
 
 def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
@@ -285,7 +281,7 @@ def test_a_study_of_nothing_but_failures_is_reported() -> None:
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        (change_runs(make_runs(), "gelu", dataset="mnist"), "2 data sets .fashion-mnist, mnist."),
+        (change_runs(make_runs(), "gelu", dataset="mnist"), "2 datasets .fashion-mnist, mnist."),
         (pd.concat([make_runs(), make_runs()]), "row resnet has two runs of seed 0"),
     ],
 )
@@ -339,8 +335,8 @@ def test_group_headings_stand_over_their_columns() -> None:
     names, rules = lines[heads - 3 : heads - 1]
     ours, papers = [match.span() for match in re.finditer("─+", rules)]
     assert names[slice(*ours)].strip() == "ours" and names[slice(*papers)].strip() == "ImageNet, the paper's"
-    assert re.findall(r"\w+", lines[heads][slice(*papers)]) == ["GFLOPs", "change"]
-    assert lines[heads][slice(*ours)].split() == ["k", "adds,", "M", "%", "seeds", "change"]
+    assert re.findall(r"\w+", lines[heads][slice(*papers)]) == ["GFLOPs", "pp"]
+    assert lines[heads][slice(*ours)].split() == ["(k)", "(M)", "(%)", "loss", "seeds", "(pp)"]
 
 
 def test_show_prints_to_the_console_it_is_given() -> None:
@@ -570,11 +566,11 @@ def test_the_forests_footnotes_are_its_tables() -> None:
 
 def test_a_finished_row_whose_base_has_no_result_is_not_called_unrun() -> None:
     report = report_of(ragged_runs())
-    word = "cannot be told: its base has no result"
-    assert set(report.tables[-1].frame.set_index("row").loc[["patchify-stem", "width"], "verdict"]) == {word}
+    rows = report.tables[-1].frame.set_index("row").loc[["patchify-stem", "width"]]
+    assert set(rows["verdict"]) == {"not tested"} and set(rows["reason"]) <= {"baseline failed", "baseline not run"}
     for name in ("steps", "against-paper"):
         figure = next(plot for plot in report.plots if plot.name == name).figure
-        assert "its base has no result" in " ".join(text.get_text() for text in visible_texts(figure))
+        assert "not tested: baseline" in " ".join(text.get_text() for text in visible_texts(figure))
 
 
 def test_the_main_table_comes_first() -> None:

@@ -19,10 +19,10 @@ from made_up import write_run
 from ablations.cli import run_command
 from ablations.errors import RequestError
 from ablations.reporting import read_report
-from ablations.studies.folder import open_folder, read_study, run_folder
+from ablations.studies.folder import open_folder, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.schema import Study
-from ablations.studies.screen import add_to_folder, combination_costs, describe_screen, resolved, with_follow_ups
+from ablations.studies.screen import combination_costs, describe_screen, resolved, with_follow_ups
 from ablations.studies.screening import (
     codes_of,
     minimum_aberration,
@@ -391,8 +391,10 @@ def test_follow_up_runs_tell_an_interaction_from_its_aliases(tmp_path: Path) -> 
     (follow_up,) = extended.screen.follow_ups
     assert follow_up.resolve == "norm:kernel_size" and len(follow_up.apart) > 1
     assert resolved(extended, "norm:kernel_size", None) == extended
-    add_to_folder(extended, tmp_path)
-    assert read_study(tmp_path) == extended == with_follow_ups(study, tmp_path)
+    there = open_folder(extended, tmp_path)
+    assert (there.rows, there.screen) == (extended.rows, extended.screen)
+    assert with_follow_ups(study, tmp_path).rows == extended.rows
+    assert there.stages[-1].why == "extended" and there.stages[-1].rows == follow_up.rows
     finish(extended, tmp_path, additive)
     interactions = read_report(extended, tmp_path).tables[1].frame.set_index("flags")
     line = interactions.loc["norm:kernel_size"]

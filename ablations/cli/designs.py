@@ -170,7 +170,7 @@ def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
     """How two designs did in the study of a folder; raises RequestError where it does not have both."""
     from ablations.studies.folder import read_study
     from ablations.studies.results import predictions, runs_frame
-    from reports.tables import ReportError
+    from reports.errors import ReportError
     from reports.two_designs import measure
 
     study = read_study(folder)

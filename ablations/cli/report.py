@@ -31,8 +31,8 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
     """Print the tables of the study in FOLDER, and write its tables, figures and page, as it is now."""
     from ablations.reporting import read_report
     from ablations.studies.folder import read_study
+    from reports.errors import ReportError
     from reports.formats import terminal
-    from reports.tables import ReportError
     from reports.write import write_report
 
     study = read_study(folder)

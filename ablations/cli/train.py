@@ -105,6 +105,13 @@ def _asks(name: str, kind: Any, text: str) -> Callable:
 )
 @click.option("--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="What a study of recipes compares.")
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Over the study's.")
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, min_open=True),
+    metavar="P",
+    help="Add seeds until the 95% CI of every comparison is at most ±P (pp).",
+)
+@click.option("--max-seeds", type=click.IntRange(2), help="Seeds per row, at most, for --precision [20].")
 @click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
 @click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
@@ -147,13 +154,14 @@ def run(
 ) -> int:
     """Run all that is left of STUDY; what is done is kept.
 
-    STUDY is a shipped study's name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone),
-    one-out (end, and end without each flag), sweep (one flag over values), grid (several), orders (random orders of
-    the steps), screen (a fractional factorial of all flags) or recipes (one design under each recipe). Without --jobs
-    there are as many runs side by side as cores, one thread each: measured faster than one run of two threads on two
-    cores (see the README). Under torchrun all its processes train each run together; with --cluster each run is a job.
+    STUDY is a study's folder, to resume it or, with more --seeds, to extend it. Otherwise STUDY is a shipped study's
+    name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone), one-out (end, and end without
+    each flag), sweep (one flag over values), grid (several), orders (random orders of the steps), screen (a fractional
+    factorial of all flags) or recipes (one design under each recipe). Without --jobs there are as many runs side by
+    side as cores, one thread each: measured faster than one run of two threads on two cores (see the README). Under
+    torchrun all its processes train each run together; with --cluster each run is a job.
     """
-    from ablations.studies.load import load_study
+    from ablations.studies.load import is_folder, load_study
 
     changes = {key: value for key, value in changes.items() if value is not None}
     asked = {key: changes.pop(key) for key in _ASKED if key in changes}
@@ -167,7 +175,9 @@ def run(
         loaded = _follow_up(study, out, resolve, {**changes, **settings})
     else:
         loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
-    folder = out or Path("runs") / loaded.name
+    if is_folder(study) and out not in (None, Path(study)):
+        raise RequestError(f"--out {out}: the study stays in its folder {study}; leave --out out")
+    folder = Path(study) if is_folder(study) else out or Path("runs") / loaded.name
     if loaded.screen:
         from ablations.studies.screen import with_follow_ups
 
@@ -177,10 +187,6 @@ def run(
     at_each = processes() if kind is None else _tasks(loaded)
     for one in loaded.runs:
         one.check(datasets[one.name], at_each)
-    if resolve is not None and not dry_run:
-        from ablations.studies.screen import add_to_folder
-
-        add_to_folder(loaded, folder)
     if kind is not None:
         return _submit(loaded, datasets, folder, data_dir, kind, jobs, retry_failed, tensorboard, dry_run)
 
@@ -196,13 +202,35 @@ def run(
         if is_main():
             click.echo(describe_plan(loaded, datasets, machine, processes()))
         return 0
-    if processes() > 1:
-        from ablations.launch.in_process import run_together
 
-        failed = run_together(loaded, folder, data_dir, datasets, device, threads, retry_failed, tensorboard)
-    else:
-        failed = run_study(loaded, folder, data_dir, datasets, machine, retry_failed, tensorboard)
-    return _say_failed(failed)
+    def carry_out(study: Study, first: bool) -> int:
+        retry = retry_failed and first
+        data = datasets if study.runs == loaded.runs else _load_data(study, data_dir)
+        if processes() > 1:
+            from ablations.launch.in_process import run_together
+
+            failed = run_together(study, folder, data_dir, data, device, threads, retry, tensorboard)
+        else:
+            failed = run_study(study, folder, data_dir, data, machine, retry, tensorboard)
+        return _say_failed(failed)
+
+    return _run_stages(loaded, folder, carry_out)
+
+
+def _run_stages(study: Study, folder: Path, carry_out: Callable[[Study, bool], int]) -> int:
+    """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
+    from ablations.studies.folder import open_folder
+    from ablations.studies.precision import add_needed_seeds, describe_precision
+
+    study, first = open_folder(study, folder), True
+    while True:
+        status = carry_out(study, first)
+        enlarged = add_needed_seeds(folder)
+        if is_main() and enlarged.stages != study.stages and (text := describe_precision(enlarged)):
+            click.echo(f"{study.name}: {text}")
+        if enlarged.runs == study.runs:
+            return status
+        study, first = enlarged, False
 
 
 def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:
@@ -252,7 +280,6 @@ def _submit(
     """Submits what is left of a study to a cluster; of `local`, waits for it."""
     from ablations.launch.estimate import describe_runs
     from ablations.launch.slurm import check_here, check_slurm, describe_jobs, submit
-    from ablations.studies.folder import open_folder
     from ablations.studies.results import failures, forget_failures, write_results
     from ablations.studies.slurm_options import Cluster
 
@@ -265,15 +292,18 @@ def _submit(
         return 0
     if kind == "slurm":
         check_slurm()
-    open_folder(study, folder)
-    if retry_failed:
-        forget_failures(study, folder)
-    try:
-        submitted = submit(study, folder, data_dir, kind, at_once, tensorboard)
-    finally:
-        write_results(study, folder)
-    click.echo(f"{study.name}: {len(submitted)} of {len(study.runs)} runs submitted; ablations status {folder}")
-    return _say_failed(failures(study, folder)) if kind == "local" else 0
+
+    def carry_out(study: Study, first: bool) -> int:
+        if retry_failed and first:
+            forget_failures(study, folder)
+        try:
+            submitted = submit(study, folder, data_dir, kind, at_once, tensorboard)
+        finally:
+            write_results(study, folder)
+        click.echo(f"{study.name}: {len(submitted)} of {len(study.runs)} runs submitted; ablations status {folder}")
+        return _say_failed(failures(study, folder)) if kind == "local" else 0
+
+    return _run_stages(study, folder, carry_out)
 
 
 def _tasks(study: Study) -> int:

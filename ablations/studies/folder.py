@@ -7,42 +7,99 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock
 
 from ablations.errors import RequestError, RunError
 from ablations.recipes import MAY_CHANGE, check, read_yaml
-from ablations.studies.run import RunConfig
+from ablations.store import write_bytes
+from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
+from ablations.studies.stages import begun, extended, stage_numbers
 
 if TYPE_CHECKING:
     pass
 
 
-def open_folder(study: Study, folder: Path) -> None:
-    """Makes the study's folder, or checks that it was made for this study; raises RequestError naming what differs."""
-    from ablations.store import write_bytes
+def open_folder(study: Study, folder: Path) -> Study:
+    """Make the study's folder, or add to the study in it what this one has beside; return what the folder now holds.
 
-    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    path = folder / "study.yaml"
-    if path.exists():
-        found = read_study(folder)
-        differs = differences(_by_row(found), _by_row(study))
-        if differs:
-            shown = "; ".join(differs[:3]) + (f"; and {len(differs) - 3} more" if len(differs) > 3 else "")
-            raise RequestError(
-                f"study folder {folder} was made with another configuration: {shown}; choose another --out"
-            )
-        if found != study:  # in what may change
-            write_bytes(path, text.encode())
-        return
+    Rows and seeds may be added, and are put on record. Raises RequestError naming what else differs.
+    """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
-    if folder.exists() and not all(entry.name.startswith(".study.yaml.") for entry in folder.iterdir()):
-        raise RequestError(f"{folder} is not empty and holds no study.yaml; choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, text.encode())
+        if not (folder / "study.yaml").exists():
+            _make_folder(folder)
+        elif (there := _with_additions(read_study(folder), study, folder)) == read_study(folder):
+            return there  # a folder that may only be read can be opened
+        with FileLock(folder / ".study.yaml.lock"):
+            new = not (folder / "study.yaml").exists()
+            there = begun(study) if new else _with_additions(read_study(folder), study, folder)
+            write_study(there, folder)
     except OSError as error:
         raise RunError(f"study folder {folder}: cannot be written ({error.strerror})") from None
+    return there
+
+
+def _make_folder(folder: Path) -> None:
+    """Make an empty folder; raises RequestError where something else is in it."""
+    entries = list(folder.iterdir()) if folder.exists() else []
+    others = [entry for entry in entries if not entry.name.startswith(".study.yaml.")]
+    if others and not (folder / "study.yaml").exists():  # else another command has just made it
+        raise RequestError(f"{folder} is not empty and holds no study.yaml; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_study(study: Study, folder: Path) -> None:
+    """Write `study.yaml`."""
+    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_bytes(folder / "study.yaml", text.encode())
+
+
+def _with_additions(before: Study, asked: Study, folder: Path) -> Study:
+    """The study of a folder with what is asked for beside it; raises RequestError if anything else differs."""
+    differs = differences(_fixed(before, before), _fixed(asked, before))
+    if differs:
+        shown = "; ".join(differs[:3]) + (f"; and {len(differs) - 3} more" if len(differs) > 3 else "")
+        raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
+    last = stage_numbers(before)
+    newest = max(len(before.stages), 1)
+    looked = any(
+        finished(run_folder(folder, before.run(row, seed)))
+        for row in before.rows
+        for seed in before.seeds
+        if last(row.row, seed) == newest
+    )
+    return extended(before, asked, looked)
+
+
+def _fixed(study: Study, before: Study) -> dict[str, Any]:
+    """What may not change of a study as plain values, its rows under their names, without additions to `before`."""
+    values = study.model_dump(
+        mode="json",
+        exclude={"cluster": True, "precision": True, "stages": True, "recipes": {"__all__": set(MAY_CHANGE)}},
+    )
+    names = {row.row for row in before.rows}
+    values["rows"] = {row["row"]: row for row in values["rows"] if row["row"] in names}
+    values["recipes"] = {name: recipe for name, recipe in values["recipes"].items() if name in before.recipes}
+    if _has_seeds(study, before):
+        values["seeds"] = before.seeds
+    if study.orders[: len(before.orders)] == before.orders:
+        values["orders"] = before.orders
+    if (
+        study.screen
+        and before.screen
+        and study.screen.follow_ups[: len(before.screen.follow_ups)] == (before.screen.follow_ups)
+    ):
+        del values["screen"]["follow_ups"]
+    return values
+
+
+def _has_seeds(study: Study, before: Study) -> bool:
+    """Whether a study has all seeds of `before`, or all that it began with while it asks for the same precision."""
+    if study.precision is not None and study.precision == before.precision:
+        return set(before.stages[0].seeds) <= set(study.seeds)
+    return set(before.seeds) <= set(study.seeds)
 
 
 def read_study(folder: Path) -> Study:
@@ -50,12 +107,6 @@ def read_study(folder: Path) -> Study:
     if not (folder / "study.yaml").is_file():
         raise RequestError(f"{folder} is not a study's folder: it holds no study.yaml")
     return check(Study, read_yaml(folder / "study.yaml", "study"), f"study {folder / 'study.yaml'}")
-
-
-def _by_row(study: Study) -> dict[str, Any]:
-    """What may not change of a study as plain values, its rows under their names."""
-    values = study.model_dump(mode="json", exclude={"cluster": True, "recipes": {"__all__": set(MAY_CHANGE)}})
-    return values | {"rows": {row["row"]: row for row in values["rows"]}}
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

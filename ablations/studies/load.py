@@ -12,8 +12,10 @@ import yaml
 
 from ablations.errors import RequestError
 from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml
+from ablations.studies.folder import read_study
 from ablations.studies.kinds import _ROWS, _orders, _recipe, _references
 from ablations.studies.schema import KINDS, Screen, Study, StudyFile, StudyRow, read_budget
+from ablations.studies.stages import MAX_SEEDS, PILOT_SEEDS, Precision, Seed
 from modernize.design import DesignError, nearest
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ def study_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("shipped", "studies").iterdir())
 
 
+def is_folder(name: str) -> bool:
+    """Whether `load_study` takes the name for the path of a study's folder."""
+    return bool(name) and name not in (*study_names(), *KINDS) and Path(name).is_dir()
+
+
 def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
     """The study of that name, kind or YAML file, checked whole: `changes` over its keys, `settings` over its recipes'.
 
@@ -52,9 +59,11 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
         )
     elif name in KINDS:
         values = {"kind": name}
+    elif is_folder(name):
+        return _reopen(Path(name), changes, settings)
     else:
         known = [*study_names(), *KINDS]
-        raise RequestError(f"unknown study {name!r} (and no YAML file): {nearest(name, known)}")
+        raise RequestError(f"unknown study {name!r} (and no YAML file or folder): {nearest(name, known)}")
     place = f"study {name}"
     if "cluster" in changes and isinstance(values.get("cluster"), dict):
         changes = {**changes, "cluster": {**values["cluster"], **changes["cluster"]}}
@@ -68,18 +77,66 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
         raise RequestError(f"{place}: {error}") from None
 
 
+_REOPENED = ("seeds", "precision", "max_seeds", "cluster")  # what may be given with a folder's path
+
+
+def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
+    """The study of a folder, with other seeds or another precision."""
+    study, place = read_study(folder), f"study folder {folder}"
+    kept = [*(key for key in changes if key not in _REOPENED), *(["set"] if settings else [])]
+    if kept:
+        option = kept[0].replace("_", "-")
+        raise RequestError(f"{place}: --{option}: the folder keeps its study; only seeds and precision may be given")
+    block = study.cluster.model_dump(exclude_unset=True) if study.cluster else {}
+    wanted = {
+        "kind": study.kind,
+        "base": study.base,
+        "seeds": changes.get("seeds", study.seeds),
+        "cluster": {**block, **changes["cluster"]} if "cluster" in changes else study.cluster,
+        "precision": changes.get("precision"),
+        "max_seeds": changes.get("max_seeds"),
+    }
+    if study.precision and "seeds" not in changes:  # else the seeds are what is asked for
+        wanted["precision"] = wanted["precision"] or study.precision.half_width
+        wanted["max_seeds"] = wanted["max_seeds"] or study.precision.max_seeds
+    given = check(StudyFile, wanted, place)
+    try:
+        precision, seeds = _precision(given, study.rows)
+    except RequestError as error:
+        raise RequestError(f"{place}: {error}") from None
+    return study.model_copy(update={"seeds": seeds, "cluster": given.cluster, "precision": precision})
+
+
+def _precision(given: StudyFile, rows: list[StudyRow]) -> tuple[Precision | None, list[Seed]]:
+    """The precision that a study asks for, and the seeds that it begins with: with a precision, two at least."""
+    if len(set(given.seeds)) < len(given.seeds):
+        raise RequestError(f"seeds={given.seeds}: each may be there once")
+    if given.precision is None:
+        if given.max_seeds is not None:
+            raise RequestError(f"max_seeds={given.max_seeds}: only with precision")
+        return None, given.seeds
+    if not any(row.compared_with for row in rows):
+        raise RequestError(f"precision: a study of kind {given.kind} compares no two rows; give seeds")
+    seeds = list(given.seeds)
+    while len(seeds) < (PILOT_SEEDS if len(given.seeds) < 2 else 2):
+        seeds.append(next(seed for seed in itertools.count() if seed not in seeds))
+    most = given.max_seeds or max(MAX_SEEDS, len(seeds))
+    if most < len(seeds):
+        raise RequestError(f"max_seeds={most}: the study begins with {len(seeds)} seeds, so {len(seeds)} or more")
+    return Precision(half_width=given.precision, max_seeds=most), seeds
+
+
 def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
     from ablations.data.datasets import LOADERS
 
     if given.data not in LOADERS:
         raise RequestError(f"data: unknown data set {given.data!r}: {nearest(given.data, LOADERS)}")
-    if len(set(given.seeds)) < len(given.seeds):
-        raise RequestError(f"seeds={given.seeds}: each may be there once")
     if given.budget is not None:
         read_budget(given.budget)
     orders = list(_orders(given)) if given.kind == "orders" else []
     screen, designs = _designs(given, orders)
     rows = _once(itertools.chain(designs, _references(given)))
+    precision, seeds = _precision(given, rows)
     long = [row.row for row in rows if len(row.row) > _LONGEST]
     if long:
         raise RequestError(f"row {long[0][:40]}…: too long to name a folder; at most {_LONGEST} letters")
@@ -100,13 +157,14 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         base=given.base,
         data=given.data,
         evaluate=given.evaluate,
-        seeds=given.seeds,
+        seeds=seeds,
         budget=given.budget,
         recipes=recipes,
         rows=rows,
         orders=orders,
         screen=screen,
         cluster=given.cluster,
+        precision=precision,
     )
 
 

@@ -15,9 +15,10 @@ import pandas as pd
 from ablations.errors import RequestError
 from ablations.progress import clock
 from ablations.store import read_json, read_log, write_bytes
-from ablations.studies.folder import run_folder
+from ablations.studies.folder import read_study, run_folder
 from ablations.studies.run import RunConfig, finished, locked, read_state
 from ablations.studies.schema import Study
+from ablations.studies.stages import START, stage_numbers
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
@@ -27,11 +28,13 @@ def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
     """A line for each row and seed, in the study's order, whatever its run's state; rows of one design share a run."""
     rows = []
     states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
+    stage_of = stage_numbers(study)
     for seed in study.seeds:
         for row in study.rows:
             run = study.run(row, seed)
             state = states[run.name]
             result = state.result
+            stage = stage_of(row.row, seed)
             rows.append(
                 {
                     "study": study.name,
@@ -42,6 +45,8 @@ def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
                     "base": row.compared_with,
                     "run": run.name,
                     "seed": seed,
+                    "stage": stage,
+                    "added": study.stages[stage - 1].why if study.stages else START,
                     "recipe": row.recipe,
                     "dataset": study.data,
                     "evaluate": study.evaluate,
@@ -76,6 +81,9 @@ def published_frame(study: Study, folder: Path) -> pd.DataFrame | None:
         found = pd.read_csv(path)
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    for column in ("stage", "added"):  # published before stages were recorded
+        if column not in found:
+            found[column] = expected[column]
     missing = [column for column in expected if column not in found]
     if missing or not found[["row", "seed"]].equals(expected[["row", "seed"]]):
         what = f"it lacks the column {missing[0]}" if missing else "its rows and seeds are others"
@@ -87,7 +95,9 @@ def published_frame(study: Study, folder: Path) -> pd.DataFrame | None:
 
 
 def write_results(study: Study, folder: Path) -> pd.DataFrame:
-    """Writes `results.csv` in the study's folder and returns what is in it."""
+    """Writes `results.csv` in the study's folder and returns what is in it; the study may have been extended since."""
+    if (folder / "study.yaml").exists():
+        study = read_study(folder)
     runs = runs_frame(study, folder)
     _write_csv(runs, folder)
     return runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -12,13 +12,13 @@ from ablations.errors import RequestError
 from ablations.recipes import Number, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
+from ablations.studies.stages import Precision, Seed, Stage
 from modernize.design import BY_NAME, nearest
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
 KINDS: tuple[str, ...] = get_args(Kind)
 Resolution = Literal["III", "IV", "V"]
@@ -45,6 +45,8 @@ class StudyFile(BaseModel):
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
     seeds: list[Seed] = Field(default=[0], min_length=1)
+    precision: float | None = Field(default=None, gt=0, description="half the width that intervals may have")
+    max_seeds: Whole | None = Field(default=None, ge=2, description="seeds per row, at most, for precision; none: 20")
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`, in place of the recipe's")
     references: list[str] = Field(default=[], description="other people's networks beside the rows: torchvision:NAME")
     cluster: Cluster | None = Field(default=None, description="what each run asks a Slurm cluster for")
@@ -143,6 +145,8 @@ class Study(BaseModel):
     orders: list[list[str]] = []
     screen: Screen | None = None
     cluster: Cluster | None = None
+    precision: Precision | None = None
+    stages: list[Stage] = Field(default=[], description="none in folders made before stages were recorded: one stage")
 
     @property
     def runs(self) -> list[RunConfig]:

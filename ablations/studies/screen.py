@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from ablations.errors import RequestError
-from ablations.studies.folder import differences, read_study
+from ablations.studies.folder import read_study
 from ablations.studies.kinds import _base, _recipe, _steps, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
 from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
@@ -198,19 +197,6 @@ def with_follow_ups(study: Study, folder: Path) -> Study:
     if first != len(study.rows):
         return study
     return study.model_copy(update={"screen": there.screen, "rows": there.rows})
-
-
-def add_to_folder(study: Study, folder: Path) -> None:
-    """Write a study with follow-up rows over the one in its folder; raises RequestError if all else is not the same."""
-    from ablations.store import write_bytes
-
-    there = read_study(folder)
-    before = there.model_copy(update={"rows": study.rows, "screen": study.screen})
-    differs = differences(before.model_dump(mode="json"), study.model_dump(mode="json"))
-    if differs:
-        raise RequestError(f"study folder {folder} was made with another configuration: {differs[0]}")
-    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(folder / "study.yaml", text.encode())
 
 
 def describe_screen(study: Study) -> list[str]:

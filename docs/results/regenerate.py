@@ -83,10 +83,10 @@ def learning_rate(report: Report) -> str:
 
 
 def verdicts(report: Report) -> str:
-    """Which rows of a study are better than what they are compared with, which worse, which cannot be told."""
+    """Which rows of a study are better than what they are compared with, which worse, which are inconclusive."""
     rows = [row for row in report.tables[-1].frame.to_dict("records") if row["difference"] == row["difference"]]
     lines = []
-    for verdict in ("better", "worse", "cannot be told apart"):
+    for verdict in ("better", "worse", "inconclusive"):
         those = [f"{row['label']} ({change(row)})" for row in rows if row["verdict"].startswith(verdict)]
         lines.append(f"- **{verdict}** ({len(those)} of {len(rows)}): {', '.join(those) or 'none'}")
     return "\n".join(lines)

@@ -11,15 +11,16 @@ from matplotlib.lines import Line2D
 from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, told_interval, told_number
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
 from reports.formats import superscript
-from reports.statistics import MCNEMAR, Verdict
-from reports.tables import Table, status_of
+from reports.row_summary import status_of
+from reports.statistics import Verdict
+from reports.tables import Table
 
 BETTER = Look("better", "o", BLUE)
 WORSE = Look("worse", "s", VERMILION)
-SAME = Look("cannot be told apart", "o", MUTED, filled=False)
+INCONCLUSIVE = Look("inconclusive", "o", MUTED, filled=False)
 UNTESTED = Look("not tested", "D", MUTED, filled=False)
 WORTH = Look("worth, averaged over orders", "o", BLUE)
-_LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.SAME.value: SAME}
+_LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCONCLUSIVE.value: INCONCLUSIVE}
 
 
 @styled
@@ -32,14 +33,11 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure
         lines.append(_effect(record, label, runs))
     looks = [
         look
-        for look in (BETTER, WORSE, SAME, UNTESTED)
+        for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED)
         if any(line.look == look and line.value is not None for line in lines)
     ]
     handles = [look.handle() for look in looks]
-    if any(line.low is not None and not line.sure for line in lines):
-        label = "95% interval, test images only (one seed)"
-        handles.append(Line2D([], [], color=INK, linewidth=1.8, linestyle=(0, (2, 1.2)), label=label))
-    if any(line.low is not None and line.sure for line in lines):
+    if any(line.low is not None for line in lines):
         handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% interval"))
     notes = [caption, *footnotes(table.notes)]
     words = Words(table.title, table.subtitle, axis, ("difference", "95% interval", "verdict"), 2, notes)
@@ -50,23 +48,24 @@ def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
     """The line of a row among all runs of the study."""
     mine = runs[runs["row"] == record["row"]]
     value, low, high = (known(record.get(name)) for name in ("difference", "low", "high"))
-    word = record.get("verdict")
+    word = ": ".join(
+        str(record[name]) for name in ("verdict", "reason") if isinstance(record.get(name), str) and record[name]
+    )
     return Line(
         label=label,
         value=value,
         low=low,
         high=high,
-        told=(told_number(value), told_interval(low, high), word if isinstance(word, str) else ""),
-        look=_LOOKS.get(str(word), UNTESTED),
+        told=(told_number(value), told_interval(low, high), word),
+        look=_LOOKS.get(word, UNTESTED),
         absent=absence(status_of(mine)) or _without(word, str(record["row"]), runs),
-        sure=record.get("method") != MCNEMAR,
     )
 
 
-def _without(word: Any, row: str, runs: pd.DataFrame) -> str:
+def _without(word: str, row: str, runs: pd.DataFrame) -> str:
     """Why a row that has a result has no difference."""
-    if isinstance(word, str):
-        return word.removeprefix("cannot be told: ")
+    if word:
+        return word
     if isinstance(runs.loc[runs["row"] == row, "base"].iloc[0], str):
         return "the same run as its base"
     return "reference" if row in set(runs["base"]) else "other people's network, compared with none"

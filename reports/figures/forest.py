@@ -54,8 +54,7 @@ class Look:
 class Line:
     """A line: its label, its value with interval, and the word said of it; `absent` is what stands where no value is.
 
-    `spread` is a wider range behind the interval, `other` a second value beside it (the paper's order's). `sure` is
-    False where the interval covers less than the luck of training.
+    `spread` is a wider range behind the interval, `other` a second value beside it (the paper's order's).
     """
 
     label: str
@@ -67,7 +66,6 @@ class Line:
     absent: str = ""
     spread: tuple[float, float] | None = None
     other: float | None = None
-    sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,8 @@ def _draw_line(panel: Axes, line: Line, value: float, y: float, gid: str) -> Non
         inside = [end for end in line.spread if low <= end <= high]
         panel.plot(inside, [y] * len(inside), "|", color=MUTED, markersize=5)
     if line.low is not None and line.high is not None:
-        style = "-" if line.sure else (0, (2, 1.2))
         ends = [min(max(end, low), high) for end in (line.low, line.high)]
-        panel.plot(ends, [y, y], color=line.look.color, linewidth=1.8, linestyle=style, solid_capstyle="butt", zorder=3)
+        panel.plot(ends, [y, y], color=line.look.color, linewidth=1.8, solid_capstyle="butt", zorder=3)
         for marker, end, beyond in (("<", low, line.low < low), (">", high, line.high > high)):
             if beyond and low < value < high:
                 panel.plot(end, y, marker, color=line.look.color, markersize=4, clip_on=False, zorder=4)

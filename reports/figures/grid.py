@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from reports.row_summary import status_of
 from reports.statistics import summarise
-from reports.tables import status_of
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from reports.figures import mark
 from reports.figures.grid import Grid
 from reports.figures.numbered_points import axis_range
 from reports.figures.style import INK, MARGIN, MUTED, RULE, absence, page, styled, text_width, ticks, wrap
+from reports.row_summary import status_of
 from reports.statistics import summarise
-from reports.tables import accuracy, status_of
+from reports.tables import mean_sd
 
 _CELL, _SIZE, _LINE, _NAME, _BAR = 0.5, 9.0, 0.17, 1.8, 0.18
 _CELL_WIDE = (1.15, 2.2)  # at least and at most
@@ -62,7 +63,7 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
             cell = (left + column * wide, y, wide, height)
             summary = top1.get((row, value))
             if summary is not None and summary.seeds:
-                words = accuracy(summary.mean, None if summary.seeds < 2 else summary.sd)
+                words = mean_sd(summary.mean, summary.sd)
                 gid = mark(board, list(grid.cells).index((row, value)))
                 _draw_cell(board, cell, words, colormaps["cividis"](float(scale(summary.mean))), gid)
             else:

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.effects import BETTER, SAME, UNTESTED, WORSE
+from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
 from reports.figures.forest import Line, Words, draw_forest, told_interval, told_number
 from reports.figures.numbered_points import Point, make_key, number_points
 from reports.figures.style import BLUE, INK, MARGIN, MUTED, VERMILION, known, page, styled, ticks
 from reports.tables import Table
 
-_LOOKS = {look.meaning: look for look in (BETTER, WORSE, SAME)}
+_LOOKS = {look.meaning: look for look in (BETTER, WORSE, INCONCLUSIVE)}
 _PANEL, _TALL, _LEFT, _FOOT, _KEY = 3.6, 3.4, 0.55, 0.95, 2.9
 _SMALL, _GAP, _ACROSS = 1.9, 0.55, 4
 
@@ -33,7 +33,7 @@ def pareto(table: Table, caption: str) -> Figure:
         look = _LOOKS.get(record["verdict"], UNTESTED)
         told = (told_number(value), told_interval(low, high), record["verdict"])
         lines.append(Line(cells[0].text, value, low, high, told, look, "aliased"))
-    looks = [look for look in (BETTER, WORSE, SAME, UNTESTED) if any(line.look == look for line in lines)]
+    looks = [look for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED) if any(line.look == look for line in lines)]
     handles = [look.handle() for look in looks]
     if any(line.low is not None for line in lines):
         handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% CI"))
@@ -101,7 +101,7 @@ def _half_normal_handles(frame: pd.DataFrame) -> Sequence[Line2D]:
     if (frame["what"] == "interaction").any():
         handles.append(Line2D([], [], marker="D", color=INK, markerfacecolor="white", label="interaction", **looks))
     handles.append(Line2D([], [], color=MUTED, linestyle=(0, (4, 2)), label="noise alone"))
-    for verdict, color in (("better", BLUE), ("worse", VERMILION), (SAME.meaning, MUTED)):
+    for verdict, color in (("better", BLUE), ("worse", VERMILION), (INCONCLUSIVE.meaning, MUTED)):
         if (frame["verdict"] == verdict).any():
             handles.append(Line2D([], [], marker="s", color=color, label=verdict, **looks))
     return handles

@@ -34,7 +34,7 @@ from reports.figures.style import (
     styled,
 )
 from reports.formats import superscript
-from reports.tables import MISSING, OURS, PAPERS, Table, accuracy
+from reports.tables import MISSING, OURS, PAPERS, Table, mean_sd
 
 OURS_FILL, OURS_LINE = SKY, BLUE
 PAPERS_FILL, PAPERS_LINE = GREY, "#555555"
@@ -128,8 +128,8 @@ def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequenc
         board.text(_LABEL_AT, place, f"{label.text} {superscript(label.marks)}".strip(), va="center")
         for x, text in (
             (_MACS_END, shown["macs"][place].text),
-            (_OURS_END, accuracy(our.mean, our.sd) if our.mean is not None else MISSING),
-            (_PAPERS_END, accuracy(paper.mean, None)),
+            (_OURS_END, mean_sd(our.mean, our.sd) if our.mean is not None else MISSING),
+            (_PAPERS_END, mean_sd(paper.mean, None)),
             (_GFLOPS_END, gflops.text),
         ):
             board.text(x, place, text, ha="right", va="center")

@@ -16,7 +16,8 @@ from reports import diagrams
 from reports.page.explorer import explorer_data
 from reports.page.svg import inline
 from reports.report import Report
-from reports.tables import Column, facts
+from reports.row_summary import facts
+from reports.tables import Column
 
 _HERE = files("reports.page")
 

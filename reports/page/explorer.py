@@ -1,7 +1,7 @@
-"""What the page's explorer shows of every combination of flags, tabulated from Python's plan when the page is built.
+"""The data of the page's explorer: costs and drawings of every combination of flags, tabulated from the plan.
 
-The page looks things up and puts SVG together; it neither counts nor draws. A table is a list of whole numbers in mixed
-radix: the choice of each flag times that flag's stride, summed, is the place; a flag that changes nothing has stride 0.
+The page only looks values up and assembles SVG; it neither counts nor draws. A table is a flat list of integers. The
+index of an entry is the sum over flags of choice times stride; a flag without influence has stride 0.
 """
 
 from __future__ import annotations
@@ -19,31 +19,25 @@ from scipy import stats
 from modernize.design import FLAGS, Design, DesignError, split_name, text
 from modernize.plan import Activation, Layers, Plan, compile_plan, trace
 from modernize.roadmap import NAMES, Roadmap, roadmap
-from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, words
+from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
 from reports.report import Report
+from reports.row_summary import account
 from reports.statistics import summarise
-from reports.tables import account, accuracy
+from reports.tables import mean_sd
 
 Numbers = NDArray[np.int64]
-MOST_BODIES = 16_000  # combinations of the flags of the blocks; more would make the page slow to build and large
-_STEM_FLAGS = ("stem", "stem_stride")
-# Which activation it is changes neither a count nor a drawing, but for the word in its box: see `_drawings`.
-_LEFT_TO_OTHERS = (*_STEM_FLAGS, "activation")
-_STEM_DEPENDS = ("depths", "width", *_STEM_FLAGS, "norm", "separate_downsampling")
-_OVERVIEW_DEPENDS = ("depths", "width", "inverted_bottleneck")
-_MANY = ("depths", "width", "kernel_size", "layer_scale")  # flags that may take any number of values
+MOST_BODIES = 16_000  # combinations of the flags that change the body; more make the page large and slow to build
 _NAMES = [flag.name for flag in FLAGS]
-_BOTH = {
-    "stem": ("resnet", "patchify"),
-    "activation": ("relu", "gelu"),
-    "norm": ("bn", "ln"),
-    "layer_scale": (None, 1e-6),
-}
+# The activation changes no cost, and in the drawings only a word: see `_drawings`.
+_TABULATED = [flag for flag in FLAGS if flag.name != "activation"]
+_STEM = [flag.name for flag in _TABULATED if "stem" in flag.parts]
+_BODY = [flag.name for flag in _TABULATED if "body" in flag.parts]
+_OPEN = [flag.name for flag in _TABULATED if flag.examples and "body" in flag.parts]  # any number of values
 
 
 @dataclass(frozen=True)
 class Images:
-    """What designs are counted for: pixels a side, channels and classes."""
+    """The images for which designs are counted: resolution in pixels, channels and classes."""
 
     size: int
     channels: int
@@ -57,7 +51,7 @@ Space = dict[str, list[Any]]
 
 
 def explorer_data(report: Report) -> dict[str, Any]:
-    """Everything the explorer looks up, as plain values for JSON."""
+    """Return everything that the explorer looks up, as plain values for JSON."""
     steps = roadmap_of(report)
     images, known = images_of(report, steps)
     designs = {row: Design().with_flags(flags) for row, flags in report.designs.items()}
@@ -68,7 +62,7 @@ def explorer_data(report: Report) -> dict[str, Any]:
             for flag in FLAGS
         ],
         "base": steps.name,
-        "images": str(images) + ("" if known else " (this study has counted no run yet: its roadmap's)"),
+        "images": str(images) + ("" if known else " (the roadmap's; this study has no runs yet)"),
         "left_out": left_out,
         "start": choice(space, next(iter(designs.values()), steps.rows[0].design)),
         "rows": [{"name": row.name, "label": row.label, "choice": choice(space, row.design)} for row in steps.rows],
@@ -80,11 +74,11 @@ def explorer_data(report: Report) -> dict[str, Any]:
     }
 
 
-# ---- which designs, and for which images
+# ---- designs and images
 
 
 def roadmap_of(report: Report) -> Roadmap:
-    """The roadmap that a study's base is on; ResNet-50's for a base on none."""
+    """Return the roadmap of a study's starting design; ResNet-50's if it is on none."""
     if report.kind == "roadmap":
         return roadmap(report.base)
     start = split_name(report.base).base
@@ -92,7 +86,7 @@ def roadmap_of(report: Report) -> Roadmap:
 
 
 def images_of(report: Report, steps: Roadmap) -> tuple[Images, bool]:
-    """The images that the study's runs were counted for, and whether any was; else those of the roadmap."""
+    """Return the images for which the study's runs were counted and True, or the roadmap's and False."""
     counted = report.runs.dropna(subset=["image_size"])
     if counted.empty:
         return Images(steps.image_size, steps.in_channels, steps.num_classes), False
@@ -101,21 +95,21 @@ def images_of(report: Report, steps: Roadmap) -> tuple[Images, bool]:
 
 
 def make_space(steps: Roadmap, designs: Sequence[Design]) -> tuple[Space, list[str]]:
-    """The values each flag can take on the page: the roadmap's and the study's, both of a switch; and what is left out.
+    """Return the values of each flag on the page, and those that are left out.
 
-    Where these are too many combinations, values that the study does not have go first, those of its first row never.
+    The values are those of the roadmap, of the study, and those that the flag offers. Above `MOST_BODIES` combinations,
+    values are left out: first those that the study does not have, and never those of its first row.
     """
     ours = [*designs, *(row.design for row in steps.rows)]
     space: Space = {}
-    for name in _NAMES:
-        values = {getattr(design, name) for design in ours}
-        values |= set(_BOTH.get(name, (False, True) if isinstance(next(iter(values)), bool) else ()))
-        space[name] = sorted(values, key=lambda value: (value is not None, value))
+    for flag in FLAGS:
+        values = {getattr(design, flag.name) for design in ours} | {flag.read(value) for value in flag.values}
+        space[flag.name] = sorted(values, key=lambda value: (value is not None, value))
     left_out = []
-    studied = {name: {getattr(design, name) for design in designs} for name in _MANY}
-    start = {name: getattr(ours[0], name) for name in _MANY}
-    while prod(len(values) for name, values in space.items() if name not in _LEFT_TO_OTHERS) > MOST_BODIES:
-        spare = [(name, value) for name in _MANY for value in reversed(space[name]) if value != start[name]]
+    studied = {name: {getattr(design, name) for design in designs} for name in _OPEN}
+    start = {name: getattr(ours[0], name) for name in _OPEN}
+    while prod(len(space[name]) for name in _BODY) > MOST_BODIES:
+        spare = [(name, value) for name in _OPEN for value in reversed(space[name]) if value != start[name]]
         spare = [(name, value) for name, value in spare if value not in studied[name]] or spare
         if not spare:
             break
@@ -126,16 +120,16 @@ def make_space(steps: Roadmap, designs: Sequence[Design]) -> tuple[Space, list[s
 
 
 def choice(space: Space, design: Design) -> list[int]:
-    """The place of each of a design's values among those of the page, -1 for one that is left out."""
+    """Return the index of each of a design's values among those of the page, -1 for values that are left out."""
     values = [(space[name], getattr(design, name)) for name in _NAMES]
     return [known.index(value) if value in known else -1 for known, value in values]
 
 
-# ---- what a run has
+# ---- results of runs
 
 
 def measured(report: Report, row: str) -> str:
-    """What a row's runs say, in words: top-1 with its interval, and on which recipe and seeds."""
+    """Describe a row's results: top-1 with its confidence interval, recipe and seeds."""
     runs = report.runs[report.runs["row"] == row]
     found = summarise(runs.loc[runs["status"] == "done", "top1"])
     label = f"{runs['label'].iloc[0]} (recipe {runs['recipe'].iloc[0]})" if len(runs) else row
@@ -143,11 +137,11 @@ def measured(report: Report, row: str) -> str:
     if not found.seeds:
         return f"{label}: no result; {rest or ', '.join(dict.fromkeys(runs['status']))}"
     if found.seeds == 1:
-        said = f"{accuracy(found.mean, None)}%, one seed: no interval over seeds"
+        said = f"{mean_sd(found.mean, None)}%, one seed: no interval over seeds"
     else:
         half = float(stats.t.ppf(0.975, found.seeds - 1)) * found.sd / found.seeds**0.5
         said = (
-            f"{accuracy(found.mean, found.sd)}% over {found.seeds} seeds, "
+            f"{mean_sd(found.mean, found.sd)}% over {found.seeds} seeds, "
             f"95% interval of the mean {found.mean - half:.2f} to {found.mean + half:.2f}"
         )
     return f"{label}: {said}" + (f"; {rest}" if rest else "")
@@ -157,16 +151,12 @@ def measured(report: Report, row: str) -> str:
 
 
 def tabulate(space: Space, images: Images) -> dict[str, Any]:
-    """Costs and drawings of every combination of the values in `space`, as tables of numbers and lists of SVG."""
+    """Return costs and drawings of every combination of values, as tables of integers and lists of SVG."""
     known: dict[Part, int] = {}
     stems = _stems(space, images, known)
     entries = sorted({int(size) for size in stems.sizes.ravel() if size > 0})
     bodies = _bodies(space, images, entries, known)
     macs = _sum_macs(stems, bodies, space, images)
-    shown: dict[str, int] = {}
-    overviews = _filled(
-        space, _OVERVIEW_DEPENDS, lambda design: [_number(shown, _as_svg(overview(_plan(design, images))))]
-    )
     return {
         "params": table(stems.params + bodies.params),
         "macs": table(macs.counts),
@@ -174,15 +164,15 @@ def tabulate(space: Space, images: Images) -> dict[str, Any]:
         "stem": table(stems.part),
         "body": table(bodies.group),
         "groups": bodies.groups,
-        "overview": table(overviews[0]),
-        "overviews": list(shown),
+        "overview": table(bodies.overview),
+        "overviews": bodies.overviews,
         **_drawings(list(known), space["activation"]),
     }
 
 
 @dataclass(frozen=True)
 class _Stems:
-    """The stem of each combination: its cost, the size of what it gives (-1: nothing), and the number of its part."""
+    """The stem per combination: parameters, MACs, output size (-1: none) and the index of its part."""
 
     params: Numbers
     macs: Numbers
@@ -192,48 +182,58 @@ class _Stems:
 
 @dataclass(frozen=True)
 class _Bodies:
-    """All after the stem: parameters, multiply-adds by the size that comes in (-1: too small), and its parts."""
+    """The layers after the stem per combination: parameters, and MACs by input size (-1: too small).
+
+    `group` is the index of the parts in `groups`, and `overview` that of the drawing in `overviews`.
+    """
 
     params: Numbers
     macs: Mapping[int, Numbers]
     group: Numbers
     groups: list[tuple[int, ...]]
+    overview: Numbers
+    overviews: list[str]
 
 
 @dataclass(frozen=True)
 class _Macs:
-    """Multiply-adds of each combination; -1 - n for one that cannot be built for the n-th of the reasons."""
+    """MACs per combination; -1 - n for a design that is invalid for the n-th of the reasons."""
 
     counts: Numbers
     reasons: list[str]
 
 
 def _stems(space: Space, images: Images, known: dict[Part, int]) -> _Stems:
-    """The stem of every combination of the flags that it depends on."""
+    """Tabulate the stem over the flags that change it."""
 
-    def told(design: Design) -> list[int]:
+    def entry(design: Design) -> list[int]:
         plan = _plan(design, images)
         return [*_cost(plan.stem, images.size), _number(known, parts(plan)[0])]
 
-    return _Stems(*_filled(space, _STEM_DEPENDS, told))
+    return _Stems(*_filled(space, _STEM, entry))
 
 
 def _bodies(space: Space, images: Images, entries: Sequence[int], known: dict[Part, int]) -> _Bodies:
-    """All after the stem for every combination of the flags but the stem's."""
+    """Tabulate the layers after the stem over the flags that change them, for every output size of the stem."""
     groups: dict[tuple[int, ...], int] = {}
+    stages: dict[Hashable, int] = {}
+    overviews: list[str] = []
 
-    def told(design: Design) -> list[int]:
+    def entry(design: Design) -> list[int]:
         plan = _plan(design, images)
         costs = [_body_cost(plan, size) for size in entries]
         group = tuple(_number(known, part) for part in parts(plan)[1:])
-        return [costs[0][0], _number(groups, group), *(macs for _, macs in costs)]
+        shown = _number(stages, tuple(stage_labels(plan)))
+        if shown == len(overviews):
+            overviews.append(_as_svg(overview(plan)))
+        return [costs[0][0], _number(groups, group), shown, *(macs for _, macs in costs)]
 
-    params, group, *macs = _filled(space, [name for name in _NAMES if name not in _LEFT_TO_OTHERS], told)
-    return _Bodies(params, dict(zip(entries, macs, strict=True)), group, list(groups))
+    params, group, shown, *macs = _filled(space, _BODY, entry)
+    return _Bodies(params, dict(zip(entries, macs, strict=True)), group, list(groups), shown, overviews)
 
 
 def _sum_macs(stems: _Stems, bodies: _Bodies, space: Space, images: Images) -> _Macs:
-    """Multiply-adds of every combination, and why those without any cannot be built."""
+    """Sum the MACs of stem and body for every combination, and collect the reasons of invalid ones."""
     counts = np.full(np.broadcast_shapes(stems.sizes.shape, bodies.params.shape), -1)
     for size, macs in bodies.macs.items():
         counts = np.where((stems.sizes == size) & (macs >= 0), stems.macs + macs, counts)
@@ -245,7 +245,7 @@ def _sum_macs(stems: _Stems, bodies: _Bodies, space: Space, images: Images) -> _
 
 
 def refusal(design: Design, images: Images) -> str:
-    """Why a design cannot be built for some images; empty where it can."""
+    """Return why a design is invalid for these images; empty if it is valid."""
     try:
         trace(_plan(design, images), images.size)
     except DesignError as error:
@@ -254,7 +254,7 @@ def refusal(design: Design, images: Images) -> str:
 
 
 def _cost(layers: Layers, size: int) -> tuple[int, int, int]:
-    """Parameters and multiply-adds of some layers one after the other, and the size after them: -1 for nothing left."""
+    """Return parameters, MACs and output size of layers in sequence; the last two are -1 for too small an input."""
     params = macs = 0
     for layer in layers:
         after = layer.out_size(size)
@@ -266,9 +266,9 @@ def _cost(layers: Layers, size: int) -> tuple[int, int, int]:
 
 
 def _body_cost(plan: Plan, size: int) -> tuple[int, int]:
-    """Parameters and multiply-adds of all after the stem, which gives maps of `size`: -1 where they are too small.
+    """Return parameters and MACs of the layers after the stem, for a stem output of `size`; MACs -1 if it is too small.
 
-    All blocks of a stage but its first are one plan, counted once.
+    All blocks of a stage but the first are equal, and counted once.
     """
     params = macs = 0
     for stage in plan.stages:
@@ -289,24 +289,24 @@ def _plan(design: Design, images: Images) -> Plan:
     return compile_plan(design, images.channels, images.classes)
 
 
-def _filled(space: Space, depends: Sequence[str], told: Callable[[Design], list[int]]) -> list[Numbers]:
-    """What is told of every combination of the flags in `depends`, the others at their first value.
+def _filled(space: Space, flags: Sequence[str], entry: Callable[[Design], list[int]]) -> list[Numbers]:
+    """Evaluate `entry` for every combination of `flags`, with all other flags at their first value.
 
-    An array for each number told, with an axis for each flag, of length 1 for those that are not in `depends`.
+    Return an array per number of the entry, with an axis per flag, of length 1 for flags that are not in `flags`.
     """
-    shape = [len(space[name]) if name in depends else 1 for name in _NAMES]
+    shape = [len(space[name]) if name in flags else 1 for name in _NAMES]
     values = [space[name][:length] for name, length in zip(_NAMES, shape, strict=True)]
-    found = [told(Design(*chosen)) for chosen in product(*values)]
-    return [np.array(numbers, dtype=np.int64).reshape(shape) for numbers in zip(*found, strict=True)]
+    rows = [entry(Design(*chosen)) for chosen in product(*values)]
+    return [np.array(numbers, dtype=np.int64).reshape(shape) for numbers in zip(*rows, strict=True)]
 
 
 def _number(numbers: dict[Any, int], item: Any) -> int:
-    """The number of a thing among the distinct ones in the order in which they were first seen."""
+    """Return the index of an item among the distinct ones, in order of first appearance."""
     return numbers.setdefault(item, len(numbers))
 
 
 def table(values: Numbers) -> dict[str, list[int]]:
-    """An array as the page reads it: a stride for each flag, 0 for one that makes no difference, and the numbers."""
+    """Return an array as the page reads it: a stride per flag, 0 for a flag without influence, and the numbers."""
     for axis in range(values.ndim):
         first = values.take([0], axis=axis)
         values = first if (values == first).all() else values
@@ -314,27 +314,27 @@ def table(values: Numbers) -> dict[str, list[int]]:
     return {"strides": strides, "data": values.ravel().tolist()}
 
 
-# ---- drawings with slots for their words
+# ---- drawings with slots for text
 
 
 def _drawings(known: Sequence[Part], activations: Sequence[str]) -> dict[str, list]:
-    """The parts as numbers: of a drawing with slots, of the title, and of the words for the slots; and all of these.
+    """Return each part as the indices of a drawing with slots, of its title and of its words, and the lists of these.
 
-    The parts have the first of `activations`; the first word stands for whichever is chosen.
+    The parts have the first of `activations`; the first word stands for the activation that is chosen.
     """
     base = narrowest(known)
-    said = [str(Activation("", kind)) for kind in activations]
+    names = [str(Activation("", kind)) for kind in activations]
     outlines: dict[Hashable, int] = {}
     frames: list[str] = []
-    lines = {said[0]: 0}
+    lines = {names[0]: 0}
     numbered = []
     for part in known:
-        told = words(part)
+        texts = words(part)
         frame = _number(outlines, outline(part))
         if frame == len(frames):
-            frames.append(_as_svg(draw(part, base, [f"{{{slot}}}" for slot in range(len(told))])))
-        numbered.append([frame, *(_number(lines, line) for line in (part.title, *told))])
-    return {"parts": numbered, "frames": frames, "words": list(lines), "activations": said}
+            frames.append(_as_svg(draw(part, base, [f"{{{slot}}}" for slot in range(len(texts))])))
+        numbered.append([frame, *(_number(lines, line) for line in (part.title, *texts))])
+    return {"parts": numbered, "frames": frames, "words": list(lines), "activations": names}
 
 
 def _as_svg(drawing: Drawing) -> str:

@@ -22,7 +22,7 @@ _NAMES = {
     "high": "to",
     "paper_top1": "the paper's top-1, %",
     "paper_change": "the paper's change",
-    "p_holm": "p (Holm)",
+    "p_adjusted": "adjusted p",
 }
 _TOLD: tuple[str, ...] = (
     "status",
@@ -35,7 +35,7 @@ _TOLD: tuple[str, ...] = (
     "difference",
     "low",
     "high",
-    "p_holm",
+    "p_adjusted",
 )
 _TOLD += ("verdict", "macs", "params", "paper_top1", "paper_change", "worth", "se", "in_paper_order", "min", "max")
 
@@ -94,4 +94,4 @@ def _said(name: str, value: Any) -> str:
     number = float(value)
     if name in ("macs", "params", "seeds"):
         return f"{number:,.0f}"
-    return f"{number:.3f}" if name == "p_holm" else f"{number:.2f}"
+    return f"{number:.3f}" if name == "p_adjusted" else f"{number:.2f}"

@@ -1,232 +1,202 @@
-"""Comparisons of rows: one line per row and base, with interval, p-value and verdict.
+"""Comparisons of rows: one line per row and baseline, with interval, p-value and verdict.
 
-Accuracies are top-1 in percent, differences in points. What is not known is NaN, never 0 and never dropped.
+The noise of all rows comes from one model (`noise.py`); p-values are adjusted for all comparisons of the table.
+Top-1 is in percent, its differences in percentage points. What is not known is NaN, never 0 and never dropped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import special
 
-from reports.errors import ReportError, shortened
-from reports.statistics.multiple_testing import holm
-from reports.statistics.two_networks import COVERS_IMAGES, MCNEMAR, Correct, paired_correctness
-from reports.statistics.values import NO_METHOD, Difference, check_level, known, summarise
+from reports.statistics.contrasts import contrasts, joint_p_values
+from reports.statistics.multiple_testing import step_down
+from reports.statistics.noise import Noise, fit_noise
+from reports.statistics.row_results import RowResults, gather, refuse_duplicates
+from reports.statistics.values import NO_METHOD, check_level, summarise
 
-PAIRED_T = "t, paired by seed"
+Measure = Literal["top1", "loss"]
 
-COVERS_SEEDS = "the luck of training, on these test images"
+MODERATED = "moderated t-test"
+WELCH = "Welch's t-test"
+ONE_SEED = "one seed"
 
-LEGEND_PAIRED = (
-    "difference: row minus base, in points, mean over the seeds that both have; its interval is by t, paired by seed, "
-    f"and covers {COVERS_SEEDS}."
-)
-
-LEGEND_ONE_SEED = (
-    "One seed: difference on the same test images, Tango's score interval, McNemar's exact test. They cover "
-    f"{COVERS_IMAGES}, and another seed may say otherwise."
-)
-
-LEGEND_VERDICT = (
-    "The words go by p after Holm's correction for all comparisons of the table. Each interval is for its comparison "
-    "alone, without correction: one may leave out 0 and the words still be “cannot be told apart”; one that holds 0 "
-    "is never called better or worse."
-)
+_UNITS = {"top1": "percentage points", "loss": "test loss, lower is better"}
+_LEGENDS = {
+    MODERATED: "from a moderated t-test, in which rows of the same recipe and budget share their noise model",
+    WELCH: "from Welch's t-test, where no other row shares the recipe and budget or a row's variance is out of line",
+}
 
 
 class Verdict(StrEnum):
-    """What is said of a comparison: the first three where it was tested, the others why it could not be.
-
-    The last two are of the row's own runs.
-    """
+    """The verdict on a comparison; "not tested" has its reason in the column beside it."""
 
     BETTER = "better"
     WORSE = "worse"
-    SAME = "cannot be told apart"
-    ONE_SEED = "cannot be told: one seed"
-    NO_COMMON_SEED = "cannot be told: no seed in common"
-    NO_BASE = "cannot be told: its base has no result"
-    NOT_RUN = "not run"
-    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    NOT_TESTED = "not tested"
 
 
-def paired_difference(
-    ours: Mapping[int, float], base: Mapping[int, float], level: float = 0.95, resolution: float = 0.0
-) -> Difference:
-    """The mean difference over the seeds that both have, with its interval and p-value by t (`stats.ttest_rel`'s).
-
-    `resolution` is the step in which values come: 100 / test images for top-1, 0 where not known. Differences
-    cannot show less spread than their own rounding has, resolution / √6 (the standard deviation of the difference of
-    two rounded values), so t never takes them to have less. That is for few images and few seeds, where all seeds can
-    differ by the same number of images: t would call this certain, though it is a coincidence of coarse steps. With
-    the resolution unknown, all differences 0 give p = 1 and the interval [0, 0]; all equal and not 0 give neither
-    interval nor p-value, for there is nothing to judge them by. Raises ValueError on a level that is none.
-    """
-    check_level(level)
-    here = {seed for seed, value in ours.items() if known(value)}
-    there = {seed for seed, value in base.items() if known(value)}
-    seeds = tuple(sorted(here & there))
-    left_out = tuple(sorted((set(ours) | set(base)) - (here & there)))
-    differences = np.array([ours[seed] - base[seed] for seed in seeds], dtype=float)
-    n = len(seeds)
-    mean = float(differences.mean()) if n else math.nan
-    if n < 2:
-        return Difference(mean, math.nan, math.nan, math.nan, seeds, left_out, level=level)
-
-    rounding = 1e-12 * max(max(abs(ours[seed]), abs(base[seed])) for seed in seeds)
-    mean = mean if abs(mean) > rounding else 0.0
-    alike = np.ptp(differences) <= rounding
-    sd = max(0.0 if alike else float(differences.std(ddof=1)), resolution / math.sqrt(6))
-    note = "the same difference with every seed" if alike else ""
-    if sd == 0 and mean:
-        low = high = p = math.nan
-        note += ": nothing to judge it by"
-    elif sd == 0:
-        low, high, p = 0.0, 0.0, 1.0
-    else:
-        error = sd / math.sqrt(n)
-        half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-        low, high, p = mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return Difference(mean, low, high, p, seeds, left_out, PAIRED_T, COVERS_SEEDS, note, level)
-
-
-def verdict(difference: Difference, adjusted_p: float, level: float = 0.95) -> Verdict:
-    """The word for a difference, by its p-value after correction: `adjusted_p` ≤ 1 − level is better or worse."""
-    if difference.method == NO_METHOD:
-        return Verdict.ONE_SEED if difference.seeds else Verdict.NO_COMMON_SEED
-    if not adjusted_p <= round(1 - level, 12):  # NaN too: nothing to tell them apart by
-        return Verdict.SAME
-    return Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
+COMPARISON_COLUMNS = (
+    *("row", "base", "mean", "sd", "seeds", "base_mean", "base_sd", "base_seeds"),
+    *("difference", "se", "df", "low", "high", "p", "p_adjusted", "verdict", "reason", "method", "note"),
+)
+_NUMBERS = ("difference", "se", "df", "low", "high", "p", "p_adjusted")
 
 
 def compare(
     runs: pd.DataFrame,
     pairs: Sequence[tuple[str, str]],
-    predictions: Callable[[str, int], Correct | None] | None = None,
+    measure: Measure = "top1",
     level: float = 0.95,
+    resolution: float = 0.0,
+    variance_from: pd.Series | None = None,
 ) -> pd.DataFrame:
-    """One line for each (row, base) of `pairs`, in that order, whatever became of their runs: see `legend`.
+    """Compare rows with their baselines under one noise model.
 
-    `runs` has row, seed, status, top1 and maybe reason; `predictions(row, seed)` tells which test images that run got
-    right, None where that is not known. Seeds in common: two or more are compared by t, one by its predictions.
-    Columns: row, base, mean, sd, seeds, base_mean, base_sd, base_seeds (each over all its own finished seeds),
-    common_seeds, difference, low, high, p, p_holm (over the lines that have a p), verdict, method, covers, note.
-    Raises ReportError where a row and seed are there twice, a pair is twice or a row is its own base.
+    Args:
+        runs: One line per row and seed with row, seed, status and the measure; maybe reason, recipe, images_seen, run.
+            Rows of one recipe and number of images seen inform each other's variances (all rows, if these columns are
+            missing). Rows that share all their runs count once.
+        pairs: Row and baseline of each comparison.
+        measure: The column that is compared. For "loss", lower is better.
+        level: Coverage of the intervals; a verdict needs an adjusted p-value of at most 1 − level.
+        resolution: The step in which values come, 100 / test images for top-1, 0 if unknown. A variance is never taken
+            to be less than that of rounding to this step, resolution² / 12.
+        variance_from: The lines of `runs` that the variances are estimated from (all); means are over all lines.
+
+    Returns:
+        One line per pair, in the order of `pairs`, see `COMPARISON_COLUMNS`. Intervals are not adjusted; `se` and `df`
+        are the standard error and the degrees of freedom of t that give the interval.
+
+    Raises:
+        ReportError: If a row has two runs of a seed, a pair is there twice or a row is its own baseline.
     """
     check_level(level)
-    _check(runs, pairs)
-    top1: dict[str, dict[int, float]] = {}
-    statuses: dict[str, dict[int, str]] = {}
-    reasons: dict[str, dict[int, str]] = {}
-    told = runs.assign(reason=runs.get("reason"))
-    columns = ["row", "seed", "status", "top1", "reason"]
-    for row, seed, status, value, reason in told[columns].itertuples(index=False, name=None):
-        statuses.setdefault(row, {})[int(seed)] = status
-        if isinstance(reason, str) and reason:
-            reasons.setdefault(row, {})[int(seed)] = shortened(reason)
-        if status == "done" and known(value):
-            top1.setdefault(row, {})[int(seed)] = float(value)
-    compared = [_compare(row, base, top1, predictions, level) for row, base in pairs]
-    adjusted = holm(difference.p for difference in compared)
-    lines = []
-    for (row, base), difference, p_holm in zip(pairs, compared, adjusted, strict=True):
-        ours, theirs = summarise(top1.get(row, {}).values()), summarise(top1.get(base, {}).values())
-        if row not in top1:
-            word = Verdict.FAILED if "failed" in statuses.get(row, {}).values() else Verdict.NOT_RUN
-        else:
-            word = verdict(difference, p_holm, level) if base in top1 else Verdict.NO_BASE
-        own, others = (
-            _account(statuses.get(name, {}), top1.get(name, {}), reasons.get(name, {})) for name in (row, base)
-        )
-        lines.append(
-            {
-                "row": row,
-                "base": base,
-                "mean": ours.mean,
-                "sd": ours.sd,
-                "seeds": ours.seeds,
-                "base_mean": theirs.mean,
-                "base_sd": theirs.sd,
-                "base_seeds": theirs.seeds,
-                "common_seeds": len(difference.seeds),
-                "difference": difference.mean,
-                "low": difference.low,
-                "high": difference.high,
-                "p": difference.p,
-                "p_holm": float(p_holm),
-                "verdict": word.value,
-                "method": difference.method,
-                "covers": difference.covers,
-                "note": "; ".join(filter(None, [difference.note, own, f"{base}: {others}" if others else ""])),
-            }
-        )
-    return pd.DataFrame(lines, columns=COMPARISON_COLUMNS)
+    refuse_duplicates(runs, pairs)
+    rows = gather(runs, measure, variance_from)
+    rows |= {name: RowResults(name, source=name) for pair in pairs for name in pair if name not in rows}
+    lines = pd.DataFrame([_line(rows[row], rows[base]) for row, base in pairs], columns=list(COMPARISON_COLUMNS))
+    units = {name: place for place, name in enumerate(name for name, row in rows.items() if row.source == name)}
+    if pairs:
+        results = [rows[name] for name in units]
+        places = np.array([[units[rows[name].source] for name in pair] for pair in pairs], dtype=np.intp)
+        _test(lines, results, fit_rows(results, resolution), places, level)
+    return with_verdicts(lines, lines["p_adjusted"], measure, level)
 
 
-COMPARISON_COLUMNS = (
-    *("row", "base", "mean", "sd", "seeds", "base_mean", "base_sd", "base_seeds", "common_seeds"),
-    *("difference", "low", "high", "p", "p_holm", "verdict", "method", "covers", "note"),
-)
+def with_verdicts(
+    lines: pd.DataFrame, p_adjusted: pd.Series, measure: Measure = "top1", level: float = 0.95
+) -> pd.DataFrame:
+    """Lines of `compare` with other adjusted p-values, and the verdicts that follow from them."""
+    good = lines["difference"] * (-1 if measure == "loss" else 1) > 0
+    significant = p_adjusted <= round(1 - level, 12)
+    verdict = np.where(significant, np.where(good, Verdict.BETTER, Verdict.WORSE), Verdict.INCONCLUSIVE)
+    return lines.assign(
+        p_adjusted=p_adjusted, verdict=np.where(lines["p"].isna(), Verdict.NOT_TESTED, verdict).astype(str)
+    )
 
 
-def legend(compared: pd.DataFrame, level: float = 0.95) -> str:
-    """What a reader of a table of comparisons must know: of the methods that it used, and of words beside intervals."""
+def fit_rows(results: Sequence[RowResults], resolution: float = 0.0) -> Noise:
+    """Fit the noise model of rows, none of which shares its runs with another."""
+    groups: dict[object, int] = {}
+    group = [groups.setdefault(row.group, len(groups)) for row in results]
+    df = np.array([max(len(row.variance_values) - 1, 0) for row in results], dtype=float)
+    variance = [np.var(row.variance_values, ddof=1) if len(row.variance_values) > 1 else math.nan for row in results]
+    return fit_noise(
+        np.maximum(np.array(variance, dtype=float), resolution**2 / 12), df, np.array(group, dtype=np.intp)
+    )
+
+
+def _line(row: RowResults, base: RowResults) -> dict[str, object]:
+    """The line of a comparison before it is tested."""
+    ours, theirs = summarise(row.values), summarise(base.values)
+    same = "same runs as its baseline" if row.source == base.source and row.name != base.name else ""
+    baseline = f"baseline {base.reason}" if base.reason else ""
+    return {
+        **{"row": row.name, "base": base.name, "mean": ours.mean, "sd": ours.sd, "seeds": ours.seeds},
+        **{"base_mean": theirs.mean, "base_sd": theirs.sd, "base_seeds": theirs.seeds},
+        **dict.fromkeys(_NUMBERS, math.nan),
+        "difference": ours.mean - theirs.mean,
+        "verdict": Verdict.NOT_TESTED.value,
+        "reason": row.reason or baseline or same,
+        "method": NO_METHOD,
+        "note": "; ".join(filter(None, [row.note, f"{base.name}: {base.note}" if base.note else ""])),
+    }
+
+
+def _test(
+    lines: pd.DataFrame, results: Sequence[RowResults], noise: Noise, places: NDArray[np.intp], level: float
+) -> None:
+    """Fill in what the test of each comparison gives, or why it could not be tested."""
+    runs = np.array([max(len(row.values), 1) for row in results], dtype=float)
+    for line, pair in enumerate(places):
+        unknown = [results[place] for place in pair if not noise.known[place]]
+        if not lines.at[line, "reason"] and unknown:
+            single = any(len(row.values) == 1 for row in unknown)
+            lines.at[line, "reason"] = ONE_SEED if single else "no spread between seeds"
+        remarks = [_remark(results[place], noise, int(place)) for place in pair]
+        lines.at[line, "note"] = "; ".join(filter(None, [str(lines.at[line, "note"]), *remarks]))
+    tested = np.flatnonzero(lines["reason"] == "")
+    if not len(tested):
+        return
+    pairs = places[tested]
+    found = contrasts(noise, runs, pairs)
+    difference, half, se = lines["difference"].to_numpy(float)[tested], found.half_widths(level), found.standard_errors
+    p = found.p_values(difference)
+    own = (noise.prior_df[pairs, 0] == 0).all(axis=1)
+    columns = {
+        "se": se,
+        "df": _matching_df(half / se, level),
+        "low": difference - half,
+        "high": difference + half,
+        "p": p,
+        "p_adjusted": step_down(p, joint_p_values(noise, runs, pairs)) if len(p) > 1 else p,
+        "method": np.where(own, WELCH, MODERATED),
+    }
+    for name, values in columns.items():
+        lines.loc[tested, name] = values
+
+
+def _matching_df(multiple: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """The degrees of freedom of t whose interval is `multiple` standard errors to each side."""
+    wide = multiple > special.ndtri((1 + level) / 2)
+    return np.where(wide, special.stdtridf((1 + level) / 2, np.where(wide, multiple, 2.0)), np.inf)
+
+
+def _remark(row: RowResults, noise: Noise, place: int) -> str:
+    """What a reader should know of a row's noise."""
+    if len(row.values) > 1 and len(set(row.values)) == 1:
+        return f"{row.name}: the same result with all {len(row.values)} seeds"
+    if noise.outlier[place]:
+        sd, pooled = math.sqrt(noise.variance[place]), math.sqrt(noise.pooled[place])
+        return f"{row.name}: standard deviation {sd:.2g}, pooled over the other rows {pooled:.2g}; tested with its own"
+    return ""
+
+
+def legend(compared: pd.DataFrame, measure: Measure = "top1", level: float = 0.95) -> str:
+    """How to read a table of comparisons: its effect, unit, tests, interval, correction and verdicts."""
     tested = int(compared["p"].notna().sum())
-    parts = [text for method, text in _LEGENDS.items() if (compared["method"] == method).any()]
+    if not tested:
+        return ""
+    methods = "; ".join(text for method, text in _LEGENDS.items() if (compared["method"] == method).any())
+    parts = [
+        f"Difference: row minus baseline ({_UNITS[measure]}), difference of the means over seeds; {100 * level:g}% CI "
+        f"{methods}. The CI covers seed-to-seed variance, not test-set sampling."
+    ]
     if tested == 1:
-        parts.append(f"Level {100 * level:g}%; the word goes by p.")
-    elif tested:
-        parts += [f"Level {100 * level:g}%, {tested} comparisons.", LEGEND_VERDICT]
-    return " ".join(parts)
-
-
-_LEGENDS = {PAIRED_T: LEGEND_PAIRED, MCNEMAR: LEGEND_ONE_SEED}
-
-
-def _check(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
-    """Refuse what would be counted twice."""
-    twice = runs[runs.duplicated(["row", "seed"])]
-    if len(twice):
-        row, seed = twice.iloc[0][["row", "seed"]]
-        raise ReportError(f"row {row} has two runs of seed {seed}")
-    for place, (row, base) in enumerate(pairs):
-        if row == base:
-            raise ReportError(f"row {row} is compared with itself")
-        if (row, base) in pairs[:place]:
-            raise ReportError(f"row {row} is compared with {base} twice")
-
-
-def _compare(
-    row: str,
-    base: str,
-    top1: Mapping[str, Mapping[int, float]],
-    predictions: Callable[[str, int], Correct | None] | None,
-    level: float,
-) -> Difference:
-    """The difference of two rows by the method that their seeds in common allow."""
-    ours, theirs = top1.get(row, {}), top1.get(base, {})
-    common = sorted(set(ours) & set(theirs))
-    seen = predictions(row, common[0]) if predictions and common else None
-    if len(common) == 1 and predictions and seen is not None:
-        seen_by_base = predictions(base, common[0])
-        if seen_by_base is not None:
-            found = paired_correctness(seen, seen_by_base, level)
-            return replace(found, seeds=tuple(common), left_out=tuple(sorted(set(ours) ^ set(theirs))))
-    return paired_difference(ours, theirs, level, 100 / len(seen) if seen is not None and len(seen) else 0.0)
-
-
-def _account(statuses: Mapping[int, str], top1: Mapping[int, float], reasons: Mapping[int, str]) -> str:
-    """What became of the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`."""
-    if not statuses:
-        return "not run"
-    fates: dict[str, list[str]] = {}
-    for seed, status in sorted(statuses.items()):
-        if seed not in top1:
-            fates.setdefault(f"{status} ({reasons[seed]})" if seed in reasons else status, []).append(str(seed))
-    return ", ".join(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}" for fate, seeds in fates.items())
+        parts.append(f"The verdict uses the unadjusted p-value of one comparison at {100 * (1 - level):.3g}%.")
+    else:
+        parts.append(
+            f"Verdicts use p-values adjusted for {tested} comparisons (step-down on their joint distribution): the "
+            f"family-wise error rate is {100 * (1 - level):.3g}%. CIs are unadjusted: one that excludes 0 may be "
+            "inconclusive; one that includes 0 is never better or worse."
+        )
+    return " ".join([*parts, "Inconclusive does not mean equal."])

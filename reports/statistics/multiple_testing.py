@@ -21,3 +21,25 @@ def holm(p_values: Iterable[float]) -> NDArray[np.float64]:
     weights = np.arange(len(ascending), 0, -1)
     p[ascending] = np.minimum(np.maximum.accumulate(weights * p[ascending]), 1.0)
     return p
+
+
+def step_down(p_values: NDArray[np.float64], null_p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Adjust p-values by their joint distribution: free step-down, smallest p first (Westfall and Young 1993).
+
+    The adjusted p-value of a comparison is the probability that, if it and the comparisons with larger p-values have no
+    true difference, any of them has a p-value as small; and never less than that of a smaller p-value.
+    Bonferroni's inequality bounds it from above by Holm's. (Romano and Wolf, Econometrica 73, 2005.)
+
+    Args:
+        p_values: One p-value per comparison, none of them NaN.
+        null_p_values: Points of the joint distribution if nothing differs, (points, comparisons).
+
+    Returns:
+        Adjusted p-values, never above Holm's.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    smallest = np.minimum.accumulate(null_p_values[:, order[::-1]], axis=1)[:, ::-1]
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate((smallest <= p[order]).mean(axis=0))
+    return np.minimum(np.maximum(adjusted, p), holm(p))

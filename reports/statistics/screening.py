@@ -360,7 +360,7 @@ def _verdict(effect: float, p: float, level: float) -> str:
     if math.isnan(effect):
         return "not tested: aliased with another effect"
     if not p <= round(1 - level, 12):
-        return Verdict.SAME.value
+        return Verdict.INCONCLUSIVE.value
     return (Verdict.BETTER if effect > 0 else Verdict.WORSE).value
 
 

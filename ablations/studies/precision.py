@@ -1,0 +1,48 @@
+"""Size a study's second stage by the spread that its first stage shows, so that intervals are as narrow as asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ablations.errors import RunError
+from ablations.studies.folder import read_study, run_folder, write_study
+from ablations.studies.run import finished
+from ablations.studies.schema import Study
+from ablations.studies.stages import sized, unsized
+
+
+def add_needed_seeds(folder: Path) -> Study:
+    """Add the seeds that the precision needs, once all runs have ended; return the study that the folder now holds.
+
+    Raises RunError if no comparison's variance is known.
+    """
+    from filelock import FileLock
+
+    study = read_study(folder)
+    if not unsized(study):
+        return study
+    with FileLock(folder / ".study.yaml.lock"):  # of two commands at once, the second finds the first's seeds
+        study = read_study(folder)
+        if not unsized(study) or not all(finished(run_folder(folder, run)) for run in study.runs):
+            return study
+        from ablations.studies.results import runs_frame
+        from reports.statistics.precision import seeds_needed
+
+        assert study.precision is not None
+        needed = seeds_needed(runs_frame(study, folder), study.precision.half_width)
+        if needed is None:
+            raise RunError(f"study folder {folder}: no comparison has two finished runs, so its spread is not known")
+        study = sized(study, needed)
+        write_study(study, folder)
+    return study
+
+
+def describe_precision(study: Study) -> str | None:
+    """What the study's last stage was computed to need; None if it was not computed."""
+    if not study.stages or (last := study.stages[-1]).precision is None or last.needed is None:
+        return None
+    asked, seeds = last.precision, len(study.seeds)
+    text = f"±{asked.half_width:g} needs {last.needed} seeds per row"
+    if last.needed > asked.max_seeds:
+        return f"{text}; max_seeds={asked.max_seeds} stops at {seeds}"
+    return f"{text}; there are {seeds}, {len(last.seeds)} of them added for it"

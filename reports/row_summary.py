@@ -1,0 +1,168 @@
+"""A row's runs in one summary, what a reader must know before comparing rows, and a study's facts on one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
+
+from reports.errors import shortened
+from reports.statistics import Summary, summarise
+
+_STATUSES = ("failed", "running", "stopped", "left")  # the status of a row without a result is the first of its runs'
+_Value = TypeVar("_Value", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """All runs of a row: its cost and, over its finished runs, top-1, EMA top-1 and test loss.
+
+    `notes` say what a reader must know before comparing the row with others; `params` and `macs` are None if unknown.
+    """
+
+    row: str
+    label: str
+    recipe: str
+    status: str
+    reason: str
+    runs: int
+    params: int | None
+    macs: int | None
+    top1: Summary
+    ema: Summary
+    loss: Summary
+    notes: tuple[str, ...]
+
+
+def summarise_rows(runs: pd.DataFrame) -> list[RowSummary]:
+    """Summarize each row of a study, in the study's order."""
+    by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
+    notes = _fairness_notes(by_row)
+    return [_summarise(name, mine, notes[name]) for name, mine in by_row.items()]
+
+
+def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummary:
+    done = runs[runs["status"] == "done"]
+    top1, ema, loss = (summarise(done.get(measure, ())) for measure in ("top1", "ema_top1", "loss"))
+    params, macs = (_first_count(runs[column]) for column in ("params", "macs"))
+    return RowSummary(
+        row=name,
+        label=str(runs["label"].iloc[0]),
+        recipe=", ".join(_values(runs, "recipe")),
+        status=status_of(runs),
+        reason="; ".join(_values(runs, "reason")),
+        runs=len(runs),
+        params=params,
+        macs=macs,
+        top1=top1,
+        ema=ema,
+        loss=loss,
+        notes=tuple(notes),
+    )
+
+
+def status_of(runs: pd.DataFrame) -> str:
+    """Return `done` if a row has a result, else the first of failed, running, stopped and left among its runs."""
+    if summarise(runs.loc[runs["status"] == "done", "top1"]).seeds:
+        return "done"
+    statuses = set(runs["status"])
+    return next((status for status in _STATUSES if status in statuses), "no top-1" if statuses else "not run")
+
+
+def account(runs: pd.DataFrame) -> str:
+    """Describe the runs of a row that have no result: `1 of 3 runs failed: NaN loss`."""
+    parts = []
+    for status in _STATUSES:
+        some = runs[runs["status"] == status]
+        if len(some):
+            reasons = "; ".join(shortened(reason) for reason in _values(some, "reason"))
+            which = status if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs {status}"
+            parts.append(f"{which}: {reasons}" if reasons else which)
+    described = "; ".join(parts)
+    return "" if described == status_of(runs) else described
+
+
+def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
+    """For each row, what a reader must know before comparing it with the others."""
+    recipes = {name: tuple(_values(runs, "recipe")) for name, runs in by_row.items()}
+    seeds = {name: tuple(sorted(map(int, runs["seed"].dropna()))) for name, runs in by_row.items()}
+    images = {name: _images(runs) for name, runs in by_row.items()}
+    usual_recipe, usual_seeds, usual_images = _usual(recipes), _usual(seeds), _usual(images)
+    notes: dict[str, list[str]] = {}
+    for name, runs in by_row.items():
+        notes[name] = []
+        if recipes[name] and recipes[name] != usual_recipe:
+            notes[name].append(f"trained with recipe {', '.join(recipes[name])}")
+        if images[name] and images[name] != usual_images:
+            notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
+        if seeds[name] and seeds[name] != usual_seeds:
+            notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
+        shared = shared_with(runs, by_row)
+        if shared:
+            notes[name].append(f"the same runs as {shared}: one design under one recipe")
+        notes[name] += _values(runs, "note") if "note" in runs else []
+        if account(runs):
+            notes[name].append(account(runs))
+    return notes
+
+
+def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
+    """Return the label of a row's baseline if the two share their runs, else nothing."""
+    if runs.empty or not isinstance(runs["base"].iloc[0], str):
+        return ""
+    base = by_row.get(runs["base"].iloc[0])
+    return str(base["label"].iloc[0]) if base is not None and set(runs["run"]) & set(base["run"]) else ""
+
+
+def facts(runs: pd.DataFrame) -> str:
+    """Put study, dataset, recipe, seeds and the number of runs by status on one line."""
+    recipes = {str(name): tuple(_values(group, "recipe")) for name, group in runs.groupby("row", sort=False)}
+    statuses = [(status, int((runs["status"] == status).sum())) for status in ("done", *_STATUSES)]
+    run_word = "run" if len(runs) == 1 else "runs"
+    parts = [
+        f"study {', '.join(_values(runs, 'study'))}",
+        f"data {', '.join(_values(runs, 'dataset'))}",
+        *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
+        f"recipe {', '.join(_usual(recipes))}",
+        _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
+        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {status}" for status, number in statuses if number),
+    ]
+    return " · ".join(parts)
+
+
+def _values(runs: pd.DataFrame, column: str) -> list[str]:
+    """Return the distinct texts of a column, in order of appearance."""
+    return list(dict.fromkeys(str(value) for value in runs[column] if pd.notna(value) and str(value)))
+
+
+def _first_count(values: pd.Series) -> int | None:
+    """Return the first known count: all runs of a row train the same network."""
+    counts = pd.to_numeric(values).dropna()
+    return int(counts.iloc[0]) if len(counts) else None
+
+
+def _usual(values: Mapping[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
+    """Return what most rows have; in a tie, the later value, because a roadmap's first row is the exception."""
+    counts = Counter(value for value in values.values() if value)
+    latest = {value: place for place, value in enumerate(values.values())}
+    return max(counts, key=lambda value: (counts[value], latest[value]), default=())
+
+
+def _images(runs: pd.DataFrame) -> tuple[int, ...]:
+    """Return the distinct numbers of images that the finished runs saw."""
+    seen = pd.to_numeric(runs.loc[runs["status"] == "done", "images_seen"]).dropna()
+    return tuple(sorted(int(number) for number in seen.unique()))
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    return " or ".join(f"{number:,}" for number in numbers)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """List up to five seeds by number."""
+    if len(seeds) > 5:
+        return f"{len(seeds)} seeds"
+    return f"seed{'s' if len(seeds) != 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,110 @@
+"""The results of each row, from the tidy frame of a study's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from reports.errors import ReportError, shortened
+from reports.statistics.values import known
+
+
+@dataclass(frozen=True)
+class RowResults:
+    """A row's results: one value per finished seed, and those that its variance is estimated from.
+
+    `group` names the rows that it shares a noise model with. `source` is the row whose runs these are: itself, or the
+    first row with the same runs. `reason` says why the row cannot be tested; `note` what became of its other runs.
+    """
+
+    name: str
+    values: tuple[float, ...] = ()
+    variance_values: tuple[float, ...] = ()
+    group: tuple[object, ...] = ()
+    source: str = ""
+    reason: str = "not run"
+    note: str = "not run"
+
+
+@dataclass
+class _Lines:
+    """The lines of a row."""
+
+    values: dict[int, float] = field(default_factory=dict)
+    statuses: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    for_variance: set[int] = field(default_factory=set)
+    recipes: set[object] = field(default_factory=set)
+    images: set[object] = field(default_factory=set)
+    runs: set[object] = field(default_factory=set)
+
+
+def gather(runs: pd.DataFrame, measure: str, variance_from: pd.Series | None = None) -> dict[str, RowResults]:
+    """The results of every row of a study, in its order (arguments as `compare`)."""
+    frame = pd.DataFrame(
+        {name: runs.get(name) for name in ("reason", "recipe", "images_seen", "run")}, index=runs.index
+    )
+    frame = frame.assign(row=runs["row"], seed=runs["seed"], status=runs["status"], value=runs.get(measure))
+    frame["used"] = True if variance_from is None else variance_from.astype(bool)
+    rows: dict[str, _Lines] = {}
+    line: Any
+    for line in frame.itertuples(index=False):
+        row, seed = rows.setdefault(str(line.row), _Lines()), int(line.seed)
+        row.statuses[seed] = str(line.status)
+        if isinstance(line.reason, str) and line.reason:
+            row.reasons[seed] = shortened(line.reason)
+        if line.status == "done" and known(line.value):
+            row.values[seed] = float(line.value)
+            row.recipes |= {line.recipe} if isinstance(line.recipe, str) else set()
+            row.images |= {line.images_seen} if known(line.images_seen) else set()
+            row.runs |= {line.run} if isinstance(line.run, str) else set()
+            if line.used:
+                row.for_variance.add(seed)
+    sources: dict[frozenset[object], str] = {}
+    return {
+        name: _results(name, row, sources.setdefault(frozenset(row.runs), name) if row.runs else name, measure)
+        for name, row in rows.items()
+    }
+
+
+def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
+    reason = ""
+    if not row.values:
+        statuses = set(row.statuses.values())
+        reason = "failed" if "failed" in statuses else f"no {_NAMES[measure]}" if "done" in statuses else "not run"
+    elif len(row.recipes) > 1:
+        reason = "several recipes"
+    elif len(row.images) > 1:
+        reason = "several budgets"
+    group = (next(iter(row.recipes), None), next(iter(row.images), None))
+    values = tuple(value for _, value in sorted(row.values.items()))
+    used = tuple(value for seed, value in sorted(row.values.items()) if seed in row.for_variance)
+    return RowResults(name, values, used, group, source, reason, _account(row.statuses, row.values, row.reasons))
+
+
+_NAMES = {"top1": "top-1", "loss": "test loss"}
+
+
+def _account(statuses: Mapping[int, str], values: Mapping[int, float], reasons: Mapping[int, str]) -> str:
+    """What became of the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`."""
+    fates: dict[str, list[str]] = {}
+    for seed, status in sorted(statuses.items()):
+        if seed not in values:
+            fates.setdefault(f"{status} ({reasons[seed]})" if seed in reasons else status, []).append(str(seed))
+    return ", ".join(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}" for fate, seeds in fates.items())
+
+
+def refuse_duplicates(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse what would be counted twice."""
+    twice = runs[runs.duplicated(["row", "seed"])]
+    if len(twice):
+        row, seed = twice.iloc[0][["row", "seed"]]
+        raise ReportError(f"row {row} has two runs of seed {seed}")
+    for place, (row, base) in enumerate(pairs):
+        if row == base:
+            raise ReportError(f"row {row} is compared with itself")
+        if (row, base) in pairs[:place]:
+            raise ReportError(f"row {row} is compared with {base} twice")

@@ -1,0 +1,295 @@
+"""Extending a study: what may be added, what goes on record, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import made_up_study, write_run
+
+from ablations.cli import run_command
+from ablations.errors import RequestError
+from ablations.studies.folder import open_folder, read_study, run_folder
+from ablations.studies.load import load_study
+from ablations.studies.precision import add_needed_seeds
+from ablations.studies.results import runs_frame, write_results
+from ablations.studies.schema import Study
+from ablations.studies.stages import Precision, begun, extended, sized, stage_numbers, unsized
+from reports.statistics.sequential import looks
+
+VALUES = [3, 5, 7, 9, 11]
+
+
+def sweep(seeds: Sequence[int] = (0, 1, 2), values: Sequence[int] = (3, 7), **changes: Any) -> Study:
+    asked = {"base": "pocket", "data": "digits", "seeds": list(seeds), "flags": {"kernel_size": list(values)}}
+    return load_study("sweep", {**asked, **changes}, {})
+
+
+def finish(study: Study, folder: Path, top1: dict[str, float] | None = None) -> None:
+    """Give every run that has no result one; results differ by seed, and by row as `top1` says."""
+    for run in study.runs:
+        if not (run_folder(folder, run) / "result.json").exists():
+            value = {"top1": 80 + 3 * (run.seed % 3) + (top1 or {}).get(run.row, 0.0)}
+            write_run(run_folder(folder, run), run, value, 4)
+
+
+# ---- the record
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.sets(st.integers(0, 9)), st.integers(2, 5), st.booleans()), max_size=6),
+    st.sets(st.integers(0, 9), min_size=1),
+)
+def test_the_record_names_every_seed_and_row_once_and_no_run_changes_its_stage(
+    requests: list[tuple[set[int], int, bool]], first: set[int]
+) -> None:
+    study, rows = begun(sweep(sorted(first), VALUES[:2])), 2
+    for seeds, values, looked in requests:
+        before = study
+        rows = max(rows, values)
+        study = extended(before, sweep(sorted({*before.seeds, *seeds}), VALUES[:rows]), looked)
+        assert study.seeds == [seed for stage in study.stages for seed in stage.seeds]
+        assert sorted(row.row for row in study.rows) == sorted(row for stage in study.stages for row in stage.rows)
+        earlier, now, last = stage_numbers(before), stage_numbers(study), len(study.stages)
+        there = {(row.row, seed) for row in before.rows for seed in before.seeds}
+        added = {(row.row, seed) for row in study.rows for seed in study.seeds} - there
+        assert all(earlier(*run) == now(*run) for run in there)
+        assert all(now(*run) == last for run in added)
+        assert last == len(before.stages) + bool(added and looked)
+        assert extended(study, study, looked) == study
+        assert Study.model_validate(yaml.safe_load(yaml.safe_dump(study.model_dump(mode="json")))) == study
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 30), st.integers(6, 20), st.booleans())
+def test_a_precision_adds_the_seeds_that_it_needs_up_to_the_maximum_and_once(
+    pilot: int, needed: int, most: int, looked: bool
+) -> None:
+    asked = Precision(half_width=0.5, max_seeds=most)
+    study = begun(sweep(range(pilot)).model_copy(update={"precision": None if looked else asked}))
+    if looked:
+        study = extended(study, sweep(range(pilot)).model_copy(update={"precision": asked}), looked)
+    assert unsized(study)
+    full = sized(study, needed)
+    assert not unsized(full)
+    assert len(full.seeds) == max(pilot, min(needed, most))
+    assert full.seeds[:pilot] == study.seeds and len(set(full.seeds)) == len(full.seeds)
+    assert full.stages[-1].why == ("extended to precision 0.5" if looked else "precision 0.5")
+    if full.seeds != study.seeds:
+        assert [stage.seeds for stage in full.stages] == [study.seeds, full.seeds[pilot:]]
+
+
+def test_a_stage_added_before_any_run_ended_is_part_of_the_first(tmp_path: Path) -> None:
+    open_folder(sweep(), tmp_path / "study")
+    study = open_folder(sweep(range(5)), tmp_path / "study")
+    assert [(stage.why, stage.seeds) for stage in study.stages] == [("start", [0, 1, 2, 3, 4])]
+    finish(study, tmp_path / "study")
+    study = open_folder(sweep(range(6)), tmp_path / "study")
+    study = open_folder(sweep(range(7)), tmp_path / "study")  # nothing of the second stage has been seen
+    assert [(stage.why, stage.seeds) for stage in study.stages] == [("start", [0, 1, 2, 3, 4]), ("extended", [5, 6])]
+
+
+def test_results_tell_the_stage_of_each_run_and_a_look_is_counted(tmp_path: Path) -> None:
+    finish(open_folder(sweep(), tmp_path), tmp_path)
+    study = open_folder(sweep(range(5), (3, 5, 7)), tmp_path)
+    runs = runs_frame(study, tmp_path)
+    stages = {(row, seed): stage for row, seed, stage in runs[["row", "seed", "stage"]].itertuples(index=False)}
+    assert stages["kernel_size=3", 2] == stages["kernel_size=7", 0] == 1
+    assert stages["kernel_size=5", 0] == stages["kernel_size=3", 3] == 2
+    assert [look.stage for look in looks(runs)] == [1, 2]
+    assert set(runs["added"]) == {"start", "extended"}
+    assert len(study.runs) == 15
+
+
+def test_rows_of_a_roadmap_and_of_a_study_of_recipes_may_be_added(tmp_path: Path) -> None:
+    made_up_study(tmp_path / "roadmap", seeds=(0, 1))
+    more = load_study("roadmap", {"base": "pocket", "data": "digits", "seeds": [0, 1], "extras": ["grn"]}, {})
+    assert open_folder(more, tmp_path / "roadmap").stages[-1].rows == ["grn"]
+    asked = {"base": "pocket", "data": "digits", "recipes": ["quick_original", "quick"]}
+    made_up_study(tmp_path / "recipes", "recipes", **asked)
+    asked["recipes"] = ["quick_original", "quick", "quick,learning_rate=0.002"]
+    more = load_study("recipes", {**asked, "seeds": [0, 1, 2]}, {})
+    assert len(open_folder(more, tmp_path / "recipes").recipes) == 3
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"seeds": [0, 1]}, "seeds was [0, 1, 2] and is now [0, 1]"),
+        ({"seeds": [1, 2, 3]}, "seeds[0] was 0 and is now 1"),
+        ({"values": [3, 5]}, "rows.kernel_size=7 was {"),
+        ({"values": [7, 3]}, "rows.kernel_size=3.compared_with was not there"),
+        ({"recipe": "quick_original"}, "recipe was quick and is now quick_original"),
+        ({"seeds": [0, 1, 2, 3], "evaluate": "validation"}, "evaluate was test and is now validation"),
+    ],
+)
+def test_what_takes_away_or_changes_is_refused_and_nothing_is_written(
+    asked: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    finish(open_folder(sweep(), tmp_path), tmp_path)
+    before = (tmp_path / "study.yaml").read_bytes()
+    with pytest.raises(RequestError) as caught:
+        open_folder(sweep(**asked), tmp_path)
+    assert says in str(caught.value) and "was made with another configuration" in str(caught.value)
+    assert (tmp_path / "study.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max_seeds": 5}, "max_seeds=5: only with precision"),
+        ({"precision": 0.5, "max_seeds": 2, "seeds": [0, 1, 2]}, "max_seeds=2: the study begins with 3 seeds"),
+        ({"precision": 0.0}, "precision"),
+    ],
+)
+def test_a_precision_that_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        sweep(**changes)
+
+
+def test_a_study_that_compares_no_rows_has_no_precision_to_ask_for() -> None:
+    with pytest.raises(RequestError, match="a study of kind orders compares no two rows"):
+        load_study("orders", {"base": "pocket", "precision": 0.5}, {})
+
+
+def test_a_study_of_one_seed_that_asks_for_precision_begins_with_three() -> None:
+    assert sweep([7], precision=0.5).seeds == [7, 0, 1]
+    assert sweep([4, 5], precision=0.5).seeds == [4, 5]
+
+
+# ---- by the folder's path
+
+
+def test_a_folder_is_extended_by_its_path(tmp_path: Path) -> None:
+    finish(open_folder(sweep(), tmp_path), tmp_path)
+    assert load_study(str(tmp_path), {}, {}) == read_study(tmp_path)
+    study = open_folder(load_study(str(tmp_path), {"seeds": [0, 1, 2, 3, 4]}, {}), tmp_path)
+    assert (study.seeds, study.stages[1].why, study.stages[1].seeds) == ([0, 1, 2, 3, 4], "extended", [3, 4])
+    with pytest.raises(RequestError, match="--budget: the folder keeps its study"):
+        load_study(str(tmp_path), {"budget": "2 epochs"}, {})
+    with pytest.raises(RequestError, match="--set: the folder keeps its study"):
+        load_study(str(tmp_path), {}, {"learning_rate": "1"})
+    with pytest.raises(RequestError, match="it holds no study"):
+        load_study(str(tmp_path / "runs"), {}, {})
+
+
+# ---- folders made before stages were recorded
+
+
+def older(folder: Path) -> None:
+    """Make the folder as earlier versions did."""
+    values = yaml.safe_load((folder / "study.yaml").read_text())
+    for key in ("stages", "precision"):
+        del values[key]
+    (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def test_a_folder_without_stages_is_one_stage_and_is_resumed_as_it_is(tmp_path: Path) -> None:
+    finish(open_folder(sweep(), tmp_path), tmp_path)
+    older(tmp_path)
+    before = (tmp_path / "study.yaml").read_bytes()
+    study = open_folder(sweep(), tmp_path)
+    assert study.stages == [] and (tmp_path / "study.yaml").read_bytes() == before
+    runs = runs_frame(study, tmp_path)
+    assert set(runs["stage"]) == {1} and set(runs["added"]) == {"start"}
+    study = open_folder(sweep(range(4)), tmp_path)
+    assert [(stage.why, stage.date is None, stage.seeds) for stage in study.stages] == [
+        ("start", True, [0, 1, 2]),
+        ("extended", False, [3]),
+    ]
+
+
+def test_published_results_without_stages_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = open_folder(sweep(), tmp_path)
+    finish(study, tmp_path)
+    older(tmp_path)
+    write_results(study, tmp_path).drop(columns=["stage", "added"]).to_csv(tmp_path / "results.csv", index=False)
+    (tmp_path / "runs").rename(tmp_path.parent / f"{tmp_path.name}-runs")
+    assert run_command(["report", str(tmp_path), "--format", "table"]) == 0
+    assert "kernel_size=7" in capsys.readouterr().out
+
+
+# ---- precision
+
+
+def test_the_second_stage_is_sized_by_the_spread_of_the_first(tmp_path: Path) -> None:
+    study = open_folder(sweep(precision=5.0, max_seeds=9), tmp_path)
+    assert study.stages[0].why == "pilot"
+    assert add_needed_seeds(tmp_path) == study  # its runs are still to come
+    finish(study, tmp_path)
+    enlarged = add_needed_seeds(tmp_path)
+    # the variance over seeds of 80, 83, 86 is 9; t with 4 degrees of freedom is 2.776: 2 * 9 * (2.776 / 5)² = 5.5
+    assert len(enlarged.seeds) >= 6 and enlarged.stages[-1].needed == len(enlarged.seeds)
+    assert add_needed_seeds(tmp_path) == enlarged == read_study(tmp_path)
+    assert open_folder(sweep(precision=5.0, max_seeds=9), tmp_path) == enlarged  # the same command resumes
+    with pytest.raises(RequestError, match="seeds was"):
+        open_folder(sweep(), tmp_path)
+    assert [look.stage for look in looks(runs_frame(enlarged, tmp_path))] == [2]
+
+
+def test_the_maximum_stops_the_second_stage_and_the_record_says_what_was_needed(tmp_path: Path) -> None:
+    study = open_folder(sweep(precision=0.5, max_seeds=4), tmp_path)
+    finish(study, tmp_path)
+    enlarged = add_needed_seeds(tmp_path)
+    assert len(enlarged.seeds) == 4 and (enlarged.stages[-1].needed or 0) > 100
+
+
+# ---- processes
+
+TRAINED = ["sweep", "--base", "pocket,width=4,depths=1-1", "--flags", "kernel_size=3:5", "--data", "digits"]
+TRAINED += ["--budget", "128images", "--set", "batch_size=32"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ablations", "run", *arguments]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    study = read_study(folder)
+    runs = runs_frame(study, folder)
+    assert set(runs["status"]) == {"done"}
+    return dict(zip(runs["run"], runs["weights_sha256"], strict=True))
+
+
+def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(tmp_path: Path) -> None:
+    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
+    for place in (whole, killed):
+        assert run_command(["run", *TRAINED, "--seeds", "0,1", "--out", place, "--jobs", "1"]) == 0
+    assert run_command(["run", whole, "--seeds", "0,1,2,3,4", "--jobs", "1"]) == 0
+    process = subprocess.Popen(command(killed, "--seeds", "0,1,2,3,4", "--jobs", "1"), start_new_session=True)
+    while len(list(Path(killed).glob("runs/*-s[234]/result.json"))) < 2:
+        time.sleep(0.02)
+        assert process.poll() is None, "it ended before it was killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run_command(["run", killed, "--jobs", "1"]) == 0
+    assert weights(Path(killed)) == weights(Path(whole))
+    assert [stage.why for stage in read_study(Path(killed)).stages] == ["start", "extended"]
+
+
+def test_two_commands_that_extend_one_folder_at_once_record_all_that_either_adds(tmp_path: Path) -> None:
+    place = str(tmp_path / "study")
+    assert run_command(["run", *TRAINED, "--seeds", "0,1", "--out", place, "--jobs", "1"]) == 0
+    asked = [command(place, "--seeds", "0,1,2,3", "--jobs", "1") for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda one: subprocess.run(one, capture_output=True, text=True), asked))
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
+    study = read_study(tmp_path / "study")
+    assert [(stage.why, stage.seeds) for stage in study.stages] == [("start", [0, 1]), ("extended", [2, 3])]
+    assert len(weights(tmp_path / "study")) == 8
+    assert (tmp_path / "study" / "results.csv").read_text().count("done") == 8
