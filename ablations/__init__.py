@@ -1,4 +1,4 @@
-"""Trains the designs of `modernize` fairly, one flag apart, and keeps what comes out."""
+"""Train the designs of `modernize` under one recipe, one flag apart, and store the results."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,13 +9,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Trainer", "TrainingConfig"]
 
-_WHERE = {
-    "Trainer": "training.trainer",
-    "TrainingConfig": "recipes",
-}  # imported when asked for: the command line starts at once
+# imported on first use, so that the command line starts quickly
+_MODULES = {"Trainer": "training.trainer", "TrainingConfig": "recipes"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ablations' has no attribute {name!r}")
-    return getattr(import_module(f"ablations.{_WHERE[name]}"), name)
+    return getattr(import_module(f"ablations.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The former place of `joined`, which programs import from here."""
+"""Former module of `joined`, kept for programs that import it from here."""
 
 from ablations.training.distributed import joined
 

@@ -1,4 +1,4 @@
-"""How a process uses the machine: its threads, and its memory."""
+"""Plan how a study uses this machine (processes, threads, devices), and set up each process's threads and memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of the GNU C library
 
 
 def prepare_process(threads: int) -> None:
-    """Has torch take so many threads, and the process keep the memory it once had.
+    """Set torch's thread count, and keep the GNU C library from returning freed memory to the system.
 
-    The GNU C library returns each large tensor's memory to the system when the tensor goes, and the system clears it
-    page by page when the next one comes: a fifth of a full-size network's step. Other C libraries are left alone.
+    By default glibc returns a large tensor's memory when the tensor is freed, and the kernel zeroes the pages of the
+    next one: a fifth of a full-size network's training step. Other C libraries are left as they are.
     """
     import torch
 
@@ -28,7 +28,7 @@ def prepare_process(threads: int) -> None:
 
 
 def give_back_memory() -> None:
-    """Returns to the system, and to the GPU, what memory the process holds but does not use."""
+    """Return memory that the process holds but does not use, to the system and to the GPU."""
     import torch
 
     gc.collect()
@@ -40,7 +40,7 @@ def give_back_memory() -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a study runs on: processes side by side, threads of each, and the devices they share out."""
+    """How a study uses this machine: number of processes, threads per process, and devices to split among them."""
 
     jobs: int
     threads: int
@@ -50,17 +50,27 @@ class Machine:
     def plan(
         cls, device: str, jobs: int | None = None, threads: int | None = None, per_gpu: int | None = None
     ) -> Machine:
-        """The whole machine: unless told otherwise a job for each core, of one thread, or `per_gpu` for each GPU."""
+        """Fill in what is None so that the whole machine is used.
+
+        Args:
+            device: `cpu`, `cuda` (all GPUs), `cuda:N`, or `auto` (all GPUs, or the CPU if there are none).
+            jobs: Processes in parallel. Default: one per core on the CPU, `per_gpu` per GPU otherwise.
+            threads: Threads per process. Default: cores / jobs, at least 1.
+            per_gpu: Processes per GPU. Default: 1.
+
+        Raises:
+            RequestError: If this machine lacks the device, or `per_gpu` is given for a CPU.
+        """
         cores = len(os.sched_getaffinity(0))
         devices = _devices(device)
         if per_gpu and devices == ("cpu",):
-            raise RequestError(f"--per-gpu {per_gpu}: the runs are on the CPU; --jobs says how many side by side")
+            raise RequestError(f"--per-gpu {per_gpu}: the runs are on the CPU; set the number of processes with --jobs")
         jobs = jobs or (cores if devices == ("cpu",) else (per_gpu or 1) * len(devices))
         return cls(jobs, threads or max(cores // jobs, 1), devices)
 
 
 def _devices(device: str) -> tuple[str, ...]:
-    """The devices a name stands for: `cuda` is all GPUs, `auto` those or the CPU."""
+    """Resolve a device name to this machine's devices; raise RequestError if it has none of that name."""
     if device == "cpu":
         return ("cpu",)
     import torch
@@ -71,5 +81,5 @@ def _devices(device: str) -> tuple[str, ...]:
     if device == "cuda" and gpus:
         return gpus
     if device not in gpus:
-        raise RequestError(f"device {device}: this machine has {', '.join(('cpu', *gpus))}")
+        raise RequestError(f"device {device}: not available; this machine has {', '.join(('cpu', *gpus))}")
     return (device,)

@@ -1,4 +1,7 @@
-"""Chance that is counted, not carried: every draw comes from a seed that (seed, purpose, epoch, step) determine."""
+"""Derive every random seed from (seed, purpose, epoch, step); store no RNG state.
+
+A resumed run therefore repeats the same random numbers, whatever was computed before it was interrupted.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ import torch
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed for a key such as (seed, "augment", epoch, step)."""
+    """Hash a key such as (seed, "augment", epoch, step) to a 63-bit seed."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on a device, seeded by the key."""
+    """Create a torch generator on `device`, seeded by the key."""
     return torch.Generator(device).manual_seed(seed_of(*key))
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's own chance on the CPU begin at this seed within, and go on as before after."""
+    """Seed the CPU generators of Python, NumPy and torch within the block; restore their states afterwards."""
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -36,6 +36,10 @@ class MeasuredDifference:
     legend: str
 
 
+CHOSEN_AFTERWARDS = (
+    "If you chose this pair after looking at the results of more rows, use the study's report, whose verdicts are "
+    "corrected for all its comparisons."
+)
 _Line = tuple[str, str, str, str]
 _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
@@ -137,6 +141,8 @@ def measure(
     base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
     compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
+    if compared["p"].notna().any():
+        told = f"{told} {CHOSEN_AFTERWARDS}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
 

@@ -1,4 +1,4 @@
-"""Augmentation in one gather is torchvision's, image by image; the statistics are numpy's."""
+"""Whole-batch augmentation equals torchvision's image by image; mean and standard deviation equal NumPy's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from ablations.data.batches import Batches, Part, mean_and_std
+from ablations.data.batches import Batches, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
 from ablations.recipes import TrainingConfig
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def noise(count: int, size: int, channels: int, seed: int = 0) -> Split:
-    """Images of noise, whose labels are their indices."""
+    """Noise images, whose labels are their indices."""
     chance = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, size, size, channels), generator=chance, dtype=torch.uint8)
     return Split(images, torch.arange(count))
@@ -34,13 +34,13 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def augmented(held: Batches, indices: Tensor, flip: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """What comes of a whole batch of these images."""
+    """Augment one batch of these images."""
     recipe = TrainingConfig(max_epochs=1, batch_size=max(len(indices), 2), learning_rate=0.1, horizontal_flip=flip)
-    return held.augmented(Part(epoch=0, position=0, first=0, indices=indices), recipe, seed)
+    return held.augmented(MicroBatch(epoch=0, position=0, first=0, indices=indices), recipe, seed)
 
 
 def draws(count: int, size: int, padding: int, indices: Tensor, flip: bool, seed: int) -> list[tuple[int, int, bool]]:
-    """The top, left and mirroring drawn for each image, read off images whose pixels hold their row and column."""
+    """Infer each image's crop and flip from images whose pixels contain their row and column."""
     places = torch.arange(1, size + 1, dtype=torch.uint8)
     coordinates = torch.stack(torch.meshgrid(places, places, indexing="ij"), dim=-1).expand(count, -1, -1, -1)
     split = Split(coordinates.contiguous(), torch.arange(count))
@@ -57,14 +57,14 @@ def draws(count: int, size: int, padding: int, indices: Tensor, flip: bool, seed
 
 
 def _falls(columns: Tensor) -> bool:
-    """Whether the columns are counted from the right; padding is 0."""
+    """Whether columns count from the right; padding is 0."""
     row = columns[len(columns) // 2]
     kept = row[row > 0]
     return bool(kept[0] > kept[-1])
 
 
 def reference(image: Tensor, top: int, left: int, mirrored: bool, padding: int) -> Tensor:
-    """One image H×W×C padded, cropped and flipped by torchvision, as C×H×W."""
+    """Pad, crop and flip one image (H, W, C) by torchvision; return it as (C, H, W)."""
     size = image.shape[0]
     cropped = transforms.crop(transforms.pad(image.permute(2, 0, 1), [padding]), top, left, size, size)
     return transforms.hflip(cropped) if mirrored else cropped
@@ -93,7 +93,7 @@ def test_augmented_is_torchvisions_crop_and_flip_of_each_image(
     assert labels.tolist() == indices.tolist()
 
 
-def test_each_image_has_a_draw_of_its_own_and_all_draws_come() -> None:
+def test_each_image_is_sampled_independently_and_all_crops_occur() -> None:
     padding, count = 2, 5_000
     indices = torch.zeros(count, dtype=torch.int64)
     drawn = draws(1, 6, padding, indices, True, seed=0)
@@ -106,7 +106,7 @@ def test_each_image_has_a_draw_of_its_own_and_all_draws_come() -> None:
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.08  # an image's draw says nothing of the next one's
 
 
-def test_half_of_the_images_are_mirrored() -> None:
+def test_half_of_the_images_are_flipped() -> None:
     count = 40_000
     split = Split(torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).reshape(1, 2, 2, 1), torch.tensor([0]))
     images, _ = augmented(batches(split), torch.zeros(count, dtype=torch.int64), True, 0)
@@ -125,7 +125,7 @@ def test_without_padding_and_flip_it_is_the_identity(channels: int) -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_plain_images_are_the_normalised_ones_whatever_the_padding(padding: int) -> None:
+def test_unaugmented_images_do_not_depend_on_the_padding(padding: int) -> None:
     split = noise(50, 9, 3)
     mean, std = mean_and_std(split)
     indices = torch.tensor([4, 4, 0, 49])
@@ -136,7 +136,7 @@ def test_plain_images_are_the_normalised_ones_whatever_the_padding(padding: int)
     assert len(Batches(split, mean, std, CPU, padding)) == 50
 
 
-def test_padding_is_black_before_it_is_normalised() -> None:
+def test_padding_is_black_before_normalization() -> None:
     split = Split(torch.full((40, 4, 4, 1), 200, dtype=torch.uint8), torch.zeros(40, dtype=torch.int64))
     images, _ = augmented(batches(split, 2, mean=100.0, std=50.0), torch.arange(40), False, 0)
     assert images.unique().tolist() == pytest.approx([-2.0, 2.0])
@@ -153,7 +153,7 @@ def test_batches_are_channels_last_floats(channels: int, padding: int) -> None:
         assert images.stride()[1:] == (1, 6 * channels, channels)
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_augmentation_depends_on_the_seed_alone() -> None:
     held = batches(noise(64, 8, 3), 2)
     indices = torch.arange(64)
     torch.manual_seed(0)
@@ -165,13 +165,13 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert not torch.equal(augmented(held, indices, True, 6)[0], one)
 
 
-def test_flipping_does_not_change_where_is_cropped() -> None:
+def test_flipping_does_not_change_the_crop() -> None:
     indices = torch.arange(30)
     with_flip, without = (draws(30, 9, 2, indices, flip, seed=3) for flip in (True, False))
     assert [draw[:2] for draw in with_flip] == [draw[:2] for draw in without]
 
 
-def test_the_split_is_left_as_it_was() -> None:
+def test_the_split_is_not_modified() -> None:
     split = noise(10, 6, 3)
     before = split.images.clone()
     images, _ = augmented(batches(split), torch.arange(10), True, 0)
@@ -195,7 +195,7 @@ def test_mean_and_std_are_numpys(count: int, size: int, channels: int, seed: int
     np.testing.assert_allclose(std.numpy(), np.where(wanted == 0, 1, wanted), rtol=1e-7, atol=1e-12)
 
 
-def test_sums_that_floats_cannot_hold_are_exact() -> None:
+def test_the_mean_is_exact_where_float_sums_are_not() -> None:
     """Summed in 32-bit floats, 255 · 3·10⁶ would be off in the fourth digit or so."""
     pixels = torch.full((300, 100, 100, 1), 255, dtype=torch.uint8)
     pixels[0, 0, 0, 0] = 254
@@ -206,8 +206,8 @@ def test_sums_that_floats_cannot_hold_are_exact() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 3, 128, 255])
-def test_a_channel_of_one_value_stays_small(value: int) -> None:
-    """Divided by almost nothing, the padding around it would be in the millions."""
+def test_a_constant_channel_has_standard_deviation_1(value: int) -> None:
+    """Divided by almost 0, the padding around it would be in the millions."""
     split = noise(10, 6, 2)
     split.images[..., 1] = value
     mean, std = mean_and_std(split)

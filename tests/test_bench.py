@@ -1,4 +1,4 @@
-"""What bench measures: real steps of the networks named, in turns, with peers that have our weights."""
+"""The benchmark runs real training steps in interleaved rounds; reference implementations get our weights."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import torch
 from commands import ablations
 
 from ablations.bench import (
-    LATENCY_GOES,
     Bench,
-    Contestant,
-    Measured,
-    Racer,
+    BenchmarkedModel,
+    Measurement,
+    ModelRunner,
     Setting,
-    contestants,
-    make,
+    benchmarked_models,
     measure,
-    peer_model,
     ratios,
     table_rows,
 )
+from ablations.bench.measure import LATENCY_RUNS
+from ablations.bench.models import build_benchmarked, reference_implementation
 from ablations.errors import RequestError
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
@@ -36,57 +35,60 @@ SMALL = Setting(threads=1, batch_size=4, image_size=32, num_classes=10)
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm"])
-def test_a_peer_gives_the_answers_ours_gives(source: str) -> None:
-    ours, theirs = (make(Contestant("c", "convnext_tiny", who, "contiguous", SMALL)) for who in ("ours", source))
+def test_a_reference_implementation_computes_our_logits(source: str) -> None:
+    ours, theirs = (
+        build_benchmarked(BenchmarkedModel("c", "convnext_tiny", who, "contiguous", SMALL)) for who in ("ours", source)
+    )
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-4)
 
 
-def test_a_training_step_trains_and_an_answer_does_not() -> None:
-    racer = Racer(Contestant("p", "pocket,depths=1-1,width=4", "ours", "channels_last", SMALL))
-    before = [weights.detach().clone() for weights in racer.network.parameters()]
-    racer.infer()
-    racer.answer_one()
-    assert all(torch.equal(one, other) for one, other in zip(before, racer.network.parameters(), strict=True))
-    racer.train_step()
-    assert not any(torch.equal(one, other) for one, other in zip(before, racer.network.parameters(), strict=True))
+def test_a_training_step_changes_weights_and_inference_does_not() -> None:
+    runner = ModelRunner(BenchmarkedModel("p", "pocket,depths=1-1,width=4", "ours", "channels_last", SMALL))
+    before = [weights.detach().clone() for weights in runner.network.parameters()]
+    runner.infer()
+    runner.infer_one()
+    assert all(torch.equal(one, other) for one, other in zip(before, runner.network.parameters(), strict=True))
+    runner.train_step()
+    assert not any(torch.equal(one, other) for one, other in zip(before, runner.network.parameters(), strict=True))
 
 
-def test_peers_come_in_both_memory_formats_and_must_have_the_network() -> None:
-    found = contestants({"convnext_tiny": "convnext_tiny"}, SMALL, ["timm"])
-    assert [(one.source, one.memory_format) for one in found] == [
+def test_reference_implementations_run_in_both_memory_formats_and_must_implement_a_design() -> None:
+    models = benchmarked_models({"convnext_tiny": "convnext_tiny"}, SMALL, ["timm"])
+    assert [(one.source, one.memory_format) for one in models] == [
         ("ours", "channels_last"),
         ("timm", "channels_last"),
         ("timm", "contiguous"),
     ]
-    with pytest.raises(RequestError, match="torchvision: it has no network 'pocket'; those it has of ours: resnet50"):
-        contestants({"pocket": "pocket"}, SMALL, ["torchvision"])
+    with pytest.raises(RequestError, match="torchvision: it does not implement 'pocket'; it implements resnet50"):
+        benchmarked_models({"pocket": "pocket"}, SMALL, ["torchvision"])
 
 
-def test_peers_of_a_roadmap_stand_beside_the_rows_that_they_have() -> None:
+def test_reference_implementations_of_a_roadmap_follow_the_rows_that_they_implement() -> None:
     rows = {row.name: f"resnet50@{row.name}" for row in roadmap("resnet50").rows}
-    found = [one for one in contestants(rows, SMALL, ["torchvision", "timm"], "channels_last") if one.source != "ours"]
-    assert [(one.name, one.source, peer_model(one.design, one.source)) for one in found] == [
+    models = benchmarked_models(rows, SMALL, ["torchvision", "timm"], "channels_last")
+    references = [one for one in models if one.source != "ours"]
+    assert [(one.name, one.source, reference_implementation(one.design, one.source)) for one in references] == [
         ("resnet", "torchvision", "resnet50"),
         ("resnet", "timm", "resnet50"),
         ("separate-downsampling", "torchvision", "convnext_tiny"),
         ("separate-downsampling", "timm", "convnext_tiny"),
     ]
-    assert make(found[0]).get_parameter("fc.bias").shape == (SMALL.num_classes,)
+    assert build_benchmarked(references[0]).get_parameter("fc.bias").shape == (SMALL.num_classes,)
 
 
-def test_ratios_set_ours_against_the_better_format_turn_by_turn() -> None:
-    def one(source: str, form: str, training: tuple[float, ...], under: str = "") -> Measured:
-        contestant = Contestant("n", "n", source, form, SMALL, under)
-        return Measured(contestant, 100.0, 1, 10**9, training, training[::-1], (1.0, 9.0), 1.0, 1.0)
+def test_ratios_compare_ours_with_the_faster_format_round_by_round() -> None:
+    def one(source: str, form: str, training: tuple[float, ...], varied: str = "") -> Measurement:
+        model = BenchmarkedModel("n", "n", source, form, SMALL, varied)
+        return Measurement(model, 100.0, 1, 10**9, training, training[::-1], (1.0, 9.0), 1.0, 1.0)
 
     ours, slow, fast = one("ours", "channels_last", (10, 20, 40)), (1.0, 1.0, 1.0), (5.0, 20.0, 10.0)
-    elsewhere = one("timm", "contiguous", (99.0, 99.0, 99.0), under="jobs 2")
-    peers = one("timm", "contiguous", slow), one("timm", "channels_last", fast)
-    bench = Bench("m", (ours, *peers, elsewhere))
+    elsewhere = one("timm", "contiguous", (99.0, 99.0, 99.0), varied="jobs 2")
+    references = one("timm", "contiguous", slow), one("timm", "channels_last", fast)
+    bench = Bench("m", (ours, *references, elsewhere))
     ratio = ratios(bench)[0]
-    assert (ratio.against, ratio.median, ratio.low, ratio.high) == (peers[1].contestant, 2.0, 1.0, 4.0)
+    assert (ratio.against, ratio.median, ratio.low, ratio.high) == (references[1].model, 2.0, 1.0, 4.0)
     rows = table_rows(bench)
     assert [row.train_ratio for row in rows] == ["", "", "2.00 (1.00 to 4.00)", ""]
     assert [row.inference_ratio for row in rows] == ["", "", "2.00 (1.00 to 4.00)", ""]
@@ -95,18 +97,18 @@ def test_ratios_set_ours_against_the_better_format_turn_by_turn() -> None:
     assert rows[0].latency_ms == 5.0 and rows[0].latency_p95_ms == 9.0
 
 
-def test_over_takes_all_combinations_and_says_which() -> None:
+def test_over_takes_all_combinations_and_names_them() -> None:
     over: dict[str, list[int]] = {"batch_size": [2, 4], "recompute": [False, True]}
-    found = contestants({"p": "pocket"}, replace(SMALL, threads=0), over=over)
-    assert [one.title for one in found] == [
+    models = benchmarked_models({"p": "pocket"}, replace(SMALL, threads=0), over=over)
+    assert [one.title for one in models] == [
         f"p, batch size {size}, recompute {word}" for size in (2, 4) for word in ("off", "on")
     ]
-    assert [(one.setting.batch_size, one.setting.recompute) for one in found] == [
+    assert [(one.setting.batch_size, one.setting.recompute) for one in models] == [
         (size, recompute) for size in (2, 4) for recompute in (False, True)
     ]
     cores = len(os.sched_getaffinity(0))
-    assert {one.setting.threads for one in found} == {cores}
-    shared = contestants({"p": "pocket"}, replace(SMALL, threads=0), over={"jobs": [1, cores]})
+    assert {one.setting.threads for one in models} == {cores}
+    shared = benchmarked_models({"p": "pocket"}, replace(SMALL, threads=0), over={"jobs": [1, cores]})
     assert [one.setting.threads for one in shared] == [cores, 1]
 
 
@@ -114,26 +116,26 @@ def test_over_takes_all_combinations_and_says_which() -> None:
 def test_memory_grows_with_the_batch_and_less_so_with_checkpointing() -> None:
     wide = {"w": "pocket,width=16,depths=16-1"}
     over: dict[str, list[int]] = {"batch_size": [16, 128], "recompute": [False, True]}
-    bench = measure(contestants(wide, SMALL, over=over), repeats=1)
+    bench = measure(benchmarked_models(wide, SMALL, over=over), repeats=1)
     small, small_recomputed, large, large_recomputed = (one.training_memory for one in bench.measured)
     assert large > 4 * small and large_recomputed < 0.8 * large and small_recomputed < small
     assert bench.measured[2].inference_memory < 0.5 * large
 
 
 @pytest.mark.slow
-def test_jobs_race_side_by_side_and_leave_nothing_behind() -> None:
-    (one,) = measure(contestants({"p": "pocket,depths=1-1,width=4"}, replace(SMALL, jobs=2)), repeats=2).measured
-    assert len(one.training) == len(one.inference) == 2 and len(one.latency) == 4 * 2 * LATENCY_GOES * 2
+def test_jobs_run_in_parallel_and_leave_no_process_behind() -> None:
+    (one,) = measure(benchmarked_models({"p": "pocket,depths=1-1,width=4"}, replace(SMALL, jobs=2)), repeats=2).measured
+    assert len(one.training) == len(one.inference) == 2 and len(one.latency) == 4 * 2 * LATENCY_RUNS * 2
     assert all(speed > 0 for speed in (*one.training, *one.inference, *one.latency))
     assert not multiprocessing.active_children()
 
 
-def test_too_large_a_batch_is_said_in_a_line() -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_one_line() -> None:
     done = ablations("bench", "pocket", "--batch-size", str(10**8), "--threads", "1", "--repeats", "1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[1:] == [
-        "ablations: bench pocket (ours, channels_last): not enough memory for a batch of 100000000; "
-        "give a smaller --batch-size"
+        "ablations: bench pocket (ours, channels_last): not enough memory for a batch of 100000000 images; "
+        "reduce --batch-size"
     ]
 
 
@@ -166,7 +168,7 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
         (("pocket", "--against", "keras"), "--against keras: unknown"),
         (("pocket", "--device", "cuda:99"), "device cuda:99"),
         (("pocket", "--over", "width=3"), "--over width=3: 'width' is unknown; it varies batch-size, image-size"),
-        (("pocket", "--over", "batch-size=8,0"), "--over batch-size=8,0: each value of batch-size must be a whole"),
+        (("pocket", "--over", "batch-size=8,0"), "--over batch-size=8,0: each value of batch-size must be a pos"),
         (("pocket", "--over", "recompute=yes"), "--over recompute=yes: each value of recompute must be on or off"),
         (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, bf16, fp16"),
         (("convnext_tiny", "--over", "image-size=224,16"), "image_size=16 is too small"),

@@ -15,7 +15,7 @@ import pytest
 from commands import ablations
 from made_up import made_up_study
 
-from ablations.bench import Contestant, Racer, Setting
+from ablations.bench import BenchmarkedModel, ModelRunner, Setting
 from ablations.store import read_json
 from ablations.studies.load import load_study
 from ablations.studies.run import build_network, load_data
@@ -58,24 +58,24 @@ def test_the_runners_step_against_the_bare_step(fashion_dir: Path) -> None:
     print("\nrow,run,bare,ratio")
     for run in study.runs:
         trainer = Trainer(build_network(run, data), data.train, data.test, run.recipe)
-        racer = Racer(Contestant(run.row, f"pocket@{run.row}", "ours", "channels_last", STEP))
-        turns = [(racer_time(racer), trainer_time(trainer)) for _ in range(8)][1:]
+        runner = ModelRunner(BenchmarkedModel(run.row, f"pocket@{run.row}", "ours", "channels_last", STEP))
+        turns = [(bare_time(runner), trainer_time(trainer)) for _ in range(8)][1:]
         found[run.row] = statistics.median(bare / running for bare, running in turns)
         bare, running = (STEPS * STEP.batch_size / statistics.median(column) for column in zip(*turns, strict=True))
         print(f"{run.row},{running:.0f},{bare:.0f},{found[run.row]:.3f}", flush=True)
     assert min(found.values()) >= 0.9
 
 
-def racer_time(racer: Racer) -> float:
-    """Processor seconds of a turn of bare steps."""
+def bare_time(runner: ModelRunner) -> float:
+    """CPU seconds of a round of bare steps."""
     begun = time.process_time()
     for _ in range(STEPS):
-        racer.train_step()
+        runner.train_step()
     return time.process_time() - begun
 
 
 def trainer_time(trainer: Trainer) -> float:
-    """Processor seconds of a turn of the runner's steps, batches and all."""
+    """CPU seconds of a round of the trainer's steps, batches included."""
     begun = time.process_time()
     for _ in range(STEPS):
         trainer.train_step()
@@ -87,7 +87,7 @@ RUN_IMAGES, PLAIN_IMAGES = 20_000, 12_800  # of each run, and past the script's 
 
 
 def runner_speed(row: str, fashion_dir: Path, folder: Path) -> float:
-    """Images a second of two runs side by side, as `ablations run` trains them."""
+    """Images/s of two runs in parallel, as `ablations run` trains them."""
     study: dict[str, Any] = {
         "kind": "recipes",
         "base": f"pocket@{row}",
@@ -102,7 +102,7 @@ def runner_speed(row: str, fashion_dir: Path, folder: Path) -> float:
 
 
 def plain_speed(row: str, fashion_dir: Path, folder: Path) -> float:
-    """Images a second of the script that one writes without this project."""
+    """Images/s of the script that one writes without this project."""
     script = Path(__file__).with_name("plain_script.py")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     arguments = [sys.executable, str(script), row, str(fashion_dir), str(folder / "plain"), str(PLAIN_IMAGES)]

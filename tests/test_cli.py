@@ -52,6 +52,23 @@ def test_training_imports_no_torchvision_unasked() -> None:
     assert done.stdout == "False\n"
 
 
+def test_launching_loads_neither_reports_nor_statistics() -> None:
+    import subprocess
+    import sys
+
+    modules = "ablations.launch.pool, ablations.launch.worker, ablations.launch.in_process, ablations.launch.slurm"
+    code = f"import sys, {modules}; print(sorted({{'reports', 'scipy', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_status_and_compare_read_a_published_study() -> None:
+    results = str(Path(__file__).parent.parent / "docs" / "results" / "roadmap")
+    assert "51 runs: 51 done" in ablations("status", results).stdout
+    done = ablations("compare", "pocket@kernel-7", "pocket@gelu", "--results", results)
+    assert done.returncode == 0 and "top-1" in done.stdout and "not run" not in done.stdout, done.stdout
+
+
 def test_flags_lists_every_flag() -> None:
     done = ablations("flags")
     assert done.returncode == 0
@@ -115,9 +132,9 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ): "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?",
         ("train", "pocket", "--set", "epochs"): "write key=value",
         ("train", "pocket", "--set", "max_epochs=many"): "max_epochs",
-        ("train", "pocket", "--data", "minst"): "unknown data set 'minst'",
+        ("train", "pocket", "--data", "minst"): "unknown dataset 'minst'",
         ("train", "pocket", "--data", "folder", "--data-dir", "missing"): "no folder missing/train",
-        ("train", "pocket", *digits, "--set", "batch_size=4096"): "the nearest value that works is 1438",
+        ("train", "pocket", *digits, "--set", "batch_size=4096"): "nearest valid value: 1438",
         ("train", "pocket@separate-downsampling", *digits, "--set", "image_size=12"): "nearest valid value: 16",
         ("train", "pocket", "--device", "cuda:7", *digits): "cuda:7",
         ("run", "quik"): "unknown study 'quik' (and no YAML file or folder): did you mean 'quick'?",
@@ -132,7 +149,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("count", "convnext_tiny", "--image-size", "16"): "nearest valid value: 32",
         ("status", "missing"): "holds no study.yaml",
         ("report", "missing"): "holds no study.yaml",
-        ("data", "mnits"): "unknown data set",
+        ("data", "mnits"): "unknown dataset",
         ("trian",): "No such command",
         ("count", "--rodmap", "x"): "--rodmap",
     }.items():

@@ -1,4 +1,4 @@
-"""Data sets: found where they may lie, fetched whole or not at all, damage noticed, every request error one line."""
+"""Datasets are found or downloaded completely, corruption is detected, and every request error is one line."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ TORCHVISION, DEBIAN = "FashionMNIST/raw", "usr/share/datasets/fashion-mnist"
 
 
 def refused(name: str, folder: Path, image_size: int | None = None) -> str:
-    """The one line with which a data set is refused; nothing under the folder has changed."""
+    """Return the one-line error of a dataset, and check that the folder has not changed."""
     before = contents(folder)
     with pytest.raises(RequestError) as caught:
         load(name, folder, image_size)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert message.startswith(f"data set {name}")
+    assert message.startswith(f"dataset {name}")
     assert contents(folder) == before
     return message
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every path under a folder, with its size and the time it was written."""
+    """List every path below a folder with size and modification time."""
     paths = sorted(folder.rglob("*")) if folder.exists() else []
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths if not path.is_dir()}
 
 
 def flip(path: Path, position: int = -1, bits: int = 0x10) -> None:
-    """Flips bits of one byte, by default in the middle; what the path links to is left alone."""
+    """Flip bits of one byte, by default in the middle; keep the target of a link unchanged."""
     flipped = bytearray(path.read_bytes())
     flipped[position if position >= 0 else len(flipped) // 2] ^= bits
     path.unlink()
@@ -63,7 +63,7 @@ def flip(path: Path, position: int = -1, bits: int = 0x10) -> None:
 
 
 class InMemory(DataSet):
-    """A data set whose images are in memory, as all of this file's are."""
+    """Load a dataset whose images are in memory."""
 
     train: Split
     test: Split
@@ -80,7 +80,7 @@ def same(one: InMemory, other: InMemory) -> bool:
 
 
 def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="unknown data set 'cifar1O': did you mean 'cifar10'") as caught:
+    with pytest.raises(RequestError, match="unknown dataset 'cifar1O': did you mean 'cifar10'") as caught:
         load("cifar1O", tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(RequestError, match="fashion_mnist, cifar10, cifar100, digits, folder"):
@@ -116,7 +116,7 @@ def packed_files(plain_files: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def linked(source: Path, folder: Path) -> Path:
-    """A folder of links to a folder's files, each of which may be replaced."""
+    """Make a folder of links to another folder's files."""
     for path in source.iterdir():
         (folder / path.name).symlink_to(path)
     return folder
@@ -146,21 +146,21 @@ def test_one_flipped_byte_is_noticed(name: str, plain_files: Path, packed_files:
         folder.mkdir()
         flip(linked(source, folder) / file)
         message = refused("fashion_mnist", folder)
-        assert f"{folder / file} is damaged" in message
-        assert f"delete it and type `ablations data fashion_mnist --data-dir {folder}`" in message
+        assert f"{folder / file} is corrupt" in message
+        assert f"delete it and run `ablations data fashion_mnist --data-dir {folder}`" in message
 
 
 # Where Fashion-MNIST is found and how it is fetched, with a small one in its place -----------------------------------
 
 
 def idx(array: np.ndarray) -> bytes:
-    """An array as an IDX file: two zeros, the type, the number of dimensions, each one's length, the bytes."""
+    """Encode an array as an IDX file: two zeros, type, number of dimensions, lengths, bytes."""
     lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
     return bytes([0, 0, 8, array.ndim]) + lengths + array.astype(np.uint8).tobytes()
 
 
 def numbered(count: int) -> np.ndarray:
-    """Images of 28×28 pixels, no two alike."""
+    """Make distinct images of 28×28 pixels."""
     images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
     images[:, 0, 0] = np.arange(count)
     return images
@@ -168,7 +168,7 @@ def numbered(count: int) -> np.ndarray:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
-    """Files like Fashion-MNIST's with 63 and 8 images, which the loader takes for it; Debian's place is a new one."""
+    """Replace Fashion-MNIST by files with 63 and 8 images, and Debian's folder by a new one."""
     arrays = [numbered(63), np.arange(63) % 10, numbered(8), np.arange(8)]
     files = {name: idx(array) for name, array in zip(FILES, arrays, strict=True)}
     sums = {name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}
@@ -195,7 +195,7 @@ def test_the_real_debian_folder_is_looked_for_too() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_it_is_found_in_the_data_folder_before_debians(small: dict[str, bytes], tmp_path: Path, packed: bool) -> None:
+def test_the_data_folder_takes_precedence_over_debians(small: dict[str, bytes], tmp_path: Path, packed: bool) -> None:
     folder = tmp_path / "data"
     debian_within = folder / data._FASHION_UNPACKED
     for place in (tmp_path / "debian", debian_within, folder / TORCHVISION, folder):  # the last come first
@@ -228,9 +228,9 @@ def test_truncated_and_empty_files_are_noticed(small: dict[str, bytes], tmp_path
         whole = path.read_bytes()
         for left in (0, 1, 4, 10, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:left])
-            assert f"{path} is damaged" in refused("fashion_mnist", folder)
+            assert f"{path} is corrupt" in refused("fashion_mnist", folder)
         path.write_bytes(whole + b"\0" if not packed else whole + gzip.compress(b"\0"))
-        assert f"{path} is damaged" in refused("fashion_mnist", folder)
+        assert f"{path} is corrupt" in refused("fashion_mnist", folder)
 
 
 @given(st.sampled_from(FILES), st.integers(0, 10**6), st.integers(1, 255), st.booleans())
@@ -246,18 +246,18 @@ def test_a_file_flipped_anywhere_is_refused_or_is_the_same(
     try:
         found = load("fashion_mnist", folder)
     except RequestError as error:
-        assert f"{path} is damaged" in str(error)
+        assert f"{path} is corrupt" in str(error)
         assert len(str(error).splitlines()) == 1
     else:  # a byte of gzip's header that says nothing about the contents
         assert packed
         assert same(found, whole)
 
 
-def test_a_damaged_file_points_to_the_data_folder_not_to_the_place(small: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_corrupt_file_is_reported_with_the_command_to_download_it(small: dict[str, bytes], tmp_path: Path) -> None:
     folder = tmp_path / "data"
     path = put(small, folder / TORCHVISION) / FILES[0]
     flip(path)
-    assert f"{path} is damaged" in (message := refused("fashion_mnist", folder))
+    assert f"{path} is corrupt" in (message := refused("fashion_mnist", folder))
     assert f"--data-dir {folder}`" in message
 
 
@@ -265,7 +265,7 @@ Fetcher = Callable[[Path], None]
 
 
 def brings(files: dict[str, bytes], place: str, packed: bool, then: BaseException | None = None) -> Fetcher:
-    """A fetcher that puts files where its kind would, and then ends well or badly."""
+    """A download that writes files where its kind does, then succeeds or fails."""
 
     def fetch(folder: Path) -> None:
         put(files, folder / place, packed)
@@ -285,7 +285,7 @@ def fails(folder: Path) -> None:
 
 
 def half(files: dict[str, bytes]) -> dict[str, bytes]:
-    """All four files, the last cut short: a download that broke off."""
+    """All four files, the last one truncated: an interrupted download."""
     last = FILES[-1]
     return {**files, last: files[last][: len(files[last]) // 2]}
 
@@ -326,22 +326,22 @@ def test_debians_package_is_next_whatever_torchvision_left(
 
 
 @pytest.mark.parametrize("kind", range(6))
-def test_a_fetch_that_fails_leaves_nothing_to_be_taken_for_good(
+def test_a_failed_download_leaves_no_files(
     small: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     use(monkeypatch, broken_downloads(small)[kind], broken_downloads(small)[-1 - kind])
     message = refused("fashion_mnist", folder := tmp_path / "data")
     assert contents(folder) == {}
-    assert f"{folder} and {tmp_path / 'debian'} do not hold it; torchvision's download " in message
+    assert f"{folder} and {tmp_path / 'debian'} do not contain it; torchvision's download " in message
     assert "; apt-get download " in message
-    assert "Type `apt-get install dataset-fashion-mnist`, or put its four files" in message
+    assert "Run `apt-get install dataset-fashion-mnist`, or put its four files" in message
     assert all(name in message for name in FILES)
     assert message.endswith(f"into {folder}")
     use(monkeypatch, brings(small, TORCHVISION, packed=True), unwanted)
     load("fashion_mnist", folder)
 
 
-def test_an_interrupted_fetch_leaves_nothing(
+def test_an_interrupted_download_leaves_nothing(
     small: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, brings(half(small), TORCHVISION, False, KeyboardInterrupt()), unwanted)
@@ -355,14 +355,14 @@ def test_a_data_folder_that_cannot_be_made_is_one_line(small: dict[str, bytes], 
     assert "failed ([Errno 20] Not a directory" in refused("fashion_mnist", tmp_path / "file" / "data")
 
 
-def test_offline_it_says_what_was_tried_and_what_to_type(
+def test_offline_the_error_lists_what_was_tried_and_what_to_run(
     small: dict[str, bytes], tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, TORCHVISION_FETCHER, APT_FETCHER)
     message = refused("fashion_mnist", tmp_path / "data")
     assert "torchvision's download failed (Error downloading train-images-idx3-ubyte.gz" in message
     assert "apt-get download failed ([Errno 2] No such file or directory: 'apt-get')" in message
-    assert "Type `apt-get install dataset-fashion-mnist`" in message
+    assert "Run `apt-get install dataset-fashion-mnist`" in message
 
 
 TORCHVISION_FETCHER, APT_FETCHER = data._torchvision_fashion, data._apt_fashion
@@ -370,7 +370,7 @@ TORCHVISION_FETCHER, APT_FETCHER = data._torchvision_fashion, data._apt_fashion
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No programs, and a proxy at a closed port."""
+    """Remove all programs from the path, and set a proxy at a closed port."""
     monkeypatch.setenv("PATH", "")
     for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -462,7 +462,7 @@ def test_images_in_memory_are_resized_as_the_recipe_says(tmp_path: Path, smooth:
     assert not same(found, load("digits", tmp_path, 16, interpolation=other))
 
 
-def test_the_datas_own_size_changes_nothing(small: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_datasets_own_resolution_changes_nothing(small: dict[str, bytes], tmp_path: Path) -> None:
     assert same(load("fashion_mnist", put(small, tmp_path), 28), load("fashion_mnist", tmp_path))
 
 
@@ -489,7 +489,7 @@ def test_digits_are_scikit_learns(tmp_path: Path) -> None:
 
 
 def pickled(path: Path, entry: dict[str, Any]) -> str:
-    """Writes an entry as torchvision's files are written; gives its md5."""
+    """Write an entry in the format of torchvision's files; return its MD5."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(entry, protocol=2))
     return hashlib.md5(path.read_bytes()).hexdigest()
@@ -506,7 +506,7 @@ Cifar = Callable[[Path], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 @pytest.fixture(params=["cifar10", "cifar100"])
 def cifar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Cifar]:
-    """The name, and a function that writes a small data set in its format and gives the batches written."""
+    """The name, and a function that writes a small dataset in its format and returns its batches."""
     name = request.param
     kind = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[name]
     classes, labels = {"cifar10": (10, "labels"), "cifar100": (100, "fine_labels")}[name]
@@ -540,10 +540,10 @@ def test_cifar_is_read(cifar: tuple[str, Cifar], tmp_path: Path, offline: None) 
     assert same(load(name, tmp_path), found)
 
 
-def test_cifar_damaged_or_missing_is_one_line(cifar: tuple[str, Cifar], tmp_path: Path, offline: None) -> None:
+def test_corrupt_or_missing_cifar_is_one_line(cifar: tuple[str, Cifar], tmp_path: Path, offline: None) -> None:
     name, write = cifar
     message = refused(name, tmp_path)
-    assert f"{tmp_path} does not hold it, and torchvision's download failed (" in message
+    assert f"{tmp_path} does not contain it, and torchvision's download failed (" in message
     write(tmp_path)
     folder = next(tmp_path.iterdir())
     for path in sorted(folder.iterdir()):
@@ -551,13 +551,13 @@ def test_cifar_damaged_or_missing_is_one_line(cifar: tuple[str, Cifar], tmp_path
         for broken in (whole[: len(whole) // 2], b"", None, bytes([whole[0]]) + bytes([whole[1] ^ 1]) + whole[2:]):
             path.unlink() if broken is None else path.write_bytes(broken)
             message = refused(name, tmp_path)
-            assert f"the files in {folder} are damaged" in message
+            assert f"the files in {folder} are corrupt" in message
             assert message.endswith(f"into {tmp_path} and unpack it there")
         path.write_bytes(whole)
     load(name, tmp_path)
 
 
-def test_cifar_damaged_is_fetched_anew(
+def test_corrupt_cifar_is_downloaded_again(
     cifar: tuple[str, Cifar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, write = cifar
@@ -640,7 +640,7 @@ def test_every_kind_of_image_becomes_rgb(images: Path, image: Image.Image, name:
 
 
 @pytest.mark.parametrize("wide", [True, False])
-def test_the_middle_is_cropped(images: Path, wide: bool) -> None:
+def test_the_center_is_cropped(images: Path, wide: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 24, 3), dtype=np.uint8)
     middle = pixels[:, 6:18]
     pixels, middle = (pixels, middle) if wide else (pixels.swapaxes(0, 1), middle.swapaxes(0, 1))
@@ -659,7 +659,7 @@ def test_the_shorter_side_is_resized(images: Path, smooth: str) -> None:
     assert np.abs(np.asarray(wanted, int) - found.numpy().astype(int)).max() <= 1
 
 
-def test_files_that_are_no_images_by_name_are_passed_over(images: Path) -> None:
+def test_files_without_an_image_suffix_are_ignored(images: Path) -> None:
     (images / "train" / "class 0" / "notes.txt").write_text("hello")
     (images / "train" / "list.txt").write_text("hello")
     assert len(load("folder", images, 8).train) == 4
@@ -688,7 +688,7 @@ def rewrite(change: Callable[[bytes], bytes], name: str) -> Callable[[Path], Non
 
 
 def bomb(data: bytes) -> bytes:
-    """A bitmap that says it has 100,000 pixels a side."""
+    """A bitmap whose header claims 100,000 × 100,000 pixels."""
     buffer = io.BytesIO()
     painted((4, 4), (1, 2, 3)).save(buffer, "BMP")
     whole = bytearray(buffer.getvalue())
@@ -708,29 +708,32 @@ def renamed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop(), "no folder {}/train; it must hold one folder of images for each class"),
-        (drop("train"), "no folder {}/train; it must hold one folder of images for each class"),
-        (drop("val"), "no folder {}/val; it must hold one folder of images for each class"),
+        (drop(), "no folder {}/train; it must contain one folder of images per class"),
+        (drop("train"), "no folder {}/train; it must contain one folder of images per class"),
+        (drop("val"), "no folder {}/val; it must contain one folder of images per class"),
         (drop("val", "class 1"), "class 'class 1' is in only one of {0}/train and {0}/val"),
         (renamed, "class 'class 1' is in only one of {0}/train and {0}/val"),
         (empty("train", "class 1"), "{}/train: Found no valid file for the classes class 1."),
         (empty("val", "class 0"), "{}/val: Found no valid file for the classes class 0."),
         (no_classes, "{}/train: Couldn't find any class folder."),
-        (rewrite(lambda data: data[: len(data) // 2], "0.png"), "{}/train/class 1/0.png is not an image that can be"),
-        (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png is not an image that can be read"),
-        (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg is not an image that can be"),
-        (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp is not an image that can be read"),
-        (rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"), "{}/train/class 1/0.png is not an image"),
+        (rewrite(lambda data: data[: len(data) // 2], "0.png"), "{}/train/class 1/0.png is not a readable image"),
+        (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png is not a readable image"),
+        (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg is not a readable image"),
+        (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp is not a readable image"),
+        (
+            rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"),
+            "{}/train/class 1/0.png is not a readable image",
+        ),
     ],
 )
-def test_a_folder_that_is_not_right_is_one_line(images: Path, change: Callable[[Path], None], says: str) -> None:
+def test_an_invalid_folder_is_one_line(images: Path, change: Callable[[Path], None], says: str) -> None:
     change(images)
     assert says.format(images) in refused("folder", images, 8)
 
 
 def test_a_link_to_nowhere_is_one_line(images: Path) -> None:
     (images / "train" / "class 0" / "2.png").symlink_to(images / "nowhere")
-    assert "train/class 0/2.png is not an image that can be read" in refused("folder", images, 8)
+    assert "train/class 0/2.png is not a readable image" in refused("folder", images, 8)
 
 
 def test_a_folder_needs_an_image_size(images: Path) -> None:
@@ -741,7 +744,7 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": size // 1024}.__getitem__)
 
 
-def test_what_memory_cannot_hold_is_refused_with_a_size_that_fits(
+def test_images_that_exceed_memory_are_refused_with_a_resolution_that_fits(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_memory(monkeypatch, 64 * 1024)
@@ -753,7 +756,7 @@ def test_what_memory_cannot_hold_is_refused_with_a_size_that_fits(
     refused("folder", images, nearest + 1)
 
 
-def test_resizing_to_what_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resizing_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "digits at image_size=1000000 needs" in refused("digits", tmp_path, 1_000_000)
     limit_memory(monkeypatch, 1024 * 1024)
     nearest = int(refused("digits", tmp_path, 64).rpartition(" ")[2])
@@ -782,5 +785,5 @@ def test_a_broken_image_is_read_or_refused(images: Path, kind: str) -> None:
         try:
             assert load("folder", images, 8).train.images.shape == (5, 8, 8, 3)
         except RequestError as error:
-            assert f"{path} is not an image that can be read" in str(error)
+            assert f"{path} is not a readable image" in str(error)
             assert len(str(error).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Several processes at one run: they compute what one computes, and stop, die and go on as one does."""
+"""A run of several processes computes, stops, fails and resumes as a run of one process does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ablations.studies.run import RunConfig, execute
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.checkpoint import checkpoints
 from ablations.training.distributed import ALONE, Group
-from ablations.training.sync_batchnorm import synchronise_batchnorm
+from ablations.training.sync_batchnorm import synchronize_batchnorm
 from ablations.training.trainer import Trainer
 
 LAYERNORM = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
@@ -41,7 +41,7 @@ BATCHNORM = "pocket,depths=1-1,width=4,stem_stride=1"
 def a_trainer(
     group: Group, design: str, settings: dict[str, Any], images: int | None = None, **options: Any
 ) -> Trainer:
-    """A trainer of a tiny network on digits, in float64, tested on the first so many images."""
+    """Make a trainer of a tiny float64 network on digits, evaluated on the first `images` images."""
     data = load("digits", Path("unused"))
     assert isinstance(data.test, Split)
     torch.manual_seed(7)
@@ -55,7 +55,7 @@ def a_trainer(
 
 
 def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[float]:
-    """Every step's loss and the evaluation's, where this process hears of them: rank 0 alone does."""
+    """Return every step's loss and the evaluation's, which only rank 0 receives."""
     import ablations.training.trainer
 
     ablations.training.trainer.LOG_STEPS = 1
@@ -67,7 +67,7 @@ def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[fl
 
 
 def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
-    """How far the losses of so many processes are at most from those of one."""
+    """Return the maximum difference between the losses of several processes and of one."""
     first, *others = together(processes, heard_losses, design, settings)
     (alone,) = together(1, heard_losses, design, settings)
     assert not any(others), "another process than rank 0 wrote to the log"
@@ -97,11 +97,11 @@ def test_four_processes_have_the_losses_of_one() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"crop_padding": 1, "horizontal_flip": True, "clip_norm": 0.5}])
-def test_with_synchronised_batchnorm_two_processes_have_the_losses_of_one(settings: dict[str, Any]) -> None:
+def test_with_synchronized_batchnorm_two_processes_have_the_losses_of_one(settings: dict[str, Any]) -> None:
     assert apart(2, BATCHNORM, {**settings, "sync_batchnorm": True}) < 1e-6
 
 
-def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_differ() -> None:
+def test_without_it_each_process_normalizes_its_own_images_and_the_losses_differ() -> None:
     assert apart(2, BATCHNORM, {}) > 1e-4
 
 
@@ -109,10 +109,10 @@ def test_without_it_each_process_normalises_by_its_own_images_and_the_losses_dif
 
 
 def evaluated(group: Group, settings: dict[str, Any], images: int) -> tuple[float, float, list, list]:
-    """Accuracy, loss, labels and predictions on so many images, in batches of at most 7, of an untrained network."""
-    import ablations.training.trainer
+    """Evaluate an untrained network on `images` images in batches of at most 7."""
+    import ablations.training.evaluation
 
-    ablations.training.trainer.EVALUATION_BATCH = 7
+    ablations.training.evaluation.EVALUATION_BATCH = 7
     trainer = a_trainer(group, BATCHNORM, settings, images)
     found = trainer.evaluate(trainer.model)
     return found.top1, found.loss, found.labels.tolist(), found.predictions.tolist()
@@ -137,7 +137,7 @@ def test_every_image_of_the_test_split_counts_once(processes: int, images: int, 
 
 
 def a_batchnorm(dtype: Any, **options: Any) -> nn.BatchNorm2d:
-    """A BatchNorm whose weights and statistics are not those that it starts with."""
+    """Make a BatchNorm whose weights and statistics are not the initial ones."""
     norm = nn.BatchNorm2d(3, **options).to(torch.from_numpy(np.empty(0, dtype)).dtype)
     with torch.no_grad():
         for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -147,7 +147,7 @@ def a_batchnorm(dtype: Any, **options: Any) -> nn.BatchNorm2d:
 
 
 def normalised(norm: nn.Module, images: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """What a BatchNorm makes of images in two steps, and the gradients of a weighted sum."""
+    """Return a BatchNorm's outputs in two steps, and the gradients of a weighted sum."""
     share = torch.tensor(images, requires_grad=True)
     norm(share.detach() + 1)
     out = norm(share)
@@ -160,8 +160,8 @@ def normalised(norm: nn.Module, images: np.ndarray, weights: np.ndarray) -> dict
 def shared_out(
     group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """What this process's SyncBatchNorm makes of its share of the images."""
-    norm = synchronise_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
+    """Return the outputs of this process's SyncBatchNorm for its part of the images."""
+    norm = synchronize_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
     assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
     first = sum(shares[: group.rank])
     mine = slice(first, first + shares[group.rank])
@@ -202,7 +202,7 @@ def test_a_mean_far_from_zero_does_not_cost_batchnorm_its_variance() -> None:
 
 
 def sent(group: Group, settings: dict[str, Any]) -> tuple[int, int]:
-    """How often gradients were summed over the processes, and the steps."""
+    """Count gradient reductions and training steps."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     trainer = a_trainer(group, LAYERNORM, settings)
@@ -219,13 +219,13 @@ def sent(group: Group, settings: dict[str, Any]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_gradients_travel_once_a_step_however_many_parts_it_has(accumulation: int) -> None:
+def test_gradients_are_reduced_once_per_step_for_any_accumulation(accumulation: int) -> None:
     for count, steps in together(2, sent, {"accumulation": accumulation}):
         assert count == steps == 22
 
 
 class Holed:
-    """Images of noise, of which those of even index above 7 are damaged."""
+    """Noise images; those of even index above 7 are corrupt."""
 
     def __len__(self) -> int:
         return 16
@@ -237,7 +237,7 @@ class Holed:
 
 
 def stepped(group: Group) -> list[float]:
-    """The weights after an epoch in parts of one image, some of which are damaged."""
+    """Return the weights after an epoch with micro-batches of one image, some of them corrupt."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double()
     config = TrainingConfig(max_epochs=1, batch_size=4, learning_rate=0.1, optimizer="sgd", max_damaged=0.9)
@@ -247,14 +247,14 @@ def stepped(group: Group) -> list[float]:
     return [value for weights in model.parameters() for value in weights.flatten().tolist()]
 
 
-def test_a_process_whose_images_are_damaged_keeps_step_with_the_others() -> None:
+def test_a_process_whose_images_are_all_corrupt_keeps_step_with_the_others() -> None:
     expected = stepped(ALONE)
     for found in together(2, stepped):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def executed(group: Group, folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The result of a run, for which each process was given a folder of its own."""
+    """Return the result of a run whose processes have separate folders."""
     from modernize.models import design
 
     recipe = TrainingConfig(max_epochs=1, batch_size=64, learning_rate=5e-3, checkpoint_steps=5, checkpoint_every=0.5)
@@ -277,15 +277,15 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
 
 
 def trouble(group: Group, folder: Path, changes: dict[str, Any]) -> str:
-    """What this process says of a run that cannot be carried out."""
+    """Return this process's error for an impossible run."""
     with pytest.raises((RequestError, RunError)) as caught:
         executed(group, folder, changes)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("blocked", ["log.jsonl", "checkpoints", "predictions.npz", "result.json"])
-def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -> None:
-    """Else the others wait for it, and then complain that it is gone."""
+def test_a_write_error_of_rank_0_is_raised_in_all_processes(tmp_path: Path, blocked: str) -> None:
+    """Otherwise the other processes wait for it, and then report that it is gone."""
     (tmp_path / "0").mkdir()
     if blocked == "checkpoints":
         (tmp_path / "0" / blocked).write_text("in the way")
@@ -296,7 +296,7 @@ def test_what_rank_0_cannot_write_is_told_to_all(tmp_path: Path, blocked: str) -
     assert second.partition(": ")[2] == first.partition(": ")[2]
 
 
-def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
+def test_another_dataset_is_an_error_in_all_processes(tmp_path: Path) -> None:
     for rank in (0, 1):
         (tmp_path / str(rank)).mkdir()
     together(2, executed, tmp_path)
@@ -305,20 +305,20 @@ def test_that_a_run_was_on_other_data_is_told_to_all(tmp_path: Path) -> None:
     assert found == [f"run {tmp_path / '0'} was started on other data; put that back, or choose another --out"] * 2
 
 
-def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can() -> None:
-    with pytest.raises(ValueError, match=r"batch_size=64: .* 3 processes and accumulation=2; .* works is 66"):
+def test_an_indivisible_batch_names_the_nearest_valid_value() -> None:
+    with pytest.raises(ValueError, match=r"batch_size=64 is not divisible by 3 processes x accumulation=2; .*: 66"):
         a_trainer(Group(0, 3), LAYERNORM, {"accumulation": 2})
     a_trainer(ALONE, LAYERNORM, {"accumulation": 2})
 
 
 def without_its_group(group: Group) -> str:
-    """What this process says of a trainer that was not given the group."""
+    """Return this process's error for a trainer without the group."""
     with pytest.raises(ValueError, match="joined") as caught:
         a_trainer(ALONE, LAYERNORM, {})
     return str(caught.value)
 
 
-def test_a_trainer_that_is_not_told_of_the_others_is_refused() -> None:
+def test_a_trainer_without_its_group_is_refused() -> None:
     """Each process would train the whole run, on the same GPU and in the same folder."""
     for said in together(2, without_its_group):
         assert said.startswith("group: torchrun has started 2 processes, and each would train by itself")
@@ -331,7 +331,7 @@ RUN = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "
 
 
 def torchrun(processes: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
-    """The command line under torchrun, running in a session of its own."""
+    """Start the command line under torchrun in its own session."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command += ["--max-restarts", str(restarts)]
     command += ["--nproc-per-node", str(processes), "-m", "ablations", *map(str, arguments)]
@@ -346,7 +346,7 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
 
 
 def members(process: subprocess.Popen[str]) -> dict[int, int]:
-    """The process ids of a torchrun's processes, by rank."""
+    """Return the process ids of a torchrun's processes, by rank."""
     found: dict[int, int] = {}
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         try:
@@ -366,7 +366,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: list[int], seconds: float = 30) -> None:
-    """Waits for processes to end: one that was killed takes a moment."""
+    """Wait for processes to end; a killed one takes a moment."""
     deadline = time.monotonic() + seconds
     while any(map(alive, pids)):
         assert time.monotonic() < deadline
@@ -374,7 +374,7 @@ def gone(pids: list[int], seconds: float = 30) -> None:
 
 
 def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    """Waits for a condition, which a process should bring about."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -392,7 +392,7 @@ def logged(folder: Path, *keys: str) -> list[tuple[Any, ...]]:
 
 
 def sessions(folder: Path) -> list[int]:
-    """The number of processes of each session of a run."""
+    """The number of processes per session of a run."""
     return [session["processes"] for session in read_json(folder / "environment.json")["sessions"]]
 
 
@@ -402,7 +402,7 @@ TRAIN = ("train", DESIGN, *RUN, "--set", "max_epochs=4", "--set", "crop_padding=
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of two processes that was never stopped."""
+    """The uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     _, err = finish(torchrun(2, *TRAIN, "--out", folder))
     assert "ablations:" not in err
@@ -410,9 +410,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_never_stopped(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     kept = folder / "checkpoints"
     process = torchrun(2, *TRAIN, "--out", folder)
@@ -438,9 +436,7 @@ def test_killed_one_process_and_then_all_it_ends_to_the_bit_as_the_run_that_neve
 
 
 @pytest.mark.slow
-def test_started_again_by_torchrun_itself_it_ends_to_the_bit_as_the_run_that_never_stopped(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     process = torchrun(2, *TRAIN, "--out", folder, restarts=1)
     until(lambda: checkpoints(folder / "checkpoints"), process)
@@ -450,7 +446,7 @@ def test_started_again_by_torchrun_itself_it_ends_to_the_bit_as_the_run_that_nev
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopped_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
     # Two processes to prepare images each: the signal reaches them, too.
     settings = (
         "--set",
@@ -476,7 +472,7 @@ def test_told_to_stop_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_on_other_numbers_of_processes_it_goes_on_with_batch_schedule_and_images(tmp_path: Path, whole: Path) -> None:
+def test_a_run_resumes_on_another_number_of_processes(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     for attempt, processes in enumerate((2, 1, 2)):
         process = torchrun(processes, *TRAIN, "--out", folder)
@@ -508,7 +504,7 @@ def test_a_study_under_torchrun_is_trained_by_all_processes_run_after_run(tmp_pa
     assert out.count("2 processes at each run") == 1
     assert out.count("norm=bn-s0: top-1") == 1, "both processes spoke"
     out, _ = finish(torchrun(2, *study))
-    assert "2 there already" in out and [sessions(run) for run in runs] == [[2], [2]]
+    assert "2 finished" in out and [sessions(run) for run in runs] == [[2], [2]]
 
 
 @pytest.mark.parametrize(
@@ -516,18 +512,16 @@ def test_a_study_under_torchrun_is_trained_by_all_processes_run_after_run(tmp_pa
     [("train", DESIGN), ("run", "grid", "--base", DESIGN, "--flags", "norm=bn:ln")],
     ids=lambda arguments: arguments[0],
 )
-def test_a_batch_that_two_processes_cannot_share_is_refused_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_batch_that_two_processes_cannot_split_is_refused_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     process = torchrun(2, *arguments, *RUN, "--set", "batch_size=33", "--out", tmp_path / "out")
     _, err = finish(process, 1)  # torchrun's own status; those of its processes are 2
     said = [line for line in err.splitlines() if "batch_size" in line]
-    assert len(said) == 1 and said[0].startswith("ablations: batch_size=33: it cannot be shared out evenly over 2")
+    assert len(said) == 1 and said[0].startswith("ablations: batch_size=33 is not divisible by 2 processes")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_goes_wrong_in_another_process_than_the_first_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rank 0 only sees that its peer is gone: the reason is the peer's to tell."""
+def test_an_error_of_another_rank_than_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 sees only that the other process is gone, which must report the reason itself."""
     breaks = (
         "import os, ablations.training.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
     )

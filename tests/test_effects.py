@@ -1,4 +1,4 @@
-"""What each setting of a recipe does to the steps of the trainer."""
+"""The effect of each setting of a recipe on training steps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import modernize
-from ablations import store
-from ablations.data.batches import Part
+from ablations.data.batches import MicroBatch
 from ablations.data.datasets import DataSet, Split, load
 from ablations.data.loader import Items, feeds
 from ablations.data.mixing import mixing
@@ -36,7 +35,7 @@ def digits() -> DataSet:
 
 @pytest.fixture(scope="module")
 def few(digits: DataSet) -> tuple[Split, Split]:
-    """Digits for four steps of 16 an epoch, and a few to evaluate on."""
+    """Digits for four training steps of 16 per epoch, and a few to evaluate on."""
     assert isinstance(digits.train, Split) and isinstance(digits.test, Split)
     return digits.train.take(torch.arange(70)), digits.test.take(torch.arange(30))
 
@@ -73,14 +72,14 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def mixed(changes: dict[str, Any], position: int, count: int = 8, size: int = 16) -> tuple[Tensor, Tensor]:
-    """Images that hold their own number everywhere, of the class of that number, after mixing."""
+    """Mix images filled with their own number, whose class is that number."""
     mix = mixing(config(batch_size=count, **changes), count, seed=2)
     numbers = torch.arange(count)
     images = numbers[:, None, None, None].expand(-1, 1, size, size).double()
-    return mix(Part(0, position, 0, numbers), images, numbers)
+    return mix(MicroBatch(0, position, 0, numbers), images, numbers)
 
 
-def test_mixups_targets_are_the_shares_of_the_images() -> None:
+def test_mixups_targets_are_the_weights_of_the_images() -> None:
     for position in range(20):
         images, targets = mixed({"mixup": 0.8}, position)
         torch.testing.assert_close(targets.sum(1), torch.ones(8, dtype=targets.dtype))
@@ -108,13 +107,13 @@ def test_cutmixs_targets_are_the_areas_that_were_pasted() -> None:
 
 
 def which(images: Tensor) -> str:
-    """What was done to images that held whole numbers."""
+    """Infer the mixing from images that were filled with integers."""
     if (images == images.round()).all():
         return "cutmix" if (images != images[:, :, :1, :1]).any() else "nothing"
     return "mixup"
 
 
-def test_the_two_are_switched_with_probability_a_half_in_every_batch() -> None:
+def test_each_batch_has_mixup_or_cutmix_with_probability_one_half() -> None:
     found = [which(mixed({"mixup": 0.8, "cutmix": 1.0}, position, 2)[0]) for position in range(800)]
     share = found.count("cutmix") / len(found)
     empty = found.count("nothing") / len(found)  # a box that is empty, or all of the image
@@ -123,19 +122,19 @@ def test_the_two_are_switched_with_probability_a_half_in_every_batch() -> None:
 
 
 @pytest.mark.parametrize(("switch", "kind"), [(0.0, "mixup"), (1.0, "cutmix")])
-def test_a_switch_of_0_or_1_leaves_one_of_them(switch: float, kind: str) -> None:
+def test_a_switch_of_0_or_1_leaves_one_method(switch: float, kind: str) -> None:
     changes = {"mixup": 0.8, "cutmix": 1.0, "mix_switch": switch}
     assert {which(mixed(changes, position)[0]) for position in range(60)} <= {kind, "nothing"}
 
 
-def test_mix_probability_is_the_share_of_batches_mixed() -> None:
+def test_mix_probability_is_the_fraction_of_mixed_batches() -> None:
     found = [which(mixed({"mixup": 5.0, "mix_probability": 0.3}, position, 2)[0]) for position in range(800)]
     assert abs(found.count("mixup") / 800 - 0.3) < 5 * (0.21 / 800) ** 0.5
     images, targets = mixed({"mixup": 5.0, "mix_probability": 0.0}, 0)
     assert which(images) == "nothing" and torch.equal(targets, torch.eye(8, dtype=targets.dtype))
 
 
-def test_the_shares_are_drawn_as_timms() -> None:
+def test_mixing_weights_have_timms_distribution() -> None:
     """Mixup's from Beta(0.8, 0.8), CutMix's areas as those of timm, whose boxes are cut at the image's edge too."""
     shares = [mixed({"mixup": 0.8}, position, 2)[1][0, 0].item() for position in range(700)]
     assert stats.kstest(shares, stats.beta(0.8, 0.8).cdf).pvalue > 1e-3
@@ -152,14 +151,18 @@ def test_the_shares_are_drawn_as_timms() -> None:
     assert stats.ks_2samp(areas, theirs).pvalue > 1e-3
 
 
-def test_all_parts_of_a_step_are_mixed_alike_and_steps_differ() -> None:
+def test_all_micro_batches_of_a_step_are_mixed_alike_and_steps_differ() -> None:
     mix = mixing(config(batch_size=16, mixup=0.8, cutmix=1.0), 16, seed=2)
     numbers = torch.arange(16)
     images = numbers[:, None, None, None].expand(-1, 1, 16, 16).float()
     shares = []
     for position in range(12):
         parts = [
-            mix(Part(0, position, first, numbers[first : first + 4]), images[first : first + 4], numbers[first:][:4])
+            mix(
+                MicroBatch(0, position, first, numbers[first : first + 4]),
+                images[first : first + 4],
+                numbers[first:][:4],
+            )
             for first in (0, 4, 8, 12)
         ]
         own = [
@@ -174,20 +177,20 @@ def test_all_parts_of_a_step_are_mixed_alike_and_steps_differ() -> None:
 
 
 def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
-    """The loss of the first step, against timm's targets of the same mixed labels."""
+    """Compare the first step's loss with timm's targets for the same mixed labels."""
     run = trainer(few, network(), mixup=0.8, label_smoothing=0.1, learning_rate=1e-9)
     twin = copy.deepcopy(run.model)
     seen: list[tuple[Tensor, Tensor]] = []
     mixes = mixing(run.config, 10, run.seed)
 
-    def note(part: Part, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def note(part: MicroBatch, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         seen.append((mixes(part, images, labels)[0], labels))
         return mixes(part, images, labels)
 
     run.mix = note
     run.train_step()
     images, labels = seen[0]
-    own = mixes(Part(0, 0, 0, torch.arange(16)), images, torch.arange(16) % 10)[1]
+    own = mixes(MicroBatch(0, 0, 0, torch.arange(16)), images, torch.arange(16) % 10)[1]
     share = own[0, 0].item()
     assert 0 < share < 1
     soft = mixup_target(labels.flip(0), 10, share, 0.1)
@@ -197,14 +200,14 @@ def test_smoothed_soft_targets_are_timms(few: tuple[Split, Split]) -> None:
     torch.testing.assert_close(soft, hot.flip(0) * share + hot * (1 - share))
     wanted = hot * share + hot.roll(1, 0) * (1 - share)
     expected = torch.sum(-wanted * F.log_softmax(twin(images), 1), 1).mean()
-    assert run.loss_sum.item() / 16 == pytest.approx(expected.item(), rel=1e-5)
+    assert run.sums.loss.item() / 16 == pytest.approx(expected.item(), rel=1e-5)
 
 
 # The moving average --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("design", [LAYER_NORM, BATCH_NORM])
-def test_the_average_is_a_plain_loops_buffers_too(few: tuple[Split, Split], design: str) -> None:
+def test_ema_weights_and_buffers_equal_a_plain_loops(few: tuple[Split, Split], design: str) -> None:
     run = trainer(few, network(design), ema_decay=0.9)
     expected: dict[str, Tensor] = {}
     for step in range(6):
@@ -226,7 +229,7 @@ def test_the_average_is_a_plain_loops_buffers_too(few: tuple[Split, Split], desi
     assert (design == LAYER_NORM) or any("running_mean" in name for name in found)
 
 
-def test_the_average_is_evaluated_beside_the_plain_weights(few: tuple[Split, Split]) -> None:
+def test_ema_weights_are_evaluated_beside_the_trained_weights(few: tuple[Split, Split]) -> None:
     plain = trainer(few, network(BATCH_NORM)).train()
     run = trainer(few, network(BATCH_NORM), ema_decay=0.8)
     result = run.train()
@@ -247,7 +250,7 @@ def test_the_average_is_evaluated_beside_the_plain_weights(few: tuple[Split, Spl
 
 
 @pytest.mark.parametrize("precision", ["float32", "fp16"])
-def test_clipping_bounds_the_length_of_a_step(few: tuple[Split, Split], precision: str) -> None:
+def test_clipping_bounds_the_gradient_norm(few: tuple[Split, Split], precision: str) -> None:
     """Plain gradient descent at rate 1 moves the weights by the gradient."""
     lengths = []
     for clip in (None, 0.01):
@@ -264,20 +267,20 @@ def test_clipping_bounds_the_length_of_a_step(few: tuple[Split, Split], precisio
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 16])
-def test_accumulated_parts_are_the_whole_batch(few: tuple[Split, Split], accumulation: int) -> None:
+def test_accumulated_micro_batches_equal_the_whole_batch(few: tuple[Split, Split], accumulation: int) -> None:
     whole, parts = (
         steps(
             trainer(few, network().double(), accumulation=count, label_smoothing=0.1, clip_norm=1.0, crop_padding=1), 6
         )
         for count in (1, accumulation)
     )
-    assert parts.loss_sum.item() == pytest.approx(whole.loss_sum.item(), rel=1e-12)
+    assert parts.sums.loss.item() == pytest.approx(whole.sums.loss.item(), rel=1e-12)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert one.dtype == torch.float64
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
-def test_accumulated_gradients_are_the_whole_batchs_to_the_last_digits(few: tuple[Split, Split]) -> None:
+def test_accumulated_gradients_equal_the_whole_batchs_to_the_last_digits(few: tuple[Split, Split]) -> None:
     gradients = []
     for count in (1, 4):
         run = steps(trainer(few, network().double(), accumulation=count), 1)
@@ -287,7 +290,7 @@ def test_accumulated_gradients_are_the_whole_batchs_to_the_last_digits(few: tupl
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
 
 
-def test_a_part_takes_in_no_more_than_its_share(few: tuple[Split, Split]) -> None:
+def test_a_micro_batch_computes_only_its_part_of_the_batch(few: tuple[Split, Split]) -> None:
     sizes = []
     model = network()
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
@@ -301,7 +304,7 @@ def test_a_part_takes_in_no_more_than_its_share(few: tuple[Split, Split]) -> Non
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_convolutions_compute_in_the_precision_asked_for(
+def test_convolutions_compute_in_the_recipes_precision(
     few: tuple[Split, Split], precision: str, dtype: torch.dtype
 ) -> None:
     model = network()
@@ -335,10 +338,10 @@ def test_the_scaled_loss_trains_as_the_plain_one_and_its_scale_is_in_the_checkpo
     assert again.scaler.state_dict() == run.scaler.state_dict()
     single = steps(trainer(few, network()), 5)
     found = steps(trainer(few, network(), precision="fp16"), 5)
-    assert found.loss_sum.item() == pytest.approx(single.loss_sum.item(), rel=0.02)
+    assert found.sums.loss.item() == pytest.approx(single.sums.loss.item(), rel=0.02)
 
 
-def test_a_step_that_overflows_is_left_out_and_the_scale_halved(few: tuple[Split, Split]) -> None:
+def test_a_step_that_overflows_is_skipped_and_the_scale_halved(few: tuple[Split, Split]) -> None:
     run = trainer(few, network(), precision="fp16")
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     before = weights(run.model)
@@ -348,7 +351,7 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(few: tuple[Split
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_images_and_kernels_lie_channels_last_or_not(few: tuple[Split, Split], wanted: bool) -> None:
+def test_images_and_kernels_have_the_recipes_memory_format(few: tuple[Split, Split], wanted: bool) -> None:
     torch.manual_seed(0)
     model = modernize.build(LAYER_NORM, num_classes=10, in_channels=3)
     train, test = (Split(split.images.expand(-1, -1, -1, 3).contiguous(), split.labels) for split in few)
@@ -368,7 +371,7 @@ def test_images_and_kernels_lie_channels_last_or_not(few: tuple[Split, Split], w
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(few: tuple[Split, Split]) -> None:
-    """The one test that compiles: it takes half a minute."""
+    """The only test that compiles; it takes half a minute."""
     design = "pocket@separate-downsampling,depths=1,width=4,stem_stride=1"
     run = steps(trainer(few, network(design), compile=True), 3)
     plain = steps(trainer(few, network(design)), 3)
@@ -382,7 +385,7 @@ def test_a_compiled_network_trains_as_the_plain_one(few: tuple[Split, Split]) ->
 
 
 @pytest.mark.parametrize("design", [LAYER_NORM, BATCH_NORM])
-def test_blocks_computed_again_give_the_same_weights_to_the_bit(few: tuple[Split, Split], design: str) -> None:
+def test_activation_checkpointing_gives_bit_identical_weights(few: tuple[Split, Split], design: str) -> None:
     results = []
     for again in (False, True):
         run = steps(trainer(few, network(design, 0.4), activation_checkpointing=again, accumulation=2), 5)
@@ -390,7 +393,7 @@ def test_blocks_computed_again_give_the_same_weights_to_the_bit(few: tuple[Split
     assert same_bits(*results)
 
 
-def test_blocks_are_computed_twice_in_training_and_once_in_evaluation(few: tuple[Split, Split]) -> None:
+def test_checkpointed_blocks_run_twice_in_training_and_once_in_evaluation(few: tuple[Split, Split]) -> None:
     calls: dict[bool, list[bool]] = {}
     for again in (False, True):
         model = network(BATCH_NORM)
@@ -402,14 +405,14 @@ def test_blocks_are_computed_twice_in_training_and_once_in_evaluation(few: tuple
     assert calls == {False: [True] * 2 + [False], True: [True] * 4 + [False]}
 
 
-def test_it_is_the_blocks_that_are_computed_again() -> None:
+def test_activation_checkpointing_covers_the_blocks() -> None:
     model = network(BATCH_NORM)
     blocks = [block for stage in model.stages for block in stage.blocks]  # type: ignore[union-attr]
     assert recompute_blocks(model) == blocks and len(blocks) == 3
 
 
-def test_less_is_kept_between_the_passes(few: tuple[Split, Split]) -> None:
-    """What autograd saves of a forward pass, in values."""
+def test_activation_checkpointing_saves_fewer_activations(few: tuple[Split, Split]) -> None:
+    """Count the values that autograd saves in a forward pass."""
     kept = []
     for again in (False, True):
         model = network(BATCH_NORM.replace("depths=2-1", "depths=4-4"))
@@ -427,10 +430,10 @@ def test_less_is_kept_between_the_passes(few: tuple[Split, Split]) -> None:
     assert kept[1] < kept[0] / 3
 
 
-def test_a_network_without_blocks_that_repeat_is_refused(few: tuple[Split, Split]) -> None:
+def test_a_network_without_repeated_blocks_is_refused(few: tuple[Split, Split]) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     with pytest.raises(
-        ValueError, match=r"^activation_checkpointing: the network has no blocks that repeat; leave it off$"
+        ValueError, match=r"^activation_checkpointing: the network has no repeated blocks; leave it off$"
     ):
         trainer(few, flat, activation_checkpointing=True)
 
@@ -439,7 +442,7 @@ def test_a_network_without_blocks_that_repeat_is_refused(few: tuple[Split, Split
 
 
 def test_the_recipes_stochastic_depth_grows_linearly_over_the_blocks(digits: DataSet) -> None:
-    """Blocks whose input and output have one shape, counted over images: those left out come out as they came in."""
+    """Count dropped blocks per image: a dropped block's output equals its input."""
     from ablations.studies.run import RunConfig, build_network
     from modernize.models import design
 
@@ -470,7 +473,7 @@ def test_the_recipes_stochastic_depth_grows_linearly_over_the_blocks(digits: Dat
     ("every", "epochs", "kept"),
     [(1, 3, ["1", "2", "3"]), (2, 5, ["2", "4"]), (0.5, 1.5, ["0.5", "1", "1.5"]), (9, 2, [])],
 )
-def test_a_checkpoint_is_kept_at_every_so_many_epochs(
+def test_a_permanent_checkpoint_is_written_every_checkpoint_every_epochs(
     few: tuple[Split, Split], tmp_path: Path, every: float, epochs: float, kept: list[str]
 ) -> None:
     run = trainer(few, network(), tmp_path, checkpoint_every=every, max_epochs=epochs, checkpoint_steps=3)
@@ -487,22 +490,22 @@ def test_a_checkpoint_is_kept_at_every_so_many_epochs(
         assert same_bits(weights(fresh), weights(until.model))
 
 
-def test_a_checkpoint_is_written_every_so_many_seconds(
+def test_a_checkpoint_is_written_every_checkpoint_seconds(
     few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(few, network(), tmp_path, checkpoint_seconds=2.5, max_epochs=2.5)
     monkeypatch.setattr("ablations.training.trainer.time", SimpleNamespace(monotonic=lambda: float(run.step)))
     saved: list[int] = []
-    monkeypatch.setattr(store, "write_checkpoint", lambda folder, step, *_: saved.append(step))
+    monkeypatch.setattr("ablations.training.trainer.write_checkpoint", lambda folder, step, *_: saved.append(step))
     run.train()  # a step a second
     assert saved == [3, 6, 9, 10]
 
 
 @pytest.mark.parametrize(("device", "wanted", "expected"), [("cpu", None, 0), ("cuda", None, 3), ("cuda", 5, 5)])
-def test_images_are_prepared_by_so_many_workers(
+def test_the_number_of_data_loader_workers(
     few: tuple[Split, Split], device: str, wanted: int | None, expected: int
 ) -> None:
-    """Unless told, as many as a GPU's run has threads, which do nothing while the GPU computes."""
+    """By default as many as a GPU run's threads, which are idle while the GPU computes."""
     torch.set_num_threads(3)
     for feed in feeds(*few, config(crop_scale=[0.5, 1], workers=wanted), torch.device(device)):
         assert isinstance(feed, Items) and feed.workers == expected
@@ -526,9 +529,7 @@ def same(one: Result, other: Result) -> bool:
 
 
 @pytest.mark.parametrize("design", [LAYER_NORM, BATCH_NORM])
-def test_resumed_with_every_setting_on_it_is_the_run_that_never_stopped(
-    few: tuple[Split, Split], tmp_path: Path, design: str
-) -> None:
+def test_a_run_with_every_setting_on_resumes_bit_exactly(few: tuple[Split, Split], tmp_path: Path, design: str) -> None:
     expected = trainer(few, network(design, 0.3), **ALL).train()
     for stop_at, workers in ((1, 2), (4, 0), (7, 1)):
         folder = tmp_path / str(stop_at)
@@ -542,10 +543,10 @@ def test_resumed_with_every_setting_on_it_is_the_run_that_never_stopped(
 
 
 @pytest.mark.parametrize("left_out", ["mixup", "cutmix", "erasing", "randaugment", "ema_decay", "label_smoothing"])
-def test_each_of_them_makes_a_difference(few: tuple[Split, Split], left_out: str) -> None:
+def test_each_setting_changes_the_result(few: tuple[Split, Split], left_out: str) -> None:
     less = {key: value for key, value in ALL.items() if key != left_out}
     one, other = (steps(trainer(few, network(), **changes), 3) for changes in (ALL, less))
     if left_out == "ema_decay":
         assert one.averaged and not other.averaged
     else:
-        assert one.loss_sum.item() != other.loss_sum.item()
+        assert one.sums.loss.item() != other.sums.loss.item()

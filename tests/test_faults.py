@@ -218,7 +218,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1 and "run wild-s0 failed: the loss is" in done.stderr
     assert result(tmp_path / "study", "tame-s0")["status"] == "done"
     again = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
-    assert again.returncode == 1 and "2 there already" in again.stdout
+    assert again.returncode == 1 and "2 finished" in again.stdout
     assert "1 done, 0 running, 0 stopped, 1 failed" in ablations("status", tmp_path / "study").stdout
     report = ablations("report", tmp_path / "study")
     assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
@@ -234,7 +234,7 @@ def test_a_killed_worker_costs_one_run_which_can_be_tried_again(
     os.kill(workers(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 1 and err.count("\n") == 1, out + err
-    assert "failed: its process ended with SIGKILL, as the system does when memory runs out" in err
+    assert "failed: its process was killed by SIGKILL (possibly out of memory)" in err
     found = results(folder)
     failed = [name for name, one in found.items() if one["status"] == "failed"]
     assert len(found) == 4 and len(failed) == 1
@@ -333,7 +333,7 @@ def test_a_lost_or_altered_result_is_made_again_from_the_last_checkpoint(
     altered = folder / "runs/norm=ln,activation=gelu-s0/result.json"
     altered.write_text(altered.read_text().replace('"top1": ', '"top1": 1'))
     done = ablations(*arguments)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{altered} is damaged" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{altered} is corrupt" in done.stderr
     assert ablations(*arguments, "--retry-failed").returncode == 0
     assert exact(results(folder)) == exact(whole)
 
@@ -351,7 +351,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     newest.write_bytes(newest.read_bytes()[:1000])
     done = ablations(*arguments)
     assert done.returncode == 0 and done.stderr == ""
-    assert f"{newest} is damaged: its checksum does not fit; the one before is used" in done.stdout
+    assert f"{newest} is corrupt: its checksum does not match; the previous checkpoint is used" in done.stdout
     assert exact(results(folder)) == exact(whole)
 
 

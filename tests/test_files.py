@@ -1,4 +1,4 @@
-"""Images in files and shards: the same samples in the same order however they lie and whoever loads them."""
+"""Images in files and shards: the same samples in the same order for any storage and number of workers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TRAIN = ("train", DESIGN, "--data", "imagenet", *PAPER, "--device", "cpu", "--th
 
 @dataclass(frozen=True)
 class Drawn:
-    """The same images as class folders and as shards; and of each split the keys, labels and bytes, in order."""
+    """The same images as class folders and as shards, and each split's keys, labels and bytes in order."""
 
     folders: Path
     shards: Path
@@ -73,7 +73,7 @@ class Drawn:
 
 
 def jpeg(chance: np.random.Generator, label: int) -> bytes:
-    """A small picture of blots, redder or bluer by its class."""
+    """A small picture of blots, redder or bluer depending on its class."""
     pixels = chance.integers(0, 200, (4, 4, 3))
     pixels[..., 0] += 15 * label
     size = (int(chance.integers(34, 50)), int(chance.integers(34, 50)))
@@ -84,7 +84,7 @@ def jpeg(chance: np.random.Generator, label: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    """2,000 JPEGs in four classes, three of the training ones damaged and one of the validation ones."""
+    """2,000 JPEGs in four classes; three training images and one validation image are corrupt."""
     place, chance = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
     samples: dict[str, list[tuple[str, int, bytes]]] = {}
     (place / "shards").mkdir()
@@ -156,7 +156,7 @@ def test_folders_and_shards_hold_what_webdataset_reads(drawn: Drawn) -> None:
 
 
 @LAYOUTS
-def test_an_image_is_what_pil_opens_and_a_damaged_one_is_named(drawn: Drawn, layout: str) -> None:
+def test_an_image_is_what_pillow_opens_and_a_corrupt_one_is_named(drawn: Drawn, layout: str) -> None:
     images = load("imagenet", drawn.place(layout), 32).train
     assert isinstance(images, ImageFiles)
     for index in (0, 18, 599, 601, 1_698):
@@ -169,7 +169,7 @@ def test_an_image_is_what_pil_opens_and_a_damaged_one_is_named(drawn: Drawn, lay
             images[index]
 
 
-def test_an_image_gone_after_it_was_listed_is_damaged(drawn: Drawn, tmp_path: Path) -> None:
+def test_an_image_deleted_after_it_was_listed_is_corrupt(drawn: Drawn, tmp_path: Path) -> None:
     for index in range(4):
         key, _, data = drawn.samples["train"][index]
         for part in ("train", "val"):
@@ -191,7 +191,7 @@ def test_an_image_gone_after_it_was_listed_is_damaged(drawn: Drawn, tmp_path: Pa
 
 
 def epochs(run: Trainer) -> list[tuple[list[int], list[int], list[int], str]]:
-    """What a training run sees: of each part its indices, those that came, their labels and a sum of every pixel."""
+    """Record a run's micro-batches: indices, readable indices, labels and pixel sums."""
     seen = []
     for part, batch in run.batches:
         pixels = hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()
@@ -222,7 +222,7 @@ def test_another_seed_is_another_order_and_other_crops(drawn: Drawn) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 4), (4, 0)])
-def test_resumed_half_way_with_other_workers_it_is_the_run_that_never_stopped(
+def test_a_run_resumed_with_another_number_of_workers_equals_an_uninterrupted_one(
     drawn: Drawn, tmp_path: Path, whole: Result, before: int, after: int
 ) -> None:
     data = load("imagenet", drawn.folders, 32)
@@ -238,14 +238,14 @@ def test_resumed_half_way_with_other_workers_it_is_the_run_that_never_stopped(
 
 @pytest.fixture(scope="module")
 def whole(drawn: Drawn) -> Result:
-    """Half an epoch, never stopped, in one process."""
+    """Train half an epoch in one process, uninterrupted."""
     return quietly(trainer(load("imagenet", drawn.folders, 32), max_epochs=0.5))
 
 
 # ---- damaged images
 
 
-def test_the_damaged_are_named_once_and_those_of_the_test_split_are_not_counted(drawn: Drawn) -> None:
+def test_corrupt_images_are_named_once_and_excluded_from_the_evaluation(drawn: Drawn) -> None:
     run = trainer(load("imagenet", drawn.folders, 32), ema_decay=0.9, workers=1)
     recorder = Recorder()
     run.callbacks = recorder
@@ -263,7 +263,7 @@ def test_the_damaged_are_named_once_and_those_of_the_test_split_are_not_counted(
 
 
 class Holed:
-    """Images of noise, some of which are damaged."""
+    """Noise images, some of them corrupt."""
 
     def __init__(self, holes: set[int], count: int = 16):
         self.images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -288,7 +288,7 @@ def holed(holes: set[int], accumulation: int, tests: Holed | None = None, **chan
 
 @pytest.mark.parametrize("accumulation", [1, 4, 8])
 @pytest.mark.parametrize("holes", [{5}, {1, 5, 9, 10, 11}])
-def test_a_batch_with_damaged_images_gives_the_gradient_of_the_others(holes: set[int], accumulation: int) -> None:
+def test_corrupt_images_do_not_contribute_to_the_gradient(holes: set[int], accumulation: int) -> None:
     data = Holed(set())
     good = [index for index in range(16) if index not in holes]
     run = holed(holes - {0}, accumulation)
@@ -302,8 +302,8 @@ def test_a_batch_with_damaged_images_gives_the_gradient_of_the_others(holes: set
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_a_part_and_a_last_test_batch_of_damaged_images_alone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.training.trainer.EVALUATION_BATCH", 5)
+def test_a_micro_batch_and_a_test_batch_of_corrupt_images_alone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.training.evaluation.EVALUATION_BATCH", 5)
     tests = Holed({15})  # alone in its batch
     for accumulation in (1, 8):
         result = holed(set(range(1, 16, 2)), accumulation, tests, batch_size=8).train()
@@ -312,17 +312,17 @@ def test_a_part_and_a_last_test_batch_of_damaged_images_alone_are_skipped(monkey
     assert len(all_of_them.train().damaged) == 15
 
 
-def test_more_than_the_allowed_share_damaged_fails_naming_one_of_that_split(drawn: Drawn) -> None:
+def test_too_many_corrupt_images_fail_the_run_naming_one_of_the_split(drawn: Drawn) -> None:
     data = load("imagenet", drawn.folders, 32)
     with pytest.raises(DamagedDataError, match=r"^3 of 1700 training images .* max_damaged=0.001, such as train/.*jpg"):
         quietly(trainer(data, max_damaged=0.001))
     short = trainer(data, max_damaged=0.003, max_epochs=0.1)
-    short.damaged["training 0"] = "one of another split"
+    short.corrupt.reasons["training 0"] = "one of another split"
     with pytest.raises(DamagedDataError, match=r"^1 of 300 test images .* max_damaged=0.003, such as val/.*jpg"):
         quietly(short)
 
 
-def test_damaged_images_found_before_a_stop_are_in_the_result_and_their_words_do_not_change(
+def test_corrupt_images_met_before_an_interruption_are_in_the_result(
     drawn: Drawn, tmp_path: Path, whole: Result
 ) -> None:
     data = load("imagenet", drawn.folders, 32)
@@ -338,7 +338,7 @@ def test_damaged_images_found_before_a_stop_are_in_the_result_and_their_words_do
 
 
 def copied(drawn: Drawn, place: Path) -> Path:
-    """One shard of each split, in a folder of its own."""
+    """One shard per split, in its own folder."""
     place.mkdir()
     for part in ("train", "val"):
         shutil.copy(drawn.shards / f"small-{part}-000000.tar", place)
@@ -349,7 +349,7 @@ def indexes(place: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in place.glob(".index-*.npz")}
 
 
-def test_the_index_of_shards_is_kept_and_made_anew_when_one_changes_or_it_is_damaged(
+def test_the_index_of_shards_is_stored_and_rebuilt_if_a_shard_changes_or_it_is_corrupt(
     drawn: Drawn, tmp_path: Path
 ) -> None:
     place = copied(drawn, tmp_path / "shards")
@@ -378,7 +378,7 @@ def test_the_index_of_shards_is_kept_and_made_anew_when_one_changes_or_it_is_dam
 
 @contextmanager
 def read_only(place: Path) -> Iterator[None]:
-    """Makes a folder unwritable, for root too."""
+    """Make a folder read-only, also for root."""
     if os.geteuid():
         place.chmod(0o555)
         yield
@@ -393,7 +393,7 @@ def read_only(place: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_shards_in_a_folder_that_may_only_be_read_work(drawn: Drawn, tmp_path: Path) -> None:
+def test_shards_in_a_read_only_folder_work(drawn: Drawn, tmp_path: Path) -> None:
     place = copied(drawn, tmp_path / "shards")
     with read_only(place):
         with pytest.raises(OSError, match=r"Read-only|denied"):
@@ -410,7 +410,7 @@ def refusal(place: Path) -> str:
     return str(caught.value)
 
 
-def test_a_shard_cut_short_anywhere_is_refused(drawn: Drawn, tmp_path: Path) -> None:
+def test_a_shard_truncated_anywhere_is_refused(drawn: Drawn, tmp_path: Path) -> None:
     place = copied(drawn, tmp_path / "shards")
     shard = place / "small-train-000000.tar"
     data = shard.read_bytes()
@@ -435,7 +435,7 @@ def written(place: Path, part: str, *members: tuple[str, bytes]) -> None:
 PICTURE = jpeg(np.random.default_rng(1), 0)
 
 
-def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> None:
+def test_a_shard_corrupt_halfway_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "shards"
     for part in ("train", "val"):
         members = [(f"{n}.{kind}", PICTURE if kind == "jpg" else b"0") for n in range(4) for kind in ("jpg", "cls")]
@@ -446,7 +446,7 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
     (place / "train.tar").write_bytes(data)
     with tarfile.open(place / "train.tar") as shard:
         assert len(shard.getmembers()) == 4, "tarfile itself says nothing"
-    assert f"cut short or damaged at byte {header}" in refusal(place)
+    assert f"truncated or corrupt at byte {header}" in refusal(place)
 
 
 @pytest.mark.parametrize(
@@ -455,13 +455,13 @@ def test_a_shard_damaged_half_way_is_refused_not_read_half(tmp_path: Path) -> No
         ([("a.jpg", PICTURE), ("a.cls", b"0"), ("b.jpg", PICTURE)], "b has no class (a .cls file)"),
         ([("a.jpg", PICTURE), ("a.cls", b"tench")], "invalid literal"),
         ([("a.jpg", PICTURE), ("a.cls", b"-1")], "a has no class"),
-        ([("a.txt", b"words"), ("a.cls", b"0")], "it holds no images"),
-        ([], "it holds no images"),
-        ([("a.jpg", PICTURE), ("a.cls", b"65536")], "a has class 65536; they are numbered from 0, and at most 65535"),
-        ([("a.jpg", PICTURE), ("a.cls", b"9" * 30)], f"a has class {'9' * 30}; they are numbered from 0"),
+        ([("a.txt", b"words"), ("a.cls", b"0")], "it contains no images"),
+        ([], "it contains no images"),
+        ([("a.jpg", PICTURE), ("a.cls", b"65536")], "a has class 65536; classes must be from 0 to 65535"),
+        ([("a.jpg", PICTURE), ("a.cls", b"9" * 30)], f"a has class {'9' * 30}; classes must"),
     ],
 )
-def test_a_shard_that_holds_no_images_with_classes_is_refused(
+def test_a_shard_without_labeled_images_is_refused(
     tmp_path: Path, members: list[tuple[str, bytes]], words: str
 ) -> None:
     place = tmp_path / "shards"
@@ -477,8 +477,8 @@ def test_what_is_no_tar_file_is_refused(tmp_path: Path) -> None:
         assert "train.tar" in refusal(tmp_path / "shards")
 
 
-def test_a_shard_whose_name_is_of_both_splits_is_refused(tmp_path: Path) -> None:
-    """It would be tested on what it was trained on."""
+def test_a_shard_named_after_both_splits_is_refused(tmp_path: Path) -> None:
+    """The network would be tested on its training images."""
     written(tmp_path / "shards", "train", ("a.jpg", PICTURE), ("a.cls", b"0"))
     (tmp_path / "shards/train.tar").rename(tmp_path / "shards/train-val-0.tar")
     assert "train-val-0.tar is named as a shard of both splits" in refusal(tmp_path / "shards")
@@ -522,10 +522,10 @@ def test_class_folders_missing_empty_or_different_are_refused(tmp_path: Path) ->
 
     assert "neither folders train and val" in refusal(tree())
     assert "neither folders train and val" in refusal(tree("train/a/1.jpg"))
-    assert "holds no class folders" in refusal(tree("train/a/1.jpg", "val/"))
-    assert "holds no class folders" in refusal(tree("train/1.jpg", "val/1.jpg"))
-    assert "train/b holds no images" in refusal(tree("train/a/1.jpg", "train/b/", "val/a/1.jpg"))
-    assert "train/b holds no images" in refusal(tree("train/a/1.jpg", "train/b/notes.txt", "val/a/1.jpg"))
+    assert "contains no class folders" in refusal(tree("train/a/1.jpg", "val/"))
+    assert "contains no class folders" in refusal(tree("train/1.jpg", "val/1.jpg"))
+    assert "train/b contains no images" in refusal(tree("train/a/1.jpg", "train/b/", "val/a/1.jpg"))
+    assert "train/b contains no images" in refusal(tree("train/a/1.jpg", "train/b/notes.txt", "val/a/1.jpg"))
     assert "class 'b' is in only one of" in refusal(tree("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"))
     assert "class 'c' is in only one of" in refusal(tree("train/a/1.jpg", "val/a/1.jpg", "val/c/1.jpg"))
     with pytest.raises(RequestError, match="image_size=224"):
@@ -535,7 +535,7 @@ def test_class_folders_missing_empty_or_different_are_refused(tmp_path: Path) ->
 
 
 @LAYOUTS
-def test_a_tenth_of_the_training_images_is_held_out_to_choose_settings_by(drawn: Drawn, layout: str) -> None:
+def test_a_tenth_of_the_training_images_is_held_out_for_validation(drawn: Drawn, layout: str) -> None:
     data, again = (load("imagenet", drawn.place(layout), 32, evaluate="validation") for _ in range(2))
     parts = data.train, data.test, again.test
     assert all(isinstance(part, ImageFiles) for part in parts)
@@ -553,7 +553,7 @@ def test_a_tenth_of_the_training_images_is_held_out_to_choose_settings_by(drawn:
 
 
 def odd_images() -> dict[str, bytes]:
-    """Images of every kind that a folder may hold."""
+    """Images of every kind that a folder may contain."""
     pixels = np.random.default_rng(2).integers(0, 256, (20, 24, 4), dtype=np.uint8)
     rgb = Image.fromarray(pixels[..., :3])
     grey16 = Image.fromarray((np.arange(480).reshape(20, 24) * 136).astype(np.uint16))
@@ -594,7 +594,7 @@ def test_odd_images_decode_to_rgb_as_they_are_stored(recwarn: pytest.WarningsRec
             assert images[name].tobytes() == opened.convert("RGB").tobytes(), name
 
 
-def test_whatever_is_wrong_with_an_image_it_is_damaged_and_nothing_worse() -> None:
+def test_any_fault_of_an_image_makes_it_corrupt_and_nothing_worse() -> None:
     chance, damaged = random.Random(0), 0
     for name, data in odd_images().items():
         spoiled = [data[:length] for length in chance.sample(range(len(data)), 20)]
@@ -616,10 +616,10 @@ def test_whatever_is_wrong_with_an_image_it_is_damaged_and_nothing_worse() -> No
 
 
 def damaged_lines(output: str) -> list[str]:
-    return [line for line in output.splitlines() if "a damaged image is skipped" in line]
+    return [line for line in output.splitlines() if "skipped a corrupt image" in line]
 
 
-def test_data_says_the_same_of_folders_and_shards(drawn: Drawn) -> None:
+def test_data_prints_the_same_for_folders_and_shards(drawn: Drawn) -> None:
     both = [ablations("data", "imagenet", "--data-dir", drawn.place(layout)) for layout in ("folders", "shards")]
     assert [done.returncode for done in both] == [0, 0]
     for done in both:
@@ -628,7 +628,7 @@ def test_data_says_the_same_of_folders_and_shards(drawn: Drawn) -> None:
         assert not done.stderr
 
 
-def test_the_paper_recipe_trains_from_folders_as_from_shards_and_names_the_damaged(
+def test_the_paper_recipe_trains_equally_from_folders_and_shards_and_names_corrupt_images(
     drawn: Drawn, tmp_path: Path
 ) -> None:
     found = []
@@ -650,7 +650,7 @@ def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, 
     where = ("--data-dir", drawn.folders, "--out", tmp_path / "run")
     done = ablations(*TRAIN, *where, "--set", "max_damaged=0.001", "--set", "workers=1")
     assert done.returncode == 1 and not done.stderr
-    reason = "3 of 1700 training images are damaged, more than max_damaged=0.001, such as train/n0"
+    reason = "3 of 1700 training images are corrupt, more than max_damaged=0.001, such as train/n0"
     assert len([line for line in done.stdout.splitlines() if reason in line]) == 1
     result = read_json(tmp_path / "run/result.json")
     assert result["status"] == "failed" and reason in result["reason"]
@@ -671,7 +671,7 @@ def test_a_study_trains_from_shards(drawn: Drawn, tmp_path: Path) -> None:
     assert report.returncode == 0 and "kernel_size=5" in report.stdout
 
 
-def test_file_names_that_are_no_text_are_shown_and_trained_with(tmp_path: Path) -> None:
+def test_undecodable_file_names_are_printed_and_trained_with(tmp_path: Path) -> None:
     for part, label in itertools.product(("train", "val"), ("été", "夏")):
         folder = tmp_path / "data" / part / label
         folder.mkdir(parents=True)
@@ -692,7 +692,7 @@ def test_file_names_that_are_no_text_are_shown_and_trained_with(tmp_path: Path) 
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that a process has started, and theirs."""
+    """List a process's children and their children."""
     try:
         tasks = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except FileNotFoundError:
@@ -702,7 +702,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def loaders(process: subprocess.Popen[str]) -> set[int]:
-    """The processes that prepare images for a run or a study: forks, with the command line of their parents."""
+    """List data loader workers: forks with the command line of their parents."""
     found = set()
     for pid in {process.pid} | descendants(process.pid):
         for child in descendants(pid):
@@ -766,7 +766,7 @@ STUDY = ("run", "sweep", "--base", DESIGN, "--flags", "kernel_size=3:5", "--data
 
 
 @pytest.mark.slow
-def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_goes_on(
+def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_continues(
     drawn: Drawn, tmp_path: Path
 ) -> None:
     small = ("--set", "max_epochs=1", "--set", "workers=2", "--jobs", "1", "--device", "cpu")
@@ -781,7 +781,7 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_goes_
     os.kill(min(seen), signal.SIGKILL)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 1 and err.count("\n") == 2, out + err
-    assert "run kernel_size=3-s0 failed: its process ended with SIGKILL" in err
+    assert "run kernel_size=3-s0 failed: its process was killed by SIGKILL" in err
     assert re.search(r"run kernel_size=5-s0 failed: .*DataLoader worker .* (killed by signal|exited unexpectedly)", err)
     until(lambda: not any(map(alive, orphans | seen)), 30)
     again = ablations(*STUDY, *small, "--data-dir", drawn.folders, "--out", tmp_path / "study", "--retry-failed")
@@ -789,7 +789,7 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_goes_
     assert read_json(first / "result.json")["status"] == read_json(second / "result.json")["status"] == "done"
 
 
-def test_workers_do_not_hold_a_run_that_was_killed(drawn: Drawn, tmp_path: Path) -> None:
+def test_workers_end_with_a_killed_run(drawn: Drawn, tmp_path: Path) -> None:
     from ablations.studies.run import locked
 
     process = started(*TRAIN, *LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")

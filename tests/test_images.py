@@ -1,4 +1,4 @@
-"""Images prepared one by one: RandAugment is timm's, crops and the evaluation are torchvision's, noise is per pixel."""
+"""Image transforms: RandAugment equals timm's, crops and evaluation equal torchvision's, noise is per pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from ablations.data.batches import Batches, Part
+from ablations.data.batches import Batches, MicroBatch
 from ablations.data.datasets import Split
 from ablations.data.transforms import (
     IMAGENET_MEAN,
@@ -57,7 +57,7 @@ def recipe(**changes: Any) -> TrainingConfig:
 
 
 def photograph(width: int = 61, height: int = 47, mode: str = "RGB") -> Image.Image:
-    """Smooth shapes and some noise, of all values: an image that interpolation does not change much."""
+    """Make an image of smooth shapes and some noise, which interpolation changes little."""
     chance = np.random.default_rng(3)
     noise = Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8))
     smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(4)), dtype=float)
@@ -66,7 +66,7 @@ def photograph(width: int = 61, height: int = 47, mode: str = "RGB") -> Image.Im
 
 
 def pixels(image: Any) -> np.ndarray:
-    """As int32 H×W×C."""
+    """Return an image as int32 (H, W, C)."""
     if isinstance(image, Tensor):
         image = image.permute(1, 2, 0).numpy()
     found = np.asarray(image).astype(np.int32)
@@ -144,7 +144,7 @@ def test_an_operation_does_to_a_tensor_what_it_does_to_the_image(name: str, leve
     assert near.mean() > 0.9 if name in (*AROUND, "sharpness") else near.all()
 
 
-def test_what_comes_in_from_outside_has_the_mean_colour() -> None:
+def test_pixels_from_outside_the_image_have_the_mean_color() -> None:
     white = Image.new("RGB", (40, 40), (255, 255, 255))
     for name in AROUND:
         operation = OPERATIONS_BY_NAME[name]
@@ -153,7 +153,7 @@ def test_what_comes_in_from_outside_has_the_mean_colour() -> None:
 
 
 def drawn(policy: Any, monkeypatch: pytest.MonkeyPatch, images: int) -> list[list[tuple[str, Any]]]:
-    """For each image the operations that were applied and their strengths."""
+    """Record the operations applied to each image and their strengths."""
     applied: list[tuple[str, Any]] = []
     for name, operation in OPERATIONS_BY_NAME.items():
 
@@ -172,7 +172,7 @@ def drawn(policy: Any, monkeypatch: pytest.MonkeyPatch, images: int) -> list[lis
     return found
 
 
-def test_two_operations_are_drawn_and_each_is_applied_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_operations_are_sampled_and_each_is_applied_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     images = 4000
     found = drawn(RandAugment(9, 0.5, FILL), monkeypatch, images)
     counts = Counter(len(one) for one in found)
@@ -185,8 +185,8 @@ def test_two_operations_are_drawn_and_each_is_applied_half_of_the_time(monkeypat
     assert any(one[0][0] == one[1][0] for one in found if len(one) == 2)  # with replacement, as timm's
 
 
-def test_the_magnitude_is_9_with_a_deviation_of_a_half_and_at_most_10(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rotation is 3 degrees a level, to either side; two operations of an image have magnitudes of their own."""
+def test_the_magnitude_has_mean_9_standard_deviation_0_5_and_maximum_10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotation is 3 degrees per level to either side; each operation has its own magnitude."""
     settings = load_recipe("paper_enhanced")
     assert settings.randaugment is not None and settings.randaugment_std is not None
     found = drawn(RandAugment(settings.randaugment, settings.randaugment_std, FILL), monkeypatch, 12_000)
@@ -208,7 +208,7 @@ def test_probability_spread_and_number_of_operations_are_those_of_timms_policy()
     assert all((op.magnitude, op.magnitude_std) == (9, 0.5) for op in timms.ops)
 
 
-def test_without_spread_the_magnitude_is_the_one_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_standard_deviation_the_magnitude_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     found = drawn(RandAugment(5, 0.0, FILL), monkeypatch, 400)
     assert {abs(by) for one in found for name, by in one if name == "rotate"} == {15.0}
     assert {by for one in found for name, by in one if name == "posterize"} == {2}
@@ -219,7 +219,7 @@ def test_without_spread_the_magnitude_is_the_one_given(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("size", [(300, 400), (500, 256), (256, 256), (120, 90)])
 @pytest.mark.parametrize("name", ["paper_enhanced", "paper_original"])
-def test_evaluation_is_torchvisions_resize_256_and_centre_crop_224_pixel_for_pixel(
+def test_evaluation_is_torchvisions_resize_256_and_center_crop_224_pixel_for_pixel(
     name: str, size: tuple[int, int]
 ) -> None:
     smooth = transforms.InterpolationMode.BICUBIC if name == "paper_enhanced" else transforms.InterpolationMode.BILINEAR
@@ -237,7 +237,7 @@ def test_evaluation_is_torchvisions_resize_256_and_centre_crop_224_pixel_for_pix
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_the_random_resized_crop_is_torchvisions_of_the_same_draws(interpolation: str) -> None:
+def test_the_random_resized_crop_is_torchvisions_with_the_same_seed(interpolation: str) -> None:
     image = photograph(90, 70)
     ours = training_transform(
         recipe(crop_scale=[0.3, 0.6], interpolation=interpolation), 32, IMAGENET_MEAN, IMAGENET_STD
@@ -258,7 +258,7 @@ def test_the_random_resized_crop_is_torchvisions_of_the_same_draws(interpolation
 
 
 def test_the_crops_areas_are_within_the_recipes_scale() -> None:
-    """Read off an image whose pixels hold their column and row; crops need not be square."""
+    """Infer crops from an image whose pixels contain their column and row; crops need not be square."""
     columns, rows = np.meshgrid(np.arange(256), np.arange(256))
     image = Image.fromarray(np.stack([columns, rows, columns * 0], -1).astype(np.uint8))
     settings = load_recipe("paper_enhanced", {"randaugment": "null", "randaugment_std": "null", "erasing": "0"})
@@ -303,7 +303,7 @@ def test_padded_crops_of_single_images_are_the_images_shifted() -> None:
 
 
 def boxes(images: Tensor) -> list[tuple[float, float] | None]:
-    """Area and ratio (height over width) of what is no longer 0 in each image; None where all is."""
+    """Return area and ratio (height / width) of each image's nonzero rectangle; None if there is none."""
     found: list[tuple[float, float] | None] = []
     for image in images:
         rows, columns = (image != 0).any(0).nonzero(as_tuple=True)
@@ -317,11 +317,11 @@ def boxes(images: Tensor) -> list[tuple[float, float] | None]:
 
 
 def erased_in_batches(count: int, size: int, share: float) -> Tensor:
-    """Grey images, which are 0 when normalised."""
+    """Erase gray images, which are 0 after normalization."""
     split = Split(torch.full((1, size, size, 3), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     held = Batches(split, torch.full((3,), 128.0), torch.full((3,), 64.0), torch.device("cpu"))
     config = recipe(batch_size=count, erasing=share, image_size=size)
-    return held.augmented(Part(0, 0, 0, torch.zeros(count, dtype=torch.int64)), config, seed=4)[0]
+    return held.augmented(MicroBatch(0, 0, 0, torch.zeros(count, dtype=torch.int64)), config, seed=4)[0]
 
 
 def erased_one_by_one(count: int, size: int, share: float) -> Tensor:
@@ -355,11 +355,11 @@ def test_rectangles_of_batches_are_torchvisions_in_distribution() -> None:
     assert min(area for area, _ in batched) < 0.025 and 0.3 < max(area for area, _ in batched) < 0.35
 
 
-def test_erasing_leaves_crop_and_flip_as_they_were() -> None:
+def test_erasing_does_not_change_crop_and_flip() -> None:
     chance = torch.Generator().manual_seed(0)
     split = Split(torch.randint(256, (64, 16, 16, 3), generator=chance, dtype=torch.uint8), torch.arange(64))
     held = Batches(split, torch.full((3,), 100.0), torch.full((3,), 50.0), torch.device("cpu"), 2)
-    part = Part(0, 0, 0, torch.arange(64))
+    part = MicroBatch(0, 0, 0, torch.arange(64))
     with_it, without = (
         held.augmented(part, recipe(batch_size=64, erasing=share, horizontal_flip=True, crop_padding=2), 0)[0]
         for share in (0.5, 0.0)
@@ -369,13 +369,13 @@ def test_erasing_leaves_crop_and_flip_as_they_were() -> None:
     assert torch.equal(with_it[~changed], without[~changed])
 
 
-def test_a_recipe_without_them_leaves_an_image_as_it_is() -> None:
+def test_a_recipe_without_augmentation_does_not_change_an_image() -> None:
     image = photograph(32, 32)
     found = training_transform(recipe(), 32, (0, 0, 0), (1, 1, 1))(image)
     np.testing.assert_array_equal(pixels((found * 255).round()), pixels(image))
 
 
-def test_the_whole_chain_of_the_paper_gives_normalised_floats(tmp_path: Path) -> None:
+def test_the_papers_transforms_give_normalized_floats(tmp_path: Path) -> None:
     photograph(300, 260).save(tmp_path / "one.jpg")
     ours = training_transform(load_recipe("paper_enhanced"), 224, IMAGENET_MEAN, IMAGENET_STD)
     with Image.open(tmp_path / "one.jpg") as image:

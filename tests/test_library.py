@@ -1,4 +1,4 @@
-"""The trainer as a library: any network, any map-style data set, no folder needed; and TensorBoard's log."""
+"""The trainer as a library: any network, any map-style dataset, no folder needed; and TensorBoard's log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def configs(**changes: Any) -> TrainingConfig:
 
 
 class Small(nn.Module):
-    """A network of a user's own, for images of any size and channels."""
+    """A user's network, for images of any size and number of channels."""
 
     def __init__(self, channels: int = 3, classes: int = 10):
         super().__init__()
@@ -51,7 +51,7 @@ class Small(nn.Module):
 
 
 class Numbers:
-    """Images that hold their index, with what was asked for noted; any sequence with a length is a data set."""
+    """Images filled with their index; records which indices were read."""
 
     def __init__(self, count: int, make: Callable[[int], Any]):
         self.count, self.make = count, make
@@ -78,7 +78,7 @@ def floats(index: int) -> Tensor:
 
 
 def seen(make: Callable[[int], Any], workers: int = 0, **changes: Any) -> list[Tensor]:
-    """The batches that the network is shown in training."""
+    """Record the batches that the network sees in training."""
     batches: list[Tensor] = []
     model = Small()
     model.register_forward_pre_hook(
@@ -90,8 +90,8 @@ def seen(make: Callable[[int], Any], workers: int = 0, **changes: Any) -> list[T
     return batches
 
 
-def test_the_example_of_the_design_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ConvNeXt-T's arguments, on a few small images; nothing is written anywhere."""
+def test_the_shortest_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train as the README does, on a few small images, and write no file."""
     monkeypatch.chdir(tmp_path)
     train = FakeData(4, (3, 32, 32), num_classes=5, transform=transforms.ToTensor())
     test = FakeData(3, (3, 32, 32), num_classes=5, transform=transforms.ToTensor())
@@ -104,8 +104,8 @@ def test_the_example_of_the_design_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_it_learns_is_what_a_plain_loop_learns() -> None:
-    """Floats are taken as they are: with the order known, the loop is a few lines of torch."""
+def test_it_learns_the_weights_of_a_plain_loop() -> None:
+    """Float images are used unchanged, so a plain loop with the same order is a few lines of torch."""
     images, labels = torch.randn(32, 3, 6, 6), torch.arange(32) % 10
     data = TensorDataset(images, labels)
     ours, plain = Small(), Small()
@@ -124,7 +124,7 @@ def test_what_it_learns_is_what_a_plain_loop_learns() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_evaluation_of_a_tensor_data_set_is_torchs() -> None:
+def test_evaluation_of_a_tensor_dataset_is_torchs() -> None:
     images, labels = torch.randn(21, 3, 6, 6), torch.arange(21) % 10
     run = Trainer(Small(), TensorDataset(images, labels), TensorDataset(images, labels), configs(), device="cpu")
     found = run.evaluate(run.model)
@@ -166,7 +166,7 @@ def test_images_and_their_order_are_the_same_for_any_number_of_workers(make: Cal
 
 
 class Jittered:
-    """A user's data set with chance of its own: torch's, NumPy's and Python's."""
+    """A user's dataset that uses random numbers of torch, NumPy and Python."""
 
     def __len__(self) -> int:
         return 24
@@ -178,7 +178,7 @@ class Jittered:
         return floats(index)[:, :16, :16] + torch.randn(3, 1, 1) + shift, index % 10
 
 
-def test_a_data_sets_own_chance_is_the_same_for_any_number_of_workers() -> None:
+def test_a_datasets_own_random_numbers_do_not_depend_on_the_number_of_workers() -> None:
     found = []
     for workers in (0, 2):
         torch.manual_seed(workers)
@@ -192,8 +192,8 @@ def test_a_data_sets_own_chance_is_the_same_for_any_number_of_workers() -> None:
     assert found[0][2][:24].unique(dim=0).shape[0] == 24
 
 
-def test_the_callers_own_chance_goes_on_as_if_nothing_were() -> None:
-    """Preparing images in this process leaves Python's and NumPy's generators alone."""
+def test_the_callers_generators_are_not_disturbed() -> None:
+    """Transforming images in this process does not change Python's and NumPy's generators."""
     np.random.seed(5)
     wanted = np.random.random(3)
     np.random.seed(5)
@@ -201,7 +201,7 @@ def test_the_callers_own_chance_goes_on_as_if_nothing_were() -> None:
     assert np.array_equal(np.random.random(3), wanted)
 
 
-def test_torchvisions_data_sets_are_taken(tmp_path: Path) -> None:
+def test_torchvisions_datasets_are_accepted(tmp_path: Path) -> None:
     for number in range(16):
         folder = tmp_path / f"class {number % 2}"
         folder.mkdir(exist_ok=True)
@@ -211,7 +211,7 @@ def test_torchvisions_data_sets_are_taken(tmp_path: Path) -> None:
     assert len(run.train().evaluation.predictions) == 3
 
 
-def test_one_channel_images_are_taken() -> None:
+def test_one_channel_images_are_accepted() -> None:
     grey = Numbers(16, lambda index: pil(index).convert("L"))
     assert Trainer(Small(1), grey, grey, configs(**AUGMENTED), device="cpu").train().images_seen == 32
 
@@ -219,18 +219,18 @@ def test_one_channel_images_are_taken() -> None:
 @pytest.mark.parametrize(
     ("changes", "make", "says"),
     [
-        ({"crop_scale": [0.5, 1]}, floats, r"^crop_scale: the data set's images are tensors of floats.*leave it out$"),
-        ({"crop_padding": 2}, floats, r"^crop_padding: the data set's images are tensors of floats"),
-        ({"randaugment": 9}, floats, r"^randaugment: the data set's images are tensors of floats"),
-        ({"erasing": 0.1}, floats, r"^erasing: the data set's images are tensors of floats"),
-        ({"interpolation": "bicubic"}, floats, r"^interpolation: the data set's images are tensors of floats"),
-        ({"image_size": 8}, floats, r"^image_size: the data set's images are tensors of floats"),
-        ({}, pil, r"^image_size is missing: images prepared one by one need it; such as image_size=224$"),
-        ({"batch_size": 30}, floats, r"^batch_size=30: the training set has 24 images; the nearest value.* is 24$"),
-        ({"checkpoint_every": 1}, floats, r"^checkpoint_every=1: give a folder to keep checkpoints in$"),
+        ({"crop_scale": [0.5, 1]}, floats, r"^crop_scale: the dataset's images are float tensors.*leave it out$"),
+        ({"crop_padding": 2}, floats, r"^crop_padding: the dataset's images are float tensors"),
+        ({"randaugment": 9}, floats, r"^randaugment: the dataset's images are float tensors"),
+        ({"erasing": 0.1}, floats, r"^erasing: the dataset's images are float tensors"),
+        ({"interpolation": "bicubic"}, floats, r"^interpolation: the dataset's images are float tensors"),
+        ({"image_size": 8}, floats, r"^image_size: the dataset's images are float tensors"),
+        ({}, pil, r"^image_size is missing: images transformed one by one need it; for example image_size=224$"),
+        ({"batch_size": 30}, floats, r"^batch_size=30: the training set has 24 images; nearest valid value: 24$"),
+        ({"checkpoint_every": 1}, floats, r"^checkpoint_every=1: needs a folder for checkpoints$"),
     ],
 )
-def test_what_cannot_be_done_is_refused_at_once(changes: dict[str, Any], make: Callable, says: str) -> None:
+def test_impossible_settings_are_refused_at_once(changes: dict[str, Any], make: Callable, says: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
         Trainer(Small(), Numbers(24, make), Numbers(5, make), configs(**changes), device="cpu")
     assert "\n" not in str(caught.value)
@@ -259,18 +259,18 @@ def test_weights_in_two_places_are_updated_once() -> None:
     torch.testing.assert_close(trainer.model.get_parameter("first.weight"), plain.first.weight)
 
 
-def test_what_could_only_fail_later_is_refused_before_training() -> None:
+def test_what_would_fail_later_is_refused_before_training() -> None:
     data, nothing = Numbers(16, floats), Numbers(0, floats)
     with pytest.raises(ValueError, match="the test set has no images"):
         Trainer(Small(), data, nothing, configs())
-    with pytest.raises(ValueError, match="checkpoint_steps=5: give a folder"):
+    with pytest.raises(ValueError, match="checkpoint_steps=5: needs a folder"):
         Trainer(Small(), data, data, configs(checkpoint_steps=5))
     arrays = Numbers(16, lambda index: np.asarray(pil(index)))
-    with pytest.raises(ValueError, match="images are ndarrays; they must be PIL images or torch tensors"):
+    with pytest.raises(ValueError, match="images have type ndarray; they must be PIL images or torch tensors"):
         Trainer(Small(), arrays, arrays, configs())
 
 
-def test_with_a_folder_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_with_a_folder_it_resumes(tmp_path: Path) -> None:
     data = Numbers(24, floats)
     expected = Trainer(Small(), data, data, configs(), seed=1, device="cpu").train()
     first = Trainer(Small(), data, data, configs(checkpoint_every=1), seed=1, folder=tmp_path, device="cpu")
@@ -291,7 +291,7 @@ def broken(index: int) -> Tensor:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_images_are_named_once_and_too_many_end_the_run(workers: int) -> None:
+def test_corrupt_images_are_named_once_and_too_many_end_the_run(workers: int) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         run = Trainer(
@@ -299,9 +299,9 @@ def test_damaged_images_are_named_once_and_too_many_end_the_run(workers: int) ->
         )
         result = run.train()
     assert result.damaged == ("image 11 is torn", "image 3 is torn")
-    assert [str(one.message) for one in said if "damaged" in str(one.message)] == [
-        "a damaged image is skipped: image 11 is torn",
-        "a damaged image is skipped: image 3 is torn",
+    assert [str(one.message) for one in said if "corrupt" in str(one.message)] == [
+        "skipped a corrupt image: image 11 is torn",
+        "skipped a corrupt image: image 3 is torn",
     ]
     run = Trainer(Small(), Numbers(24, broken), Numbers(3, floats), configs(max_damaged=0.05), device="cpu")
     with (
@@ -311,7 +311,7 @@ def test_damaged_images_are_named_once_and_too_many_end_the_run(workers: int) ->
         run.train()
 
 
-def test_a_data_sets_own_error_is_the_callers_to_see() -> None:
+def test_a_datasets_own_error_reaches_the_caller() -> None:
     def fails(index: int) -> Tensor:
         return floats(index // (index - 7))
 
@@ -334,7 +334,7 @@ def logged(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 class Died(BaseException):
-    """The process is gone."""
+    """Stands for the death of the process."""
 
 
 def test_tensorboard_has_the_logs_values_once_each_across_a_resume(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_tensorboard_has_the_logs_values_once_each_across_a_resume(tmp_path: Pat
             raise Died
         return False
 
-    place = Place(Path("unused"), "cpu", tensorboard=True)
+    place = Place("cpu", tensorboard=True)
     with pytest.raises(Died):
         take(run_of(3), tmp_path, data, place, NullCallbacks(dies))
     assert [step for step, _ in logged(tmp_path, "loss")] == [50, 100]

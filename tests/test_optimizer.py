@@ -1,4 +1,4 @@
-"""The learning rate is the formulas' and torch's; weight decay falls on convolutions and linear maps alone."""
+"""The schedule equals its formulas and torch's; weight decay applies to convolutions and linear layers only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rates(config: TrainingConfig, steps_per_epoch: int, total: int) -> list[floa
 # The schedules -------------------------------------------------------------------------------------------------------
 
 
-def test_a_cosine_goes_from_the_peak_to_almost_nothing() -> None:
+def test_a_cosine_falls_from_the_peak_to_almost_0() -> None:
     found = rates(config(), 10, 100)
     assert found[0] == 0.4
     assert found[25] == pytest.approx(0.4 * (2 + math.sqrt(2)) / 4)
@@ -72,7 +72,7 @@ def test_parts_of_epochs_count() -> None:
     assert [step for step in range(1, 468) if found[step] != found[step - 1]] == [160, 319]
 
 
-def test_warm_up_longer_than_the_training_is_all_there_is() -> None:
+def test_a_warm_up_longer_than_training_is_cut_off() -> None:
     found = rates(config(warmup_epochs=100), 10, 50)
     assert found == pytest.approx([0.4 * share / 50 for share in range(1, 51)])
 
@@ -90,7 +90,7 @@ def test_a_drop_comes_at_the_first_step_past_its_epoch_exactly(per_epoch: int, h
 
 
 def scheduled(scheduler: str, total: int, **values: Any) -> list[float]:
-    """What torch's scheduler gives at each step."""
+    """Return the rate of torch's scheduler at each step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
     schedule = getattr(torch.optim.lr_scheduler, scheduler)(optimizer, **values)
     found = []
@@ -155,7 +155,7 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the convolutions and linear maps: what decays."""
+    """List the weights that decay: those of convolutions and linear layers."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield f"{path}.weight", module.weight
@@ -207,7 +207,7 @@ def test_layer_scale_and_grn_of_other_implementations_do_not_decay() -> None:
     assert len(undecayed["params"]) == 7
 
 
-def test_norms_do_not_decay_whoever_wrote_them() -> None:
+def test_norms_of_any_library_do_not_decay() -> None:
     class Norm(nn.Module):
         """As in ConvNeXt's own code: no subclass of torch's."""
 
@@ -230,7 +230,7 @@ def test_an_empty_group_is_left_out() -> None:
 
 
 def stepped(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Tensor]:
-    """The weights after steps on gradients of noise."""
+    """Return the weights after steps with noise gradients."""
     chance = torch.Generator().manual_seed(0)
     for _ in range(steps):
         for parameter in net.parameters():
@@ -242,7 +242,7 @@ def stepped(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> dic
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_the_fused_optimizers_are_torchs_plain_ones(kind: str, steps: int) -> None:
-    """Weight decay is large, so that a weight in the wrong group would show."""
+    """Weight decay is large, so that a weight in the wrong group is detected."""
     torch.manual_seed(0)
     net = modernize.build("pocket@depthwise,depths=1-1,width=4,layer_scale=0.1", num_classes=10, in_channels=1)
     twin = copy.deepcopy(net)

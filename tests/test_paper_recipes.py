@@ -1,4 +1,4 @@
-"""The paper's recipes: each row of its table of settings beside what is shipped, and the schedules' closed forms."""
+"""The shipped recipes equal the paper's table of settings, and the schedules their closed forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recorder import Recorder
 from torch import nn
 
 import modernize
-from ablations.data.batches import Part
+from ablations.data.batches import MicroBatch
 from ablations.data.datasets import Split
 from ablations.data.transforms import APPLIED, evaluation_transform, training_transform
 from ablations.errors import RequestError
@@ -95,7 +95,7 @@ def test_the_named_recipes_are_all_there() -> None:
 
 
 def test_the_desk_recipes_keep_what_the_papers_do_where_small_images_allow() -> None:
-    """An hour's budget and whole batches: other sizes, rates and epochs, padded crops, no RandAugment."""
+    """They differ in sizes, rates, epochs, padded crops and RandAugment, for a budget of an hour."""
     other = {"max_epochs", "batch_size", "learning_rate", "learning_rate_batch", "warmup_epochs", "step_epochs"}
     other |= {"image_size", "crop_padding", "crop_scale", "interpolation", "evaluation_crop"}
     other |= {"randaugment", "randaugment_std"}
@@ -148,7 +148,7 @@ def test_the_original_rate_falls_tenfold_every_30_epochs(batch: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_budget_stretches_warm_up_and_steps(name: str) -> None:
+def test_another_budget_rescales_warm_up_and_steps(name: str) -> None:
     whole, third = load_recipe(name), load_recipe(name, {"max_epochs": str(load_recipe(name).max_epochs / 3)})
     total = int(whole.max_epochs * 10)  # steps, in three times as many epochs or three times as long ones
     for step in range(0, total, 7):
@@ -156,7 +156,7 @@ def test_another_budget_stretches_warm_up_and_steps(name: str) -> None:
         assert mine == pytest.approx(theirs, rel=1e-9)
 
 
-def test_without_a_batch_to_scale_from_the_rate_is_what_is_given() -> None:
+def test_without_learning_rate_batch_the_rate_is_not_scaled() -> None:
     for batch in (2, 128, 5000):
         assert TrainingConfig(max_epochs=1, batch_size=batch, learning_rate=0.3).peak_learning_rate == 0.3
 
@@ -176,7 +176,7 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
 
-def test_the_optimizer_steps_at_the_schedules_rate_and_the_log_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_optimizer_uses_the_schedules_rate_and_the_log_explains_it(tmp_path: Path) -> None:
     config = small(batch_size=8, learning_rate=0.02, learning_rate_batch=32, warmup_epochs=1)
     told = Recorder()
     run = Trainer(linear(), images(40), images(5), config, folder=tmp_path, callbacks=told)
@@ -186,7 +186,7 @@ def test_the_optimizer_steps_at_the_schedules_rate_and_the_log_says_where_it_com
     peak = 0.02 * 8 / 32
     cosine = [peak * (1 + math.cos(math.pi * share / 5)) / 2 for share in range(5)]
     assert used == pytest.approx([peak * part / 5 for part in range(1, 6)] + cosine, rel=1e-12)
-    assert told.lines[-1]["peak_learning_rate"] == "0.005, from 0.02 at 32 images a step"
+    assert told.lines[-1]["peak_learning_rate"] == "0.005, scaled from 0.02 for a batch of 32 images"
     assert read_log(tmp_path)[-1]["peak_learning_rate"] == told.lines[-1]["peak_learning_rate"]
     Trainer(linear(), images(40), images(5), small(), callbacks=told).train()
     assert "peak_learning_rate" not in told.lines[-1]
@@ -208,7 +208,7 @@ def test_the_optimizer_steps_at_the_schedules_rate_and_the_log_says_where_it_com
     ],
 )
 def test_of_torchvisions_networks_only_matrices_and_kernels_decay(name: str, off: str) -> None:
-    """Position tables and tokens are added to what comes in, as biases are: Swin and timm leave them out too."""
+    """Position tables and tokens are added to inputs like biases: Swin and timm exempt them too."""
     with torch.device("meta"):
         net = torchvision.models.get_model(name)
     names = {id(weights): key for key, weights in net.named_parameters()}
@@ -227,8 +227,8 @@ def test_of_torchvisions_networks_only_matrices_and_kernels_decay(name: str, off
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_decay_shrinks_kernels_and_leaves_the_rest(name: str) -> None:
-    """With gradients of 0 what is left of a step is the decay: 1 less rate times decay, for SGD and AdamW alike."""
+def test_weight_decay_shrinks_kernels_only(name: str) -> None:
+    """With zero gradients a step multiplies weights by 1 - rate * decay, for SGD and AdamW alike."""
     config = load_recipe(name)
     net = modernize.build("pocket@separate-downsampling,depths=1-1,width=4,layer_scale=0.1", num_classes=3)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_decay_shrinks_kernels_and_leaves_the_rest(name: str) -> None:
 # What a recipe has images go through ---------------------------------------------------------------------------------
 
 
-def test_the_enhanced_chain_is_the_papers_in_its_order() -> None:
+def test_the_enhanced_transforms_are_the_papers_in_order() -> None:
     chain: Any = training_transform(load_recipe("paper_enhanced"), 224, (0.5,) * 3, (0.2,) * 3)
     names = [type(step).__name__ for step in chain.transforms]
     assert names == [
@@ -271,17 +271,17 @@ def test_the_enhanced_chain_is_the_papers_in_its_order() -> None:
 @pytest.mark.parametrize(
     ("recipe", "changes", "says"),
     [
-        ("quick", {"randaugment_std": "1"}, "randaugment_std: only randaugment uses it, and there is none; set it"),
-        ("quick", {"mix_switch": "0.5"}, "mix_switch: only mixup and cutmix use it, and there is none; set it to null"),
-        ("quick", {"mix_probability": "1"}, "mix_probability: only mixup and cutmix use it, and there is none"),
+        ("quick", {"randaugment_std": "1"}, "randaugment_std: only randaugment uses it, and it is off; set rand"),
+        ("quick", {"mix_switch": "0.5"}, "mix_switch: only mixup and cutmix use it, and both are off; set mix"),
+        ("quick", {"mix_probability": "1"}, "mix_probability: only mixup and cutmix use it, and both are off"),
         ("quick", {"momentum": "0.9"}, "momentum: only optimizer=sgd uses it, and optimizer is adamw"),
         ("paper_original", {"betas": "[0.9, 0.99]"}, "betas: only optimizer=adamw uses it, and optimizer is sgd"),
         ("paper_enhanced", {"step_epochs": "3"}, "step_epochs: only schedule=step uses it, and schedule is cosine"),
-        ("quick", {"crop_scale": "[0.1, 1]"}, "crop_padding: crop_scale crops already; give one of the two"),
-        ("paper_original", {"crop_padding": "4"}, "crop_padding: crop_scale crops already; give one of the two"),
-        ("paper_original", {"crop_scale": "[1, 0.5]"}, "crop_scale=[1.0, 0.5]: the smaller share comes first"),
+        ("quick", {"crop_scale": "[0.1, 1]"}, "crop_padding: crop_scale crops already; set only one of the two"),
+        ("paper_original", {"crop_padding": "4"}, "crop_padding: crop_scale crops already; set only one of the two"),
+        ("paper_original", {"crop_scale": "[1, 0.5]"}, "crop_scale=[1.0, 0.5]: the smaller fraction must come first"),
         ("paper_original", {"crop_scale": "[0, 1]"}, "crop_scale.0=0: must be greater than 0"),
-        ("quick", {"accumulation": "3"}, "accumulation=3: it does not divide batch_size=128; the nearest value"),
+        ("quick", {"accumulation": "3"}, "accumulation=3: it does not divide batch_size=128; nearest valid value"),
         ("quick", {"accumulation": "0"}, "accumulation=0: must be greater than or equal to 1"),
         ("paper_enhanced", {"randaugment": "11"}, "randaugment=11: must be less than or equal to 10"),
         ("quick", {"randaugment": "0"}, "randaugment=0: must be greater than 0"),
@@ -301,7 +301,7 @@ def test_the_enhanced_chain_is_the_papers_in_its_order() -> None:
         ("paper_enhanced", {"ema": "0.9"}, "unknown key 'ema'"),
     ],
 )  # fmt: skip
-def test_what_cannot_hold_together_is_one_line_naming_key_and_right_value(
+def test_contradicting_settings_are_one_line_naming_key_and_valid_value(
     recipe: str, changes: dict[str, str], says: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
@@ -310,7 +310,7 @@ def test_what_cannot_hold_together_is_one_line_naming_key_and_right_value(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_off_is_said_by_null_or_0() -> None:
+def test_null_or_0_turns_a_setting_off() -> None:
     off = {"randaugment": "null", "randaugment_std": "null", "mixup": "0", "cutmix": "0"}
     off |= {"mix_switch": "null", "mix_probability": "null", "erasing": "0"}
     found = load_recipe("paper_enhanced", off)
@@ -319,7 +319,7 @@ def test_off_is_said_by_null_or_0() -> None:
     assert (alone.mixup, alone.mix_probability) == (0.8, 1.0)
 
 
-def test_settings_beside_others_have_their_defaults() -> None:
+def test_dependent_settings_have_defaults() -> None:
     found = small(mixup=0.2, randaugment=5, optimizer="sgd", schedule="step")
     assert (found.mix_switch, found.mix_probability, found.randaugment_std) == (0.5, 1.0, 0.5)
     assert (found.momentum, found.step_epochs, found.step_factor) == (0.9, 30, 0.1)
@@ -327,14 +327,15 @@ def test_settings_beside_others_have_their_defaults() -> None:
     assert (plain.mix_switch, plain.mix_probability, plain.randaugment_std, plain.momentum) == (None,) * 4
 
 
-def test_a_part_is_a_share_of_the_step() -> None:
-    """A batch of 8 in four parts: taken together they are the order of the whole."""
+def test_micro_batches_split_the_batch() -> None:
+    """A batch of 8 in four micro-batches: together they are the epoch's order."""
     run = Trainer(linear(), images(40), images(5), small(accumulation=4), seed=9)
-    parts = list(run.parts())
-    assert len(parts) == 4 * 10 and all(isinstance(part, Part) and len(part.indices) == 2 for part in parts)
+    parts = list(run.micro_batches())
+    assert len(parts) == 4 * 10 and all(isinstance(part, MicroBatch) and len(part.indices) == 2 for part in parts)
     first = torch.cat([part.indices for part in parts[:20]])
     assert sorted(first.tolist()) == list(range(40))
     assert [part.first for part in parts[:5]] == [0, 2, 4, 6, 0]
     assert torch.equal(
-        first, torch.cat([p.indices for p in Trainer(linear(), images(40), images(5), small(), seed=9).parts()][:5])
+        first,
+        torch.cat([p.indices for p in Trainer(linear(), images(40), images(5), small(), seed=9).micro_batches()][:5]),
     )

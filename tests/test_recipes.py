@@ -1,4 +1,4 @@
-"""Recipes: whatever a file or `--set` holds, there is a recipe or one line that says what is wrong with it."""
+"""Any file and any `--set` give a recipe or a one-line error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(folder: Path, contents: str | bytes | dict[str, Any]) -> str:
-    """A recipe file's name."""
+    """Write a recipe file, and return its name."""
     path = folder / "recipe.yaml"
     if isinstance(contents, dict):
         contents = yaml.safe_dump(contents)
@@ -35,7 +35,7 @@ def written(folder: Path, contents: str | bytes | dict[str, Any]) -> str:
 
 
 def refused(name: str, overrides: dict[str, str] | None = None) -> str:
-    """The one line with which a recipe is refused."""
+    """Return the one-line error of a recipe."""
     with pytest.raises(RequestError) as caught:
         load_recipe(name, overrides)
     return one_line(caught.value)
@@ -79,10 +79,10 @@ def test_a_recipe_may_be_named_with_settings(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, such as"),
+        ("quick,learning_rate", "recipe quick,learning_rate: 'learning_rate': write key=value, for example"),
         ("quick,", "recipe quick,: '': write key=value"),
         ("quick,=1", "recipe quick,=1: '=1': write key=value"),
-        ("quick,max_epochs=1,max_epochs=2", "max_epochs is there twice; once is enough"),
+        ("quick,max_epochs=1,max_epochs=2", "max_epochs is set twice"),
         ("quick,learning_rat=1", "recipe quick,learning_rat=1: unknown key 'learning_rat': did you mean"),
         ("quick,learning_rate=-1", "recipe quick,learning_rate=-1: learning_rate=-1: must be greater than 0"),
         ("quick,betas=[1", "recipe quick,betas=[1: 'betas': '[1' is not a YAML value"),
@@ -114,7 +114,7 @@ def test_a_file_is_read_with_the_defaults_of_its_optimizer_and_schedule(folder: 
 
 
 def test_numbers_as_yaml_1_1_takes_for_text_are_numbers(folder: Path) -> None:
-    """PyYAML reads 1e-3, without a point, as text."""
+    """PyYAML reads 1e-3, without a decimal point, as text."""
     assert load_recipe(written(folder, "max_epochs: 1\nbatch_size: 8\nlearning_rate: 1e-3\n")).learning_rate == 1e-3
 
 
@@ -170,7 +170,7 @@ def test_a_wrong_value_is_named(folder: Path, changes: dict[str, Any], says: str
 
 
 @pytest.mark.parametrize("key", VALID)
-def test_what_has_no_default_is_missed(folder: Path, key: str) -> None:
+def test_a_missing_required_setting_is_named(folder: Path, key: str) -> None:
     name = written(folder, {other: value for other, value in VALID.items() if other != key})
     assert refused(name) == f"recipe {name}: {key} is missing"
 
@@ -220,7 +220,7 @@ def test_numbers_without_end_are_one_line(folder: Path, key: str, number: str) -
 
 
 def test_aliases_that_grow_without_end_are_one_line(folder: Path) -> None:
-    """Written out, this would be nine to the ninth power of words."""
+    """Expanded, these would be nine to the ninth power of words."""
     lists = [f"  - &{chr(98 + level)} [{', '.join([f'*{chr(97 + level)}'] * 9)}]" for level in range(9)]
     text = "\n".join(["max_epochs:", "  - &a [x]", *lists, "batch_size: 8", "learning_rate: 0.1"])
     name = written(folder, text)
@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_one_line(folder: Path) -> None:
     assert refused(f"{folder}/loop.yaml").startswith(f"recipe {folder}/loop.yaml: ")
 
 
-def test_read_yaml_says_what_it_was_reading(folder: Path) -> None:
+def test_read_yaml_names_the_file(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"study .*none\.yaml: no such file"):
         read_yaml(folder / "none.yaml", "study")
     assert read_yaml(Path(written(folder, "<<: {a: 1}\nb: 2\n")), "study") == {"a": 1, "b": 2}
@@ -247,7 +247,7 @@ def test_read_yaml_says_what_it_was_reading(folder: Path) -> None:
 # --set ---------------------------------------------------------------------------------------------------------------
 
 
-def test_set_goes_over_the_recipe() -> None:
+def test_set_overrides_the_recipe() -> None:
     changes = {"max_epochs": "0.5", "betas": "[0.8, 0.9]", "horizontal_flip": "off", "image_size": "null"}
     found = load_recipe("quick", changes)
     assert (found.max_epochs, found.betas, found.horizontal_flip, found.image_size) == (0.5, (0.8, 0.9), False, None)
@@ -314,7 +314,7 @@ def loads_or_refuses(name: str, overrides: dict[str, str] | None = None) -> Trai
 
 
 def is_kept(config: TrainingConfig) -> None:
-    """It comes back from JSON and from YAML, as run folders hold it."""
+    """Check that it round-trips through JSON and YAML, as run folders store it."""
     plain = config.model_dump(mode="json")
     assert TrainingConfig.model_validate(json.loads(json.dumps(plain))) == config
     assert TrainingConfig.model_validate(yaml.safe_load(yaml.safe_dump(plain))) == config
@@ -375,7 +375,7 @@ def test_in_python_it_is_pydantics() -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_comes_back_from_a_run_folder(name: str, folder: Path) -> None:
+def test_a_recipe_round_trips_through_a_run_folder(name: str, folder: Path) -> None:
     for overrides in ({}, {"optimizer": "sgd", "betas": "null"}, {"schedule": "step"}, {"image_size": "null"}):
         if name == "quick" or not overrides:
             config = load_recipe(name, overrides)

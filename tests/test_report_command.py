@@ -242,7 +242,7 @@ def test_a_damaged_result_is_shown_as_such(text: str, tmp_path: Path, capsys: py
     break_result(tmp_path / "study", study, text)
     assert report(tmp_path / "study", "--format", "table,csv") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "4 runs: 3 done, 1 failed" in said and "is damaged" in said
+    assert "4 runs: 3 done, 1 failed" in said and "is corrupt" in said
     assert "99.0" not in (tmp_path / "study/report/tables/recipes.csv").read_text()
 
 
@@ -343,9 +343,9 @@ def test_real_runs_give_every_table_and_figure(tmp_path: Path) -> None:
     done = ablations("report", folder, "--format", ",".join(FILES))
     assert done.returncode == 0 and done.stderr == ""
     written = [Path(line).relative_to(folder / "report") for line in done.stdout.splitlines()]
-    names = ("heatmap", "grid", "tradeoff", "curves-loss", "curves-top1")
+    names = ("heatmap", "interaction", "grid-effects", "grid", "tradeoff", "curves-loss", "curves-top1")
     assert set(map(str, written)) == {
-        *(f"tables/grid.{suffix}" for suffix in ("md", "csv", "tex")),
+        *(f"tables/{name}.{suffix}" for name in ("grid-effects", "grid") for suffix in ("md", "csv", "tex")),
         *(f"figures/{name}.{suffix}" for name in names for suffix in ("png", "svg", "pdf")),
     }
     found = results(folder)

@@ -1,4 +1,4 @@
-"""Files are whole or not there, damage anywhere in them is noticed, and weights have one checksum."""
+"""Files are written atomically, corruption is detected, and weights have one checksum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablations import store
 from ablations.store import DamagedError, read_json, write_bytes, write_json
 from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 
@@ -51,7 +50,7 @@ def test_a_reader_keeps_the_old_file_while_it_is_replaced(tmp_path: Path) -> Non
 
 @contextmanager
 def file_size_limited(size: int) -> Iterator[None]:
-    """Files that grow beyond the size fail as on a full disk: the system refuses the write."""
+    """Limit the size of files: larger writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -87,7 +86,7 @@ def test_an_interruption_anywhere_leaves_the_old_file(
 
 
 def test_the_file_is_on_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the folder after it: else a power cut could leave an empty file under the name, or the old one."""
+    """The folder is synchronized too: otherwise a power cut could leave an empty or the old file."""
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -108,7 +107,7 @@ def test_the_file_is_on_disk_before_it_takes_the_name(tmp_path: Path, monkeypatc
     assert done == [("fsync", beside), ("replace", beside), ("fsync", str(tmp_path))]
 
 
-def test_a_folder_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_bytes(tmp_path / "none" / "file", b"")
 
@@ -126,7 +125,7 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text().filter(lambda key: key != "checksum"), json_values, max_size=5))
 @settings(deadline=None, max_examples=60)
-def test_json_comes_back_as_it_was(folder: Path, values: dict[str, Any]) -> None:
+def test_json_round_trips(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / "any.json", values)
     assert read_json(folder / "any.json") == values
 
@@ -141,7 +140,7 @@ def test_json_keeps_its_order_and_is_for_people_to_read(tmp_path: Path) -> None:
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    """At every position: single bits (32 turns a into A), and what turns one kind of white space into another."""
+    """Flip single bits at every position, and turn one kind of white space into another."""
     path = tmp_path / "result.json"
     write_json(path, RESULT)
     whole = path.read_bytes()
@@ -185,11 +184,11 @@ def damaged(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(DamagedError) as caught:
         read_json(path)
-    assert str(caught.value).startswith(f"{path} is damaged: ")
+    assert str(caught.value).startswith(f"{path} is corrupt: ")
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_missing_json_is_not_damaged_json(tmp_path: Path) -> None:
+def test_missing_json_is_not_corrupt_json(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "result.json")
 
@@ -198,7 +197,7 @@ def test_missing_json_is_not_damaged_json(tmp_path: Path) -> None:
 
 
 def state(seed: int = 0) -> dict[str, Any]:
-    """What the trainer keeps: a model's and an optimizer's state, and numbers."""
+    """Make a state as the trainer's: model, optimizer and numbers."""
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -218,7 +217,7 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
     written = state()
     path = write_checkpoint(tmp_path / "not" / "yet", 12, written)
     assert path.name.startswith("step-000000012-")
@@ -226,7 +225,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert equal(read_checkpoint(path), written)
 
 
-def test_the_last_two_are_kept_the_newest_first(tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_are_kept_newest_first(tmp_path: Path) -> None:
     written = [write_checkpoint(tmp_path, step, state(step)) for step in (1, 2, 9, 10, 99, 100, 1000)]
     assert checkpoints(tmp_path) == [written[-1], written[-2]]
     assert names(tmp_path) == sorted(path.name for path in written[-2:])
@@ -241,7 +240,7 @@ def test_the_order_is_that_of_steps_not_of_checksums(tmp_path: Path) -> None:
     assert [int(read_checkpoint(path)["step"]) for path in checkpoints(tmp_path)] == list(range(19, -1, -1))
 
 
-def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
+def test_other_files_are_not_listed_as_checkpoints(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 5, state())
     others = [".step-000000007-0123456789abcdef.pt.x", "step-000000007-0123456789abcdef.pt.x", "step-7.pt", "notes"]
     for name in others:
@@ -285,17 +284,15 @@ def spoilt(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(DamagedError) as caught:
         read_checkpoint(path)
-    assert str(caught.value) == f"{path} is damaged: its checksum does not fit"
+    assert str(caught.value) == f"{path} is corrupt: its checksum does not match"
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_previous_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     kept = [write_checkpoint(tmp_path, step, state()) for step in (1, 2)]
-    monkeypatch.setattr(store, "write_bytes", full)
+    monkeypatch.setattr("ablations.training.checkpoint.write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, 3, state())
     assert checkpoints(tmp_path) == kept[::-1]
@@ -367,6 +364,6 @@ def test_memory_format_order_and_gradients_do_not_count() -> None:
 
 
 def test_the_checksum_is_the_same_in_every_version() -> None:
-    """Run folders from before hold it."""
+    """Existing run folders contain it."""
     found = weights_sha256({"x": torch.tensor([1.0, -2.0]), "n": torch.tensor(3)})
     assert found == "e68925291c820f538ab2f2d6dd289a9c6d3e3b8bea8ff6b8b968e16540c98881"

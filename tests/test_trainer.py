@@ -1,4 +1,4 @@
-"""The trainer: learns, is exact when resumed at any step, stops cleanly and notices divergence."""
+"""The trainer learns, resumes bit-exactly at any step, stops cleanly and detects divergence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import modernize
-from ablations.data.batches import Batches, Part, mean_and_std
+from ablations.data.batches import Batches, MicroBatch, mean_and_std
 from ablations.data.datasets import DataSet, Images, Split, load
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
@@ -42,7 +42,7 @@ def trainer(data: DataSet, folder: Path | None, design: str = DESIGN, seed: int 
 
 
 def held(split: Images, data: DataSet, crop_padding: int = 0) -> Batches:
-    """The split's batches, normalised as the training split's are."""
+    """Make a split's batches, normalized with the training split's statistics."""
     assert isinstance(split, Split) and isinstance(data.train, Split)
     return Batches(split, *mean_and_std(data.train), torch.device("cpu"), crop_padding)
 
@@ -69,7 +69,7 @@ def test_it_learns_digits(digits: DataSet) -> None:
     assert result.images_seen == 10 * (len(digits.train) // 64) * 64
 
 
-def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
+def test_a_training_step_equals_a_plain_pytorch_step(digits: DataSet) -> None:
     recipe = config(label_smoothing=0.1, optimizer="sgd", momentum=0.9, weight_decay=0.01)
     ours = Trainer(network(drop_path_rate=0.0), digits.train, digits.test, recipe, seed=3)
     plain = network(drop_path_rate=0.0)
@@ -83,7 +83,7 @@ def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
     for step in range(3):
         ours.train_step()
         ours.step += 1
-        images, labels = batches.augmented(Part(0, step, 0, order[64 * step :][:64]), recipe, 3)
+        images, labels = batches.augmented(MicroBatch(0, step, 0, order[64 * step :][:64]), recipe, 3)
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = ours.optimizer.param_groups[0]["lr"]
         optimizer.zero_grad()
         F.cross_entropy(plain(images), labels, label_smoothing=0.1).backward()
@@ -96,7 +96,7 @@ def test_a_step_is_the_textbook_one(digits: DataSet) -> None:
     "optimizer", [{"optimizer": "adamw"}, {"optimizer": "sgd", "schedule": "step", "step_epochs": 1}]
 )
 @pytest.mark.parametrize("design", [DESIGN, "pocket,depths=1-1,width=4,stem_stride=1"])
-def test_resumed_at_any_step_it_is_the_run_that_never_stopped(
+def test_a_run_resumed_at_any_step_equals_an_uninterrupted_one(
     digits: DataSet, tmp_path: Path, design: str, optimizer: dict[str, Any]
 ) -> None:
     whole = tmp_path / "whole"
@@ -121,7 +121,7 @@ def test_a_stop_at_the_last_step_still_gives_the_result(digits: DataSet, tmp_pat
     assert last.train().images_seen == last.total_steps * 64
 
 
-def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet, tmp_path: Path) -> None:
+def test_corrupt_checkpoints_are_reported_and_the_previous_one_is_used(digits: DataSet, tmp_path: Path) -> None:
     expected = trainer(digits, None).train()
     damages = (lambda data: data[: len(data) // 2], lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda _: b"")
     for number, damage in enumerate(damages):
@@ -134,13 +134,13 @@ def test_damaged_checkpoints_are_said_and_the_one_before_is_used(digits: DataSet
         newest, before = checkpoints(folder / "checkpoints")
         newest.write_bytes(damage(newest.read_bytes()))
         resumed = trainer(digits, folder, checkpoint_steps=10)
-        with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*the one before is used$"):
+        with pytest.warns(UserWarning, match=f"{newest.name} is corrupt.*the previous checkpoint is used$"):
             resumed.resume()
         assert f"{resumed.step:09d}" in before.name
         assert same(resumed.train(), expected)
 
 
-def test_with_all_checkpoints_damaged_it_starts_anew(digits: DataSet, tmp_path: Path) -> None:
+def test_with_all_checkpoints_corrupt_the_run_restarts(digits: DataSet, tmp_path: Path) -> None:
     expected = trainer(digits, None).train()
     stopped = trainer(digits, tmp_path, checkpoint_steps=10)
     stop_after(stopped, 37)
@@ -148,7 +148,7 @@ def test_with_all_checkpoints_damaged_it_starts_anew(digits: DataSet, tmp_path: 
         stopped.train()
     for path in checkpoints(tmp_path / "checkpoints"):
         path.write_bytes(b"torn")
-    with pytest.warns(UserWarning, match="damaged.*the run starts anew$"):
+    with pytest.warns(UserWarning, match="corrupt.*the run restarts$"):
         assert same(trainer(digits, tmp_path, checkpoint_steps=10).train(), expected)
 
 
@@ -157,7 +157,7 @@ def test_seeds_differ_and_repeat(digits: DataSet) -> None:
     assert same(one, again) and one.weights_sha256 != other.weights_sha256
 
 
-def test_the_global_generator_has_no_say(digits: DataSet) -> None:
+def test_the_global_generator_does_not_affect_results(digits: DataSet) -> None:
     torch.manual_seed(0)
     one = trainer(digits, None).train()
     run = trainer(digits, None)

@@ -16,7 +16,7 @@ SECONDS = 120  # for an answer
 
 
 def together(size: int, act: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `act(group, *arguments)` returns in each of so many processes of a group, by rank."""
+    """Return the results of `act(group, *arguments)` in each process of a group, by rank."""
     from torch.distributed import TCPStore
 
     context = multiprocessing.get_context("forkserver")

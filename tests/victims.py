@@ -1,4 +1,4 @@
-"""What runs in processes that tests kill."""
+"""Runs in processes that tests kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECIPE = TrainingConfig(
 
 
 def config() -> RunConfig:
-    """A run of some seconds that spends a good part of them writing checkpoints."""
+    """Make a run of a few seconds that often writes checkpoints."""
     return RunConfig(
         row="victim",
         label="victim",
@@ -29,7 +29,7 @@ def config() -> RunConfig:
 
 
 def train(folder: Path) -> None:
-    """Trains the run, from where it stands."""
+    """Train the run from its newest checkpoint."""
     import torch
 
     torch.set_num_threads(1)

@@ -75,7 +75,7 @@ def bench(
     if wrong:
         raise RequestError(f"--against {wrong[0]}: unknown; the right values are torchvision and timm")
 
-    from ablations.bench import Setting, contestants, for_study, measure, subtitle, table_rows
+    from ablations.bench import Setting, benchmarked_models, for_study, measure, subtitle, table_rows
     from ablations.machine import Machine
     from ablations.store import write_bytes
     from reports.bench_table import speed_table
@@ -91,10 +91,10 @@ def bench(
         num_classes=classes,
         **options,
     )
-    entered = contestants(named, setting, against or (), memory_format, over)
-    for one in entered:
-        _check_built(one.design, one.setting.image_size, channels, classes)
-    measured = measure(entered, repeats, lambda words: click.echo(words, err=True))
+    models = benchmarked_models(named, setting, against or (), memory_format, over)
+    for model in models:
+        _check_built(model.design, model.setting.image_size, channels, classes)
+    measured = measure(models, repeats, lambda line: click.echo(line, err=True))
     click.echo(RENDERERS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
     try:
         if out:

@@ -113,7 +113,7 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
     """The fields of a bench's setting that are varied, with their values."""
     if not values:
         return {}
-    from ablations.bench import OVER
+    from ablations.bench.models import OVER
 
     found: dict[str, list[Any]] = {}
     for value in values:

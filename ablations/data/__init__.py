@@ -1,0 +1,1 @@
+"""Datasets, their images as tensors, and batches of them for training and evaluation."""

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: crop, flip and erasing by a draw for each image; Mixup and CutMix."""
+"""Batches of images held in memory: whole-batch random crop, horizontal flip and random erasing in one gather."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10  # as torchvisio
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one process takes in at once of a step's batch: its indices, and the place of the first in the batch."""
+class MicroBatch:
+    """Which images of a training step's batch one process computes at once.
+
+    `position` is the step's number within its epoch; `first` is the place of `indices[0]` in the global batch.
+    """
 
     epoch: int
     position: int
@@ -27,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Damaged:
-    """An image that was skipped, and why."""
+    """A skipped image: its index in the split, and why it cannot be read."""
 
     index: int
     reason: str
@@ -35,7 +38,7 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Batch:
-    """What came of a part: the images N×C×H×W and labels N of those that are whole, their indices, and the others."""
+    """The readable images (N, C, H, W) of a micro-batch, their labels (N) and indices (N), and the corrupt images."""
 
     images: Tensor
     labels: Tensor
@@ -43,14 +46,14 @@ class Batch:
     damaged: tuple[Damaged, ...] = ()
 
     def pin_memory(self) -> Batch:
-        """Called by torch's DataLoader, so that a GPU may fetch the batch while it computes."""
+        """Pin images and labels, so that a GPU copies them while it computes; called by torch's DataLoader."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
 class Batches:
-    """Normalised batches of a split in memory, N×C×H×W in channels-last memory, on one device.
+    """Normalized batches (N, C, H, W), channels-last, of a split held in memory on one device.
 
-    `mean` and `std` are the training split's, a channel each, in units of uint8.
+    `mean` and `std` are the training split's, per channel, in units of uint8 values.
     """
 
     def __init__(self, split: Split, mean: Tensor, std: Tensor, device: torch.device, crop_padding: int = 0):
@@ -66,74 +69,78 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def training(self, parts: Iterable[Part], config: TrainingConfig, seed: int) -> Iterator[Batch]:
-        """Each part's images, augmented, and their labels."""
-        for part in parts:
-            yield Batch(*self.augmented(part, config, seed), part.indices)
+    def training(self, micro_batches: Iterable[MicroBatch], config: TrainingConfig, seed: int) -> Iterator[Batch]:
+        """Yield each micro-batch's augmented images and their labels."""
+        for micro_batch in micro_batches:
+            yield Batch(*self.augmented(micro_batch, config, seed), micro_batch.indices)
 
-    def evaluation(self, indices: Tensor, most: int) -> Iterator[Batch]:
-        """The images of these indices as they are, at most so many at once."""
-        for chosen in indices.split(most):
+    def evaluation(self, indices: Tensor, batch_size: int) -> Iterator[Batch]:
+        """Yield the unaugmented images of these indices, at most `batch_size` at once."""
+        for chosen in indices.split(batch_size):
             yield Batch(*self.plain(chosen), chosen)
 
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of these indices as they are, and their labels."""
+        """Return the unaugmented images of these indices and their labels."""
         middle = slice(self.padding, self.padding + self.size)
         indices = indices.to(self.images.device)
-        return self._normalised(self.images[indices][:, middle, middle]), self.labels[indices]
+        return self._normalized(self.images[indices][:, middle, middle]), self.labels[indices]
 
-    def augmented(self, part: Part, config: TrainingConfig, seed: int) -> tuple[Tensor, Tensor]:
-        """A part's images, each cropped at random from its padded self, mirrored or not, erased in part or not.
+    def augmented(self, micro_batch: MicroBatch, config: TrainingConfig, seed: int) -> tuple[Tensor, Tensor]:
+        """Return a micro-batch's images after random crop, horizontal flip and random erasing, and their labels.
 
-        What is drawn is drawn for the whole batch: an image's crop does not depend on who takes it in.
+        Random numbers are sampled for the global batch: an image's crop does not depend on how the batch is split.
         """
         count, device = config.batch_size, self.images.device
-        mine = slice(part.first, part.first + len(part.indices))
-        chance = generator(seed, "augment", part.epoch, part.position)
-        top, left = torch.randint(2 * self.padding + 1, (2, count, 1), generator=chance)[:, mine]
-        mirrored = torch.rand((count, 1), generator=chance)[mine] < (0.5 if config.horizontal_flip else 0.0)
+        own = slice(micro_batch.first, micro_batch.first + len(micro_batch.indices))
+        epoch, position = micro_batch.epoch, micro_batch.position
+        random = generator(seed, "augment", epoch, position)
+        top, left = torch.randint(2 * self.padding + 1, (2, count, 1), generator=random)[:, own]
+        flipped = torch.rand((count, 1), generator=random)[own] < (0.5 if config.horizontal_flip else 0.0)
         offsets = torch.arange(self.size)
         rows = (top + offsets).to(device)
-        columns = (left + torch.where(mirrored, offsets.flip(0), offsets)).to(device)
-        indices = part.indices.to(device)
+        columns = (left + torch.where(flipped, offsets.flip(0), offsets)).to(device)
+        indices = micro_batch.indices.to(device)
         images = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-        images = self._normalised(images)
+        images = self._normalized(images)
         if config.erasing:
-            boxes = erased_boxes(count, self.size, config.erasing, chance)[mine].to(device)
-            noise = generator(seed, "noise", part.epoch, part.position, part.first, device=device)
+            boxes = erased_boxes(count, self.size, config.erasing, random)[own].to(device)
+            noise = generator(seed, "noise", epoch, position, micro_batch.first, device=device)
             images = erased(images, boxes, noise)
         return images, self.labels[indices]
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images, self.scale).permute(0, 3, 1, 2)
 
 
-def erased_boxes(count: int, size: int, probability: float, chance: torch.Generator) -> Tensor:
-    """For each of `count` square images a box to erase as top, left, height, width; of height 0 where none is."""
+def erased_boxes(count: int, size: int, probability: float, random: torch.Generator) -> Tensor:
+    """Sample a box to erase for each of `count` square images, (count, 4).
+
+    Columns are top, left, height and width in pixels; the height is 0 where nothing is erased.
+    """
     low, high = ERASED_AREA
-    area = size**2 * torch.empty(count, TRIES).uniform_(low, high, generator=chance)
+    area = size**2 * torch.empty(count, TRIES).uniform_(low, high, generator=random)
     low, high = torch.tensor(ERASED_RATIO).log().tolist()
-    ratio = torch.empty(count, TRIES).uniform_(low, high, generator=chance).exp()
+    ratio = torch.empty(count, TRIES).uniform_(low, high, generator=random).exp()
     sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], -1).round().long()
     fits = (sides < size).all(-1)
     chosen = sides[torch.arange(count), fits.int().argmax(1)]  # the first that fits
-    corner = (torch.rand((count, 2), generator=chance) * (size - chosen + 1)).long()
-    erase = (torch.rand(count, generator=chance) < probability) & fits.any(1)
+    corner = (torch.rand((count, 2), generator=random) * (size - chosen + 1)).long()
+    erase = (torch.rand(count, generator=random) < probability) & fits.any(1)
     return torch.cat([corner, chosen], 1) * erase[:, None]
 
 
-def erased(images: Tensor, boxes: Tensor, chance: torch.Generator) -> Tensor:
-    """N×C×H×W images with normal noise, a draw for each value, in each one's box."""
+def erased(images: Tensor, boxes: Tensor, random: torch.Generator) -> Tensor:
+    """Replace each image's box with normal noise, sampled per value; `images` are (N, C, H, W)."""
     place = torch.arange(images.shape[-1], device=images.device)
     top, left, height, width = (side[:, None] for side in boxes.unbind(1))
     rows, columns = (place >= top) & (place < top + height), (place >= left) & (place < left + width)
     inside = rows[:, None, :, None] & columns[:, None, None, :]
-    noise = torch.randn(images.shape, generator=chance, device=images.device, dtype=images.dtype)
+    noise = torch.randn(images.shape, generator=random, device=images.device, dtype=images.dtype)
     return torch.where(inside, noise, images)
 
 
 def mean_and_std(split: Split) -> tuple[Tensor, Tensor]:
-    """The mean and standard deviation (1 where all is one value) of each channel, exactly, from counts of values."""
+    """Compute the exact mean and standard deviation per channel, in uint8 units; a constant channel gets std 1."""
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
     for channel in split.images.unbind(-1):

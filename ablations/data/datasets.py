@@ -1,4 +1,7 @@
-"""Data sets: found or fetched, checked, held in memory as uint8 images ready for batches or left in their files."""
+"""Datasets: find or download them, verify them, and hold their images in memory as uint8 or leave them in files.
+
+To add a dataset, write a function that returns a `DataSet` and name it in `LOADERS`.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,14 @@ import torch
 from torch import Tensor
 
 from ablations.data.image_files import ImageFiles, class_folders, shards
-from ablations.errors import RequestError
-from ablations.recipes import first_line
+from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
 from modernize.design import nearest
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images as uint8 N×H×W×C and their labels as int64 N."""
+    """Images in memory, uint8 (N, H, W, C), and their labels, int64 (N)."""
 
     images: Tensor
     labels: Tensor
@@ -35,23 +37,23 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """An image as uint8 C×H×W and its label."""
+        """Return an image, uint8 (C, H, W), and its label."""
         return self.images[index].permute(2, 0, 1), int(self.labels[index])
 
     def take(self, indices: Tensor) -> Split:
-        """The images of these indices."""
+        """Return the split of these indices."""
         return Split(self.images[indices], self.labels[indices])
 
 
 Images = Split | ImageFiles
-Loader = Callable[[Path, int | None, str], "DataSet"]  # of a folder, an image size and an interpolation
+Loader = Callable[[Path, int | None, str], "DataSet"]  # called with data folder, image size and interpolation
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A training and a test split, their classes, and a checksum over all of it.
+    """A training and a test split, their class names, and a checksum of both splits.
 
-    `image_size` is the side in pixels of what a network sees, which images not in memory are brought to when read.
+    `image_size` is the resolution in pixels that the network sees; images left in files are resized when read.
     """
 
     name: str
@@ -72,14 +74,24 @@ def load(
     as_they_are: bool = False,
     interpolation: str = "bilinear",
 ) -> DataSet:
-    """The data set of that name, at `image_size` pixels a side (the data's own where None), resized so where need be.
+    """Load a dataset by name; download it if it is missing.
 
-    `evaluate="validation"` puts a tenth of the training split, always the same, in the place of the test split.
-    With `as_they_are` images in memory keep their size, for a recipe that prepares them one by one.
-    Raises RequestError, one line, where it cannot be found, fetched or read, or is damaged.
+    Args:
+        name: A key of `LOADERS`.
+        data_dir: Folder that holds the dataset, or into which it is downloaded.
+        image_size: Resolution in pixels; None keeps the dataset's own.
+        evaluate: "test", or "validation", which replaces the test split with a fixed tenth of the training split.
+        as_they_are: Keep the size of images in memory, for a recipe that transforms images one by one.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        The dataset. Images in memory are resized to `image_size` unless `as_they_are`.
+
+    Raises:
+        RequestError: If the dataset cannot be found, downloaded or read, or is corrupt.
     """
     if name not in LOADERS:
-        raise RequestError(f"unknown data set {name!r}: {nearest(name, LOADERS)}")
+        raise RequestError(f"unknown dataset {name!r}: {nearest(name, LOADERS)}")
     data = LOADERS[name](data_dir, image_size, interpolation)
     if evaluate == "validation":
         data = _hold_out(data)
@@ -90,43 +102,43 @@ def load(
 
 
 def _hold_out(data: DataSet) -> DataSet:
-    """The data set with a fixed tenth of its training images in the test split's place."""
+    """Replace the test split with a fixed tenth of the training images."""
     order = torch.randperm(len(data.train), generator=generator("validation split"))
     held = max(len(data.train) // 10, 1)
     return replace(data, train=data.train.take(order[held:]), test=data.train.take(order[:held]))
 
 
 def _resized(data: DataSet, size: int, interpolation: str) -> DataSet:
-    """The data set with its images resized, with antialiasing."""
+    """Resize the images of both splits, with antialiasing."""
     _check_memory(data.name, len(data.train), data.channels, size)
     assert isinstance(data.train, Split) and isinstance(data.test, Split)
 
     def resize(split: Split) -> Split:
-        parts = [
+        resized = [
             torch.nn.functional.interpolate(
-                part.permute(0, 3, 1, 2), (size, size), mode=interpolation, antialias=True
+                images.permute(0, 3, 1, 2), (size, size), mode=interpolation, antialias=True
             ).permute(0, 2, 3, 1)
-            for part in split.images.split(4096)
+            for images in split.images.split(4096)
         ]
-        return Split(torch.cat(parts).contiguous(), split.labels)
+        return Split(torch.cat(resized).contiguous(), split.labels)
 
     return replace(data, train=resize(data.train), test=resize(data.test), image_size=size)
 
 
 def _check_memory(what: str, images: int, channels: int, size: int) -> None:
-    """Raises RequestError where so many images of that size would take more than half of this machine's memory."""
-    need, have = images * size * size * channels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if need > have // 2:
+    """Raise RequestError if the resized images would take more than half of this machine's memory."""
+    needed, installed = images * size * size * channels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > installed // 2:
         raise RequestError(
-            f"data set {what} at image_size={size} needs {need / 2**30:.0f} GiB of memory, and this machine "
-            f"has {have / 2**30:.0f}; the nearest image_size that works is {int((have / 2 / images / channels) ** 0.5)}"
+            f"dataset {what} at image_size={size} needs {needed / 2**30:.0f} GiB of memory and this machine has "
+            f"{installed / 2**30:.0f} GiB; nearest valid value: {int((installed / 2 / images / channels) ** 0.5)}"
         )
 
 
 def _assemble(
     name: str, train: tuple[Any, Any], test: tuple[Any, Any], classes: list[str], place: str | Path
 ) -> DataSet:
-    """A data set of arrays N×H×W[×C], with the checksum over them."""
+    """Make a dataset of arrays (N, H, W) or (N, H, W, C), and their checksum."""
     digest = hashlib.sha256()
 
     def split(images: Any, labels: Any) -> Split:
@@ -143,7 +155,7 @@ def _assemble(
 # ---- Fashion-MNIST
 
 _FASHION_CLASSES = ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
-# sha256 of the unpacked files: the packed ones differ between Debian and the original, their contents do not.
+# sha256 of the unpacked files: Debian packs the same contents differently.
 _FASHION_FILES = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
@@ -155,7 +167,7 @@ _FASHION_UNPACKED = Path("usr/share/datasets/fashion-mnist")
 
 
 def _fashion_mnist(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
-    place = _find_fashion(data_dir) or _fetch_fashion(data_dir)
+    place = _find_fashion(data_dir) or _download_fashion(data_dir)
     train, test = ([_read_idx(place, f"{part}-{kind}", data_dir) for kind in _IDX_KINDS] for part in ("train", "t10k"))
     return _assemble("fashion_mnist", (train[0], train[1]), (test[0], test[1]), _FASHION_CLASSES, place)
 
@@ -164,9 +176,9 @@ _IDX_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
 def _find_fashion(data_dir: Path) -> Path | None:
-    """The first folder that holds all four files: in the data folder, else where Debian's package puts them."""
-    places = [*_fashion_places(data_dir), Path("/") / _FASHION_UNPACKED]
-    return next((place for place in places if _holds_fashion(place)), None)
+    """Return the first folder that holds all four files: within the data folder, else where Debian installs them."""
+    folders = [*_fashion_places(data_dir), Path("/") / _FASHION_UNPACKED]
+    return next(filter(_holds_fashion, folders), None)
 
 
 def _fashion_places(data_dir: Path) -> list[Path]:
@@ -178,35 +190,35 @@ def _holds_fashion(place: Path) -> bool:
 
 
 def _idx_path(place: Path, name: str) -> Path:
-    """Where an IDX file lies or would lie: plain where that is there, else packed."""
+    """Return the path of an IDX file: the plain file if it exists, else the packed one."""
     return place / name if (place / name).exists() else place / f"{name}.gz"
 
 
-def _fetch_fashion(data_dir: Path) -> Path:
-    """Fetches the files into the data folder: torchvision's download, else Debian's package without installing it.
+def _download_fashion(data_dir: Path) -> Path:
+    """Download the files into the data folder: by torchvision, else from Debian's package without installing it.
 
-    They are fetched beside and moved in one by one once all are whole.
+    They are downloaded into a temporary folder, and moved once all are verified.
     """
-    tried = [f"{data_dir} and {Path('/') / _FASHION_UNPACKED} do not hold it"]
-    for attempt, fetch in (("torchvision's download", _torchvision_fashion), ("apt-get download", _apt_fashion)):
+    failures = [f"{data_dir} and {Path('/') / _FASHION_UNPACKED} do not contain it"]
+    for source, download in (("torchvision's download", _torchvision_fashion), ("apt-get download", _apt_fashion)):
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=data_dir, prefix=".fetching-") as scratch:
-                fetch(Path(scratch))
-                found = next(filter(_holds_fashion, _fashion_places(Path(scratch))), None)
-                if found:
-                    return _moved(found, data_dir / found.relative_to(scratch))
-            tried.append(f"{attempt} brought no files")
-        except Exception as error:  # whatever a download can raise, the next way is tried
-            tried.append(f"{attempt} failed ({first_line(error)[:120]})")
+            with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
+                download(Path(scratch))
+                folder = next(filter(_holds_fashion, _fashion_places(Path(scratch))), None)
+                if folder:
+                    return _moved(folder, data_dir / folder.relative_to(scratch))
+            failures.append(f"{source} contains no such files")
+        except Exception as error:  # a download may raise anything; the next source is tried
+            failures.append(f"{source} failed ({one_line(error)[:120]})")
     raise RequestError(
-        f"data set fashion_mnist: {'; '.join(tried)}. Type `apt-get install {_FASHION_PACKAGE}`, or put its four "
+        f"dataset fashion_mnist: {'; '.join(failures)}. Run `apt-get install {_FASHION_PACKAGE}`, or put its four "
         f"files ({', '.join(_FASHION_FILES)}, plain or .gz) into {data_dir}"
     )
 
 
 def _moved(source: Path, place: Path) -> Path:
-    """Checks the four files and moves them to `place`; raises ValueError, having moved none, where one is damaged."""
+    """Verify the four files and move them to `place`; raise ValueError, and move none, if one is corrupt."""
     paths = [_idx_path(source, name) for name in _FASHION_FILES]
     for path in paths:
         _unpacked(path)
@@ -223,39 +235,39 @@ def _torchvision_fashion(data_dir: Path) -> None:
 
 
 def _apt_fashion(data_dir: Path) -> None:
-    """Downloads Debian's package and unpacks it into the data folder; needs no root."""
+    """Download Debian's package and unpack it into the data folder; needs no root."""
     with tempfile.TemporaryDirectory(dir=data_dir) as scratch:
         for command in (
             ["apt-get", "download", _FASHION_PACKAGE],
             ["dpkg-deb", "-x", "PACKAGE", str(data_dir.resolve())],
         ):
             package = next((path.name for path in Path(scratch).glob("*.deb")), "")
-            filled = [package if word == "PACKAGE" else word for word in command]
-            done = subprocess.run(filled, cwd=scratch, capture_output=True, text=True, timeout=600)
-            if done.returncode:
-                raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+            arguments = [package if word == "PACKAGE" else word for word in command]
+            process = subprocess.run(arguments, cwd=scratch, capture_output=True, text=True, timeout=600)
+            if process.returncode:
+                raise RuntimeError((process.stderr or process.stdout).strip().splitlines()[-1])
 
 
 def _unpacked(path: Path) -> bytes:
-    """The contents of an IDX file, plain or packed; raises ValueError where they are not Fashion-MNIST's."""
+    """Read an IDX file, plain or packed; raise ValueError if its contents are not Fashion-MNIST's."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({first_line(error)})") from None
-    found, right = hashlib.sha256(data).hexdigest(), _FASHION_FILES[path.name.removesuffix(".gz")]
-    if found != right:
-        raise ValueError(f"{path} is damaged (sha256 of its contents {found[:12]}…, not {right[:12]}…)")
+        raise ValueError(f"{path} is corrupt ({one_line(error)})") from None
+    actual, expected = hashlib.sha256(data).hexdigest(), _FASHION_FILES[path.name.removesuffix(".gz")]
+    if actual != expected:
+        raise ValueError(f"{path} is corrupt (its contents have sha256 {actual[:12]}…, expected {expected[:12]}…)")
     return data
 
 
 def _read_idx(place: Path, name: str, data_dir: Path) -> np.ndarray:
-    """The array of an IDX file, plain or packed, once its contents' checksum is right."""
+    """Read an IDX file, plain or packed, verify its checksum and return its array."""
     try:
         data = _unpacked(_idx_path(place, name))
     except ValueError as error:
-        again = f"delete it and type `ablations data fashion_mnist --data-dir {data_dir}`"
-        raise RequestError(f"data set fashion_mnist: {error}: {again}") from None
+        remedy = f"delete it and run `ablations data fashion_mnist --data-dir {data_dir}`"
+        raise RequestError(f"dataset fashion_mnist: {error}: {remedy}") from None
     dimensions = data[3]
     shape = np.frombuffer(data, ">u4", dimensions, 4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape([int(size) for size in shape])
@@ -272,13 +284,13 @@ def _cifar(kind: str) -> Loader:
         try:
             try:
                 train, test = (make(data_dir, train=part) for part in (True, False))
-            except RuntimeError:  # not there, or damaged: torchvision fetches it anew
+            except RuntimeError:  # missing or corrupt: torchvision downloads it again
                 train, test = (make(data_dir, train=part, download=True) for part in (True, False))
         except Exception as error:
             folder = data_dir / make.base_folder
-            state = f"the files in {folder} are damaged" if folder.exists() else f"{data_dir} does not hold it"
+            state = f"the files in {folder} are corrupt" if folder.exists() else f"{data_dir} does not contain it"
             raise RequestError(
-                f"data set {kind}: {state}, and torchvision's download failed ({first_line(error)[:120]}). "
+                f"dataset {kind}: {state}, and torchvision's download failed ({one_line(error)[:120]}). "
                 f"Put {make.filename} into {data_dir} and unpack it there"
             ) from None
         return _assemble(
@@ -289,7 +301,7 @@ def _cifar(kind: str) -> Loader:
 
 
 def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
-    """scikit-learn's 1,797 digits of 8×8 pixels; a fixed fifth of them is the test split."""
+    """Load scikit-learn's 1,797 digits of 8×8 pixels; a fixed fifth of them is the test split."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
@@ -301,19 +313,20 @@ def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
 
 
 def _folder(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
-    """train/ and val/ of class folders; each image is resized on its shorter side and cropped in the middle."""
+    """Read train/ and val/, one folder per class; resize each image's shorter side and crop its center."""
     if image_size is None:
-        raise RequestError("data set folder: its images differ in size; give the recipe's: --set image_size=224")
-    parts = [_read_folder(data_dir, part, image_size, interpolation) for part in ("train", "val")]
-    (train, train_classes), (test, test_classes) = parts
+        raise RequestError("dataset folder: its images differ in size; set one, for example --set image_size=224")
+    (train, train_classes), (test, test_classes) = (
+        _read_folder(data_dir, split, image_size, interpolation) for split in ("train", "val")
+    )
     if train_classes != test_classes:
         odd = sorted(set(train_classes) ^ set(test_classes))[0]
-        raise RequestError(f"data set folder: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val")
+        raise RequestError(f"dataset folder: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val")
     return _assemble("folder", train, test, train_classes, data_dir)
 
 
 def _read_folder(
-    data_dir: Path, part: str, size: int, interpolation: str
+    data_dir: Path, split: str, size: int, interpolation: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import functional as transforms
@@ -324,20 +337,18 @@ def _read_folder(
                 resized = transforms.resize(image.convert("RGB"), size, transforms.InterpolationMode(interpolation))
                 return np.asarray(transforms.center_crop(resized, [size, size]))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise RequestError(
-                f"data set folder: {path} is not an image that can be read ({first_line(error)})"
-            ) from None
+            raise RequestError(f"dataset folder: {path} is not a readable image ({one_line(error)})") from None
 
     from PIL import Image
 
-    folder = data_dir / part
+    folder = data_dir / split
     if not folder.is_dir():
-        raise RequestError(f"data set folder: no folder {folder}; it must hold one folder of images for each class")
+        raise RequestError(f"dataset folder: no folder {folder}; it must contain one folder of images per class")
     try:
         listed = ImageFolder(folder, loader=opened)
     except FileNotFoundError as error:
-        problem = first_line(error).split(" Supported")[0].replace(f" in {folder}.", ".")
-        raise RequestError(f"data set folder: {folder}: {problem}") from None
+        problem = one_line(error).split(" Supported")[0].replace(f" in {folder}.", ".")
+        raise RequestError(f"dataset folder: {folder}: {problem}") from None
     _check_memory(f"folder: {folder}", len(listed), 3, size)
     images = np.empty((len(listed), size, size, 3), np.uint8)
     for index, (image, _) in enumerate(listed):
@@ -345,34 +356,32 @@ def _read_folder(
     return (images, np.asarray(listed.targets)), listed.classes
 
 
-# ---- ImageNet and others too large for memory
+# ---- ImageNet
 
 
 def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
-    """train/ and val/ of class folders, else WebDataset shards *train*.tar and *val*.tar, left in their files."""
+    """List train/ and val/, one folder per class, or WebDataset shards *train*.tar and *val*.tar."""
     if image_size is None:
-        raise RequestError("data set imagenet: its images differ in size; give the recipe's: --set image_size=224")
+        raise RequestError("dataset imagenet: its images differ in size; set one, for example --set image_size=224")
     if (data_dir / "train").is_dir() and (data_dir / "val").is_dir():
         (train, classes), (test, test_classes) = (class_folders(data_dir / part) for part in ("train", "val"))
         if classes != test_classes:
             odd = sorted(set(classes) ^ set(test_classes))[0]
-            raise RequestError(
-                f"data set imagenet: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val"
-            )
+            raise RequestError(f"dataset imagenet: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val")
     else:
-        found = [sorted(data_dir.glob(f"*{part}*.tar")) for part in ("train", "val")]
-        if not all(found):
+        paths = [sorted(data_dir.glob(f"*{split}*.tar")) for split in ("train", "val")]
+        if not all(paths):
             raise RequestError(
-                f"data set imagenet: {data_dir} holds neither folders train and val, each with a folder of images for "
-                f"each class, nor WebDataset shards *train*.tar and *val*.tar"
+                f"dataset imagenet: {data_dir} contains neither folders train and val, each with one folder of images "
+                f"per class, nor WebDataset shards *train*.tar and *val*.tar"
             )
-        both = set(found[0]) & set(found[1])
+        both = set(paths[0]) & set(paths[1])
         if both:
             raise RequestError(
-                f"data set imagenet: {min(both)} is named as a shard of both splits: its name may hold only one of "
-                f"train and val"
+                f"dataset imagenet: {min(both)} is named as a shard of both splits; its name must contain only one "
+                f"of train and val"
             )
-        train, test = map(shards, found)
+        train, test = map(shards, paths)
         number = int(max(train.labels.max(), test.labels.max())) + 1
         classes = [str(label) for label in range(number)]
     checksum = hashlib.sha256(train.digest() + test.digest()).hexdigest()

@@ -1,4 +1,4 @@
-"""Data sets too large for memory: images in class folders or in WebDataset shards, decoded when asked for."""
+"""Datasets too large for memory: images in class folders or WebDataset shards, decoded when they are read."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablations.errors import RequestError
-from ablations.recipes import first_line
+from ablations.errors import RequestError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CLASSES = 2**16  # that a data set may have at most: predictions are kept in two bytes
+CLASSES = 2**16  # maximum per dataset: predictions are stored in two bytes
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".pgm")
 
 
 class DamagedImageError(ValueError):
-    """An image that cannot be decoded, by name."""
+    """An image cannot be decoded; the message begins with its name."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images in files or inside shards, and their labels as int64 N.
+    """Images in files or shards, and their labels, int64 (N).
 
-    `names` are bytes, a path below `place` for a file and the sample's key for a shard's; `shards` and `spans` (N×3:
-    shard, first byte, length) say where in which shard an image lies.
+    `names` are bytes: a file's path below `place`, or the key of a shard's sample. For shards, `spans` (N, 3) holds
+    the shard number, first byte and length of each image.
     """
 
     place: Path
@@ -50,21 +49,21 @@ class ImageFiles:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
-        """A decoded image and its label; raises DamagedImageError."""
+        """Return a decoded image and its label; raise DamagedImageError if it is corrupt."""
         try:
             data = self.read(index)
         except OSError as error:
-            raise DamagedImageError(f"{self.name(index)}: {first_line(error)}") from None
+            raise DamagedImageError(f"{self.name(index)}: {one_line(error)}") from None
         return decoded(data, self.name(index)), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """What an image is called, in letters that any screen can show: its path, or its shard and key."""
+        """Return an image's path, or its shard and key, with undecodable bytes escaped."""
         name = bytes(self.names[index]).decode(errors="backslashreplace")
         place = self.place if self.spans is None else self.shards[self.spans[index][0]]
         return f"{place.name}/{name}"
 
     def read(self, index: int) -> bytes:
-        """An image's file."""
+        """Read the bytes of an image's file."""
         if self.spans is None:
             return (self.place / os.fsdecode(self.names[index])).read_bytes()
         shard, first, length = (int(number) for number in self.spans[index])
@@ -73,53 +72,53 @@ class ImageFiles:
             return file.read(length)
 
     def take(self, indices: Tensor) -> ImageFiles:
-        """The images of these indices."""
+        """Return the images of these indices."""
         chosen = indices.numpy()
         spans = None if self.spans is None else self.spans[chosen]
         return replace(self, names=self.names[chosen], labels=self.labels[indices], spans=spans)
 
     def digest(self) -> bytes:
-        """A checksum over names, places and labels; the images themselves would take hours to read."""
+        """Return a checksum of names, spans and labels; to read the images themselves would take hours."""
         spans = b"" if self.spans is None else self.spans.tobytes()
         return hashlib.sha256(self.names.tobytes() + spans + self.labels.numpy().tobytes()).digest()
 
 
 def decoded(data: bytes, name: str) -> Image:
-    """An image in RGB; raises DamagedImageError where it is not one, or cut short."""
+    """Decode an image to RGB; raise DamagedImageError if it is truncated or no image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("ignore")  # about unusual metadata
             with Image.open(io.BytesIO(data)) as image:
                 return image.convert("RGB")
     except MemoryError:
         raise
     except UnidentifiedImageError:
         raise DamagedImageError(f"{name}: {'not an image' if data else 'an empty file'}") from None
-    except Exception as error:  # PIL's decoders raise whatever they stumble over
-        raise DamagedImageError(f"{name}: {first_line(error)}") from None
+    except Exception as error:  # PIL's decoders may raise anything
+        raise DamagedImageError(f"{name}: {one_line(error)}") from None
 
 
 def class_folders(place: Path) -> tuple[ImageFiles, list[str]]:
-    """The images of a folder of class folders, in the order of their names, and the classes; raises RequestError."""
+    """List the images of class folders, sorted by name, and the classes; raise RequestError if there are none."""
     classes = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
     if not classes:
-        raise RequestError(f"data set imagenet: {place} holds no class folders")
+        raise RequestError(f"dataset imagenet: {place} contains no class folders")
     names, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(_image_names(place / name, name))
-        if not found:
+        images = sorted(_image_names(place / name, name))
+        if not images:
             raise RequestError(
-                f"data set imagenet: class folder {place / name} holds no images ({', '.join(SUFFIXES)})"
+                f"dataset imagenet: class folder {place / name} contains no images ({', '.join(SUFFIXES)})"
             )
-        names += found
-        labels += [label] * len(found)
+        names += images
+        labels += [label] * len(images)
     return ImageFiles(place, np.array([os.fsencode(name) for name in names]), torch.tensor(labels)), classes
 
 
 def _image_names(folder: Path, below: str) -> list[str]:
-    """The images in a folder and the folders in it, their paths beginning with `below`."""
+    """List the images in a folder and its subfolders; their paths begin with `below`."""
     names = []
     for entry in os.scandir(folder):
         path = f"{below}/{entry.name}"
@@ -131,28 +130,28 @@ def _image_names(folder: Path, below: str) -> list[str]:
 
 
 def shards(paths: Sequence[Path]) -> ImageFiles:
-    """The images of WebDataset shards in the shards' order; raises RequestError.
+    """List the images of WebDataset shards, in the shards' order; raise RequestError if a shard cannot be read.
 
-    A sample is a key with an image (`.jpg`, `.jpeg`, `.png`…) and its class as a number (`.cls`). Where the samples lie
-    is found once, by reading the shards' headers, and kept beside them where that may be written.
+    A sample is a key with an image (`.jpg`, `.jpeg`, `.png`…) and its class as an integer (`.cls`). Positions are
+    read once from the shards' headers, and stored in an index file beside the shards if possible.
     """
     place = paths[0].parent
     stamp = hashlib.sha256(repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]).encode())
     index = place / f".index-{stamp.hexdigest()[:16]}.npz"
     try:
-        with np.load(index) as kept:
-            names, labels, spans = kept["names"], kept["labels"], kept["spans"]
+        with np.load(index) as stored:
+            names, labels, spans = stored["names"], stored["labels"], stored["spans"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        found = [sample for number, path in enumerate(paths) for sample in _samples(number, path)]
-        names = np.array([os.fsencode(key) for key, _, _ in found])
-        labels = np.array([label for _, label, _ in found], np.int64)
-        spans = np.array([span for _, _, span in found], np.int64).reshape(-1, 3)
-        _keep_index(index, names, labels, spans)
+        samples = [sample for number, path in enumerate(paths) for sample in _samples(number, path)]
+        names = np.array([os.fsencode(key) for key, _, _ in samples])
+        labels = np.array([label for _, label, _ in samples], np.int64)
+        spans = np.array([span for _, _, span in samples], np.int64).reshape(-1, 3)
+        _write_index(index, names, labels, spans)
     return ImageFiles(place, names, torch.tensor(labels), tuple(paths), spans)
 
 
 def _samples(number: int, path: Path) -> list[tuple[str, int, tuple[int, int, int]]]:
-    """Key, class and span of each image in a shard."""
+    """Return key, class and span of each image in a shard."""
     images: dict[str, tuple[int, int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -161,7 +160,7 @@ def _samples(number: int, path: Path) -> list[tuple[str, int, tuple[int, int, in
                 if member.isdir():
                     continue
                 folder, slash, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")  # WebDataset's: a key ends at its name's first dot
+                stem, _, suffix = name.partition(".")  # as WebDataset: a key ends at the first dot of the file name
                 key = f"{folder}{slash}{stem}"
                 if f".{suffix.lower()}" in SUFFIXES:
                     images[key] = (number, member.offset_data, member.size)
@@ -170,29 +169,29 @@ def _samples(number: int, path: Path) -> list[tuple[str, int, tuple[int, int, in
                     labels[key] = int(file.read()) if file else -1
         _check_end(path, shard.offset)
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise RequestError(f"data set imagenet: shard {path} cannot be read ({first_line(error)})") from None
-    bare = [key for key in images if labels.get(key, -1) < 0]
-    beyond = [key for key in images if labels.get(key, -1) >= CLASSES]
-    if bare or beyond or not images:
-        problem = f"{bare[0]} has no class (a .cls file)" if bare else "it holds no images"
-        if beyond:
-            problem = f"{beyond[0]} has class {labels[beyond[0]]}; they are numbered from 0, and at most {CLASSES - 1}"
-        raise RequestError(f"data set imagenet: shard {path}: {problem}")
+        raise RequestError(f"dataset imagenet: shard {path} cannot be read ({one_line(error)})") from None
+    unlabeled = [key for key in images if labels.get(key, -1) < 0]
+    too_large = [key for key in images if labels.get(key, -1) >= CLASSES]
+    if unlabeled or too_large or not images:
+        problem = f"{unlabeled[0]} has no class (a .cls file)" if unlabeled else "it contains no images"
+        if too_large:
+            problem = f"{too_large[0]} has class {labels[too_large[0]]}; classes must be from 0 to {CLASSES - 1}"
+        raise RequestError(f"dataset imagenet: shard {path}: {problem}")
     return [(key, labels[key], span) for key, span in images.items()]
 
 
 def _check_end(path: Path, end: int) -> None:
-    """Raises ValueError where a shard's last sample is not followed by a tar file's end: `tarfile` does not mind."""
+    """Raise ValueError if no end of file follows a tar file's last sample, which `tarfile` does not check."""
     with path.open("rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"it is cut short or damaged at byte {end}")
+            raise ValueError(f"it is truncated or corrupt at byte {end}")
 
 
-def _keep_index(path: Path, names: np.ndarray, labels: np.ndarray, spans: np.ndarray) -> None:
+def _write_index(path: Path, names: np.ndarray, labels: np.ndarray, spans: np.ndarray) -> None:
     from ablations.store import write_bytes
 
     buffer = io.BytesIO()
     np.savez(buffer, names=names, labels=labels, spans=spans)
-    with contextlib.suppress(OSError):  # shards are often where one may not write: the next run reads them again
+    with contextlib.suppress(OSError):  # the folder is often read-only: the next run reads the headers again
         write_bytes(path, buffer.getvalue())

@@ -1,4 +1,7 @@
-"""Images prepared one by one in worker processes: the same samples in the same order, however many there are."""
+"""Choose how a dataset becomes batches; prepare images one by one in worker processes.
+
+Samples and their order do not depend on the number of workers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ablations.data.batches import Batch, Batches, Damaged, Part, mean_and_std
+from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
 from ablations.data.image_files import DamagedImageError, ImageFiles
 from ablations.recipes import TrainingConfig
@@ -19,7 +22,7 @@ from ablations.seeding import seed_of, seeded
 
 
 class MapStyle(Protocol):
-    """What torch calls a map-style data set."""
+    """A map-style dataset: `len(dataset)`, and `dataset[index]` as (image, label)."""
 
     def __len__(self) -> int: ...
 
@@ -27,13 +30,13 @@ class MapStyle(Protocol):
 
 
 class Prepared(Dataset):
-    """A data set asked for (index, seed): the item, its image transformed, all chance in it drawn from the seed."""
+    """A dataset indexed by (index, seed): loads and transforms an item, all random numbers derived from the seed."""
 
     def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor]):
         self.items, self.transform = items, transform
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[int, Tensor, int] | Damaged:
-        index, seed = draw
+    def __getitem__(self, index_and_seed: tuple[int, int]) -> tuple[int, Tensor, int] | Damaged:
+        index, seed = index_and_seed
         with seeded(seed):
             try:
                 image, label = self.items[index]
@@ -43,9 +46,9 @@ class Prepared(Dataset):
 
 
 class Items:
-    """Batches of a map-style data set, its items loaded and transformed in worker processes.
+    """Batches of a map-style dataset whose items are loaded and transformed in worker processes.
 
-    The workers live as long as an iterator does; one goes through all epochs of training.
+    The workers live as long as an iterator; a single one runs through all epochs of training.
     """
 
     def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], workers: int, device: torch.device):
@@ -54,25 +57,26 @@ class Items:
     def __len__(self) -> int:
         return len(self.items)
 
-    def training(self, parts: Iterable[Part], config: TrainingConfig, seed: int) -> Iterator[Batch]:
-        """Each part's images and labels; what is drawn for an image follows from seed, epoch and index."""
+    def training(self, micro_batches: Iterable[MicroBatch], config: TrainingConfig, seed: int) -> Iterator[Batch]:
+        """Yield each micro-batch's images and labels; an image's seed depends on seed, epoch and index alone."""
         return self._batches(
-            [(index, seed_of(seed, "image", part.epoch, index)) for index in part.indices.tolist()] for part in parts
+            [(index, seed_of(seed, "image", one.epoch, index)) for index in one.indices.tolist()]
+            for one in micro_batches
         )
 
-    def evaluation(self, indices: Tensor, most: int) -> Iterator[Batch]:
-        """The images of these indices, at most so many at once."""
-        return self._batches([(index, 0) for index in chosen.tolist()] for chosen in indices.split(most))
+    def evaluation(self, indices: Tensor, batch_size: int) -> Iterator[Batch]:
+        """Yield the images of these indices, at most `batch_size` at once."""
+        return self._batches([(index, 0) for index in chosen.tolist()] for chosen in indices.split(batch_size))
 
-    def _batches(self, draws: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
             Prepared(self.items, self.transform),
-            batch_sampler=draws,
+            batch_sampler=indices_and_seeds,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_begin_worker,
+            worker_init_fn=_ignore_signals,
         )
         return iter(loader)
 
@@ -81,28 +85,28 @@ Feed = Batches | Items
 
 
 def collate(samples: Sequence[tuple[int, Tensor, int] | Damaged]) -> Batch:
-    """The whole images of a part as one batch."""
-    whole = [sample for sample in samples if not isinstance(sample, Damaged)]
-    images = torch.stack([image for _, image, _ in whole]) if whole else torch.empty(0)
-    labels = torch.tensor([label for _, _, label in whole], dtype=torch.int64)
-    indices = torch.tensor([index for index, _, _ in whole], dtype=torch.int64)
+    """Stack the readable images of a micro-batch, and list the corrupt ones."""
+    readable = [sample for sample in samples if not isinstance(sample, Damaged)]
+    images = torch.stack([image for _, image, _ in readable]) if readable else torch.empty(0)
+    labels = torch.tensor([label for _, _, label in readable], dtype=torch.int64)
+    indices = torch.tensor([index for index, _, _ in readable], dtype=torch.int64)
     return Batch(images, labels, indices, tuple(sample for sample in samples if isinstance(sample, Damaged)))
 
 
-def _begin_worker(worker: int) -> None:
-    """Ctrl-C reaches the whole terminal, SIGTERM of torchrun or Slurm all processes of a run: the run ends its workers.
+def _ignore_signals(worker: int) -> None:
+    """Ignore SIGINT and SIGTERM, which a terminal, torchrun or Slurm sends to every process of a run.
 
-    It has a checkpoint to write first, and could not once one of them is gone.
+    The run must write a checkpoint first, which fails if a worker is gone; it ends its workers itself.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> tuple[Feed, Feed]:
-    """Where batches of two data sets come from, as the recipe prepares them.
+    """Choose how training and test batches are prepared.
 
-    Images in memory go in whole batches where the recipe allows; PIL and uint8 images one by one; tensors of floats are
-    taken as they come. Raises ValueError where the recipe asks for what cannot be done with them.
+    Images in memory are augmented in whole batches if the recipe allows it. PIL and uint8 images are transformed one by
+    one. Float tensors are used unchanged. Raise ValueError if the recipe asks for a transform that they do not allow.
     """
     if isinstance(train, Split) and isinstance(test, Split) and not config.image_by_image:
         mean, std = mean_and_std(train)
@@ -111,19 +115,23 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
     if not isinstance(train, (Split, ImageFiles)) and _is_prepared(train):
-        asked = [name for name in _OF_IMAGES if getattr(config, name) != TrainingConfig.model_fields[name].default]
-        if asked:
-            raise ValueError(f"{asked[0]}: the data set's images are tensors of floats, prepared already; leave it out")
-        return Items(train, _as_it_is, workers, device), Items(test, _as_it_is, workers, device)
+        not_applicable = [
+            name for name in _IMAGE_SETTINGS if getattr(config, name) != TrainingConfig.model_fields[name].default
+        ]
+        if not_applicable:
+            raise ValueError(
+                f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
+            )
+        return Items(train, _unchanged, workers, device), Items(test, _unchanged, workers, device)
     from ablations.data.transforms import evaluation_transform, training_transform
 
-    size, (mean, std) = _size(train, config), _normalisation(train)
+    size, (mean, std) = _size(train, config), _normalization(train)
     train_items = Items(train, training_transform(config, size, mean, std), workers, device)
     return train_items, Items(test, evaluation_transform(config, size, mean, std), workers, device)
 
 
-# What a recipe does to single images.
-_OF_IMAGES = (
+# The settings of a recipe that transform single images.
+_IMAGE_SETTINGS = (
     "crop_padding",
     "crop_scale",
     "evaluation_crop",
@@ -136,27 +144,30 @@ _OF_IMAGES = (
 
 
 def _is_prepared(items: MapStyle) -> bool:
+    """Tell whether the images are float tensors; raise ValueError if they are of an unknown type."""
     image, _ = items[0]
     if not isinstance(image, (Tensor, Image)):
-        raise ValueError(f"the data set's images are {type(image).__name__}s; they must be PIL images or torch tensors")
+        raise ValueError(
+            f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
+        )
     return isinstance(image, Tensor) and image.is_floating_point()
 
 
-def _as_it_is(image: Tensor) -> Tensor:
+def _unchanged(image: Tensor) -> Tensor:
     return image
 
 
 def _size(items: MapStyle, config: TrainingConfig) -> int:
-    """The side of the images that a network sees."""
+    """Return the resolution of the images that the network sees, in pixels."""
     if config.image_size is not None:
         return config.image_size
     if isinstance(items, Split):
         return items.images.shape[1]
-    raise ValueError("image_size is missing: images prepared one by one need it; such as image_size=224")
+    raise ValueError("image_size is missing: images transformed one by one need it; for example image_size=224")
 
 
-def _normalisation(items: MapStyle) -> tuple[Any, Any]:
-    """Mean and standard deviation, a channel each: the split's own where it is in memory, else ImageNet's or 0.5."""
+def _normalization(items: MapStyle) -> tuple[Any, Any]:
+    """Mean and standard deviation per channel: the split's own if it is in memory, else ImageNet's, or 0.5."""
     if isinstance(items, Split):
         mean, std = mean_and_std(items)
         return mean / 255, std / 255

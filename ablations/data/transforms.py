@@ -1,4 +1,4 @@
-"""Images prepared one by one, as the paper does: random resized crops, RandAugment, normalisation, random erasing."""
+"""Transform images one by one: random resized crop, RandAugment, normalization and random erasing (paper, Table 5)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torchvision.transforms.v2 import functional as F
 
 from ablations.recipes import TrainingConfig
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1], as everywhere
-OPERATIONS = 2  # of RandAugment on an image
-APPLIED = 0.5  # probability of each: that of timm's rand-m9-mstd0.5-inc1, which the paper trained with
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # per channel, of images in [0, 1]
+OPERATIONS = 2  # of RandAugment per image
+APPLIED = 0.5  # probability that each is applied, as in timm's rand-m9-mstd0.5-inc1, which the paper used
 
 
 def training_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -> Callable[[Any], Tensor]:
-    """From an image (PIL, or uint8 C×H×W) to a normalised float tensor of `size` pixels a side, augmented by chance.
+    """Compose the random transform of an image, PIL or uint8 (C, H, W), to a normalized float tensor (C, size, size).
 
-    `mean` and `std` are a channel each, of values in [0, 1].
+    `mean` and `std` are per channel, of values in [0, 1].
     """
     smooth = InterpolationMode(config.interpolation)
     steps: list[nn.Module] = []
@@ -37,58 +37,59 @@ def training_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -
         fill = [round(255 * float(value)) for value in mean]
         assert config.randaugment_std is not None
         steps.append(RandAugment(config.randaugment, config.randaugment_std, fill, smooth))
-    steps += _normalised(mean, std)
+    steps += _normalized(mean, std)
     if config.erasing:
         steps.append(v2.RandomErasing(config.erasing, value="random"))
     return v2.Compose(steps)
 
 
 def evaluation_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -> Callable[[Any], Tensor]:
-    """Resized on the shorter side so that the centre crop of `size` pixels is `evaluation_crop` of it, normalised."""
+    """Compose the evaluation transform: resize to size / evaluation_crop, crop the center, normalize."""
     shorter = round(size / config.evaluation_crop)
     resize = v2.Resize(shorter, InterpolationMode(config.interpolation))
-    return v2.Compose([resize, v2.CenterCrop(size), *_normalised(mean, std)])
+    return v2.Compose([resize, v2.CenterCrop(size), *_normalized(mean, std)])
 
 
-def _normalised(mean: Any, std: Any) -> list[nn.Module]:
+def _normalized(mean: Any, std: Any) -> list[nn.Module]:
     scaled = v2.ToDtype(torch.float32, scale=True)
     return [v2.ToImage(), scaled, v2.Normalize([float(value) for value in mean], [float(value) for value in std])]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One of RandAugment's: what it does to an image at a strength, and the strength at a level of 0 to 1."""
+    """An operation of RandAugment: `apply` it at a strength; `strength` maps a level in [0, 1] to its strength."""
 
     apply: Callable[[Any, Any, RandAugment], Any]
     strength: Callable[[float], Any] = lambda level: None
-    either_way: bool = False  # the strength's sign is drawn
+    either_way: bool = False  # the strength's sign is random
 
 
 def _affine(
     image: Any, chosen: RandAugment, angle: float = 0, move: Any = (0, 0), shear: Any = (0, 0), center: Any = None
 ) -> Any:
-    smooth = chosen.interpolation if isinstance(image, Image) else InterpolationMode.BILINEAR  # of tensors no bicubic
+    # of tensors torchvision offers no bicubic affine transform
+    smooth = chosen.interpolation if isinstance(image, Image) else InterpolationMode.BILINEAR
     return F.affine(image, angle, list(move), 1.0, list(shear), interpolation=smooth, fill=chosen.fill, center=center)
 
 
 def _sheared(image: Any, tangent: float, chosen: RandAugment, across: bool) -> Any:
-    """The first row or column stays, as in AutoAugment and timm; torchvision's shear keeps the middle."""
+    """Shear around the first row or column, as AutoAugment and timm do; torchvision shears around the center."""
     degrees = torch.atan(torch.tensor(tangent)).rad2deg().item()
     return _affine(image, chosen, shear=(degrees, 0) if across else (0, degrees), center=[0, 0])
 
 
-def _moved(image: Any, share: float, chosen: RandAugment, across: bool) -> Any:
+def _moved(image: Any, fraction: float, chosen: RandAugment, across: bool) -> Any:
     height, width = F.get_size(image)
-    return _affine(image, chosen, move=(round(share * width), 0) if across else (0, round(share * height)))
+    return _affine(image, chosen, move=(round(fraction * width), 0) if across else (0, round(fraction * height)))
 
 
 def _posterized(image: Any, bits: int, chosen: RandAugment) -> Any:
-    """Keeps so many bits of each value: none at the highest magnitude, which PIL's own refuses."""
+    """Keep the top `bits` bits of each value; 0 bits, which Pillow refuses, give black."""
     return F.posterize(image, bits) if bits else F.adjust_brightness(image, 0.0)
 
 
 def _solarize_add(image: Any, amount: int, chosen: RandAugment) -> Any:
-    """Adds to the dark half of the values, up to 255."""
+    """Add `amount` to values below 128, up to 255."""
     table = [min(255, value + amount) if value < 128 else value for value in range(256)]
     if isinstance(image, Image):
         return image.point(table * len(image.getbands()))
@@ -99,7 +100,8 @@ def _enhanced(level: float) -> float:
     return 0.9 * level
 
 
-# The operations of timm's "increasing" RandAugment, the paper's (Cubuk et al., 2020): all grow with the magnitude.
+# The operations of timm's "increasing" RandAugment (Cubuk et al., 2020), which the paper used: strengths grow with
+# the magnitude.
 OPERATIONS_BY_NAME: dict[str, Operation] = {
     "auto contrast": Operation(lambda image, _, chosen: F.autocontrast(image)),
     "equalize": Operation(lambda image, _, chosen: F.equalize(image)),
@@ -123,11 +125,11 @@ OPERATIONS_BY_NAME: dict[str, Operation] = {
 
 
 class RandAugment(nn.Module):
-    """Two operations drawn for each image, each applied with probability 0.5 at a magnitude of its own.
+    """Sample two operations per image, and apply each with probability 0.5 at a magnitude of its own.
 
-    The magnitude is drawn from a normal distribution around `magnitude` and kept within 0 and 10; torchvision's own
-    RandAugment has neither this spread nor the probability. `fill` is the colour, a channel each, of what comes in
-    from outside the image; turned, sheared and moved images are interpolated, those that are tensors always bilinearly.
+    Magnitudes are normal with mean `magnitude` and standard deviation `std`, clamped to [0, 10]. torchvision's
+    RandAugment has neither the probability nor the random magnitude. `fill` is the color per channel of pixels from
+    outside the image. Rotations, shears and translations use `interpolation`, for tensors always bilinear.
     """
 
     def __init__(
@@ -152,5 +154,5 @@ class RandAugment(nn.Module):
         return image
 
     def level(self) -> float:
-        """A magnitude drawn, over 10."""
+        """Sample a magnitude, divided by 10."""
         return float(torch.normal(self.magnitude, self.std, (1,)).clamp(0, 10)) / 10

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a block's activations are computed again in the backward pass rather than kept."""
+"""Activation checkpointing: recompute a block's activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_blocks(model: nn.Module) -> list[nn.Module]:
-    """Makes a network's blocks compute their activations twice; the blocks it was done to.
+    """Enable activation checkpointing of a network's blocks, and return these blocks.
 
-    Blocks are the outermost modules of classes, not torch's own, that are there more than once. Raises ValueError
-    where there are none.
+    Blocks are the outermost modules whose class is not torch's own and occurs more than once. Raise ValueError if
+    there are none.
     """
     kinds = Counter(type(module) for module in model.modules())
     blocks = list(_outermost(model, kinds))
     if not blocks:
-        raise ValueError("activation_checkpointing: the network has no blocks that repeat; leave it off")
+        raise ValueError("activation_checkpointing: the network has no repeated blocks; leave it off")
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)
     return blocks
@@ -40,18 +40,18 @@ def _outermost(module: nn.Module, kinds: Counter[type]) -> Iterator[nn.Module]:
 def _recomputed(block: nn.Module, forward: Any, *inputs: Any) -> Any:
     if not block.training:
         return forward(*inputs)
-    if torch.compiler.is_compiling():  # a compiled block's effects are kept apart from what is computed again
+    if torch.compiler.is_compiling():  # torch.compile keeps the block's side effects out of the recomputation
         return checkpoint(forward, *inputs, use_reentrant=False)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_forward_and_recompute_contexts, block))
 
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), _second_time(block)
+def _forward_and_recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _frozen_running_statistics(block)
 
 
 @contextmanager
-def _second_time(block: nn.Module) -> Iterator[None]:
-    """BatchNorm's running statistics have seen this batch already."""
+def _frozen_running_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics, which the forward pass has updated already, during recomputation."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

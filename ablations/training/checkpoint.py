@@ -1,10 +1,11 @@
-"""Checkpoints: whole files whose names end in their checksum."""
+"""Checkpoints: atomically written files whose names contain their step and checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,13 @@ from ablations.store import DamagedError, write_bytes
 if TYPE_CHECKING:
     import torch
 
-
 _CHECKPOINT = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 
 def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, kept_as: str | None = None) -> Path:
-    """Writes a checkpoint whose name ends in its checksum, then removes all but the last `keep`.
+    """Write a checkpoint, then delete all but the newest `keep`.
 
-    With `kept_as` the same file is there under that name too, and stays.
+    With `kept_as`, also write it under that name; that copy is never deleted.
     """
     import torch
 
@@ -37,23 +37,36 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int =
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
+    """List the checkpoints in a folder, newest first."""
     return sorted((path for path in folder.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; raises DamagedError where the contents do not fit the checksum in its name."""
+    """Read a checkpoint; raise DamagedError if its contents do not match the checksum in its name."""
     import torch
 
     match = _CHECKPOINT.fullmatch(path.name)
     data = path.read_bytes()
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
-        raise DamagedError(f"{path} is damaged: its checksum does not fit")
+        raise DamagedError(f"{path} is corrupt: its checksum does not match")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest intact checkpoint in a folder; report and delete corrupt ones."""
+    paths = checkpoints(folder)
+    for path in paths:
+        try:
+            return path, read_checkpoint(path)
+        except DamagedError as error:
+            consequence = "the run restarts" if path == paths[-1] else "the previous checkpoint is used"
+            warn(f"{error}; {consequence}")
+            path.unlink(missing_ok=True)
+    return None
+
+
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """One checksum over a state dict: names, types, shapes and every bit of the values."""
+    """Return a checksum of a state dict's names, dtypes, shapes and values, bit by bit."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Several processes at one run: who they are, and what they sum, agree on and tell each other."""
+"""Data-parallel runs: the group of processes, its collective operations, and torchrun's environment variables."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["joined"]
+
 Value = TypeVar("Value")
-PATIENCE = timedelta(minutes=30)  # for another process, which may be listing a large data set
+TIMEOUT = timedelta(minutes=30)  # of a collective operation: another process may be listing a large dataset
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one run; `rank` 0 alone writes."""
+    """The processes of one run. Only rank 0 writes files."""
 
     rank: int = 0
     size: int = 1
@@ -28,7 +30,7 @@ class Group:
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of all processes' values."""
+        """Sum a tensor over all processes."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -37,18 +39,18 @@ class Group:
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set in any process: all act on it at the same step."""
+        """For each flag, return whether any process sets it, so that all act on it at the same training step."""
         if self.size == 1:
             return flags
         import torch
         import torch.distributed as dist
 
-        found = torch.tensor(flags, dtype=torch.int32)  # on the CPU: no GPU is waited for
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return tuple(map(bool, found.tolist()))
+        maxima = torch.tensor(flags, dtype=torch.int32)  # on the CPU, so that no process waits for its GPU
+        dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return tuple(map(bool, maxima.tolist()))
 
     def by_main(self, act: Callable[[], Value]) -> Value:
-        """What rank 0 gets by acting, for all; what it raises is raised in all."""
+        """Call `act` on rank 0 alone; return its value, or raise its error, on all ranks."""
         if self.size == 1:
             return act()
         import torch.distributed as dist
@@ -65,7 +67,7 @@ class Group:
         return outcome[0]
 
     def gathered(self, value: Value) -> list[Value]:
-        """Every process's value, by rank."""
+        """Return every process's value, ordered by rank."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -79,30 +81,30 @@ ALONE = Group()
 
 
 def processes() -> int:
-    """How many processes torchrun, or a cluster's job of several tasks, has started for a run; 1 where none did."""
+    """Return the number of processes that torchrun or a Slurm job started for this run; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def is_main() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this process is rank 0, which prints and writes files."""
     return processes() == 1 or os.environ["RANK"] == "0"
 
 
 def local_rank() -> int:
-    """This process's place among those of its machine."""
+    """Return this process's rank on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if processes() > 1 else 0
 
 
 def local_processes() -> int:
-    """The processes of its run on this machine."""
+    """Return the number of the run's processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if processes() > 1 else 1
 
 
 def _attempt() -> str:
-    """Which of torchrun's starts of a run this is, where `--max-restarts` allows several.
+    """Return the number of torchrun's restarts (`--max-restarts`), which separates the keys in its store.
 
-    Its store outlives them, and in it the addresses of processes that are gone. Machines count restarts each for
-    itself, so that of several it cannot be told.
+    The store outlives a restart and holds the addresses of ended processes. Each machine counts its own restarts, so
+    the number is used on a single machine only.
     """
     alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
@@ -110,21 +112,28 @@ def _attempt() -> str:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """The group that this process belongs to, for as long as it lasts; by itself where nothing launched it."""
+    """Join the process group of a data-parallel run; leave it at the end of the block.
+
+    Args:
+        device: Device of this process: `cpu` or `cuda:N`.
+
+    Yields:
+        The group, for `Trainer(group=...)`; a group of one process unless torchrun or Slurm started several.
+    """
     on_gpu = device.startswith("cuda")
     if on_gpu:
         import torch
 
-        torch.cuda.set_device(device)  # else what pins memory opens the first GPU, too
+        torch.cuda.set_device(device)  # otherwise pinning memory would open the first GPU, too
     if processes() == 1:
         yield ALONE
         return
     import torch.distributed as dist
 
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     store = dist.PrefixStore(_attempt(), store)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
     finally:

@@ -1,4 +1,4 @@
-"""The optimizer a recipe asks for, which weights decay, and the learning rate at each step."""
+"""A recipe's optimizer, its weight-decay groups, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _UNDECAYED = (
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The weights that decay, and those that do not: biases, norms, layer scale (paper, Table 5 and appendix A)."""
+    """Split weights by whether they decay; biases, norms and layer scale do not (paper, Table 5, appendix A)."""
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
-    seen: set[nn.Parameter] = set()  # one that is in two places goes by the first
+    seen: set[nn.Parameter] = set()  # a shared parameter belongs to its first module
     for module in model.modules():
         for name, weights in module.named_parameters(recurse=False):
             if weights in seen:
@@ -37,7 +37,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum, in torch's fused form."""
+    """Create the recipe's fused AdamW or SGD with momentum."""
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         assert config.momentum is not None
@@ -56,7 +56,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """The learning rate of a step, counted from 0: linear warm-up from near 0, then a cosine to 0 or steps down."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to 0 or step schedule."""
     peak = config.peak_learning_rate
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
     if step < warmup:

@@ -1,12 +1,11 @@
-"""The trainer: one network, one recipe, one seed; resumed at any step it is the run that never stopped."""
+"""Train one network with one recipe and one seed; a resumed run equals, bit by bit, one that was never interrupted."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,50 +16,46 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ablations.data.batches import Batch, Part
+from ablations.data.batches import Batch, MicroBatch
 from ablations.data.loader import MapStyle, feeds
-from ablations.data.mixing import mixing
+from ablations.data.mixing import Mixing, mixing
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
-from ablations.store import DamagedError, read_log, write_bytes
+from ablations.store import append_log, cut_log
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.callbacks import Callbacks
-from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
+from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
+from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group, processes
+from ablations.training.evaluation import DivergedError, Evaluation, evaluation_batch, predict, summarize
 from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
-from ablations.training.sync_batchnorm import synchronise_batchnorm
+from ablations.training.precision import Placement
+from ablations.training.running_sums import RunningSums
+from ablations.training.sync_batchnorm import synchronize_batchnorm
 
-LOG_STEPS = 50  # between lines of the log; the loss is looked at, and a diverged run noticed, at these steps
-EVALUATION_BATCH = 512
-EVALUATION_PIXELS = 2**23  # at most so many in a batch: 167 images of 224 pixels a side
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["DamagedDataError", "DivergedError", "Evaluation", "Interrupted", "Result", "Trainer"]
 
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
-
-
-class DamagedDataError(RuntimeError):
-    """More images than the recipe allows cannot be decoded."""
+LOG_STEPS = 50  # training steps between lines of the log, when the loss is also checked for divergence
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; its checkpoint is written."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Top-1 in percent, mean cross-entropy, and for each image that is whole its label and the class predicted."""
-
-    top1: float
-    loss: float
-    predictions: Tensor
-    labels: Tensor
+    """The run was asked to stop, and has written a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run measured: on the test split, with the averaged weights too if there are; and its speed."""
+    """The results of a finished run.
+
+    Attributes:
+        evaluation: Evaluation of the trained weights on the test split.
+        averaged: Evaluation of the EMA weights, if the recipe sets `ema_decay`.
+        images_seen: Training images, counted once per epoch.
+        seconds: Training time, without evaluation (s).
+        images_per_second: Training throughput (images/s).
+        evaluation_seconds: Time of the evaluation of the trained weights (s).
+        weights_sha256: Checksum of the trained weights.
+        damaged: Names of the skipped corrupt images, and why each cannot be read.
+    """
 
     evaluation: Evaluation
     averaged: Evaluation | None
@@ -73,13 +68,25 @@ class Result:
 
 
 class Trainer:
-    """Trains `model` on the training split and evaluates it, once, on the test split.
+    """Train a network on the training split, then evaluate it once on the test split.
 
-    The data sets are map-style: their items an image (PIL, uint8 C×H×W, or floats taken as they are) and its class.
-    With a folder it keeps checkpoints and a log there and goes on from the last checkpoint; `callbacks` follow the run
-    and may stop it. In a `group` of processes each makes one of these, and rank 0 alone writes: under torchrun the
-    group is what `ablations.training.distributed.joined` gives, and must be given here.
-    Raises ValueError where the settings do not fit the data, the model or the number of processes.
+    With a folder, the trainer stores checkpoints and a log there, and resumes from the newest checkpoint. In a run of
+    several processes each process makes a Trainer, and rank 0 writes the files.
+
+    Args:
+        model: Network that maps images (N, C, H, W) to logits (N, classes).
+        train_dataset: Map-style dataset of (image, label). An image is PIL, uint8 (C, H, W), or a float tensor, which
+            is used unchanged.
+        test_dataset: Map-style dataset to evaluate on.
+        configs: Recipe.
+        seed: Seed of data order, augmentation, Mixup and stochastic depth.
+        folder: Existing folder for checkpoints and log. Default: store nothing.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto` (a GPU if there is one).
+        callbacks: Follow the run, and may stop it. Default: warnings only.
+        group: Processes of the run, from `ablations.training.distributed.joined`; required under torchrun.
+
+    Raises:
+        ValueError: If the recipe does not fit the datasets, the network or the number of processes.
     """
 
     def __init__(
@@ -95,15 +102,11 @@ class Trainer:
         callbacks: Callbacks | None = None,
         group: Group = ALONE,
     ):
-        if group.size == 1 and processes() > 1:
-            raise ValueError(
-                f"group: torchrun has started {processes()} processes, and each would train by itself; make it within "
-                f"`with joined(device) as group`, of ablations.training.distributed, and give it that group"
-            )
+        check_processes(group)
         check_batch(configs, len(train_dataset), group.size)
         for name in ("checkpoint_every", "checkpoint_steps"):
             if getattr(configs, name) is not None and folder is None:
-                raise ValueError(f"{name}={getattr(configs, name):g}: give a folder to keep checkpoints in")
+                raise ValueError(f"{name}={getattr(configs, name):g}: needs a folder for checkpoints")
         if not len(test_dataset):
             raise ValueError("the test set has no images")
         self.config, self.seed, self.folder, self.group = configs, seed, folder, group
@@ -114,6 +117,8 @@ class Trainer:
         self.model = model.to(self.device)
         if configs.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        dtype = next(self.model.parameters()).dtype
+        self.placement = Placement(self.device, dtype, configs.channels_last, configs.precision)
         self.train_feed, self.test_feed = feeds(train_dataset, test_dataset, configs, self.device)
         self.averaged = self.average() if configs.ema_decay is not None else None
         self.network = self.prepare()
@@ -123,26 +128,22 @@ class Trainer:
         self.total_steps = max(round(configs.max_epochs * self.steps_per_epoch), 1)
         self.step = self.began = 0
         self.seconds = 0.0
-        self.batches = self.prepared_parts()
-        self.mix: Callable[[Part, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-        self.damaged: dict[str, str] = {}
-        self.told_damaged: set[str] = set()
-        self.blank: Tensor | None = None  # an image of the usual size
-        # Sums since the last line of the log, on the device: looking at them at every step would stall it.
-        self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
-        self.correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        self.summed = 0
+        self.batches = self.prepared_batches()
+        self.mix: Mixing | None = None
+        self.corrupt = CorruptImages()
+        self.blank: Tensor | None = None  # a black image of the usual size
+        self.sums = RunningSums(self.device)
 
     def average(self) -> AveragedModel:
-        """The moving average of the weights and of BatchNorm's statistics."""
+        """Create the exponential moving average of weights and BatchNorm statistics."""
         assert self.config.ema_decay is not None
         averaging = get_ema_multi_avg_fn(self.config.ema_decay)
         return AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
 
     def prepare(self) -> nn.Module:
-        """The model as the recipe has it run: recomputed, compiled, in a group of processes."""
+        """Apply SyncBatchNorm, activation checkpointing, torch.compile and data parallelism as the recipe asks."""
         if self.config.sync_batchnorm and self.group.size > 1:
-            self.model = synchronise_batchnorm(self.model, self.device)
+            self.model = synchronize_batchnorm(self.model, self.device)
         if self.config.activation_checkpointing:
             recompute_blocks(self.model)
         if self.config.compile:
@@ -152,9 +153,16 @@ class Trainer:
         return DistributedDataParallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None)
 
     def train(self) -> Result:
-        """Trains from the last checkpoint, or the start, to the end.
+        """Train from the newest checkpoint, or from the start, to the end; then evaluate.
 
-        Raises DivergedError, DamagedDataError, Interrupted or OSError.
+        Returns:
+            The results, the same in all processes.
+
+        Raises:
+            DivergedError: If the loss or a weight is not finite.
+            DamagedDataError: If more images are corrupt than `max_damaged` allows.
+            Interrupted: If the callbacks asked to stop; a checkpoint is written first.
+            OSError: If a file cannot be written.
         """
         self.resume()
         self.began = self.step
@@ -176,13 +184,13 @@ class Trainer:
                 if stopping:
                     raise Interrupted
         finally:
-            self.batches.close()  # and with it the workers that prepare images
+            self.batches.close()  # ends the data loader's workers
         if self.folder and self.step > self.began:
-            self.save(keep=1)  # should the result be lost, there is only the evaluation to do again
+            self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
         return self.result()
 
     def result(self) -> Result:
-        """The trained model, evaluated."""
+        """Evaluate the trained model."""
         seen = self.total_steps * self.config.batch_size
         started = time.monotonic()
         evaluation = self.evaluate(self.model)
@@ -195,47 +203,61 @@ class Trainer:
             images_per_second=seen / self.seconds,
             evaluation_seconds=evaluation_seconds,
             weights_sha256=weights_sha256(self.model.state_dict()),
-            damaged=tuple(sorted(self.damaged.values())),
+            damaged=tuple(sorted(self.corrupt.reasons.values())),
         )
 
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
+        batch_size = evaluation_batch(self.config.image_size)
+        predictions = predict(
+            model, self.test_feed, batch_size, self.placement, self.group, lambda batch: self.corrupt.add(batch, "test")
+        )
+        self.check_corrupt("test", len(self.test_feed))
+        return summarize(predictions, self.group)
+
+    def check_corrupt(self, split: str, images: int) -> None:
+        """Report new corrupt images; raise DamagedDataError if they are too many."""
+        self.corrupt.check(split, images, self.config.max_damaged, self.group, self.callbacks)
+
     def is_due(self, seconds: float) -> bool:
-        """Whether a checkpoint is, so many seconds after the last."""
+        """Whether a checkpoint is due, `seconds` after the last one."""
         every = self.config.checkpoint_steps
         return seconds >= self.config.checkpoint_seconds or (every is not None and self.step % every == 0)
 
     def is_kept(self) -> bool:
-        """Whether the checkpoint of this step is kept for good."""
+        """Whether this step's checkpoint is permanent."""
         if self.config.checkpoint_every is None:
             return False
         steps = self.config.checkpoint_every * self.steps_per_epoch
         return round(self.step / steps) >= 1 and self.step == max(round(round(self.step / steps) * steps), 1)
 
-    # ---- a step
+    # ---- A training step
 
-    def parts(self) -> Iterator[Part]:
-        """From this step on: what this process takes in at once, of each step's batch."""
-        share = self.config.batch_size // self.group.size
-        size = share // self.config.accumulation
-        begun, order = -1, torch.empty(0)
+    def micro_batches(self) -> Iterator[MicroBatch]:
+        """Yield this process's micro-batches of each training step, from the current step on."""
+        per_process = self.config.batch_size // self.group.size
+        size = per_process // self.config.accumulation
+        current, order = -1, torch.empty(0)
         for step in range(self.step, self.total_steps):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != begun:
-                begun, order = epoch, self.epoch_order(epoch)
+            if epoch != current:
+                current, order = epoch, self.epoch_order(epoch)
             indices = order[position * self.config.batch_size :]
             for number in range(self.config.accumulation):
-                first = self.group.rank * share + number * size
-                yield Part(epoch, position, first, indices[first : first + size])
+                first = self.group.rank * per_process + number * size
+                yield MicroBatch(epoch, position, first, indices[first : first + size])
 
-    def prepared_parts(self) -> Generator[tuple[Part, Batch]]:
-        """The parts, each with its batch; images are prepared ahead where there are workers to do it."""
-        yield from zip(self.parts(), self.train_feed.training(self.parts(), self.config, self.seed), strict=True)
+    def prepared_batches(self) -> Generator[tuple[MicroBatch, Batch]]:
+        """Yield each micro-batch with its images; data loader workers prepare them ahead."""
+        batches = self.train_feed.training(self.micro_batches(), self.config, self.seed)
+        yield from zip(self.micro_batches(), batches, strict=True)
 
     def epoch_order(self, epoch: int) -> Tensor:
-        """The order in which an epoch goes through the training set."""
+        """Return the random order (N) of the training images in an epoch."""
         return torch.randperm(len(self.train_feed), generator=generator(self.seed, "order", epoch))
 
     def train_step(self) -> None:
-        """One step of the optimizer, on a batch that seed and step alone determine."""
+        """Run one training step, on a batch that depends on seed and step alone."""
         rate = learning_rate(self.config, self.step, self.steps_per_epoch, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -253,144 +275,92 @@ class Trainer:
         if self.averaged:
             self.averaged.update_parameters(self.model)
 
-    def add_gradient(self, part: Part, batch: Batch) -> None:
-        """Adds a part's share of the gradient of the batch's mean loss; a damaged image adds nothing."""
-        self.note_damaged(batch, "training")
+    def add_gradient(self, micro_batch: MicroBatch, batch: Batch) -> None:
+        """Add a micro-batch's part of the gradient of the batch's mean loss; corrupt images count as 0."""
+        self.corrupt.add(batch, "training")
         if not len(batch.labels):
-            self.add_nothing()
+            self.add_zero_gradient()
             return
-        images, labels = self.on_device(batch)
+        images, labels = self.placement.inputs(batch)
+        self.blank = torch.zeros_like(images[:1]) if self.blank is None else self.blank
         targets = labels
         if self.config.mixup or self.config.cutmix:
-            self.mix = self.mix or mixing(self.config, self.classes(images), self.seed)
-            images, targets = self.mix(part, images, labels)
-        # stochastic depth, and anyone's dropout
-        torch.manual_seed(seed_of(self.seed, "network", part.epoch, part.position, part.first))
-        with self.precision():
+            self.mix = self.mix or mixing(self.config, self.count_classes(images), self.seed)
+            images, targets = self.mix(micro_batch, images, labels)
+        # seeds stochastic depth and dropout
+        torch.manual_seed(seed_of(self.seed, "network", micro_batch.epoch, micro_batch.position, micro_batch.first))
+        with self.placement.autocast():
             logits = self.network(images)
             losses = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing, reduction="none")
-        # the gradients of the processes are averaged
+        # gradients are averaged over the processes, hence the factor
         loss = losses.sum() * self.group.size / self.config.batch_size
         self.scaler.scale(loss).backward()
-        with torch.no_grad():
-            self.loss_sum += losses.detach().double().sum()
-            self.correct += (logits.argmax(1) == labels).sum()
-            self.summed += len(labels)
+        self.sums.add(losses.detach(), logits, labels)
 
-    def add_nothing(self) -> None:
-        """Goes through a step with the other processes, which wait for it, where a whole part is damaged."""
+    def add_zero_gradient(self) -> None:
+        """Take part in the other processes' gradient sum although all of the micro-batch's images are corrupt."""
         if self.group.size == 1:
             return
         if self.blank is None:
-            raise RuntimeError(
-                "the images that a process took in first are all damaged: of what size they are is unknown"
-            )
-        with self.precision():
+            raise RuntimeError("cannot infer image size: the first micro-batch is all corrupt")
+        with self.placement.autocast():
             loss = self.network(self.blank).sum() * 0
         self.scaler.scale(loss).backward()
 
-    def on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A batch's images, in the type of the weights, and its labels."""
-        images = batch.images.to(self.device, next(self.model.parameters()).dtype, non_blocking=True)
-        if self.config.channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        self.blank = torch.zeros_like(images[:1]) if self.blank is None else self.blank
-        return images, batch.labels.to(self.device, non_blocking=True)
-
-    def precision(self) -> AbstractContextManager:
-        """What the forward pass computes in."""
-        if self.config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, PRECISIONS[self.config.precision])
-
     @torch.inference_mode()
-    def classes(self, images: Tensor) -> int:
-        """How many classes the model tells apart."""
+    def count_classes(self, images: Tensor) -> int:
+        """Return the number of classes that the model predicts."""
         self.model.eval()
-        classes = self.model.forward(images[:1]).shape[
-            1
-        ]  # past torch.compile, which would take a batch of one as usual
+        logits = self.model.forward(images[:1])  # bypasses torch.compile, which would compile for a batch of one
         self.model.train()
-        return classes
+        return logits.shape[1]
 
-    # ---- damaged images
-
-    def note_damaged(self, batch: Batch, split: str) -> None:
-        for one in batch.damaged:
-            self.damaged.setdefault(f"{split} {one.index}", one.reason)
-
-    def gather_damaged(self) -> None:
-        """Brings together what all processes found."""
-        for found in self.group.gathered(dict(self.damaged)):
-            self.damaged |= found
-
-    def check_damaged(self, split: str, images: int) -> None:
-        """Names what all processes found, and raises DamagedDataError where it is too much."""
-        self.gather_damaged()
-        for key in sorted(self.damaged.keys() - self.told_damaged):
-            self.callbacks.warn(f"a damaged image is skipped: {self.damaged[key]}")
-        self.told_damaged |= self.damaged.keys()
-        found = [reason for key, reason in sorted(self.damaged.items()) if key.startswith(split)]
-        if len(found) > self.config.max_damaged * images:
-            raise DamagedDataError(
-                f"{len(found)} of {images} {split} images are damaged, more than "
-                f"max_damaged={self.config.max_damaged:g}, such as {found[0]}"
-            )
-
-    # ---- the log and checkpoints
+    # ---- Log and checkpoints
 
     def totals(self) -> tuple[float, int, int]:
-        """Loss, right answers and images since the last line of the log, over all processes."""
-        sums = torch.stack(
-            [self.loss_sum, self.correct.double(), torch.tensor(self.summed, device=self.device).double()]
-        )
-        loss, correct, summed = self.group.total(sums).tolist()
+        """Return the running sums over all processes; raise DivergedError if the loss is not finite."""
+        loss, correct, images = self.sums.total(self.group)
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} at step {self.step} of {self.total_steps}")
-        return loss, int(correct), int(summed)
+        return loss, correct, images
 
     def log(self) -> None:
-        """Logs the last steps; raises DivergedError where the loss is not finite."""
-        loss, correct, summed = self.totals()
-        self.check_damaged("training", len(self.train_feed))
+        """Log the training steps since the last line; raise DivergedError if the loss is not finite."""
+        loss, correct, images = self.totals()
+        self.check_corrupt("training", len(self.train_feed))
         line = {
             "step": self.step,
             "steps": self.total_steps,
             "epoch": round(self.step / self.steps_per_epoch, 4),
             "epochs": self.config.max_epochs,
             "images": self.step * self.config.batch_size,
-            "loss": loss / summed,
-            "top1": 100 * correct / summed,
+            "loss": loss / images,
+            "top1": 100 * correct / images,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
         }
         if self.config.learning_rate_batch is not None:
-            given = f"{self.config.learning_rate:g} at {self.config.learning_rate_batch} images a step"
-            line["peak_learning_rate"] = f"{self.config.peak_learning_rate:g}, from {given}"
-        self.loss_sum.zero_()
-        self.correct.zero_()
-        self.summed = 0
+            base = f"{self.config.learning_rate:g} for a batch of {self.config.learning_rate_batch} images"
+            line["peak_learning_rate"] = f"{self.config.peak_learning_rate:g}, scaled from {base}"
+        self.sums.set(0, 0, 0)
         self.group.by_main(lambda: self.write_line(line))
 
     def write_line(self, line: dict[str, Any]) -> None:
-        """Writes a line of the log, and reports it."""
+        """Append a line to the log, and pass it to the callbacks."""
         if self.folder:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_log(self.folder, line)
         self.callbacks.log({**line, "began": self.began})
 
     def save(self, keep: int = 2) -> None:
-        """Writes a checkpoint, keeping the last `keep`; raises DivergedError where weights are not numbers."""
-        loss, correct, summed = self.totals()
-        # All processes' sums are now rank 0's, here as in a run that goes on from this checkpoint.
-        self.loss_sum.fill_(loss if self.group.main else 0)
-        self.correct.fill_(correct if self.group.main else 0)
-        self.summed = summed if self.group.main else 0
-        self.gather_damaged()
+        """Write a checkpoint and keep the newest `keep`; raise DivergedError if the loss is not finite."""
+        totals = self.totals()
+        # rank 0 holds all processes' sums from here on, as it does in a run that resumes from this checkpoint
+        self.sums.set(*(totals if self.group.main else (0, 0, 0)))
+        self.corrupt.gather(self.group)
         self.group.by_main(lambda: self.write_checkpoint(keep))
 
     def write_checkpoint(self, keep: int) -> None:
-        """Writes where the run stands, keeping the last `keep` checkpoints."""
+        """Write the state of the run, and keep the newest `keep` checkpoints."""
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
@@ -398,106 +368,57 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "loss_sum": self.loss_sum,
-            "correct": self.correct,
-            "summed": self.summed,
-            "damaged": self.damaged,
+            **self.sums.state(),
+            "damaged": self.corrupt.reasons,
         }
         assert self.folder
         kept_as = f"epoch-{self.step / self.steps_per_epoch:g}" if self.is_kept() else None
         write_checkpoint(self.folder / "checkpoints", self.step, state, keep, kept_as)
 
     def resume(self) -> None:
-        """Takes up the newest whole checkpoint, saying which are damaged, and cuts the log back to it."""
-        if not self.folder:
+        """Load the newest intact checkpoint, and remove later lines from the log."""
+        if self.folder is None:
             return
-        state = self.newest() if self.group.main else None
-        if self.group.size > 1:  # all read what rank 0 has found whole
-            path = self.group.by_main(lambda: state[0] if state else None)
-            state = (path, read_checkpoint(path)) if path and not self.group.main else state
-        if state:
-            self.take_up(state[1])
-        self.group.by_main(self.cut_log)
+        folder = self.folder
+        newest = newest_checkpoint(folder / "checkpoints", self.callbacks.warn) if self.group.main else None
+        if self.group.size > 1:  # all read the checkpoint that rank 0 has found intact
+            path = self.group.by_main(lambda: newest[0] if newest else None)
+            newest = (path, read_checkpoint(path)) if path and not self.group.main else newest
+        if newest:
+            self.load(newest[1])
+        self.group.by_main(lambda: cut_log(folder, self.step))
 
-    def cut_log(self) -> None:
-        """Leaves out the lines of the log that come after the step the run goes on from."""
-        assert self.folder
-        kept = [json.dumps(line) for line in read_log(self.folder) if line["step"] <= self.step]
-        write_bytes(self.folder / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
-
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint; damaged ones are said and removed."""
-        assert self.folder
-        found = checkpoints(self.folder / "checkpoints")
-        for path in found:
-            try:
-                return path, read_checkpoint(path)
-            except DamagedError as error:
-                self.callbacks.warn(
-                    f"{error}; {'the run starts anew' if path == found[-1] else 'the one before is used'}"
-                )
-                path.unlink(missing_ok=True)
-        return None
-
-    def take_up(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+    def load(self, state: dict[str, Any]) -> None:
+        """Load the state of a checkpoint."""
         self.model.load_state_dict(state["model"])
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds, self.damaged = state["step"], state["seconds"], state["damaged"]
+        self.step, self.seconds, self.corrupt = state["step"], state["seconds"], CorruptImages(state["damaged"])
         if self.group.main:
-            self.loss_sum, self.correct = state["loss_sum"].to(self.device), state["correct"].to(self.device)
-            self.summed = state["summed"]
+            self.sums.set(float(state["loss_sum"]), int(state["correct"]), state["summed"])
 
-    # ---- evaluation
 
-    @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Top-1 and cross-entropy over the test split, each image counted once, whatever the number of processes."""
-        if self.group.size > 1:  # BatchNorm's statistics are each process's own
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        model.eval()
-        mine = torch.arange(len(self.test_feed))[self.group.rank :: self.group.size]
-        found: list[tuple[Tensor, ...]] = []
-        for batch in self.test_feed.evaluation(mine, self.evaluation_batch()):
-            self.note_damaged(batch, "test")
-            if not len(batch.labels):
-                continue
-            images, labels = self.on_device(batch)
-            with self.precision():
-                logits = model(images)
-                losses = F.cross_entropy(logits, labels, reduction="none")
-            found.append((batch.indices, labels.cpu(), logits.argmax(1).cpu(), losses.double().cpu()))
-        self.check_damaged("test", len(self.test_feed))
-        parts = [part for parts in self.group.gathered(found) for part in parts]
-        indices, labels, predicted, losses = (torch.cat(column) for column in zip(*parts, strict=True))
-        order = indices.argsort()
-        labels, predicted, losses = labels[order], predicted[order], losses[order]
-        mean_loss = losses.mean().item()
-        if not math.isfinite(mean_loss):
-            raise DivergedError(f"the loss on the test split is {mean_loss}")
-        return Evaluation(100 * int((predicted == labels).sum()) / len(labels), mean_loss, predicted, labels)
-
-    def evaluation_batch(self) -> int:
-        """Images to evaluate at once; there must be room for them."""
-        size = self.config.image_size or 1
-        return max(min(EVALUATION_BATCH, EVALUATION_PIXELS // size**2), 1)
+def check_processes(group: Group) -> None:
+    """Raise ValueError if torchrun started several processes and the trainer was not given their group."""
+    if group.size == 1 and processes() > 1:
+        raise ValueError(
+            f"group: torchrun started {processes()} processes; make the Trainer within `with joined(device) as group` "
+            "(ablations.training.distributed) and pass group=group"
+        )
 
 
 def check_batch(config: TrainingConfig, images: int, processes: int) -> None:
-    """Raises ValueError where a step's batch is larger than the training set or cannot be shared out evenly."""
+    """Raise ValueError if the batch is larger than the training set, or cannot be split into micro-batches."""
     if config.batch_size > images:
         raise ValueError(
-            f"batch_size={config.batch_size}: the training set has {images} images; "
-            f"the nearest value that works is {images}"
+            f"batch_size={config.batch_size}: the training set has {images} images; nearest valid value: {images}"
         )
-    parts = processes * config.accumulation
-    if config.batch_size % parts:
-        whole = max(round(config.batch_size / parts), 1) * parts
+    divisor = processes * config.accumulation
+    if config.batch_size % divisor:
         raise ValueError(
-            f"batch_size={config.batch_size}: it cannot be shared out evenly over {processes} processes and "
-            f"accumulation={config.accumulation}; the nearest value that works is {whole}"
+            f"batch_size={config.batch_size} is not divisible by {processes} processes x "
+            f"accumulation={config.accumulation}; nearest valid value: "
+            f"{max(round(config.batch_size / divisor), 1) * divisor}"
         )

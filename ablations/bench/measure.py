@@ -1,0 +1,186 @@
+"""Measure benchmarked models in interleaved rounds, and the machine's peak FLOP/s beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+import torch
+from pydantic import Field, TypeAdapter
+from torch.nn import functional as F
+
+from ablations.bench.models import BenchmarkedModel, Setting
+from ablations.bench.workers import Task, WorkerGroup, synchronize
+from ablations.seeding import generator
+from ablations.training.precision import PRECISIONS
+from modernize.cost import count
+
+TASK_NAMES: dict[Task, str] = {"train_step": "training", "infer": "inference"}
+LATENCY_RUNS = 5  # single-image inferences per latency round
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices whose product measures the peak
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The results of one benchmarked model.
+
+    Attributes:
+        model: The benchmarked model.
+        peak: The machine's peak with as many threads (GFLOP/s).
+        params: Parameters of the network.
+        macs: Multiply-accumulate operations per image.
+        training: Training throughput of each round, all jobs together (images/s).
+        inference: Inference throughput of each round, all jobs together (images/s).
+        latency: Latencies of one image (ms).
+        training_memory: Peak memory of training, all jobs together (MB).
+        inference_memory: Peak memory of inference, all jobs together (MB).
+    """
+
+    model: Annotated[BenchmarkedModel, Field(alias="contestant")]  # the key in JSON files
+    peak: float
+    params: int
+    macs: int
+    training: tuple[float, ...]
+    inference: tuple[float, ...]
+    latency: tuple[float, ...]
+    training_memory: float
+    inference_memory: float
+
+    @property
+    def latency_p95(self) -> float:
+        """95th percentile of the latencies (ms)."""
+        return sorted(self.latency)[min(int(0.95 * len(self.latency)), len(self.latency) - 1)]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The results of one benchmark: a description of the machine, and one measurement per model."""
+
+    machine: str
+    measured: tuple[Measurement, ...]
+
+    def as_json(self) -> str:
+        """Return all results as JSON text."""
+        return json.dumps(TypeAdapter(Bench).dump_python(self, mode="json", by_alias=True), indent=1) + "\n"
+
+
+def measure(
+    models: Sequence[BenchmarkedModel], repeats: int, report: Callable[[str], None] = lambda line: None
+) -> Bench:
+    """Measure models in interleaved rounds (A B A B…), so that a change of the machine's speed affects all alike.
+
+    Args:
+        models: Models to measure.
+        repeats: Rounds per model, of training and of inference each.
+        report: Called with one line per round.
+
+    Raises:
+        RequestError: If a model does not fit into memory.
+    """
+    with ExitStack() as stack:
+        groups: list[WorkerGroup] = []
+        for model in models:
+            report(f"preparing {model.label}")
+            groups.append(WorkerGroup(model))
+            stack.callback(groups[-1].close)
+        settings = {peak_key(model.setting): model.setting for model in models}
+        before = {key: machine_peak(setting) for key, setting in settings.items()}
+        training, inference = (_throughputs(groups, task, repeats, report) for task in TASK_NAMES)
+        latencies: list[list[float]] = [[] for _ in groups]
+        for _ in range(4 * repeats):
+            for group, column in zip(groups, latencies, strict=True):
+                column += [1e3 * seconds for seconds in group.latencies(LATENCY_RUNS)]
+        report("latency: measured")
+        peaks = {key: max(peak, machine_peak(settings[key])) for key, peak in before.items()}
+        measured = (
+            _measurement(group, peaks[peak_key(group.model.setting)], *columns)
+            for group, *columns in zip(groups, training, inference, latencies, strict=True)
+        )
+        return Bench(machine_name(models[0].setting), tuple(measured))
+
+
+def _throughputs(
+    groups: Sequence[WorkerGroup], task: Task, repeats: int, report: Callable[[str], None]
+) -> list[list[float]]:
+    """Measure each group's throughput (images/s) in each of the interleaved rounds."""
+    throughputs: list[list[float]] = [[] for _ in groups]
+    for number in range(repeats):
+        for group, rounds in zip(groups, throughputs, strict=True):
+            rounds.append(group.throughput(task))
+        report(f"{TASK_NAMES[task]}: round {number + 1} of {repeats}")
+    return throughputs
+
+
+def _measurement(
+    group: WorkerGroup, peak: float, training: list[float], inference: list[float], latency: list[float]
+) -> Measurement:
+    model, setting = group.model, group.model.setting
+    cost = count(model.design, setting.image_size, setting.in_channels, setting.num_classes)
+    return Measurement(
+        model,
+        peak,
+        cost.params,
+        cost.macs,
+        tuple(training),
+        tuple(inference),
+        tuple(latency),
+        group.training_memory,
+        group.inference_memory,
+    )
+
+
+# ---- The machine
+
+
+@cache
+def _peak_matrix(device: str, precision: str) -> torch.Tensor:
+    size = PEAK_SIZE["cuda" if device != "cpu" else "cpu"]
+    return torch.randn(size, size, generator=generator("peak")).to(device, PRECISIONS[precision])
+
+
+def peak_key(setting: Setting) -> tuple[str, str, int]:
+    """Return what the machine's peak depends on: device, precision, and threads of all jobs together."""
+    threads = min(setting.threads * setting.jobs, len(os.sched_getaffinity(0)))
+    return setting.device, setting.precision, threads
+
+
+def machine_peak(setting: Setting) -> float:
+    """Measure the fastest matrix product with as many threads and this precision, in GFLOP/s.
+
+    The product is also computed as a 1×1 convolution by another library, which is twice as fast on an AMD CPU.
+    """
+    device, precision, threads = peak_key(setting)
+    matrix = _peak_matrix(device, precision)
+    size = len(matrix)
+    pixels, kernels = matrix.view(1, 64, size // 64, size).permute(0, 3, 1, 2), matrix.view(size, size, 1, 1)
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        seconds = [
+            _seconds(product, setting.device)
+            for product in (lambda: torch.mm(matrix, matrix), lambda: F.conv2d(pixels, kernels))
+            for _ in range(6)
+        ]
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def _seconds(compute: Callable[[], object], device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    compute()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def machine_name(setting: Setting) -> str:
+    """Describe the machine: GPU, or CPU capability, cores and architecture; and torch's version."""
+    if setting.device != "cpu":
+        return f"{torch.cuda.get_device_name(setting.device)}, torch {torch.__version__}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU ({capability}), {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"

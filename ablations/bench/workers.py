@@ -1,0 +1,200 @@
+"""Run a benchmarked model in processes of its own, and time its training steps and inference there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F
+
+from ablations.bench.models import MEMORY_FORMATS, BenchmarkedModel, build_benchmarked
+from ablations.errors import RequestError
+from ablations.machine import give_back_memory, prepare_process
+from ablations.seeding import generator
+from ablations.training.precision import autocast
+
+ROUND_SECONDS = 0.5  # target duration of a round; it has at least one step
+
+Task = Literal["train_step", "infer", "infer_one"]  # methods of `ModelRunner`
+
+
+class ModelRunner:
+    """A benchmarked model ready to run: its network, optimizer, images and labels."""
+
+    def __init__(self, model: BenchmarkedModel):
+        self.setting = setting = model.setting
+        self.network = build_benchmarked(model)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
+        random = generator("bench")
+        shape = (setting.batch_size, setting.in_channels, setting.image_size, setting.image_size)
+        images = torch.randn(shape, generator=random).to(setting.device)
+        self.images = images.to(memory_format=MEMORY_FORMATS[model.memory_format])
+        self.labels = torch.randint(setting.num_classes, shape[:1], generator=random).to(setting.device)
+
+    def train_step(self) -> None:
+        """Run one training step: forward pass, loss, backward pass and optimizer."""
+        self.network.train()
+        self.optimizer.zero_grad()
+        with autocast(self.setting.device, self.setting.precision):
+            loss = F.cross_entropy(self.network(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+
+    def infer(self) -> None:
+        """Compute the logits of the batch."""
+        self._infer(self.images)
+
+    def infer_one(self) -> None:
+        """Compute the logits of one image."""
+        self._infer(self.images[:1])
+
+    @torch.inference_mode()
+    def _infer(self, images: torch.Tensor) -> None:
+        self.network.eval()
+        with autocast(self.setting.device, self.setting.precision):
+            self.network(images)
+
+    def time(self, task: Task, repeats: int) -> float:
+        """Return the seconds that `repeats` runs of a task take."""
+        run: Callable[[], None] = getattr(self, task)
+        synchronize(self.setting.device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        synchronize(self.setting.device)
+        return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU has finished its work."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+class WorkerGroup:
+    """The worker processes of a benchmarked model, one per job. Memory is in MB, summed over the workers."""
+
+    def __init__(self, model: BenchmarkedModel):
+        self.model = model
+        self.steps: dict[Task, int] = {}  # per round
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self.processes, self.pipes = [], []
+        for _ in range(model.setting.jobs):
+            pipe, workers_pipe = context.Pipe()
+            process = context.Process(target=_work, args=(model, workers_pipe), daemon=True)
+            process.start()
+            workers_pipe.close()
+            self.processes.append(process)
+            self.pipes.append(pipe)
+        memories = [self._receive(pipe) for pipe in self.pipes]
+        self.inference_memory, self.training_memory = (sum(column) for column in zip(*memories, strict=True))
+
+    def latencies(self, count: int) -> list[float]:
+        """Return the latencies of one image in seconds: `count` per worker, all workers at once."""
+        return [seconds for latencies in self._request("infer_one", 1, count) for seconds in latencies]
+
+    def throughput(self, task: Task) -> float:
+        """Run one round; return the images/s of all workers together."""
+        if task not in self.steps:
+            self.steps[task] = max(int(ROUND_SECONDS / self._slowest(task, 1)), 1)
+        setting, steps = self.model.setting, self.steps[task]
+        return setting.jobs * setting.batch_size * steps / self._slowest(task, steps)
+
+    def close(self) -> None:
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            pipe.close()
+            process.join()
+
+    def _slowest(self, task: Task, steps: int) -> float:
+        """Return the seconds that the slowest worker takes for `steps` steps."""
+        return max(seconds for (seconds,) in self._request(task, steps, 1))
+
+    def _request(self, task: Task, steps: int, count: int) -> list[list[float]]:
+        """Let all workers time `steps` steps `count` times, after their warm-up; return each worker's seconds."""
+        for pipe in self.pipes:
+            pipe.send((task, steps, count))
+        return [self._receive(pipe) for pipe in self.pipes]
+
+    def _receive(self, pipe: Connection) -> Any:
+        try:
+            return pipe.recv()
+        except (EOFError, ConnectionResetError):
+            size = self.model.setting.batch_size
+            raise RequestError(
+                f"bench {self.model.label}: not enough memory for a batch of {size} images; reduce --batch-size"
+            ) from None
+
+
+def _work(model: BenchmarkedModel, pipe: Connection) -> None:
+    """Send the memory that inference and training need, then time tasks on request until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    device = model.setting.device
+    with suppress(EOFError, BrokenPipeError), _exit_if_out_of_memory():
+        prepare_process(model.setting.threads)
+        before = _memory_of_libraries(model)
+        runner = ModelRunner(model)
+        give_back_memory()
+        _reset_peak_memory(device)
+        runner.infer()
+        inference = _peak_memory(device) - before
+        _reset_peak_memory(device)
+        runner.time("train_step", 2)
+        pipe.send((inference, _peak_memory(device) - before))
+        while True:
+            give_back_memory()  # the other models' workers need it until the next round
+            task, steps, count = pipe.recv()
+            runner.time(task, model.setting.warmup)
+            pipe.send([runner.time(task, steps) for _ in range(count)])
+
+
+@contextmanager
+def _exit_if_out_of_memory() -> Iterator[None]:
+    """Exit without a traceback if memory runs out; the parent process sees that the pipe is closed."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        raise SystemExit(1) from None
+
+
+def _memory_of_libraries(model: BenchmarkedModel) -> float:
+    """Train a small network, which loads the libraries, and return the MB in use without it."""
+    setting = replace(model.setting, batch_size=2, image_size=64, recompute=False, compile=False)
+    runner = ModelRunner(replace(model, design="pocket", source="ours", setting=setting))
+    runner.train_step()
+    runner.infer()
+    del runner
+    give_back_memory()
+    return _reset_peak_memory(model.setting.device)
+
+
+def _reset_peak_memory(device: str) -> float:
+    """Reset the peak to the memory in use now, and return that in MB."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
+    return _status_mb("VmRSS")
+
+
+def _peak_memory(device: str) -> float:
+    """Return the peak memory since the last reset, in MB."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return _status_mb("VmHWM")
+
+
+def _status_mb(name: str) -> float:
+    """Read a size from /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
