@@ -90,8 +90,8 @@ def interactions_table(runs: pd.DataFrame, found: Screening) -> Table:
 
 
 _ERROR = (
-    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated) and for looking again when runs "
-    "are added. Confidence intervals (CI) are unadjusted."
+    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated) and for looking again when "
+    "runs are added. Confidence intervals (CI) are unadjusted."
 )
 _NUMBERS = (
     Column("effect", "effect (pp)"),
