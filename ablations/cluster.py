@@ -1,5 +1,5 @@
-"""The former place of `Job`: jobs that wait in a Slurm queue are pickled under this name."""
+"""Former module of `Job`: jobs that wait in a Slurm queue are pickled under this name."""
 
-from ablations.launch.slurm import Job
+from ablations.launch.job import Job
 
 __all__ = ["Job"]

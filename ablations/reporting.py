@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,12 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
-from ablations.studies.results import _write_csv, curves_frame, predictions, published_frame, runs_frame
+from ablations.studies.results import curves_frame, predictions, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
-from modernize.design import nearest
+from modernize.design import nearest, text
 from reports.report import Orders, Report, report_tables
+from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 
 
@@ -70,22 +70,20 @@ def read_report(study: Study, folder: Path) -> Report:
     Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
     are wrong.
     """
-    runs = published_frame(study, folder)
-    if runs is None:
-        runs = runs_frame(study, folder)
-        with suppress(OSError):  # a study that may only be read has a report elsewhere
-            _write_csv(runs, folder)
+    runs = update_results(study, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
-    factors = factors_of(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors)
+    designs = {row.row: row.flags for row in study.rows if row.reference is None}
+    texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
+    grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, grid, factors)
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
         runs=runs,
-        designs={row.row: row.flags for row in study.rows if row.reference is None},
+        designs=designs,
         tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench),
+        plots=study_plots(study.name, runs, tables, curves, bench, grid),
         curves=curves,
         orders=orders,
         bench=bench,

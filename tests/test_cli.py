@@ -52,6 +52,23 @@ def test_training_imports_no_torchvision_unasked() -> None:
     assert done.stdout == "False\n"
 
 
+def test_launching_loads_neither_reports_nor_statistics() -> None:
+    import subprocess
+    import sys
+
+    modules = "ablations.launch.pool, ablations.launch.worker, ablations.launch.in_process, ablations.launch.slurm"
+    code = f"import sys, {modules}; print(sorted({{'reports', 'scipy', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_status_and_compare_read_a_published_study() -> None:
+    results = str(Path(__file__).parent.parent / "docs" / "results" / "roadmap")
+    assert "51 runs: 51 done" in ablations("status", results).stdout
+    done = ablations("compare", "pocket@kernel-7", "pocket@gelu", "--results", results)
+    assert done.returncode == 0 and "top-1" in done.stdout and "not run" not in done.stdout, done.stdout
+
+
 def test_flags_lists_every_flag() -> None:
     done = ablations("flags")
     assert done.returncode == 0

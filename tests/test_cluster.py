@@ -24,7 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations.cli import run_command
-from ablations.launch.slurm import Job, free_gpus
+from ablations.launch.job import Job
+from ablations.launch.slurm import free_gpus
 from ablations.store import read_json, read_log
 from ablations.studies.folder import open_folder, read_study
 from ablations.studies.load import load_study
@@ -318,7 +319,7 @@ def test_flags_stand_over_the_files_block_key_by_key(tmp_path: Path) -> None:
     done = asking(tmp_path, block, "--cluster", "slurm", "--partition", "short", "--cpus", "4", "--jobs", "3")
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("one job a run on slurm, 3 at once")
+    assert last.startswith("one job per run on slurm, 3 at once")
     wanted = last.partition(": ")[2]
     assert set(wanted.split(", ")) == {
         "partition short", "time 12:30:00", "memory 16.0", "options {'qos': 'low'}", "cpus 4",
@@ -427,7 +428,7 @@ def test_a_job_told_to_leave_while_it_waits_for_its_run_is_requeued(
     open_folder(long_study(), tmp_path / "study")
     requeued: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _: requeued.append(number))  # as submitit's
-    monkeypatch.setattr("ablations.launch.slurm._tell_torch_of_tasks", lambda: None)
+    monkeypatch.setattr("ablations.launch.job._tell_torch_of_tasks", lambda: None)
     monkeypatch.setattr("time.sleep", lambda _: signal.raise_signal(signal.SIGUSR2))
     job = Job(tmp_path / "study", RUN, Path("unused"), on_gpu=False, threads=1, tensorboard=False)
     with locked(tmp_path / "study" / "runs" / RUN):

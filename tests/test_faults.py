@@ -218,7 +218,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1 and "run wild-s0 failed: the loss is" in done.stderr
     assert result(tmp_path / "study", "tame-s0")["status"] == "done"
     again = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
-    assert again.returncode == 1 and "2 there already" in again.stdout
+    assert again.returncode == 1 and "2 finished" in again.stdout
     assert "1 done, 0 running, 0 stopped, 1 failed" in ablations("status", tmp_path / "study").stdout
     report = ablations("report", tmp_path / "study")
     assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
@@ -234,7 +234,7 @@ def test_a_killed_worker_costs_one_run_which_can_be_tried_again(
     os.kill(workers(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 1 and err.count("\n") == 1, out + err
-    assert "failed: its process ended with SIGKILL, as the system does when memory runs out" in err
+    assert "failed: its process was killed by SIGKILL (possibly out of memory)" in err
     found = results(folder)
     failed = [name for name, one in found.items() if one["status"] == "failed"]
     assert len(found) == 4 and len(failed) == 1

@@ -781,7 +781,7 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_conti
     os.kill(min(seen), signal.SIGKILL)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 1 and err.count("\n") == 2, out + err
-    assert "run kernel_size=3-s0 failed: its process ended with SIGKILL" in err
+    assert "run kernel_size=3-s0 failed: its process was killed by SIGKILL" in err
     assert re.search(r"run kernel_size=5-s0 failed: .*DataLoader worker .* (killed by signal|exited unexpectedly)", err)
     until(lambda: not any(map(alive, orphans | seen)), 30)
     again = ablations(*STUDY, *small, "--data-dir", drawn.folders, "--out", tmp_path / "study", "--retry-failed")

@@ -348,7 +348,7 @@ def test_tensorboard_has_the_logs_values_once_each_across_a_resume(tmp_path: Pat
             raise Died
         return False
 
-    place = Place(Path("unused"), "cpu", tensorboard=True)
+    place = Place("cpu", tensorboard=True)
     with pytest.raises(Died):
         take(run_of(3), tmp_path, data, place, NullCallbacks(dies))
     assert [step for step, _ in logged(tmp_path, "loss")] == [50, 100]

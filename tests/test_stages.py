@@ -23,7 +23,7 @@ from ablations.errors import RequestError
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.precision import add_needed_seeds
-from ablations.studies.results import runs_frame, write_results
+from ablations.studies.results import study_runs, update_results
 from ablations.studies.schema import Study
 from ablations.studies.stages import Precision, begun, extended, sized, stage_numbers, unsized
 from reports.statistics.sequential import looks
@@ -104,7 +104,7 @@ def test_a_stage_added_before_any_run_ended_is_part_of_the_first(tmp_path: Path)
 def test_results_tell_the_stage_of_each_run_and_a_look_is_counted(tmp_path: Path) -> None:
     finish(open_folder(sweep(), tmp_path), tmp_path)
     study = open_folder(sweep(range(5), (3, 5, 7)), tmp_path)
-    runs = runs_frame(study, tmp_path)
+    runs = study_runs(study, tmp_path)
     stages = {(row, seed): stage for row, seed, stage in runs[["row", "seed", "stage"]].itertuples(index=False)}
     assert stages["kernel_size=3", 2] == stages["kernel_size=7", 0] == 1
     assert stages["kernel_size=5", 0] == stages["kernel_size=3", 3] == 2
@@ -117,7 +117,7 @@ def test_rows_of_a_roadmap_and_of_a_study_of_recipes_may_be_added(tmp_path: Path
     made_up_study(tmp_path / "roadmap", seeds=(0, 1))
     more = load_study("roadmap", {"base": "pocket", "data": "digits", "seeds": [0, 1], "extras": ["grn"]}, {})
     assert open_folder(more, tmp_path / "roadmap").stages[-1].rows == ["grn"]
-    asked = {"base": "pocket", "data": "digits", "recipes": ["quick_original", "quick"]}
+    asked: dict[str, Any] = {"base": "pocket", "data": "digits", "recipes": ["quick_original", "quick"]}
     made_up_study(tmp_path / "recipes", "recipes", **asked)
     asked["recipes"] = ["quick_original", "quick", "quick,learning_rate=0.002"]
     more = load_study("recipes", {**asked, "seeds": [0, 1, 2]}, {})
@@ -205,7 +205,7 @@ def test_a_folder_without_stages_is_one_stage_and_is_resumed_as_it_is(tmp_path: 
     before = (tmp_path / "study.yaml").read_bytes()
     study = open_folder(sweep(), tmp_path)
     assert study.stages == [] and (tmp_path / "study.yaml").read_bytes() == before
-    runs = runs_frame(study, tmp_path)
+    runs = study_runs(study, tmp_path)
     assert set(runs["stage"]) == {1} and set(runs["added"]) == {"start"}
     study = open_folder(sweep(range(4)), tmp_path)
     assert [(stage.why, stage.date is None, stage.seeds) for stage in study.stages] == [
@@ -218,7 +218,7 @@ def test_published_results_without_stages_are_read(tmp_path: Path, capsys: pytes
     study = open_folder(sweep(), tmp_path)
     finish(study, tmp_path)
     older(tmp_path)
-    write_results(study, tmp_path).drop(columns=["stage", "added"]).to_csv(tmp_path / "results.csv", index=False)
+    update_results(study, tmp_path).drop(columns=["stage", "added"]).to_csv(tmp_path / "results.csv", index=False)
     (tmp_path / "runs").rename(tmp_path.parent / f"{tmp_path.name}-runs")
     assert run_command(["report", str(tmp_path), "--format", "table"]) == 0
     assert "kernel_size=7" in capsys.readouterr().out
@@ -239,7 +239,7 @@ def test_the_second_stage_is_sized_by_the_spread_of_the_first(tmp_path: Path) ->
     assert open_folder(sweep(precision=5.0, max_seeds=9), tmp_path) == enlarged  # the same command resumes
     with pytest.raises(RequestError, match="seeds was"):
         open_folder(sweep(), tmp_path)
-    assert [look.stage for look in looks(runs_frame(enlarged, tmp_path))] == [2]
+    assert [look.stage for look in looks(study_runs(enlarged, tmp_path))] == [2]
 
 
 def test_the_maximum_stops_the_second_stage_and_the_record_says_what_was_needed(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def command(*arguments: str) -> list[str]:
 
 def weights(folder: Path) -> dict[str, Any]:
     study = read_study(folder)
-    runs = runs_frame(study, folder)
+    runs = study_runs(study, folder)
     assert set(runs["status"]) == {"done"}
     return dict(zip(runs["run"], runs["weights_sha256"], strict=True))
 

@@ -31,7 +31,7 @@ from ablations.store import write_json
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.kinds import set_name
 from ablations.studies.load import load_study, study_names
-from ablations.studies.results import describe, runs_frame
+from ablations.studies.results import describe, study_runs
 from ablations.studies.schema import KINDS, Study, StudyFile, read_budget
 from modernize.plan import compile_plan
 
@@ -377,7 +377,7 @@ def test_rows_that_repeat_a_design_share_its_run(tmp_path: Path) -> None:
     assert {row.row: row.same_as for row in found.rows} == {"base": None, "with-kernel_size": "base", "with-norm": None}
     assert [run.name for run in found.runs] == ["base-s4", "with-norm-s4", "base-s2", "with-norm-s2"]
     finish(found, tmp_path)
-    lines = {(line["row"], line["seed"]): line for line in runs_frame(found, tmp_path).to_dict("records")}
+    lines = {(line["row"], line["seed"]): line for line in study_runs(found, tmp_path).to_dict("records")}
     assert len(lines) == 6
     for seed in (4, 2):
         shared, own = lines["with-kernel_size", seed], lines["base", seed]
@@ -390,12 +390,12 @@ def test_rows_that_repeat_a_design_share_its_run(tmp_path: Path) -> None:
 
 def test_the_frame_has_every_row_and_seed_whatever_its_state(tmp_path: Path) -> None:
     found = study("grid", {"flags": {"norm": ["bn", "ln"]}, "seeds": [0, 1], "data": "digits"})
-    frame = runs_frame(found, tmp_path / "none")
+    frame = study_runs(found, tmp_path / "none")
     assert frame["status"].tolist() == ["left"] * 4 and frame["top1"].isna().all()
     assert frame["row"].tolist() == ["norm=bn", "norm=ln"] * 2 and frame["seed"].tolist() == [0, 0, 1, 1]
     assert frame["base"].isna().tolist() == [True, False] * 2 and set(frame["base"].dropna()) == {"norm=bn"}
     assert set(frame["kind"]) == {"grid"} and set(frame["dataset"]) == {"digits"} and frame["roadmap"].isna().all()
-    assert set(runs_frame(study("roadmap"), tmp_path)["roadmap"]) == {"pocket"}
+    assert set(study_runs(study("roadmap"), tmp_path)["roadmap"]) == {"pocket"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -169,13 +169,13 @@ def compare(
 def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
     """How two designs did in the study of a folder; raises RequestError where it does not have both."""
     from ablations.studies.folder import read_study
-    from ablations.studies.results import predictions, runs_frame
+    from ablations.studies.results import predictions, study_runs
     from reports.errors import ReportError
     from reports.two_designs import measure
 
     study = read_study(folder)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     try:
-        return measure(runs_frame(study, folder), designs, sides, predictions(study, folder))
+        return measure(study_runs(study, folder), designs, sides, predictions(study, folder))
     except ReportError as error:
         raise RequestError(f"--results {folder}: {error}") from None

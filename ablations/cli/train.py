@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,7 @@ from ablations.errors import RequestError
 from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
-    from ablations.data.datasets import DataSet
-    from ablations.studies.run import RunConfig
+    from ablations.launch.session import Session
     from ablations.studies.schema import Study
 
 
@@ -78,7 +78,9 @@ def train(
     )
     from ablations.launch.in_process import train_one
 
-    return train_one(config, out or Path("runs") / config.name, data_dir, device, threads, tensorboard)
+    return train_one(
+        config, out or Path("runs") / config.name, data_dir, device=device, threads=threads, tensorboard=tensorboard
+    )
 
 
 # What `run` asks a cluster for.
@@ -161,15 +163,14 @@ def run(
     side as cores, one thread each: measured faster than one run of two threads on two cores (see the README). Under
     torchrun all its processes train each run together; with --cluster each run is a job.
     """
+    from ablations.launch.claim import data_loader
+    from ablations.launch.session import Session
     from ablations.studies.load import is_folder, load_study
 
     changes = {key: value for key, value in changes.items() if value is not None}
     asked = {key: changes.pop(key) for key in _ASKED if key in changes}
-    if asked and kind is None:
-        raise RequestError(f"--{next(iter(asked))}: only with --cluster slurm or --cluster local")
-    if kind is not None:
-        own = {"device": None if device == "auto" else device, "threads": threads, "per-gpu": per_gpu}
-        _check_for_cluster(kind, [*(option for option, value in own.items() if value is not None), *asked])
+    options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
+    _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], asked)
     check_tensorboard(tensorboard)
     if resolve is not None:
         loaded = _follow_up(study, out, resolve, {**changes, **settings})
@@ -182,55 +183,79 @@ def run(
         from ablations.studies.screen import with_follow_ups
 
         loaded = with_follow_ups(loaded, folder)
-    datasets = _load_data(loaded, data_dir)  # what is missing, damaged or does not fit is said before anything starts
+    load = data_loader(data_dir)
+    datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
     loaded = loaded.on(next(iter(datasets.values())))
-    at_each = processes() if kind is None else _tasks(loaded)
     for one in loaded.runs:
-        one.check(datasets[one.name], at_each)
+        one.check(datasets[one.name], processes() if kind is None else _tasks(loaded))
+    session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
     if kind is not None:
-        return _submit(loaded, datasets, folder, data_dir, kind, jobs, retry_failed, tensorboard, dry_run)
+        return _run_jobs(session, dry_run, kind, jobs)
+    return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
 
-    from ablations.launch.pool import run_study
+
+def _run_here(session: Session, dry_run: bool, *, device: str, threads: int | None, **in_parallel: int | None) -> int:
+    """Run a study on this machine, or only describe it; return the exit status."""
     from ablations.machine import Machine
 
-    if processes() > 1 and (jobs or per_gpu):
-        raise RequestError("--jobs and --per-gpu: under torchrun all processes are at one run; leave them out")
-    machine = Machine.plan(device, jobs, threads, per_gpu)
+    machine = Machine.plan(device, threads=threads, **in_parallel)
     if dry_run:
         from ablations.launch.estimate import describe_plan
 
         if is_main():
-            click.echo(describe_plan(loaded, datasets, machine, processes()))
+            click.echo(describe_plan(session.study, session.load, machine, processes()))
         return 0
 
-    def carry_out(study: Study, first: bool) -> int:
-        retry = retry_failed and first
-        data = datasets if study.runs == loaded.runs else _load_data(study, data_dir)
+    def launch(session: Session) -> int:
         if processes() > 1:
             from ablations.launch.in_process import run_together
 
-            failed = run_together(study, folder, data_dir, data, device, threads, retry, tensorboard)
+            run_together(session, device, threads)
         else:
-            failed = run_study(study, folder, data_dir, data, machine, retry, tensorboard)
-        return _say_failed(failed)
+            from ablations.launch.pool import run_study
 
-    return _run_stages(loaded, folder, carry_out)
+            run_study(session, machine)
+        return _report_failures(session)
+
+    return _run_stages(session, launch)
 
 
-def _run_stages(study: Study, folder: Path, carry_out: Callable[[Study, bool], int]) -> int:
+def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> int:
+    """Run a study as jobs, or only describe them; return the exit status."""
+    from ablations.launch import slurm
+
+    jobs = jobs or (slurm.AT_ONCE if kind == "slurm" else 1)
+    if kind == "local":
+        slurm.check_here(session.study, jobs)
+    if dry_run:
+        click.echo(slurm.describe_plan(session, kind, jobs))
+        return 0
+    if kind == "slurm":
+        slurm.check_slurm()
+
+    def launch(session: Session) -> int:
+        count = slurm.run_study(session, kind, jobs)
+        total = len(session.study.runs)
+        click.echo(f"{session.study.name}: {count} of {total} runs submitted; ablations status {session.folder}")
+        return _report_failures(session) if kind == "local" else 0
+
+    return _run_stages(session, launch)
+
+
+def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.studies.folder import open_folder
     from ablations.studies.precision import add_needed_seeds, describe_precision
 
-    study, first = open_folder(study, folder), True
+    session = replace(session, study=open_folder(session.study, session.folder))
     while True:
-        status = carry_out(study, first)
-        enlarged = add_needed_seeds(folder)
-        if is_main() and enlarged.stages != study.stages and (text := describe_precision(enlarged)):
-            click.echo(f"{study.name}: {text}")
-        if enlarged.runs == study.runs:
+        status = launch(session)
+        enlarged = add_needed_seeds(session.folder)
+        if is_main() and enlarged.stages != session.study.stages and (text := describe_precision(enlarged)):
+            click.echo(f"{enlarged.name}: {text}")
+        if enlarged.runs == session.study.runs:
             return status
-        study, first = enlarged, False
+        session = replace(session, study=enlarged, retry_failed=False)
 
 
 def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:
@@ -247,82 +272,37 @@ def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any])
     return resolved(read_study(out or Path("runs") / study), pair, runs)
 
 
-def _check_for_cluster(kind: str, options: list[str]) -> None:
-    """Raises RequestError under torchrun, and for options of which a cluster's jobs make nothing."""
+def _check_launcher(kind: str | None, jobs: int | None, options: list[str], asked: dict[str, Any]) -> None:
+    """Raise RequestError for an option that the chosen way of launching does not support."""
+    if kind is None:
+        if asked:
+            raise RequestError(f"--{next(iter(asked))}: only with --cluster slurm or --cluster local")
+        if processes() > 1 and (jobs or "per-gpu" in options):
+            raise RequestError("--jobs and --per-gpu: not under torchrun, where all processes train each run together")
+        return
     if processes() > 1:
         raise RequestError("--cluster: not under torchrun; each job starts its own processes")
-    for option in options:
-        if option in ("device", "threads", "per-gpu"):
-            raise RequestError(f"--{option}: not with --cluster; --gpus and --cpus say what each job has")
-        if kind == "local" and option in ("partition", "constraint", "memory"):
+    if options:
+        raise RequestError(f"--{options[0]}: not with --cluster; --gpus and --cpus set what each job has")
+    for option in ("partition", "constraint", "memory"):
+        if kind == "local" and option in asked:
             raise RequestError(f"--{option}: only with --cluster slurm")
 
 
-def _say_failed(failed: list[tuple[RunConfig, str]]) -> int:
-    """Says which runs failed, and returns the exit status."""
-    for config, reason in failed:
+def _report_failures(session: Session) -> int:
+    """Print which runs failed; return the exit status."""
+    from ablations.studies.results import failures
+
+    failed = failures(session.study, session.folder)
+    for run, reason in failed:
         if is_main():
-            click.echo(f"ablations: run {config.name} failed: {reason}", err=True)
+            click.echo(f"ablations: run {run} failed: {reason}", err=True)
     return 1 if failed else 0
 
 
-def _submit(
-    study: Study,
-    datasets: dict[str, DataSet],
-    folder: Path,
-    data_dir: Path,
-    kind: str,
-    jobs: int | None,
-    retry_failed: bool,
-    tensorboard: bool,
-    dry_run: bool,
-) -> int:
-    """Submits what is left of a study to a cluster; of `local`, waits for it."""
-    from ablations.launch.estimate import describe_runs
-    from ablations.launch.slurm import check_here, check_slurm, describe_jobs, submit
-    from ablations.studies.results import failures, forget_failures, write_results
-    from ablations.studies.slurm_options import Cluster
-
-    asked = study.cluster or Cluster()
-    at_once = jobs or (256 if kind == "slurm" else 1)
-    if kind == "local":
-        check_here(asked, at_once)
-    if dry_run:
-        click.echo("\n".join([*describe_runs(study, datasets), describe_jobs(asked, kind, at_once)]))
-        return 0
-    if kind == "slurm":
-        check_slurm()
-
-    def carry_out(study: Study, first: bool) -> int:
-        if retry_failed and first:
-            forget_failures(study, folder)
-        try:
-            submitted = submit(study, folder, data_dir, kind, at_once, tensorboard)
-        finally:
-            write_results(study, folder)
-        click.echo(f"{study.name}: {len(submitted)} of {len(study.runs)} runs submitted; ablations status {folder}")
-        return _say_failed(failures(study, folder)) if kind == "local" else 0
-
-    return _run_stages(study, folder, carry_out)
-
-
 def _tasks(study: Study) -> int:
-    """The processes that a cluster's job has for a run."""
+    """Return the number of processes that a job has for a run."""
     return study.cluster.nodes * study.cluster.processes_each if study.cluster else 1
-
-
-def _load_data(study: Study, data_dir: Path) -> dict[str, DataSet]:
-    """The data set of each run, by the run's name."""
-    from ablations.studies.run import load_data, wanted_of_data
-
-    loaded: dict[tuple, DataSet] = {}
-    found = {}
-    for run in study.runs:
-        key = tuple(wanted_of_data(run).values())
-        if key not in loaded:
-            loaded[key] = load_data(run, data_dir)
-        found[run.name] = loaded[key]
-    return found
 
 
 @click.command()

@@ -1,12 +1,9 @@
-"""How long a study will take, from a few timed steps of it on this machine."""
+"""Describe what a study will train, and estimate its time from a few timed training steps on this machine."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-
-import torch
-from torch.nn import functional as F
+from collections.abc import Callable
 
 from ablations.data.datasets import DataSet
 from ablations.machine import Machine, prepare_process
@@ -15,19 +12,22 @@ from ablations.studies.run import RunConfig, build_network
 from ablations.studies.schema import Study
 from ablations.studies.screen import describe_screen
 
-SAMPLE, SAMPLE_MACS = 32, 10**10  # images and multiply-adds in a timed step, at most
-STEPS, SECONDS = 4, 3.0  # timed steps; no further one once so much time is spent
+SAMPLE, SAMPLE_MACS = 32, 10**10  # max images and MACs of a timed training step
+STEPS, SECONDS = 4, 3.0  # timed training steps, and the time after which no further one starts
 
 
-def describe_runs(study: Study, datasets: Mapping[str, DataSet]) -> list[str]:
-    """The runs and what each costs, a line each."""
+Load = Callable[[RunConfig], DataSet]
+
+
+def describe_runs(study: Study, load: Load) -> list[str]:
+    """Describe the runs and their cost, one line per run."""
     lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}"]
     width = max(len(run.name) for run in study.runs)
     for run in study.runs:
-        data = datasets[run.name]
+        data = load(run)
         params, macs = run.cost(data)
         lines.append(
-            f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M multiply-adds  "
+            f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
             f"{run.images(data):>11,} images  recipe {run.recipe_name}"
         )
     for row in study.rows:
@@ -38,26 +38,29 @@ def describe_runs(study: Study, datasets: Mapping[str, DataSet]) -> list[str]:
     return lines
 
 
-def describe_plan(study: Study, datasets: Mapping[str, DataSet], machine: Machine, processes: int = 1) -> str:
-    """The runs, what each costs, and about how long all will take, `processes` at each."""
-    lines = describe_runs(study, datasets)
+def describe_plan(study: Study, load: Load, machine: Machine, processes: int = 1) -> str:
+    """Describe the runs, their cost, and the time that all need with so many processes per run."""
+    lines = describe_runs(study, load)
     first = study.runs[0]
-    speed = images_per_second(first, datasets[first.name], machine)
-    first_macs = first.cost(datasets[first.name])[1]
+    speed = images_per_second(first, load(first), machine)
+    first_macs = first.cost(load(first))[1]
     total = 0.0
     for run in study.runs:
-        data = datasets[run.name]
+        data = load(run)
         total += run.images(data) * run.cost(data)[1] / first_macs / speed
-    how = f"{processes} processes at each run" if processes > 1 else f"{machine.jobs} side by side"
+    how = f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
     lines.append(
         f"about {clock(total / max(machine.jobs, processes))} with {how} on {', '.join(machine.devices)} "
-        f"(from timed steps of {first.row}, in proportion to multiply-adds)"
+        f"(from timed training steps of {first.row}, in proportion to MACs)"
     )
     return "\n".join(lines)
 
 
 def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
-    """The training speed of a run with one job's threads, timed over a few small steps."""
+    """Measure a run's training throughput (images/s) with the threads of one run, over a few small steps."""
+    import torch
+    from torch.nn import functional as F
+
     prepare_process(machine.threads)
     device = machine.devices[0]
     batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data)[1]), 2)

@@ -1,9 +1,8 @@
-"""Runs a study: worker processes side by side, watched, so that one that dies costs one run."""
+"""Run a study in parallel worker processes; a worker that dies fails only its own run."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import os
 import queue
@@ -11,22 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from ablations.errors import RunError
-from ablations.launch.session import DisplayCallbacks
+from ablations.launch.session import DisplayCallbacks, Session
+from ablations.launch.signals import STOP, handled
 from ablations.machine import Machine
-from ablations.progress import Display, Screen
-from ablations.studies.folder import open_folder, run_folder
-from ablations.studies.results import failures, forget_failures, work_of, write_results
-from ablations.studies.run import RunConfig, finished, mark_failed, read_state
-from ablations.studies.schema import Study
-
-if TYPE_CHECKING:
-    from ablations.data.datasets import DataSet
+from ablations.progress import Display
+from ablations.studies.folder import run_folder
+from ablations.studies.run import finished, mark_failed, read_state
 
 
 @dataclass
@@ -36,46 +29,34 @@ class _Worker:
     complaints: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
 
 
-class Launcher:
-    """Starts the workers of a study, follows them, and puts in order what they leave."""
+class Pool:
+    """Start the workers of a study, follow them, and replace those that die."""
 
-    def __init__(
-        self, study: Study, folder: Path, data_dir: Path, machine: Machine, display: Display, tensorboard: bool = False
-    ):
-        self.study, self.folder, self.data_dir = study, folder, data_dir
-        self.machine, self.display, self.tensorboard = machine, display, tensorboard
-        self.runs = {run.name: run for run in study.runs}
+    def __init__(self, session: Session, machine: Machine, display: Display):
+        self.session, self.machine, self.display = session, machine, display
+        self.runs = {run.name: run for run in session.study.runs}
         self.events: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[_Worker] = []
         self.interrupts = 0
 
     def launch(self) -> None:
-        """Returns when every run has a result. Raises KeyboardInterrupt once workers have stopped, or RunError."""
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            left = [run for run in self.study.runs if not finished(run_folder(self.folder, run))]
-            for index in range(min(self.machine.jobs, len(left))):
-                self._start(self.machine.devices[index % len(self.machine.devices)])
-            self._follow()
-        finally:
-            for worker in self.workers:
-                worker.process.kill()
-                worker.process.wait()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        """Return when every run has a result. Raises KeyboardInterrupt once workers have stopped, or RunError."""
+        with handled(self._on_signal, *STOP):
+            try:
+                unfinished = [run for run in self.runs.values() if not finished(run_folder(self.session.folder, run))]
+                for index in range(min(self.machine.jobs, len(unfinished))):
+                    self._start(self.machine.devices[index % len(self.machine.devices)])
+                self._follow()
+            finally:
+                for worker in self.workers:
+                    worker.process.kill()
+                    worker.process.wait()
 
     def _start(self, device: str) -> None:
-        # -P: what lies in the current folder must not stand in for a module
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "ablations.launch.worker",
-            f"--data-dir={self.data_dir}",
-            f"--device={device}",
-        ]
-        command += [f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
-        command += [*(["--tensorboard"] if self.tensorboard else []), "--", str(self.folder)]
+        # -P: a file in the current folder must not replace a module
+        command = [sys.executable, "-P", "-m", "ablations.launch.worker", f"--data-dir={self.session.data_dir}"]
+        command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
+        command += [*(["--tensorboard"] if self.session.tensorboard else []), "--", str(self.session.folder)]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -103,7 +84,7 @@ class Launcher:
             worker.complaints.append(line.rstrip())
 
     def _follow(self) -> None:
-        """Handles events until no worker is left."""
+        """Handle events until no worker is left."""
         trouble: list[str] = []
         while self.workers:
             try:
@@ -132,19 +113,19 @@ class Launcher:
             raise RunError(trouble[0])
 
     def _ended(self, worker: _Worker, device: str, stopping: bool) -> None:
-        """After a worker that died, its run is marked failed and another worker takes its place."""
+        """If a worker died, mark its run failed and start another worker in its place."""
         status = worker.process.returncode
         if status in (0, 130) or stopping or self.interrupts:
             return
-        if worker.callbacks.run is None:  # it died before or between runs: starting another would repeat that
+        if worker.callbacks.run is None:  # it died before or between runs, and another would too
             raise RunError(
-                f"a worker process ended with {_cause(status)}: {' / '.join(worker.complaints) or 'no word'}"
+                f"a worker process {_cause(status)}: {' / '.join(worker.complaints) or 'it printed nothing'}"
             )
         run = self.runs[worker.callbacks.run]
-        reason = f"its process ended with {_cause(status)}"
+        reason = f"its process {_cause(status)}"
         if worker.complaints:
             reason += f": {worker.complaints[-1]}"
-        folder = run_folder(self.folder, run)
+        folder = run_folder(self.session.folder, run)
         if mark_failed(run, folder, reason):
             self.display.end(run.name, read_state(folder).result)
         self._start(device)
@@ -159,7 +140,7 @@ class Launcher:
 
 
 def _event(line: str) -> dict[str, Any] | None:
-    """What a worker tells in a line, or None where the line is not a worker's."""
+    """Return the event in a line from a worker; None if something else printed the line."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -168,41 +149,19 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 def _cause(status: int) -> str:
-    """An exit status in words."""
-    if status == -signal.SIGKILL:
-        return "SIGKILL, as the system does when memory runs out"
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    """Describe how a process ended."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    memory = " (possibly out of memory)" if status == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-status).name}{memory}"
 
 
-def run_study(
-    study: Study,
-    folder: Path,
-    data_dir: Path,
-    datasets: Mapping[str, DataSet],
-    machine: Machine,
-    retry_failed: bool = False,
-    tensorboard: bool = False,
-) -> list[tuple[RunConfig, str]]:
-    """Runs what is left of a study in its folder, showing how it goes; returns the runs that failed, and why.
+def run_study(session: Session, machine: Machine) -> None:
+    """Run the unfinished runs of a study in worker processes, showing their progress.
 
-    Raises RequestError where the folder is another study's, RunError where it cannot be written, KeyboardInterrupt.
+    Raises RequestError if the folder is another study's, RunError if it cannot be written or no worker can start,
+    KeyboardInterrupt once the workers have stopped.
     """
-    open_folder(study, folder)
-    if retry_failed:
-        forget_failures(study, folder)
-    ended = {run.name for run in study.runs if finished(run_folder(folder, run))}
-    console = Screen()
-    console.print(
-        f"{study.name}: {len(study.runs)} runs, {len(ended)} there already; {machine.jobs} side by side, "
-        f"{machine.threads} threads each, on {', '.join(machine.devices)}; folder {folder}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-    try:
-        with Display(console, work_of(study, datasets), ended) as display:
-            Launcher(study, folder, data_dir, machine, display, tensorboard).launch()
-    finally:
-        with contextlib.suppress(OSError):  # derived, and written again by every report
-            write_results(study, folder)
-    return failures(study, folder)
+    how = f"{machine.jobs} in parallel, {machine.threads} threads each, on {', '.join(machine.devices)}"
+    with session.opened() as ended, session.display(ended, how) as display:
+        Pool(session, machine, display).launch()

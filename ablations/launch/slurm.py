@@ -1,4 +1,4 @@
-"""Runs as jobs of a Slurm cluster, or of this machine by the same path: submitted, requeued and found again."""
+"""Submit runs as jobs of a Slurm cluster, or run the same jobs on this machine, and find them again."""
 
 from __future__ import annotations
 
@@ -22,130 +22,34 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from ablations.errors import RequestError, RunError
+from ablations.errors import RequestError, RunError, writing
+from ablations.launch.estimate import describe_runs
+from ablations.launch.job import Job
+from ablations.launch.session import Session
+from ablations.launch.signals import STOP, handled
 from ablations.studies.folder import run_folder
 from ablations.studies.run import finished
 from ablations.studies.schema import Study
 from ablations.studies.slurm_options import Cluster, minutes
-from ablations.training.callbacks import Callbacks, NullCallbacks
 
 if TYPE_CHECKING:
     import submitit
 
-SIGNAL_SECONDS = 120  # before a time limit, a job is told: time for a step and a checkpoint
-PATIENCE = 600  # seconds a job that was told to end holds still for, to be killed or requeued
-ASKED_SECONDS = 15  # for an answer of the cluster's own commands
+SIGNAL_SECONDS = 120  # a job gets a signal this long before its time limit: time for a step and a checkpoint
+COMMAND_SECONDS = 15  # timeout of the cluster's own commands
+AT_ONCE = 256  # jobs of a study that run at the same time on a cluster, by default
 ALWAYS = 10_000  # requeues after a time limit
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run of a study, carried out wherever this is called: in each task of a cluster's job."""
-
-    study: Path
-    run: str
-    data_dir: Path
-    on_gpu: bool
-    threads: int
-    tensorboard: bool
-
-    def __call__(self) -> str:
-        """Trains the run to its end and returns its status; told to leave, writes a checkpoint and is requeued."""
-        from ablations.launch.claim import WAIT, Place, take
-        from ablations.launch.in_process import own_device
-        from ablations.machine import prepare_process
-        from ablations.studies.folder import read_study
-        from ablations.studies.run import load_data, read_state
-        from ablations.training.distributed import joined
-        from ablations.training.trainer import Interrupted
-
-        _tell_torch_of_tasks()
-        prepare_process(self.threads)
-        device = own_device("cuda" if self.on_gpu else "cpu")
-        run = {run.name: run for run in read_study(self.study).runs}[self.run]
-        folder = run_folder(self.study, run)
-        told = Told()
-        try:
-            with joined(device) as group:
-                place = Place(self.data_dir, device, group, self.tensorboard)
-                data = load_data(run, self.data_dir)
-                callbacks = Log(told) if group.main else NullCallbacks(told)
-                while take(run, folder, data, place, callbacks) is None:
-                    if group.by_main(lambda: finished(folder)):
-                        break
-                    if group.any(told())[0]:
-                        raise Interrupted
-                    time.sleep(WAIT)  # an earlier start of this job may not be quite dead
-        except Interrupted:
-            told.leave()
-        return read_state(folder).status
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit puts in the queue again: the same job, which goes on from the run's folder."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
-
-class Told:
-    """What the cluster has told a job: to leave, being preempted or out of time, or that it is about to be ended."""
-
-    def __init__(self) -> None:
-        self.leaving = self.ending = False
-        self.requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
-        signal.signal(signal.SIGUSR2, self._on_leave)
-        signal.signal(signal.SIGTERM, self._on_end)
-
-    def __call__(self) -> bool:
-        return self.leaving or self.ending
-
-    def _on_leave(self, *_: object) -> None:
-        self.leaving = True
-
-    def _on_end(self, *_: object) -> None:
-        self.ending = True
-
-    def leave(self) -> None:
-        """Has the job requeued; on Slurm one that was cancelled, or is preempted without a word, holds still."""
-        if self.leaving:
-            self.requeue(signal.SIGUSR2, None)
-        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # this machine may itself be a job of Slurm's
-            time.sleep(PATIENCE)  # ending by itself, it would not be requeued
-
-
-class Log(Callbacks):
-    """Print a job's progress to its output, which submitit keeps."""
-
-    def start(self, run: str) -> None:
-        self.run = run
-        self.warn("started")
-
-    def log(self, line: dict[str, Any]) -> None:
-        self.warn(f"step {line['step']} of {line['steps']}, loss {line['loss']:.4f}")
-
-    def end(self, result: dict[str, Any]) -> None:
-        self.warn(f"{result['status']} {result.get('top1', result.get('reason'))}")
-
-    def warn(self, message: str) -> None:
-        print(f"{self.run}: {message}", flush=True)
-
-
-def _tell_torch_of_tasks() -> None:
-    """Gives torch what torchrun would have, in a job of several tasks."""
-    import submitit
-
-    if submitit.JobEnvironment().num_tasks > 1:
-        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-
-
-def check_here(asked: Cluster, jobs: int) -> None:
-    """Raises RequestError where this machine cannot give so many runs at once what they ask for."""
+def check_here(study: Study, jobs: int) -> None:
+    """Raise RequestError if this machine cannot give so many runs at once what they ask for."""
+    asked = study.cluster or Cluster()
     if asked.nodes > 1:
-        raise RequestError(f"cluster: nodes={asked.nodes}: --cluster local is this machine; the right value is 1")
+        raise RequestError(f"cluster: nodes={asked.nodes}: --cluster local uses this machine; the valid value is 1")
     if asked.gpus:
-        there = len(_gpus())
-        if asked.gpus * jobs > there:
-            raise RequestError(f"cluster: gpus={asked.gpus}: {jobs} runs at once; this machine has {there} GPUs")
+        gpus = len(_gpus())
+        if asked.gpus * jobs > gpus:
+            raise RequestError(f"cluster: gpus={asked.gpus}: {jobs} runs at once, but this machine has {gpus} GPUs")
 
 
 def check_slurm() -> None:
@@ -154,46 +58,53 @@ def check_slurm() -> None:
         raise RequestError("--cluster slurm: there is no sbatch on this machine; --cluster local needs none")
 
 
-def describe_jobs(asked: Cluster, kind: str, jobs: int) -> str:
-    """What each run asks for, in a line."""
+def describe_plan(session: Session, kind: str, jobs: int) -> str:
+    """Describe the runs and what their jobs ask for."""
+    asked = session.study.cluster or Cluster()
     tasks = asked.nodes * asked.processes_each
     wanted = [f"{key} {value}" for key, value in asked.model_dump(exclude_defaults=True).items()]
-    return f"one job a run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'nothing special'}"
+    requests = f"one job per run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'defaults'}"
+    return "\n".join([*describe_runs(session.study, session.load), requests])
 
 
-def submit(study: Study, folder: Path, data_dir: Path, kind: str, jobs: int, tensorboard: bool) -> list[str]:
-    """Submits the runs that are neither done nor in the queue, as one array of jobs; the names of those submitted.
+def run_study(session: Session, kind: str, jobs: int) -> int:
+    """Submit the unfinished runs of a study as jobs, at most `jobs` at once; return how many were submitted.
 
-    With `local` the jobs run on this machine, `jobs` at once, and are waited for. Raises RequestError where the cluster
-    refuses, RunError where files cannot be written or a job of this machine broke.
+    With kind `local` the jobs run on this machine, and this waits for them. Raises RequestError if the cluster refuses
+    them, RunError if files cannot be written or a job on this machine crashed.
     """
-    asked = study.cluster or Cluster()
-    place, data_dir = folder.resolve(), data_dir.resolve()
-
-    def left() -> list[Job]:
-        waiting = set(in_queue(place))
-        names = [run.name for run in study.runs if not finished(run_folder(place, run)) and run.name not in waiting]
-        return [Job(place, name, data_dir, asked.gpus > 0, asked.cpus, tensorboard) for name in names]
-
-    if kind == "local":
-        work = left()
-        _run_here(asked, place, work, jobs)
-        return [job.run for job in work]
-    try:
-        (place / "cluster").mkdir(exist_ok=True)
-        with FileLock(place / "cluster" / ".lock"):  # of two commands at once, the second finds the first's jobs
-            if work := left():
-                submitted = _submit_array(_executor(asked, study, place, jobs), place / "cluster", work)
-                _record(place, dict(zip((job.run for job in work), submitted, strict=True)))
-    except OSError as error:
-        raise RunError(f"--cluster slurm: {place / 'cluster'}: {error.strerror or error}") from error
-    return [job.run for job in work]
+    asked = session.study.cluster or Cluster()
+    with session.opened():
+        return _run_here(asked, session, jobs) if kind == "local" else _submit(asked, session, jobs)
 
 
-def _executor(asked: Cluster, study: Study, folder: Path, jobs: int) -> submitit.AutoExecutor:
+def _unfinished(asked: Cluster, session: Session) -> list[Job]:
+    """Return a job per run that is neither finished nor in the queue."""
+    folder, data_dir = session.folder.resolve(), session.data_dir.resolve()
+    waiting = in_queue(folder)
+    return [
+        Job(folder, run.name, data_dir, on_gpu=asked.gpus > 0, threads=asked.cpus, tensorboard=session.tensorboard)
+        for run in session.study.runs
+        if not finished(run_folder(folder, run)) and run.name not in waiting
+    ]
+
+
+def _submit(asked: Cluster, session: Session, jobs: int) -> int:
+    """Submit the unfinished runs as one array of jobs; return their number."""
+    place = session.folder.resolve() / "cluster"
+    with writing(f"--cluster slurm: {place}"):
+        place.mkdir(exist_ok=True)
+        with FileLock(place / ".lock"):  # of two commands at the same time, the second finds the first's jobs
+            if work := _unfinished(asked, session):
+                submitted = _submit_array(_executor(asked, session.study, place, jobs), place, work)
+                _record(place.parent, dict(zip((job.run for job in work), submitted, strict=True)))
+    return len(work)
+
+
+def _executor(asked: Cluster, study: Study, place: Path, jobs: int) -> submitit.AutoExecutor:
     import submitit
 
-    executor = submitit.AutoExecutor(folder / "cluster", cluster="slurm", slurm_max_num_timeout=ALWAYS)
+    executor = submitit.AutoExecutor(place, cluster="slurm", slurm_max_num_timeout=ALWAYS)
     limit = minutes(asked.time)
     options: dict[str, Any] = {
         "name": "".join(letter if letter.isalnum() else "-" for letter in study.name),
@@ -258,7 +169,7 @@ def _partitions() -> str:
 def _ask(*command: str) -> str | None:
     """What a command of the cluster answers, or None where it is missing, fails or does not answer in time."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ASKED_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -346,10 +257,11 @@ def _goes_on(ended: Any, begun: _Started) -> bool:
     return unfinished and not ended.task(0).paths.result_pickle.exists() and _step(begun.job) > begun.step
 
 
-def _run_here(asked: Cluster, folder: Path, work: Sequence[Job], at_once: int) -> None:
-    """Runs jobs on this machine, so many at once, and waits for them; raises RunError where one broke."""
+def _run_here(asked: Cluster, session: Session, at_once: int) -> int:
+    """Run jobs on this machine, wait for them, and return their number; raises RunError if one crashed."""
     import submitit
 
+    folder, work = session.folder.resolve(), _unfinished(asked, session)
     executor = submitit.LocalExecutor(folder / "cluster", max_num_timeout=ALWAYS, python=_after(asked.setup))
     executor.update_parameters(
         timeout_min=minutes(asked.time),
@@ -357,38 +269,39 @@ def _run_here(asked: Cluster, folder: Path, work: Sequence[Job], at_once: int) -
         gpus_per_node=asked.gpus,
         stderr_to_stdout=True,
     )
-    there = _gpus() if asked.gpus else []
+    visible = _gpus() if asked.gpus else []
     waiting, broken = list(work), []
     running: dict[Any, _Started] = {}
-    asked_to_stop: list[int] = []
-    previous = {number: signal.signal(number, lambda number, _: asked_to_stop.append(number)) for number in _STOPS}
-    try:
-        while running or (waiting and not asked_to_stop):
-            while waiting and len(running) < at_once and not asked_to_stop:
-                job = waiting.pop(0)
-                gpus = free_gpus(there, (begun.gpus for begun in running.values()), asked.gpus)
-                executor.update_parameters(visible_gpus=gpus)
-                begun = _Started(job, gpus, _step(job))
-                running[_submit_deaf(executor, job)] = begun
-            if asked_to_stop:
-                for one in running:
-                    one._process.send_signal(signal.SIGTERM)  # its controller hands it on
-            for one in [one for one in running if one.done()]:
-                begun = running.pop(one)
-                if _goes_on(one, begun) and not asked_to_stop:
-                    waiting.insert(0, begun.job)
-                elif (error := one.exception()) is not None:
-                    broken.append(f"{begun.job.run}: {_last_word(error)}")
-            time.sleep(0.2)
-    finally:
-        for one in running:
-            one._process.terminate()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if asked_to_stop:
+    stops: list[int] = []
+    with handled(lambda number, _: stops.append(number), *STOP):
+        try:
+            while running or (waiting and not stops):
+                while waiting and len(running) < at_once and not stops:
+                    job = waiting.pop(0)
+                    gpus = free_gpus(visible, (begun.gpus for begun in running.values()), asked.gpus)
+                    executor.update_parameters(visible_gpus=gpus)
+                    begun = _Started(job, gpus, _step(job))
+                    # Ctrl-C reaches the whole terminal, but only this process stops the job.
+                    with handled(signal.SIG_IGN, signal.SIGINT):
+                        running[executor.submit(job)] = begun
+                if stops:
+                    for one in running:
+                        one._process.send_signal(signal.SIGTERM)  # its controller forwards it
+                for one in [one for one in running if one.done()]:
+                    begun = running.pop(one)
+                    if _goes_on(one, begun) and not stops:
+                        waiting.insert(0, begun.job)
+                    elif (error := one.exception()) is not None:
+                        broken.append(f"{begun.job.run}: {_last_line(error)}")
+                time.sleep(0.2)
+        finally:
+            for one in running:
+                one._process.terminate()
+    if stops:
         raise KeyboardInterrupt
     if broken:
         raise RunError(f"--cluster local: {broken[0]}; its output is in {folder / 'cluster'}")
+    return len(work)
 
 
 def _after(setup: Sequence[str]) -> str:
@@ -401,19 +314,7 @@ def _after(setup: Sequence[str]) -> str:
     return shlex.join(["bash", "-ec", "\n".join([*setup, 'exec "$0" "$@"']), sys.executable])
 
 
-def _last_word(error: Exception) -> str:
-    """What a job's traceback ends with."""
+def _last_line(error: Exception) -> str:
+    """Return the last line of a job's traceback."""
     lines = [line.strip() for line in str(error).splitlines()]
     return [line for line in lines if line and not line.startswith(("---", "- ", "You can check"))][-1]
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _submit_deaf(executor: submitit.LocalExecutor, job: Job) -> Any:
-    """Starts a job that does not hear Ctrl-C, which reaches the whole terminal: it is told to stop by this process."""
-    listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return executor.submit(job)
-    finally:
-        signal.signal(signal.SIGINT, listening)

@@ -1,4 +1,4 @@
-"""A worker process of a study: takes whatever run is free, trains it, and tells its launcher in lines of JSON."""
+"""A worker process of a study: claim free runs, train them, and report to the launcher in lines of JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ablations.errors import RequestError, RunError
-from ablations.launch.claim import Place, StopFlag, work_through
+from ablations.errors import RequestError, RunError, writing
+from ablations.launch.claim import Place, data_loader, work_through
+from ablations.launch.signals import StopFlag
 from ablations.machine import prepare_process
 from ablations.studies.folder import read_study
 from ablations.training.callbacks import Callbacks
@@ -21,7 +22,7 @@ from ablations.training.trainer import Interrupted
 
 
 def main() -> int:
-    """Works through the study in a folder until every run of it has a result; 130 when asked to stop."""
+    """Train runs of the study in a folder until each has a result; exit status 130 if asked to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -33,20 +34,18 @@ def main() -> int:
 
     stop = StopFlag(arguments.launcher)
     channel = Channel(stop, os.fdopen(os.dup(1), "w", buffering=1))
-    os.dup2(2, 1)  # whatever else is printed goes where complaints go
+    os.dup2(2, 1)  # anything else that is printed goes to stderr
 
     prepare_process(arguments.threads)
     try:
-        with stop.listening(), joined(arguments.device) as group:
-            place = Place(arguments.data_dir, arguments.device, group, arguments.tensorboard)
-            work_through(read_study(arguments.folder), arguments.folder, place, channel)
+        with writing(f"study {arguments.folder}"), stop.listening(), joined(arguments.device) as group:
+            place, load = Place(arguments.device, group, arguments.tensorboard), data_loader(arguments.data_dir)
+            work_through(read_study(arguments.folder), arguments.folder, load, place, channel)
         return 0
     except Interrupted:
         return 130
     except (RequestError, RunError) as error:
         channel.send(event="error", message=str(error))
-    except OSError as error:
-        channel.send(event="error", message=f"study {arguments.folder}: cannot be written ({error.strerror or error})")
     return 1
 
 

@@ -25,11 +25,11 @@ def add_needed_seeds(folder: Path) -> Study:
         study = read_study(folder)
         if not unsized(study) or not all(finished(run_folder(folder, run)) for run in study.runs):
             return study
-        from ablations.studies.results import runs_frame
+        from ablations.studies.results import study_runs
         from reports.statistics.precision import seeds_needed
 
         assert study.precision is not None
-        needed = seeds_needed(runs_frame(study, folder), study.precision.half_width)
+        needed = seeds_needed(study_runs(study, folder), study.precision.half_width)
         if needed is None:
             raise RunError(f"study folder {folder}: no comparison has two finished runs, so its spread is not known")
         study = sized(study, needed)

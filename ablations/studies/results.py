@@ -1,31 +1,42 @@
-"""From run folders to a tidy frame, one row a run: all that reports and `status` know."""
+"""The runs of a study as one tidy frame, from its run folders or as published: what every command shows of them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablations.errors import RequestError
+from ablations.errors import RequestError, one_line
 from ablations.progress import clock
 from ablations.store import read_json, read_log, write_bytes
-from ablations.studies.folder import read_study, run_folder
-from ablations.studies.run import RunConfig, finished, locked, read_state
+from ablations.studies.folder import run_folder
+from ablations.studies.run import finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, stage_numbers
 
-if TYPE_CHECKING:
-    from ablations.data.datasets import DataSet
+
+def study_runs(study: Study, folder: Path) -> pd.DataFrame:
+    """Return one line per row and seed, in the study's order, whatever the state of its run.
+
+    A study published without its run folders is read from its `results.csv`. Rows of one design share a run.
+    Raises RequestError if that file does not hold the results of this study.
+    """
+    return _published_runs(study, folder) if is_published(folder) else _runs_in_folders(study, folder)
 
 
-def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
-    """A line for each row and seed, in the study's order, whatever its run's state; rows of one design share a run."""
+def is_published(folder: Path) -> bool:
+    """Whether a study's folder holds its results without its run folders."""
+    return (folder / "results.csv").exists() and not (folder / "runs").exists()
+
+
+def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
     rows = []
     states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
     stage_of = stage_numbers(study)
@@ -68,50 +79,36 @@ def runs_frame(study: Study, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def published_frame(study: Study, folder: Path) -> pd.DataFrame | None:
-    """The runs as `results.csv` has them, where a study was published without its run folders; else None.
-
-    Raises RequestError where the file is not what `runs_frame` writes for this study.
-    """
+def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
     path = folder / "results.csv"
-    if (folder / "runs").exists() or not path.exists():
-        return None
-    expected = runs_frame(study, folder)
+    expected = _runs_in_folders(study, folder)
     try:
-        found = pd.read_csv(path)
+        runs = pd.read_csv(path)
     except (ValueError, OSError) as error:
-        raise RequestError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        raise RequestError(f"{path}: cannot be read ({one_line(error)})") from None
     for column in ("stage", "added"):  # published before stages were recorded
-        if column not in found:
-            found[column] = expected[column]
-    missing = [column for column in expected if column not in found]
-    if missing or not found[["row", "seed"]].equals(expected[["row", "seed"]]):
-        what = f"it lacks the column {missing[0]}" if missing else "its rows and seeds are others"
-        raise RequestError(f"{path}: not the results of {folder / 'study.yaml'}: {what}")
-    words = [column for column in found if not pd.api.types.is_numeric_dtype(found[column])]
-    return found.assign(
-        **{str(column): found[column].astype(object).where(found[column].notna(), None) for column in words}
-    )
+        if column not in runs:
+            runs[column] = expected[column]
+    missing = [column for column in expected if column not in runs]
+    if missing or not runs[["row", "seed"]].equals(expected[["row", "seed"]]):
+        problem = f"column {missing[0]} is missing" if missing else "rows and seeds differ"
+        raise RequestError(f"{path}: not the results of {folder / 'study.yaml'}: {problem}")
+    texts = [str(column) for column in runs if not pd.api.types.is_numeric_dtype(runs[column])]
+    return runs.assign(**{column: runs[column].astype(object).where(runs[column].notna(), None) for column in texts})
 
 
-def write_results(study: Study, folder: Path) -> pd.DataFrame:
-    """Writes `results.csv` in the study's folder and returns what is in it; the study may have been extended since."""
-    if (folder / "study.yaml").exists():
-        study = read_study(folder)
-    runs = runs_frame(study, folder)
-    _write_csv(runs, folder)
+def update_results(study: Study, folder: Path) -> pd.DataFrame:
+    """Write `results.csv` from the run folders, if the study's folder may be written; return the runs."""
+    runs = study_runs(study, folder)
+    if folder.is_dir() and not is_published(folder):
+        with suppress(OSError):  # the file is derived, and the report of a read-only study may be stored elsewhere
+            write_bytes(folder / "results.csv", runs.to_csv(index=False).encode())
     return runs
 
 
-def _write_csv(runs: pd.DataFrame, folder: Path) -> None:
-    """Writes the runs as `results.csv` in the study's folder, if it is there."""
-    if folder.is_dir():
-        write_bytes(folder / "results.csv", runs.to_csv(index=False).encode())
-
-
 def describe(study: Study, folder: Path) -> str:
-    """The state of a study in a few lines."""
-    runs = runs_frame(study, folder).drop_duplicates("run")
+    """Describe the state of a study in a few lines."""
+    runs = study_runs(study, folder).drop_duplicates("run")
     counts = runs["status"].value_counts()
     words = ", ".join(
         f"{counts.get(status, 0)} {status}" for status in ("done", "running", "stopped", "failed", "left")
@@ -170,13 +167,8 @@ def _has_numbers(line: dict[str, Any]) -> bool:
     return all(type(line.get(key)) in (int, float) for key in ("step", "images", "loss", "top1"))
 
 
-def work_of(study: Study, datasets: Mapping[str, DataSet]) -> dict[str, float]:
-    """How much there is to do in each run, in multiply-adds."""
-    return {run.name: run.cost(datasets[run.name])[1] * run.images(datasets[run.name]) for run in study.runs}
-
-
 def forget_failures(study: Study, folder: Path) -> None:
-    """Removes the results of failed runs, so that they are tried again from their last checkpoints."""
+    """Remove the results of failed runs, so that they are trained again from their last checkpoints."""
     for run in study.runs:
         place = run_folder(folder, run)
         if finished(place) and read_state(place).status == "failed":
@@ -185,7 +177,8 @@ def forget_failures(study: Study, folder: Path) -> None:
                     (place / "result.json").unlink(missing_ok=True)
 
 
-def failures(study: Study, folder: Path) -> list[tuple[RunConfig, str]]:
-    """The failed runs, each with its reason."""
-    states = [(run, read_state(run_folder(folder, run))) for run in study.runs]
-    return [(run, state.result.get("reason", "no reason")) for run, state in states if state.status == "failed"]
+def failures(study: Study, folder: Path) -> list[tuple[str, str]]:
+    """Return the name of each failed run, and why it failed."""
+    runs = study_runs(study, folder).drop_duplicates("run")
+    failed = runs[runs["status"] == "failed"]
+    return list(zip(failed["run"], failed["reason"].fillna("no reason"), strict=True))

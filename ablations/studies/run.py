@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from ablations.errors import RequestError, RunError
+from ablations.errors import RequestError, one_line, writing
 from ablations.recipes import TrainingConfig
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
@@ -189,7 +189,7 @@ def execute(
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"note": config.note} if config.note else {}
-    try:
+    with writing(f"run {folder}"):
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
             trained = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
@@ -204,7 +204,7 @@ def execute(
             write_bytes(folder / "traceback.txt", traceback.format_exc().encode())
             # of an error in a process that prepares images, the last line says what it was
             words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
-            reason = " ".join(f"{type(error).__name__}: {words}".split())[:500]
+            reason = one_line(f"{type(error).__name__}: {words}")[:500]
             result = {"status": "failed", "reason": reason, **facts}
 
         def end() -> None:
@@ -213,10 +213,6 @@ def execute(
             write_json(folder / "result.json", result)
 
         group.by_main(end)
-    except OSError as error:
-        raise RunError(
-            f"run {folder}: cannot be written ({error.strerror or error}); earlier results are whole"
-        ) from error
     return result
 
 
@@ -324,10 +320,10 @@ def load_data(run: RunConfig, data_dir: Path) -> DataSet:
     """The data of a run, as its recipe wants it; raises RequestError."""
     from ablations.data.datasets import load
 
-    return load(run.data, data_dir, **wanted_of_data(run), evaluate=run.evaluate)
+    return load(run.data, data_dir, **data_wanted(run), evaluate=run.evaluate)
 
 
-def wanted_of_data(run: RunConfig) -> dict[str, Any]:
+def data_wanted(run: RunConfig) -> dict[str, Any]:
     """What a run's recipe wants of the images of its data: runs that want the same may share them."""
     recipe = run.recipe
     return {

@@ -14,7 +14,7 @@ from ablations.studies.folder import read_study
 from ablations.studies.kinds import _base, _recipe, _steps, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
 from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
-from modernize.design import BY_NAME, Design, DesignError, nearest, text
+from modernize.design import BY_NAME, Design, DesignError, nearest, split_name, text
 from modernize.models import design as named
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import NAMES as ROADMAPS
@@ -77,7 +77,7 @@ def combination_costs(base: Design, values: Mapping[str, list[Any]], name: str) 
     They are counted for the images of the base's roadmap. Bit j of a combination's number says whether flag j has its
     final value.
     """
-    start = name.partition(",")[0].partition("@")[0]
+    start = split_name(name).base
     images = roadmap(start if start in ROADMAPS else "resnet50")
 
     def macs(design: Design) -> float:

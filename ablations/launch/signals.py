@@ -1,0 +1,45 @@
+"""Signals: set handlers for a while, and stop training at the next step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def handled(handler: Any, *numbers: int) -> Iterator[dict[int, Any]]:
+    """Handle signals within the block, as `signal.signal` does; yield the handlers they had before."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield previous
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+class StopFlag:
+    """Set by SIGINT and SIGTERM; a second signal raises KeyboardInterrupt.
+
+    In a worker, the end of its launcher sets the flag too, and a second signal is ignored.
+    """
+
+    def __init__(self, launcher: int | None = None):
+        self.signals = 0
+        self.launcher = launcher
+
+    def listening(self) -> AbstractContextManager[Any]:
+        """Let signals set the flag within the block."""
+        return handled(self._on_signal, *STOP)
+
+    def _on_signal(self, *_: object) -> None:
+        self.signals += 1
+        if self.launcher is None and self.signals > 1:
+            raise KeyboardInterrupt
+
+    def __call__(self) -> bool:
+        return self.signals > 0 or (self.launcher is not None and os.getppid() != self.launcher)
