@@ -11,6 +11,8 @@ import pandas as pd
 
 from reports.row_summary import facts
 from reports.statistics.screening import Pair, Screening, screen_effects
+from reports.statistics.screening_looks import over_screenings
+from reports.statistics.sequential import looks, stage_of
 from reports.tables import MISSING, Cell, Column, Table, signed
 
 EFFECTS, INTERACTIONS = "screen", "screen-interactions"
@@ -33,11 +35,17 @@ class Factors:
 
 
 def screening_of(runs: pd.DataFrame, factors: Factors) -> Screening:
-    """The effects, from the runs that have a result."""
+    """The effects, from the runs that have a result, adjusted for the looks that the study has had."""
     rows = runs[runs["row"].isin(list(factors.signs))]
-    done = rows["top1"].where(rows["status"] == "done")
+    done = rows["top1"].where(rows["status"] == "done").to_numpy(dtype=float, na_value=np.nan)
     signs = np.array([factors.signs[row] for row in rows["row"]], dtype=np.int8).reshape(len(rows), len(factors.values))
-    return screen_effects(done.to_numpy(dtype=float, na_value=np.nan), signs, list(factors.values), factors.apart)
+    stage, had = stage_of(rows), looks(rows)
+    found = []
+    for look in had:
+        until = (stage <= look.stage).to_numpy()
+        apart = factors.apart if look is had[-1] else ()
+        found.append(screen_effects(done[until], signs[until], list(factors.values), apart))
+    return over_screenings(found, [look.share for look in had])
 
 
 def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening) -> Table:
@@ -82,8 +90,8 @@ def interactions_table(runs: pd.DataFrame, found: Screening) -> Table:
 
 
 _ERROR = (
-    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated). Confidence intervals (CI) are "
-    "unadjusted."
+    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated) and for looking again when "
+    "runs are added. Confidence intervals (CI) are unadjusted."
 )
 _NUMBERS = (
     Column("effect", "effect (pp)"),
@@ -121,7 +129,7 @@ def _numbers(line: dict[Any, Any]) -> tuple[Cell, ...]:
         Cell(signed(None if np.isnan(line["effect"]) else line["effect"])),
         Cell(interval),
         Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
-        Cell(line["verdict"]),
+        Cell(": ".join(filter(None, [line["verdict"], line["reason"]]))),
     )
 
 

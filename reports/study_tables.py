@@ -11,6 +11,9 @@ import pandas as pd
 from reports.errors import ReportError
 from reports.row_summary import RowSummary, account, facts, summarise_rows
 from reports.statistics import Correct, Measure, Verdict, compare, legend
+from reports.statistics.power import describe_power
+from reports.statistics.precision import describe_precision
+from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.tables import (
     EMA,
     EMA_LEGEND,
@@ -73,8 +76,10 @@ def comparison_table(
     """
     if runs.empty:
         raise ReportError("no runs to report")
-    compared = compare(runs, pairs(runs), measure, resolution=resolution(runs, predictions, measure))
-    other = compare(runs, pairs(runs), _OTHER[measure], resolution=resolution(runs, predictions, _OTHER[measure]))
+    compared, other = (
+        compare_over_looks(runs, pairs(runs), each, resolution=resolution(runs, predictions, each))
+        for each in (measure, _OTHER[measure])
+    )
     for name in ("difference", "low", "high"):
         compared[f"{_OTHER[measure]}_{name}"] = other[name]
     kind = str(runs["kind"].iloc[0])
@@ -112,6 +117,7 @@ def _table(
         EMA_LEGEND if averaged else "",
         SPEEDS_LEGEND if measured else "",
         legend(compared, measure),
+        *_about_looks(runs, compared, measure),
     ]
     return Table(
         name=name,
@@ -131,6 +137,14 @@ def _table(
         notes=tuple(footnotes.texts),
         frame=with_speeds(_raw(rows, notes, averaged), measured),
     )
+
+
+def _about_looks(runs: pd.DataFrame, compared: pd.DataFrame, measure: Measure) -> list[str]:
+    """Say what the verdicts' error rate covers, which precision was reached, and what the study can detect."""
+    if compared["p"].isna().all():
+        return []
+    precision = describe_precision(runs, compared, measure)
+    return [describe_looks(runs), precision, describe_power(runs, pairs(runs), measure)]
 
 
 def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:

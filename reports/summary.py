@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from reports.row_summary import facts
 from reports.statistics import Measure, Verdict
+from reports.statistics.power import describe_power, study_power
 from reports.statistics.values import known
-from reports.study_tables import DIGITS
+from reports.study_tables import DIGITS, pairs
 from reports.tables import Table, signed
 
 _HEADINGS = {
@@ -165,32 +165,23 @@ def _listed(labels: Sequence[str]) -> str:
 
 def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
     """The smallest difference that the study detects, and what more seeds would detect and cost."""
-    tested = frame[frame["p"].notna()] if "p" in frame else frame.head(0)
     have = _seeds_per_row(runs)
-    unit, digits = ("pp" if measure == "top1" else "in loss"), DIGITS[measure]
-    if "se" not in tested or tested.empty:
-        if frame["verdict"].eq(Verdict.NOT_TESTED.value).any() and have < 3:
+    verdicts = frame["verdict"]
+    if have < 2:
+        if verdicts.eq(Verdict.NOT_TESTED.value).any():
             yield f"3 seeds per row would give verdicts: {_cost(runs, 3 - have)}."
         return
-    comparisons = len(tested)
-    se, df = float(tested["se"].median()), float(tested["df"].median())
-    now = _detectable(se, df, comparisons)
-    seeds_each = f"{have} seed{'s' if have != 1 else ''} per row"
-    yield f"With {seeds_each} this study detects differences of {now:.{digits}f} {unit} or more with 80% power."
-    if not frame["verdict"].eq(Verdict.INCONCLUSIVE.value).any():
+    if "se" not in frame:  # effects over many rows say themselves what they detect
         return
-    offers = []
+    if power := describe_power(runs, pairs(runs), measure):
+        yield power
+    unit, offers = ("pp" if measure == "top1" else "in loss"), []
     for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have][:2]:
-        detectable = _detectable(se * math.sqrt(have / seeds), df * (seeds - 1) / max(have - 1, 1), comparisons)
-        offers.append(f"{seeds} seeds per row detect {detectable:.{digits}f} {unit} ({_cost(runs, seeds - have)})")
+        if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (more := study_power(runs, pairs(runs), measure, seeds)):
+            cost = _cost(runs, seeds - have)
+            offers.append(f"{seeds} seeds per row would detect {more.difference:.2g} {unit} ({cost})")
     if offers:
-        yield f"To settle what is inconclusive: {'; '.join(offers)}."
-
-
-def _detectable(se: float, df: float, comparisons: int, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest difference that a comparison detects with some power under Bonferroni's correction."""
-    critical = stats.t.ppf(1 - (1 - level) / (2 * comparisons), df)
-    return float((critical + stats.t.ppf(power, df)) * se)
+        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers)}."
 
 
 def _seeds_per_row(runs: pd.DataFrame) -> int:

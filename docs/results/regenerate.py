@@ -19,13 +19,13 @@ from modernize.roadmap import roadmap
 from reports.formats import markdown
 from reports.report import Report
 from reports.statistics import Correlation, rank_correlation
-from reports.tables import signed
+from reports.tables import Table, signed
 from reports.write import write_report
 
 RESULTS = Path(__file__).parent
 HOME = RESULTS.parent.parent
 PAGES = (HOME / "README.md", RESULTS / "README.md")
-MAIN = ("roadmap", "one-in", "one-out", "sweep", "recipes", "confirmation")
+MAIN = ("roadmap", "one-in", "one-out", "screen", "sweep", "recipes", "confirmation")
 OWN_RATES = "own learning rates"
 RATES = ("8-fast", "9-slow", "1-third-epoch")  # settings of the search that differ in the learning rate alone
 
@@ -60,8 +60,9 @@ def blocks() -> dict[str, str]:
     return {
         "roadmap": markdown(reports["roadmap"].tables[0]).split("\n\n", 1)[1].strip(),
         "learning-rate": learning_rate(report_of("learning-rate")),
-        **{f"verdicts-{name}": verdicts(report) for name, report in reports.items()},
-        **{f"table-{name}": markdown(reports[name].tables[-1]).split("\n\n", 1)[1].strip() for name in MAIN},
+        **{f"verdicts-{name}": verdicts(report) for name, report in reports.items() if name != "screen"},
+        **{f"table-{name}": markdown(main_table(reports[name])).split("\n\n", 1)[1].strip() for name in MAIN},
+        "screen": screened(reports["screen"], reports["one-in"]),
         "agreement": f"{said(agreement(reports['roadmap'])).capitalize()}.",
         "search": search_table(search),
         "confirmation": confirmation(search),
@@ -89,6 +90,22 @@ def verdicts(report: Report) -> str:
         those = [f"{row['label']} ({change(row)})" for row in rows if row["verdict"].startswith(verdict)]
         lines.append(f"- **{verdict}** ({len(those)} of {len(rows)}): {', '.join(those) or 'none'}")
     return "\n".join(lines)
+
+
+def main_table(report: Report) -> Table:
+    """The table of a study's comparisons, or of a screening study's effects."""
+    return report.tables[0 if report.kind == "screen" else -1]
+
+
+def screened(screen: Report, one_in: Report) -> str:
+    """How many flags are significant in a screening study, and beside it in one-in."""
+
+    def significant(report: Report) -> str:
+        verdicts = main_table(report).frame["verdict"]
+        tested = int(verdicts.notna().sum() - (verdicts == "").sum())
+        return f"{int(verdicts.isin(['better', 'worse']).sum())} of {tested} flags from {len(report.runs)} runs"
+
+    return f"Significant: {significant(screen)}; one-in: {significant(one_in)}."
 
 
 def change(row: dict[Any, Any]) -> str:

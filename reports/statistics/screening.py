@@ -20,6 +20,7 @@ from reports.statistics.unreplicated import Floats, Reference, Space, complement
 from reports.statistics.values import check_level
 
 Pair = tuple[int, int]
+_DIGITS = 9  # decimals of the frames
 _ALIASED = 0.3  # correlation from which two interactions are named as aliases
 
 
@@ -27,8 +28,8 @@ _ALIASED = 0.3  # correlation from which two interactions are named as aliases
 class Screening:
     """What a screening study found.
 
-    effects       a line per flag: flag, effect, se, low, high, p, p_adjusted, verdict, aliases
-    interactions  a line per set of aliased interactions: flags, effect, se, low, high, p, p_adjusted, verdict, aliases
+    effects       a line per flag: flag, effect, se, low, high, p, p_adjusted, verdict, reason, aliases
+    interactions  a line per set of aliased interactions: flags, and the same columns
     sd            the standard deviation of one run, in percentage points
     runs          how many runs these are over
     dimensions    how many dimensions of the runs the error was estimated from
@@ -230,10 +231,9 @@ class _Analysis:
         lines.insert(0, "flags", [named(flags, pair) for pair in pairs])
         lines["aliases"] = _interaction_aliases(self.model, flags)
         lines["p_adjusted"] = self._adjusted_interactions(lines)
-        for frame in (effects, lines):
-            frame["verdict"] = [
-                _verdict(effect, p, self.level) for effect, p in zip(frame["effect"], frame["p_adjusted"], strict=True)
-            ]
+        effects, lines = (with_verdicts(frame, self.level) for frame in (effects, lines))
+        # the last digits differ between machines
+        effects, lines = effects.round(_DIGITS), lines.round(_DIGITS)
         order = lines["effect"].abs().sort_values(ascending=False, kind="stable").index
         kept = [] if self.model.space.is_clean else self.kept
         kept_out = tuple(named(flags, self.model.strings[string].pair) for string in kept)
@@ -338,8 +338,8 @@ class _Analysis:
         return adjusted
 
 
-EFFECT_COLUMNS = ("flag", "effect", "se", "low", "high", "p", "p_adjusted", "verdict", "aliases")
-INTERACTION_COLUMNS = ("flags", "effect", "se", "low", "high", "p", "p_adjusted", "verdict", "aliases")
+EFFECT_COLUMNS = ("flag", "effect", "se", "low", "high", "p", "p_adjusted", "verdict", "reason", "aliases")
+INTERACTION_COLUMNS = ("flags", *EFFECT_COLUMNS[1:])
 
 
 def _root(correlation: Floats) -> Floats:
@@ -353,12 +353,17 @@ def _share(draws: Floats, t: float) -> float:
     return math.nan if math.isnan(t) else float((1 + (draws >= t).sum()) / (1 + len(draws)))
 
 
-def _verdict(effect: float, p: float, level: float) -> str:
-    if math.isnan(effect):
-        return "not tested: aliased with another effect"
-    if not p <= round(1 - level, 12):
-        return Verdict.INCONCLUSIVE.value
-    return (Verdict.BETTER if effect > 0 else Verdict.WORSE).value
+def with_verdicts(frame: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Add the verdicts that adjusted p-values give, and the reasons of effects that are not tested."""
+    verdicts, reasons = [], []
+    for effect, se, p in zip(frame["effect"], frame["se"], frame["p_adjusted"], strict=True):
+        reason = "aliased with another effect" if math.isnan(effect) else "no spread to judge it by"
+        tested = not math.isnan(se)
+        significant = p <= round(1 - level, 12)
+        found = (Verdict.BETTER if effect > 0 else Verdict.WORSE) if significant else Verdict.INCONCLUSIVE
+        verdicts.append((found if tested else Verdict.NOT_TESTED).value)
+        reasons.append("" if tested else reason)
+    return frame.assign(verdict=verdicts, reason=reasons)
 
 
 def _untested(model: _Model, flags: Sequence[str]) -> Screening:
@@ -369,7 +374,8 @@ def _untested(model: _Model, flags: Sequence[str]) -> Screening:
     else:
         found, aliases = np.full(len(flags), math.nan), [""] * len(flags)
     effects = pd.DataFrame({"flag": list(flags), "effect": found}).reindex(columns=list(EFFECT_COLUMNS))
-    effects["verdict"], effects["aliases"] = "not tested: no run is left to estimate the error", aliases
+    effects["verdict"], effects["reason"] = Verdict.NOT_TESTED.value, "no run is left to estimate the error"
+    effects["aliases"] = aliases
     return Screening(effects, pd.DataFrame(columns=list(INTERACTION_COLUMNS)), math.nan, len(model.values), 0, True, ())
 
 
