@@ -179,7 +179,7 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
     for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have][:2]:
         if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (more := study_power(runs, pairs(runs), measure, seeds)):
             cost = _cost(runs, seeds - have)
-            offers.append(f"{seeds} seeds per row would detect {more.difference:.2g} {unit} ({cost})")
+            offers.append(f"{seeds} seeds per row would detect {more.shown} {unit} ({cost})")
     if offers:
         yield f"To settle what is inconclusive, extend the study: {'; '.join(offers)}."
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from reports.statistics.compare import fit_rows
 from reports.statistics.contrasts import contrasts
 from reports.statistics.noise import fit_noise
+from reports.statistics.row_results import gather
 from reports.statistics.sequential import FIRST_SHARE, looks, spent, stage_of
 
 POWER = 0.8
-STUDIES = 200  # whose variances stand for those that the study may have
+STUDIES = 40  # whose variances stand for those that the study may have
 HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
 
 
@@ -26,7 +29,11 @@ class Power:
 
     difference: float
     in_sds: float
-    seeds: int
+
+    @property
+    def shown(self) -> str:
+        """The difference with two significant digits."""
+        return f"{self.difference:#.2g}".rstrip(".")
 
 
 def detectable_difference(
@@ -55,11 +62,21 @@ def detectable_difference(
     """
     if seeds < 2 or not len(pairs):
         return math.inf
+    return _detectable(
+        seeds, tuple(map(tuple, np.asarray(pairs).tolist())), tuple(groups), power, 1 - (1 - level) * share
+    )
+
+
+@lru_cache(maxsize=32)
+def _detectable(
+    seeds: int, pairs: tuple[tuple[int, int], ...], groups: tuple[int, ...], power: float, level: float
+) -> float:
+    """The detectable difference at an unadjusted level, see `detectable_difference`."""
     rows = len(groups)
     variance = np.random.default_rng(0).chisquare(seeds - 1, (STUDIES, rows)) / (seeds - 1)
     noise = fit_noise(variance, np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
     found = contrasts(noise, np.full(rows, float(seeds)), np.asarray(pairs, dtype=np.intp))
-    critical = found.half_widths(1 - (1 - level) * share / len(pairs))
+    critical = found.half_widths(1 - (1 - level) / len(pairs))
 
     def missing(difference: float) -> float:
         return float(special.ndtr((difference - critical) / math.sqrt(2 / seeds)).mean()) - power
@@ -88,7 +105,8 @@ def study_power(
     look = looks(runs)[-1]
     if not look.finished or not pairs or df.sum() < 1 or rows["count"].median() < 2:
         return None
-    sd, now = math.sqrt((rows["var"] * df).sum() / df.sum()), int(rows["count"].median())
+    noise = fit_rows([row for row in gather(runs, measure).values() if row.source == row.name])
+    sd, now = math.sqrt(np.nanmedian(noise.pooled)), int(rows["count"].median())
     recipes = done.groupby("row", sort=False)["recipe"].first() if "recipe" in done else rows["count"] * 0
     places = {row: place for place, row in enumerate(rows.index)}
     first, planned = int((stage_of(runs) == 1).sum()), len(runs)
@@ -99,7 +117,7 @@ def study_power(
         pd.factorize(recipes)[0].tolist(),
         share=look.share if seeds is None else spent(first, later) - spent(first, planned),
     )
-    return Power(size * sd, size, seeds or now)
+    return Power(size * sd, size)
 
 
 def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1") -> str:
@@ -108,7 +126,4 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
     if power is None:
         return ""
     unit = "pp" if measure == "top1" else "in loss"
-    return (
-        f"A true difference of {power.difference:.2g} {unit} ({power.in_sds:.1f} standard deviations) is detected with "
-        "80% power."
-    )
+    return f"A true difference of {power.shown} {unit} ({power.in_sds:.1f} standard deviations) is detected with 80% power."
