@@ -635,7 +635,7 @@ def test_files_are_renamed_into_place(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
-    (tmp_path / "tables" / "roadmap.md").mkdir(parents=True)
+    (tmp_path / "summary.md").mkdir(parents=True)
     with pytest.raises(OSError):
         write_report(report_of(make_runs()), tmp_path, FILES)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -62,9 +62,8 @@ def detectable_difference(
     """
     if seeds < 2 or not len(pairs):
         return math.inf
-    return _detectable(
-        seeds, tuple(map(tuple, np.asarray(pairs).tolist())), tuple(groups), power, 1 - (1 - level) * share
-    )
+    places = tuple((int(row), int(base)) for row, base in pairs)
+    return _detectable(seeds, places, tuple(groups), power, 1 - (1 - level) * share)
 
 
 @lru_cache(maxsize=32)
@@ -96,7 +95,7 @@ def study_power(
         seeds: Seeds per row to which the study is extended; None: as it is.
 
     Returns:
-        None if it cannot be computed: a look is unfinished, or no row has two runs.
+        None if it cannot be computed: a look is unfinished, or the noise is unknown.
     """
     done = runs[(runs["status"] == "done") & runs[measure].notna()]
     rows = done.groupby("row", sort=False)[measure].agg(["var", "count"])
@@ -106,7 +105,10 @@ def study_power(
     if not look.finished or not pairs or df.sum() < 1 or rows["count"].median() < 2:
         return None
     noise = fit_rows([row for row in gather(runs, measure).values() if row.source == row.name])
-    sd, now = math.sqrt(np.nanmedian(noise.pooled)), int(rows["count"].median())
+    pooled = noise.pooled[noise.pooled > 0]
+    if not len(pooled):
+        return None
+    sd, now = math.sqrt(np.median(pooled)), int(rows["count"].median())
     recipes = done.groupby("row", sort=False)["recipe"].first() if "recipe" in done else rows["count"] * 0
     places = {row: place for place, row in enumerate(rows.index)}
     first, planned = int((stage_of(runs) == 1).sum()), len(runs)
@@ -126,4 +128,5 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
     if power is None:
         return ""
     unit = "pp" if measure == "top1" else "in loss"
-    return f"A true difference of {power.shown} {unit} ({power.in_sds:.1f} standard deviations) is detected with 80% power."
+    size = f"{power.shown} {unit} ({power.in_sds:.1f} standard deviations)"
+    return f"A true difference of {size} is detected with 80% power."
