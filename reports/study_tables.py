@@ -11,6 +11,9 @@ import pandas as pd
 from reports.errors import ReportError
 from reports.row_summary import RowSummary, account, facts, summarise_rows
 from reports.statistics import Correct, compare, legend
+from reports.statistics.power import describe_power
+from reports.statistics.precision import describe_precision
+from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.tables import (
     EMA,
     EMA_LEGEND,
@@ -68,7 +71,7 @@ def comparison_table(
     """
     if runs.empty:
         raise ReportError("no runs to report")
-    compared = compare(runs, pairs(runs), resolution=resolution(runs, predictions))
+    compared = compare_over_looks(runs, pairs(runs), resolution=resolution(runs, predictions))
     kind = str(runs["kind"].iloc[0])
     title = f"{runs['study'].iloc[0]}: {_TITLES[kind]}"
     return _table(_name(runs), title, "row", runs, compared, bench)
@@ -98,6 +101,7 @@ def _table(
         EMA_LEGEND if averaged else "",
         SPEEDS_LEGEND if measured else "",
         legend(compared),
+        *_about_looks(runs, compared),
     ]
     return Table(
         name=name,
@@ -117,6 +121,13 @@ def _table(
         notes=tuple(footnotes.texts),
         frame=with_speeds(_raw(rows, notes, averaged), measured),
     )
+
+
+def _about_looks(runs: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
+    """Say what the verdicts' error rate covers, which precision was reached, and what the study can detect."""
+    if compared["p"].isna().all():
+        return []
+    return [describe_looks(runs), describe_precision(runs, compared), describe_power(runs, pairs(runs))]
 
 
 def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:

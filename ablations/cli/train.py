@@ -245,8 +245,12 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.studies.folder import open_folder
-    from ablations.studies.precision import add_needed_seeds, describe_precision
+    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
 
+    study = session.study
+    few = len(study.seeds) < 3 and study.precision is None
+    if few and is_main() and (text := describe_power(study)) is not None:
+        click.echo(f"{study.name}: {text}")
     session = replace(session, study=open_folder(session.study, session.folder))
     while True:
         status = launch(session)

@@ -1,4 +1,4 @@
-"""Size a study's second stage by the spread that its first stage shows, so that intervals are as narrow as asked."""
+"""What a plan detects, and the second stage of a study that asks for a precision, sized by the spread of the first."""
 
 from __future__ import annotations
 
@@ -46,3 +46,38 @@ def describe_precision(study: Study) -> str | None:
     if last.needed > asked.max_seeds:
         return f"{text}; max_seeds={asked.max_seeds} stops at {seeds}"
     return f"{text}; there are {seeds}, {len(last.seeds)} of them added for it"
+
+
+def describe_power(study: Study) -> str | None:
+    """Say before any training which difference the plan detects; None if it compares no rows."""
+    rows = {row.row: row for row in study.rows}
+    distinct = {row.row: place for place, row in enumerate(row for row in study.rows if row.same_as is None)}
+    pairs = [
+        (distinct[row.same_as or row.row], distinct[rows[row.compared_with].same_as or row.compared_with])
+        for row in study.rows
+        if row.compared_with is not None
+    ]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    if not pairs:
+        return None
+    seeds = len(study.seeds)
+    if seeds == 1:
+        return "one seed per row: no comparison will be tested; --seeds 0,1,2 or --precision gives verdicts"
+    import numpy as np
+
+    from reports.statistics.power import HOPELESS, detectable_difference
+
+    recipes = list(dict.fromkeys(row.recipe for row in study.rows))
+    groups = [recipes.index(rows[name].recipe) for name in distinct]
+    size = detectable_difference(seeds, np.array(pairs), groups)
+    many = f"{len(pairs)} comparisons" if len(pairs) > 1 else "1 comparison"
+    lines = [
+        f"{many} with {seeds} seeds per row: a true difference of {size:.1f} standard deviations between seeds is "
+        "detected with 80% power"
+    ]
+    if study.precision:
+        most = study.precision.max_seeds
+        lines.append(f"{study.precision}: then as many more seeds as the spread of these needs, {most} per row at most")
+    elif size > HOPELESS:
+        lines.append("this plan will find almost nothing: use three seeds or more, or --precision")
+    return "; ".join(lines)
