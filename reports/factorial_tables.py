@@ -147,7 +147,9 @@ def interactions_frame(
         means = {row: SetMean(mean, variance) for row, mean, variance in known}
         noise_df, reason = float(rows.noise.pooled_df.max()), rows.why_untested
     nothing = SetMean(math.nan, math.nan)
-    frame = pairwise_interactions(flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df)
+    frame = pairwise_interactions(
+        flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df, not_random=[flags]
+    )
     frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy())
     unseen = f"fewer than {MIN_EACH_WAY} finished orders have one of the two flags first"
     untested = frame["effect"].isna().map({True: unseen, False: reason})
