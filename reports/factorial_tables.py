@@ -13,7 +13,7 @@ from reports.row_summary import facts
 from reports.statistics import Verdict
 from reports.statistics.factorial import Factorial, Family, effects_frame, effects_of
 from reports.statistics.order_interactions import ALL_SETS, MIN_EACH_WAY, SetMean, pairwise_interactions
-from reports.statistics.sequential import gives_variance, looks, over_looks, stage_of
+from reports.statistics.sequential import describe_looks, gives_variance, looks, over_looks, stage_of
 from reports.statistics.weighted_contrasts import RowMeans, RowValues, verdicts
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, signed
 
@@ -92,7 +92,7 @@ def _legend(runs: pd.DataFrame, frame: pd.DataFrame) -> str:
     if families:
         parts.append(
             f"Verdicts use p-values adjusted for the number of comparisons, by the step-down maximum of |t|, in each "
-            f"family on its own: {_list(families)}. CIs are unadjusted. {_share_words(runs)}"
+            f"family on its own: {_list(families)}. CIs are unadjusted. {describe_looks(runs)}"
         )
     if (frame["family"] == Family.AT_EACH).any():
         parts.append("Effects at one value are averaged over the remaining flags; the CSV has each combination.")
@@ -147,7 +147,9 @@ def interactions_frame(
         means = {row: SetMean(mean, variance) for row, mean, variance in known}
         noise_df, reason = float(rows.noise.pooled_df.max()), rows.why_untested
     nothing = SetMean(math.nan, math.nan)
-    frame = pairwise_interactions(flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df)
+    frame = pairwise_interactions(
+        flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df, not_random=[flags]
+    )
     frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy())
     unseen = f"fewer than {MIN_EACH_WAY} finished orders have one of the two flags first"
     untested = frame["effect"].isna().map({True: unseen, False: reason})
@@ -170,17 +172,11 @@ def _interactions_legend(runs: pd.DataFrame, frame: pd.DataFrame, shown: int, or
         error = "seed-to-seed variance" if whole else "seed-to-seed variance and sampled orders"
         parts.append(
             f"CIs cover {error}; they are unadjusted. Verdicts use Holm-adjusted p-values, for {tested} pair"
-            f"{'s' if tested > 1 else ''}. {_share_words(runs)}"
+            f"{'s' if tested > 1 else ''}. {describe_looks(runs)}"
         )
     if shown < len(frame):
         parts.append(f"Shown: the {shown} pairs with the largest |t|; the CSV has all {len(frame)}.")
     return parts
-
-
-def _share_words(runs: pd.DataFrame) -> str:
-    """Say which share of the error rate the last look at the study uses."""
-    share = looks(runs)[-1].share
-    return f"Adjusted p-values are divided by {share:.2g}, the share of the error rate that this look may use."
 
 
 def _untested(line: Mapping[Any, Any]) -> bool:

@@ -231,6 +231,13 @@ def test_runs_without_spread_or_result_claim_nothing(value: float) -> None:
     assert found.effects["p_adjusted"].isna().all()
 
 
+def test_less_loss_is_better() -> None:
+    signs = np.tile(screening_design(costs_of(4)).signs, (3, 1))
+    values = signs[:, 1] * 0.5 + np.random.default_rng(2).normal(scale=0.1, size=len(signs))
+    verdicts = [screen_effects(values, signs, FLAGS[:4], measure=one).effects["verdict"][1] for one in ("top1", "loss")]
+    assert verdicts == ["better", "worse"]
+
+
 def test_a_saturated_design_is_not_tested() -> None:
     made = screening_design(costs_of(11), "III", 12)
     found = screen_effects(np.random.default_rng(0).normal(size=12), made.signs, FLAGS[:11])

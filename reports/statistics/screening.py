@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Verdict
+from reports.statistics.compare import Measure, Verdict
 from reports.statistics.unreplicated import Floats, Reference, Space, complement, estimate, reference
 from reports.statistics.values import check_level
 
@@ -87,7 +87,12 @@ def named(flags: Sequence[str], pair: Pair) -> str:
 
 
 def screen_effects(
-    values: Floats, signs: NDArray[np.int8], flags: Sequence[str], apart: Sequence[Pair] = (), level: float = 0.95
+    values: Floats,
+    signs: NDArray[np.int8],
+    flags: Sequence[str],
+    apart: Sequence[Pair] = (),
+    level: float = 0.95,
+    measure: Measure = "top1",
 ) -> Screening:
     """Estimate main effects and interactions with confidence intervals, p-values and verdicts.
 
@@ -97,6 +102,7 @@ def screen_effects(
         flags: The flags' names.
         apart: Interactions that follow-up runs were made for: each is estimated on its own.
         level: Of the confidence intervals; 1 - level is the family-wise error rate of the verdicts.
+        measure: What the response is: more top-1 is better, less loss is.
 
     Returns:
         The effects. Main effects are one family and interactions another; p_adjusted is step-down over its family
@@ -114,7 +120,7 @@ def screen_effects(
     model = _Model.of(values, signs, apart)
     if not len(values) or not model.space.dimensions:
         return _untested(model, flags)
-    return _Analysis(model, level).screening(flags)
+    return _Analysis(model, level).screening(flags, measure)
 
 
 def standard_errors(signs: NDArray[np.int8], apart: Sequence[Pair] = ()) -> Floats:
@@ -218,7 +224,7 @@ class _Analysis:
         real = range(1 if model.space.is_clean else len(self.kept) + 1)
         self.references: list[Reference] = [reference(model.space.without(self.kept[:first])) for first in real]
 
-    def screening(self, flags: Sequence[str]) -> Screening:
+    def screening(self, flags: Sequence[str], measure: Measure) -> Screening:
         """The frames."""
         fixed = self._fixed()
         n = len(flags)
@@ -231,7 +237,7 @@ class _Analysis:
         lines.insert(0, "flags", [named(flags, pair) for pair in pairs])
         lines["aliases"] = _interaction_aliases(self.model, flags)
         lines["p_adjusted"] = self._adjusted_interactions(lines)
-        effects, lines = (with_verdicts(frame, self.level) for frame in (effects, lines))
+        effects, lines = (with_verdicts(frame, self.level, measure) for frame in (effects, lines))
         # the last digits differ between machines
         effects, lines = effects.round(_DIGITS), lines.round(_DIGITS)
         order = lines["effect"].abs().sort_values(ascending=False, kind="stable").index
@@ -353,14 +359,15 @@ def _share(draws: Floats, t: float) -> float:
     return math.nan if math.isnan(t) else float((1 + (draws >= t).sum()) / (1 + len(draws)))
 
 
-def with_verdicts(frame: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def with_verdicts(frame: pd.DataFrame, level: float = 0.95, measure: Measure = "top1") -> pd.DataFrame:
     """Add the verdicts that adjusted p-values give, and the reasons of effects that are not tested."""
     verdicts, reasons = [], []
+    better = 1 if measure == "top1" else -1
     for effect, se, p in zip(frame["effect"], frame["se"], frame["p_adjusted"], strict=True):
         reason = "aliased with another effect" if math.isnan(effect) else "no spread to judge it by"
         tested = not math.isnan(se)
         significant = p <= round(1 - level, 12)
-        found = (Verdict.BETTER if effect > 0 else Verdict.WORSE) if significant else Verdict.INCONCLUSIVE
+        found = (Verdict.BETTER if better * effect > 0 else Verdict.WORSE) if significant else Verdict.INCONCLUSIVE
         verdicts.append((found if tested else Verdict.NOT_TESTED).value)
         reasons.append("" if tested else reason)
     return frame.assign(verdict=verdicts, reason=reasons)
