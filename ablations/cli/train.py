@@ -111,7 +111,7 @@ def _asks(name: str, kind: Any, text: str) -> Callable:
     "--precision",
     type=click.FloatRange(0, min_open=True),
     metavar="P",
-    help="Add seeds until the 95% CI of every comparison is at most ±P (pp).",
+    help="Add seeds until the 95% CI of every comparison is at most ±P (pp, or loss if --measure loss).",
 )
 @click.option("--max-seeds", type=click.IntRange(2), help="Seeds per row, at most, for --precision [20].")
 @click.option("--measure", type=click.Choice(["top1", "loss"]), help="What verdicts are about [top1].")
