@@ -17,22 +17,25 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes [FOLDER/report].")
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the report [default: FOLDER/report]."
+)
 @click.option(
     "--format",
     "formats",
     metavar="NAME,…",
     multiple=True,
     callback=read_formats,
-    help=f"Of {', '.join(REPORTS)} [all]; repeatable. table prints the tables.",
+    help=f"Of {', '.join(REPORTS)} [default: all]; repeatable. table prints to the terminal.",
 )
 @with_options("debug")
 def report(folder: Path, to: Path | None, formats: list[str]) -> None:
-    """Print the tables of the study in FOLDER, and write its tables, figures and page, as it is now."""
+    """Print a summary and the tables of the study in FOLDER; write them with figures and a page."""
     from ablations.reporting import read_report
     from ablations.studies.folder import read_study
     from reports.errors import ReportError
     from reports.formats import terminal
+    from reports.summary import as_text
     from reports.write import write_report
 
     study = read_study(folder)
@@ -48,6 +51,7 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
         raise RunError(f"report {to or folder / 'report'}: cannot be written ({error.strerror})") from error
     if "table" in formats:
         width = max(shutil.get_terminal_size((120, 24)).columns, 100)
+        click.echo(as_text(gathered.summary))
         for table in gathered.tables:
             click.echo(terminal(table, width))
     for path in written:

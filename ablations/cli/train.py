@@ -111,9 +111,10 @@ def _asks(name: str, kind: Any, text: str) -> Callable:
     "--precision",
     type=click.FloatRange(0, min_open=True),
     metavar="P",
-    help="Add seeds until the 95% CI of every comparison is at most ±P (pp).",
+    help="Add seeds until the 95% CI of every comparison is at most ±P (pp, or loss if --measure loss).",
 )
 @click.option("--max-seeds", type=click.IntRange(2), help="Seeds per row, at most, for --precision [20].")
+@click.option("--measure", type=click.Choice(["top1", "loss"]), help="What verdicts are about [top1].")
 @click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
 @click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")

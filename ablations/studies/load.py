@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _LONGEST = 240  # letters of a row's name, which with the seed names a folder
 # What each kind reads beside the keys of every study.
 _READS: dict[str, tuple[str, ...]] = {
-    "roadmap": ("recipe", "original_recipe", "extras"),
-    "one-in": ("recipe", "end", "flags"),
-    "one-out": ("recipe", "end", "flags"),
-    "sweep": ("recipe", "flags"),
+    "roadmap": ("recipe", "original_recipe", "extras", "measure"),
+    "one-in": ("recipe", "end", "flags", "measure"),
+    "one-out": ("recipe", "end", "flags", "measure"),
+    "sweep": ("recipe", "flags", "measure"),
     "grid": ("recipe", "flags"),
     "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
-    "recipes": ("recipes",),
+    "recipes": ("recipes", "measure"),
     "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost"),
 }
 
@@ -157,6 +157,7 @@ def _resolve(name: str, given: StudyFile, settings: Mapping[str, str]) -> Study:
         base=given.base,
         data=given.data,
         evaluate=given.evaluate,
+        measure=given.measure or "top1",
         seeds=seeds,
         budget=given.budget,
         recipes=recipes,

@@ -29,7 +29,7 @@ def add_needed_seeds(folder: Path) -> Study:
         from reports.statistics.precision import seeds_needed
 
         assert study.precision is not None
-        needed = seeds_needed(study_runs(study, folder), study.precision.half_width)
+        needed = seeds_needed(study_runs(study, folder), study.precision.half_width, study.measure)
         if needed is None:
             raise RunError(f"study folder {folder}: no comparison has two finished runs, so its spread is not known")
         study = sized(study, needed)

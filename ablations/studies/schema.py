@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Measure = Literal["top1", "loss"]
 Resolution = Literal["III", "IV", "V"]
 
 
@@ -44,6 +45,7 @@ class StudyFile(BaseModel):
     recipes: list[str] | None = Field(default=None, min_length=2, description="what a study of recipes compares")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
+    measure: Measure | None = Field(default=None, description="what verdicts are about: top1 or loss; none: top1")
     seeds: list[Seed] = Field(default=[0], min_length=1)
     precision: float | None = Field(default=None, gt=0, description="half the width that intervals may have")
     max_seeds: Whole | None = Field(default=None, ge=2, description="seeds per row, at most, for precision; none: 20")
@@ -138,6 +140,7 @@ class Study(BaseModel):
     data: str
     data_checksum: str = ""
     evaluate: Literal["test", "validation"]
+    measure: Measure = "top1"
     seeds: list[Seed]
     budget: str | None
     recipes: dict[str, TrainingConfig]

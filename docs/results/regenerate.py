@@ -83,7 +83,7 @@ def learning_rate(report: Report) -> str:
 
 
 def verdicts(report: Report) -> str:
-    """Which rows of a study are better than what they are compared with, which worse, which are inconclusive."""
+    """Which rows of a study are better than what they are compared with, which worse, which inconclusive."""
     rows = [row for row in report.tables[-1].frame.to_dict("records") if row["difference"] == row["difference"]]
     lines = []
     for verdict in ("better", "worse", "inconclusive"):

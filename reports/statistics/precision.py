@@ -73,4 +73,4 @@ def describe_precision(runs: pd.DataFrame, compared: pd.DataFrame, measure: Meas
     if widest <= half_width * (1 + 1e-6):
         return f"{text}."
     needed = seeds_needed(runs[gives_variance(runs)], half_width, measure)
-    return f"{text}; ±{half_width:g} needs {needed}, more than the maximum that was set, or than finished."
+    return f"{text}; ±{half_width:g} needs {needed}. Fewer were allowed (max_seeds) or have finished."
