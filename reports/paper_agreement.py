@@ -48,7 +48,11 @@ def paper_agreement(runs: pd.DataFrame, roadmap_name: str) -> PaperAgreement:
         errors = [math.sqrt(variance / count[row.name]) for row in rows]
         return Means([mean[row.name] for row in rows], errors)
 
-    return _compared([row for row in roadmap(roadmap_name).rows if row.name in mean], ours)
+    rows = [row for row in roadmap(roadmap_name).rows if row.name in mean]
+    used = {str(name): frozenset(group["run"]) for name, group in runs.groupby("row")}
+    # Of rows that share their runs the last counts: there is no change between them.
+    later = [{used[other.name] for other in rows[place + 1 :]} for place in range(len(rows))]
+    return _compared([row for row, others in zip(rows, later, strict=True) if used[row.name] not in others], ours)
 
 
 def _compared(rows: Sequence[Row], ours: Callable[[Sequence[Row]], Means]) -> PaperAgreement:
