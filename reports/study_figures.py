@@ -62,7 +62,7 @@ def _plots(
     if "screen" in tables:
         from reports.screen_plots import screen_plots
 
-        yield from screen_plots(title, runs, tables)
+        yield from screen_plots(title, runs, tables, measure)
     if "worths" in tables:
         yield worths_plot(tables["worths"])
     if "worth-interactions" in tables:
