@@ -1,4 +1,4 @@
-"""Size a study's second stage by the spread that its first stage shows, so that intervals are as narrow as asked."""
+"""Size a study's second stage from the variance of its first, so that its CIs have the requested width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ablations.studies.stages import sized, unsized
 
 
 def add_needed_seeds(folder: Path) -> Study:
-    """Add the seeds that the precision needs, once all runs have ended; return the study that the folder now holds.
+    """Add the seeds that the precision needs, once all runs are finished; return the study that the folder then holds.
 
     Raises RunError if no comparison's variance is known.
     """
@@ -21,7 +21,7 @@ def add_needed_seeds(folder: Path) -> Study:
     study = read_study(folder)
     if not unsized(study):
         return study
-    with FileLock(folder / ".study.yaml.lock"):  # of two commands at once, the second finds the first's seeds
+    with FileLock(folder / ".study.yaml.lock"):  # of two commands at the same time, the second finds the first's seeds
         study = read_study(folder)
         if not unsized(study) or not all(finished(run_folder(folder, run)) for run in study.runs):
             return study
@@ -31,14 +31,14 @@ def add_needed_seeds(folder: Path) -> Study:
         assert study.precision is not None
         needed = seeds_needed(study_runs(study, folder), study.precision.half_width)
         if needed is None:
-            raise RunError(f"study folder {folder}: no comparison has two finished runs, so its spread is not known")
+            raise RunError(f"study folder {folder}: no comparison has two finished runs, so the variance is unknown")
         study = sized(study, needed)
         write_study(study, folder)
     return study
 
 
 def describe_precision(study: Study) -> str | None:
-    """What the study's last stage was computed to need; None if it was not computed."""
+    """Describe the seeds that the last stage needs; None if they were not computed."""
     if not study.stages or (last := study.stages[-1]).precision is None or last.needed is None:
         return None
     asked, seeds = last.precision, len(study.seeds)
