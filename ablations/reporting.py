@@ -13,8 +13,9 @@ from ablations.studies.kinds import set_name
 from ablations.studies.results import curves_frame, predictions, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
-from modernize.design import nearest
+from modernize.design import nearest, text
 from reports.report import Orders, Report, report_tables
+from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 
 
@@ -71,16 +72,18 @@ def read_report(study: Study, folder: Path) -> Report:
     """
     runs = update_results(study, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
-    factors = factors_of(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, factors)
+    designs = {row.row: row.flags for row in study.rows if row.reference is None}
+    texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
+    grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, grid, factors)
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
         runs=runs,
-        designs={row.row: row.flags for row in study.rows if row.reference is None},
+        designs=designs,
         tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench),
+        plots=study_plots(study.name, runs, tables, curves, bench, grid),
         curves=curves,
         orders=orders,
         bench=bench,

@@ -32,10 +32,29 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Conv:
-    """A 2-d convolution with a square kernel."""
+class _Layer:
+    """A layer that keeps the resolution, and has neither parameters nor MACs."""
 
     name: str
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return 0
+
+    def out_size(self, size: int) -> int:
+        """Return the output resolution for an input resolution, in pixels."""
+        return size
+
+    def macs(self, size: int) -> int:
+        """Return the multiply-adds for one image of a resolution in pixels."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Conv(_Layer):
+    """A 2-d convolution with a square kernel."""
+
     in_channels: int
     out_channels: int
     kernel_size: int = 1
@@ -44,12 +63,12 @@ class Conv:
     groups: int = 1
     bias: bool = False
 
-    def out_size(self, size: int) -> int:
-        return (size + 2 * self.padding - self.kernel_size) // self.stride + 1
-
     @property
     def params(self) -> int:
         return self.kernel_size**2 * self.in_channels // self.groups * self.out_channels + self.bias * self.out_channels
+
+    def out_size(self, size: int) -> int:
+        return (size + 2 * self.padding - self.kernel_size) // self.stride + 1
 
     def macs(self, size: int) -> int:
         return self.out_size(size) ** 2 * self.kernel_size**2 * self.in_channels // self.groups * self.out_channels
@@ -61,136 +80,94 @@ class Conv:
 
 
 @dataclass(frozen=True)
-class Norm:
+class Norm(_Layer):
     """BatchNorm (`bn`) or LayerNorm over channels (`ln`)."""
 
-    name: str
     kind: str
     channels: int
-
-    def out_size(self, size: int) -> int:
-        return size
 
     @property
     def params(self) -> int:
         return 2 * self.channels
-
-    def macs(self, size: int) -> int:
-        return 0
 
     def __str__(self) -> str:
         return f"{ {'bn': 'BatchNorm', 'ln': 'LayerNorm'}[self.kind] } {self.channels}"
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(_Layer):
     """An activation function, `relu` or `gelu`."""
 
-    name: str
     kind: str
-    params = 0
-
-    def out_size(self, size: int) -> int:
-        return size
-
-    def macs(self, size: int) -> int:
-        return 0
 
     def __str__(self) -> str:
         return {"relu": "ReLU", "gelu": "GELU"}[self.kind]
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(_Layer):
     """ResNet's overlapping 3×3 max-pool, stride 2."""
-
-    name: str
-    params = 0
 
     def out_size(self, size: int) -> int:
         return (size - 1) // 2 + 1
-
-    def macs(self, size: int) -> int:
-        return 0
 
     def __str__(self) -> str:
         return "max-pool 3×3, stride 2"
 
 
 @dataclass(frozen=True)
-class GlobalAveragePool:
+class GlobalAveragePool(_Layer):
     """The mean over positions, with output size 1×1."""
-
-    name: str
-    params = 0
 
     def out_size(self, size: int) -> int:
         return 1
-
-    def macs(self, size: int) -> int:
-        return 0
 
     def __str__(self) -> str:
         return "global average pool"
 
 
 @dataclass(frozen=True)
-class LayerScale:
+class LayerScale(_Layer):
     """A learnable per-channel scale (Touvron et al., 2021)."""
 
-    name: str
     channels: int
     init: float
-
-    def out_size(self, size: int) -> int:
-        return size
 
     @property
     def params(self) -> int:
         return self.channels
-
-    def macs(self, size: int) -> int:
-        return 0
 
     def __str__(self) -> str:
         return f"layer scale {self.init:g}"
 
 
 @dataclass(frozen=True)
-class GlobalResponseNorm:
+class GlobalResponseNorm(_Layer):
     """Global response normalization, GRN (Woo et al., 2023)."""
 
-    name: str
     channels: int
-
-    def out_size(self, size: int) -> int:
-        return size
 
     @property
     def params(self) -> int:
         return 2 * self.channels
-
-    def macs(self, size: int) -> int:
-        return 0
 
     def __str__(self) -> str:
         return f"GRN {self.channels}"
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(_Layer):
     """The classifier, on the pooled channels."""
 
-    name: str
     in_features: int
     out_features: int
-
-    def out_size(self, size: int) -> int:
-        return 1
 
     @property
     def params(self) -> int:
         return (self.in_features + 1) * self.out_features
+
+    def out_size(self, size: int) -> int:
+        return 1
 
     def macs(self, size: int) -> int:
         return self.in_features * self.out_features

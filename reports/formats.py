@@ -232,7 +232,7 @@ def _least(table: Table, widths: list[int]) -> list[int]:
     least = list(widths)
     for place, column in enumerate(table.columns):
         if not column.number:
-            lines = [line for row in table.rows for line in _two_lines(row[place].text)]
+            lines = [line for row in table.rows for line in _two_lines(_marked(row[place]))]
             least[place] = min(widths[place], max(map(cell_len, [*lines, *_two_lines(column.title)])))
     least[0] = min(widths[0], _LABEL_WIDTH)
     return least

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
+from reports.statistics.factorial import Factorial
 from reports.study_tables import Predictions, comparison_table, references_table
 from reports.tables import Table
 
@@ -102,9 +104,11 @@ def report_tables(
     predictions: Predictions | None = None,
     orders: Orders | None = None,
     bench: pd.DataFrame | None = None,
+    grid: Factorial | None = None,
     factors: Factors | None = None,
 ) -> list[Table]:
-    """The tables of a study, the main one first: a roadmap's beside the paper, the worths of flags, the differences.
+    """The tables of a study, the main one first: a roadmap's beside the paper, the worths of flags and their
+    interactions, the effects of a grid, the differences.
 
     Of a screening study, whose `factors` are given: main effects, interactions, and the runs.
 
@@ -113,7 +117,11 @@ def report_tables(
     """
     if orders is not None:
         worths = orders_table(runs, orders.orders, orders.row_of)
-        return [worths, comparison_table(runs, predictions, bench)]
+        flags, *random = orders.orders
+        pairs = [order_interactions_table(runs, flags, random, orders.row_of)] if len(flags) > 1 else []
+        return [worths, *pairs, comparison_table(runs, predictions, bench)]
+    if grid is not None and len(grid.flags) > 1:
+        return [grid_effects_table(runs, grid), comparison_table(runs, predictions, bench)]
     if factors is not None:
         found = screening_of(runs, factors)
         effects, interactions = screen_table(runs, factors, found), interactions_table(runs, found)

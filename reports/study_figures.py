@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.report import Plot
 from reports.row_summary import facts, status_of
 from reports.statistics import rank_correlation
+from reports.statistics.factorial import Factorial
 from reports.tables import Speed, Table, signed, speeds, unit
 
 if TYPE_CHECKING:
@@ -29,10 +31,15 @@ _AXES = {
 
 
 def study_plots(
-    title: str, runs: pd.DataFrame, tables: Sequence[Table], curves: pd.DataFrame, bench: pd.DataFrame
+    title: str,
+    runs: pd.DataFrame,
+    tables: Sequence[Table],
+    curves: pd.DataFrame,
+    bench: pd.DataFrame,
+    grid: Factorial | None = None,
 ) -> tuple[Plot, ...]:
     """The figures of a study, in the order to show them; one that would hold no number of the study is not there."""
-    return tuple(_plots(title, runs, {table.name: table for table in tables}, tables[-1], curves, bench))
+    return tuple(_plots(title, runs, {table.name: table for table in tables}, tables[-1], curves, bench, grid))
 
 
 def _plots(
@@ -42,6 +49,7 @@ def _plots(
     compared: Table,
     curves: pd.DataFrame,
     bench: pd.DataFrame,
+    grid: Factorial | None,
 ) -> Iterator[Plot]:
     if "roadmap" in tables:
         yield trajectory_plot(tables["roadmap"])
@@ -51,8 +59,11 @@ def _plots(
         yield from screen_plots(title, runs, tables)
     if "worths" in tables:
         yield worths_plot(tables["worths"])
-    if runs["kind"].iloc[0] == "grid":
-        yield from heatmap_plot(title, runs)
+    if "worth-interactions" in tables:
+        yield from interaction_matrix_plot(tables["worth-interactions"])
+    if grid is not None:
+        yield from heatmap_plot(title, runs, grid)
+        yield from grid_plots(title, runs, grid, tables)
     if any(column.name == "difference" for column in compared.columns):
         yield effects_plot(compared, runs)
     if "roadmap" in tables:
@@ -106,11 +117,11 @@ def worths_plot(table: Table) -> Plot:
     return Plot(table.name, table.title, caption, table.frame, draw)
 
 
-def heatmap_plot(title: str, runs: pd.DataFrame) -> Iterator[Plot]:
+def heatmap_plot(title: str, runs: pd.DataFrame, flags: Factorial) -> Iterator[Plot]:
     """A grid of two flags; none for a grid of more."""
     from reports.figures.grid import two_flags
 
-    grid = two_flags(runs)
+    grid = two_flags(flags, runs)
     if grid is None:
         return
     heading = f"{title}: {grid.down} by {grid.across}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from modernize.design import Design, text
+from modernize.design import Design, split_name, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
@@ -36,6 +36,10 @@ class MeasuredDifference:
     legend: str
 
 
+CHOSEN_AFTERWARDS = (
+    "If you chose this pair after looking at the results of more rows, use the study's report, whose verdicts are "
+    "corrected for all its comparisons."
+)
 _Line = tuple[str, str, str, str]
 _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
@@ -134,21 +138,18 @@ def measure(
     fair = [(one, other) for one, other in pairs if recipes[one] == recipes[other]]
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
-    base, row = next((pair for pair in fair if pair == tuple(_called(side) for side in sides)), fair[0])
+    base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
     compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
+    if compared["p"].notna().any():
+        told = f"{told} {CHOSEN_AFTERWARDS}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The rows of a study that are this design, the one that its name calls first."""
     rows = [row for row, flags in designs.items() if Design().with_flags(flags) == side.design]
-    return sorted(rows, key=lambda row: row != _called(side))
-
-
-def _called(side: Side) -> str:
-    """The row that a design's name calls: `depthwise` of `pocket@depthwise`."""
-    return side.name.partition("@")[2]
+    return sorted(rows, key=lambda row: row != split_name(side.name).row)
 
 
 def _some(names: Sequence[str]) -> str:

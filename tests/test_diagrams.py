@@ -278,7 +278,7 @@ def test_accuracies_are_those_of_the_rows_with_these_flags_and_one_recipe() -> N
     assert measured.line["difference"] == pytest.approx(2.0)
     assert low <= pooled.low < pooled.high <= high  # two rows say little of how much spreads differ
     said = terminal(two_designs.two_designs_table(*sides, "images", measured), 120)
-    assert "family-wise" not in said and "unadjusted p-value" in said
+    assert "family-wise" not in said and "unadjusted p-value" in said and "If you chose this pair after" in said
     assert "81.00 ± 1.00" in said and "83.00 ± 1.32" in said and f"[{low:+.2f}, {high:+.2f}]" in said
 
 

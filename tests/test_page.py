@@ -195,7 +195,7 @@ def test_outside_words_are_never_markup(tmp_path: Path) -> None:
 def test_a_study_without_a_result_has_a_page(tmp_path: Path) -> None:
     text = page(report_of(tmp_path, seeds=(0,), outcome=lambda run: {"status": "failed"}))
     assert len(Reader(text).tables["unfinished"]) == 1 + 17
-    assert all("no result" in run["said"] for run in data_of(text)["measured"])
+    assert all("no result" in run["result"] for run in data_of(text)["measured"])
 
 
 # The explorer's tables -----------------------------------------------------------------------------------------------
@@ -245,9 +245,9 @@ def test_the_roadmap_and_the_studys_rows_can_be_chosen(data: dict[str, Any]) -> 
 def test_measured_accuracy_has_its_interval(report: Report, data: dict[str, Any]) -> None:
     top1 = report.runs.loc[report.runs["row"] == "gelu", "top1"]
     low, high = stats.t.interval(0.95, 2, top1.mean(), stats.sem(top1))
-    said = next(run["said"] for run in data["measured"] if run["row"] == "gelu")
+    said = next(run["result"] for run in data["measured"] if run["row"] == "gelu")
     assert f"{top1.mean():.2f} ± {top1.std():.2f}" in said and f"{low:.2f} to {high:.2f}" in said
-    assert "1 of 3 runs failed" in next(run["said"] for run in data["measured"] if run["row"] == "kernel-9")
+    assert "1 of 3 runs failed" in next(run["result"] for run in data["measured"] if run["row"] == "kernel-9")
 
 
 def test_what_cannot_be_built_says_why() -> None:

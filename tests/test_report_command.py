@@ -192,7 +192,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for folder in (tmp_path, tmp_path / "missing"):
         assert report(folder) == 2
         said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1 and "holds no study.yaml" in said.err
+        assert said.out == "" and said.err.count("\n") == 1 and "has no study.yaml" in said.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -343,9 +343,9 @@ def test_real_runs_give_every_table_and_figure(tmp_path: Path) -> None:
     done = ablations("report", folder, "--format", ",".join(FILES))
     assert done.returncode == 0 and done.stderr == ""
     written = [Path(line).relative_to(folder / "report") for line in done.stdout.splitlines()]
-    names = ("heatmap", "grid", "tradeoff", "curves-loss", "curves-top1")
+    names = ("heatmap", "interaction", "grid-effects", "grid", "tradeoff", "curves-loss", "curves-top1")
     assert set(map(str, written)) == {
-        *(f"tables/grid.{suffix}" for suffix in ("md", "csv", "tex")),
+        *(f"tables/{name}.{suffix}" for name in ("grid-effects", "grid") for suffix in ("md", "csv", "tex")),
         *(f"figures/{name}.{suffix}" for name in names for suffix in ("png", "svg", "pdf")),
     }
     found = results(folder)

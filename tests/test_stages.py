@@ -163,7 +163,7 @@ def test_a_precision_that_makes_no_sense_is_refused(changes: dict[str, Any], say
 
 
 def test_a_study_that_compares_no_rows_has_no_precision_to_ask_for() -> None:
-    with pytest.raises(RequestError, match="a study of kind orders compares no two rows"):
+    with pytest.raises(RequestError, match="a study of kind orders compares no rows"):
         load_study("orders", {"base": "pocket", "precision": 0.5}, {})
 
 
@@ -180,11 +180,11 @@ def test_a_folder_is_extended_by_its_path(tmp_path: Path) -> None:
     assert load_study(str(tmp_path), {}, {}) == read_study(tmp_path)
     study = open_folder(load_study(str(tmp_path), {"seeds": [0, 1, 2, 3, 4]}, {}), tmp_path)
     assert (study.seeds, study.stages[1].why, study.stages[1].seeds) == ([0, 1, 2, 3, 4], "extended", [3, 4])
-    with pytest.raises(RequestError, match="--budget: the folder keeps its study"):
+    with pytest.raises(RequestError, match="--budget: the study of a folder is fixed"):
         load_study(str(tmp_path), {"budget": "2 epochs"}, {})
-    with pytest.raises(RequestError, match="--set: the folder keeps its study"):
+    with pytest.raises(RequestError, match="--set: the study of a folder is fixed"):
         load_study(str(tmp_path), {}, {"learning_rate": "1"})
-    with pytest.raises(RequestError, match="it holds no study"):
+    with pytest.raises(RequestError, match="it has no study"):
         load_study(str(tmp_path / "runs"), {}, {})
 
 

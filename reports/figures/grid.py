@@ -1,4 +1,4 @@
-"""Grids of two flags, read from the names of a study's rows."""
+"""Grids of two flags as a heat map shows them: the runs of each pair of values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from reports.row_summary import status_of
 from reports.statistics import summarise
+from reports.statistics.factorial import Factorial
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,12 @@ class Grid:
         return pd.DataFrame(lines)
 
 
-def two_flags(runs: pd.DataFrame) -> Grid | None:
-    """The grid of a study's runs by the names of its rows; None where these are not of two flags."""
-    cells: dict[tuple[str, str], pd.DataFrame] = {}
-    flags: tuple[str, ...] = ()
-    for row, group in runs.groupby("row", sort=False):
-        pairs = [part.partition("=") for part in str(row).split(",")]
-        flags = tuple(flag for flag, _, _ in pairs)
-        if len(pairs) != 2:
-            return None
-        cells[pairs[0][2], pairs[1][2]] = group
-    rows, columns = (tuple(dict.fromkeys(values)) for values in zip(*cells, strict=True))
-    return Grid(flags[0], flags[1], rows, columns, cells)
+def two_flags(grid: Factorial, runs: pd.DataFrame) -> Grid | None:
+    """Arrange the runs of a grid of two flags; None if it has another number of flags."""
+    if len(grid.flags) != 2:
+        return None
+    by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
+    down, across = grid.flags
+    cells = {(cell[0], cell[1]): by_row[row] for cell, row in grid.rows.items()}
+    rows, columns = grid.flags.values()
+    return Grid(down, across, rows, columns, cells)

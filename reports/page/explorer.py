@@ -67,7 +67,7 @@ def explorer_data(report: Report) -> dict[str, Any]:
         "start": choice(space, next(iter(designs.values()), steps.rows[0].design)),
         "rows": [{"name": row.name, "label": row.label, "choice": choice(space, row.design)} for row in steps.rows],
         "measured": [
-            {"row": row, "choice": choice(space, design), "said": measured(report, row)}
+            {"row": row, "choice": choice(space, design), "result": measured(report, row)}
             for row, design in designs.items()
         ],
         **tabulate(space, images),
@@ -131,20 +131,20 @@ def choice(space: Space, design: Design) -> list[int]:
 def measured(report: Report, row: str) -> str:
     """Describe a row's results: top-1 with its confidence interval, recipe and seeds."""
     runs = report.runs[report.runs["row"] == row]
-    found = summarise(runs.loc[runs["status"] == "done", "top1"])
+    top1 = summarise(runs.loc[runs["status"] == "done", "top1"])
     label = f"{runs['label'].iloc[0]} (recipe {runs['recipe'].iloc[0]})" if len(runs) else row
     rest = account(runs) if len(runs) else "not run"
-    if not found.seeds:
+    if not top1.seeds:
         return f"{label}: no result; {rest or ', '.join(dict.fromkeys(runs['status']))}"
-    if found.seeds == 1:
-        said = f"{mean_sd(found.mean, None)}%, one seed: no interval over seeds"
+    if top1.seeds == 1:
+        result = f"{mean_sd(top1.mean, None)}%, one seed"
     else:
-        half = float(stats.t.ppf(0.975, found.seeds - 1)) * found.sd / found.seeds**0.5
-        said = (
-            f"{mean_sd(found.mean, found.sd)}% over {found.seeds} seeds, "
-            f"95% interval of the mean {found.mean - half:.2f} to {found.mean + half:.2f}"
+        half = float(stats.t.ppf(0.975, top1.seeds - 1)) * top1.sd / top1.seeds**0.5
+        result = (
+            f"{mean_sd(top1.mean, top1.sd)}% over {top1.seeds} seeds, "
+            f"95% CI of the mean {top1.mean - half:.2f} to {top1.mean + half:.2f}"
         )
-    return f"{label}: {said}" + (f"; {rest}" if rest else "")
+    return f"{label}: {result}" + (f"; {rest}" if rest else "")
 
 
 # ---- tables over all combinations

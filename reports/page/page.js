@@ -77,7 +77,7 @@ for (const figure of document.querySelectorAll(".plot")) {
   });
 }
 
-// ---- explorer: everything shown is looked up in tables that Python made; nothing is counted or drawn here
+// ---- explorer: looks everything up in tables made by Python; it neither counts nor draws
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const inputs = data.flags.map((_, place) => document.querySelector(`[data-flag="${place}"]`));
@@ -121,8 +121,8 @@ function nearestRow(chosen) {
   return nearest;
 }
 
-function toldOf(nearest, chosen) {
-  if (!nearest.flags.length) return `${nearest.row.label}: this is it`;
+function describe(nearest, chosen) {
+  if (!nearest.flags.length) return `${nearest.row.label}: exact match`;
   const words = nearest.flags.map((flag) => {
     const there = nearest.row.choice[flag];
     return `${data.flags[flag].name} ${valueOf(flag, chosen[flag])}` + (there < 0 ? "" : `, there ${valueOf(flag, there)}`);
@@ -133,7 +133,7 @@ function toldOf(nearest, chosen) {
 
 function measured(chosen) {
   const found = data.measured.filter((run) => !differing(chosen, run.choice).length);
-  return found.length ? found.map((run) => run.said).join("\n") : "no run of exactly this design";
+  return found.length ? found.map((run) => run.result).join("\n") : "no runs of this design";
 }
 
 function nameOf(nearest, chosen) {
@@ -171,12 +171,12 @@ function show() {
   const macs = lookUp(data.macs, chosen);
   const refused = macs < 0;
   shown.refused.hidden = !refused;
-  shown.refused.textContent = refused ? `This cannot be built: ${data.reasons[-1 - macs]}` : "";
+  shown.refused.textContent = refused ? `Invalid design: ${data.reasons[-1 - macs]}` : "";
   shown.params.textContent = refused ? "–" : lookUp(data.params, chosen).toLocaleString("en");
   shown.macs.textContent = refused ? "–" : macs.toLocaleString("en");
   shown.gflops.textContent = refused ? "–" : gflops(macs);
   const nearest = nearestRow(chosen);
-  shown.nearest.textContent = toldOf(nearest, chosen);
+  shown.nearest.textContent = describe(nearest, chosen);
   shown.measured.textContent = measured(chosen);
   shown.name.textContent = nameOf(nearest, chosen);
   shown.overview.innerHTML = data.overviews[lookUp(data.overview, chosen)];
@@ -195,13 +195,13 @@ function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // no encoding that a browser wrote, and so no flag either
+    return text; // not an encoding that a browser writes, so not a flag
   }
 }
 
 function tellUnknown(parts) {
   shown.unknown.hidden = !parts.length;
-  shown.unknown.textContent = parts.length ? `Left out of this page's address, not known here: ${parts.join(", ")}` : "";
+  shown.unknown.textContent = parts.length ? `Ignored from the URL, unknown on this page: ${parts.join(", ")}` : "";
 }
 
 function restore() {

@@ -33,6 +33,7 @@ _TOLD: tuple[str, ...] = (
     "seeds",
     "change",
     "difference",
+    "effect",
     "low",
     "high",
     "p_adjusted",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from reports.statistics.agreement import Correlation, rank_correlation
+from reports.statistics.agreement import (
+    Agreement,
+    Correlation,
+    Means,
+    agreement,
+    pairwise_accuracy,
+    rank_correlation,
+    rerun_agreement,
+)
 from reports.statistics.compare import (
     COMPARISON_COLUMNS,
     MODERATED,
@@ -36,21 +44,26 @@ __all__ = [
     "NO_METHOD",
     "ONE_SEED",
     "WELCH",
+    "Agreement",
     "Correct",
     "Correlation",
     "Difference",
+    "Means",
     "Measure",
     "OrderDistance",
     "SeededValue",
     "Summary",
     "Value",
     "Verdict",
+    "agreement",
     "compare",
     "distance_from_order",
     "holm",
     "legend",
     "paired_correctness",
+    "pairwise_accuracy",
     "rank_correlation",
+    "rerun_agreement",
     "shapley_exact",
     "shapley_from_orders",
     "shapley_over_seeds",

@@ -60,13 +60,7 @@ def contrasts(noise: Noise, runs: Floats, pairs: NDArray[np.intp]) -> Contrasts:
         runs: Number of runs that each mean is over, (rows,).
         pairs: Row and baseline of each comparison, as places in the rows, (pairs, 2). The noise of both must be known.
     """
-    own_df = np.where(noise.df > 0, noise.df, 0.0)[..., None]
-    share = prior_share(own_df, noise.prior_df)
-    pooled = noise.pooled[..., None]
-    moderated = squeeze_variance(noise.variance[..., None], own_df, pooled, noise.prior_df) / runs[:, None]
-    shared = np.where(share > 0, share * pooled, 0.0) / runs[:, None]
-    own = _ratio(moderated**2, noise.prior_df + own_df)
-    pooled_error = _pooled_error(noise)
+    moderated, shared, own, pooled_error = row_variances(noise, runs)
     a, b = pairs[:, 0], pairs[:, 1]
     together = (noise.group[a] == noise.group[b])[:, None, None]
     first, second = np.s_[..., a, :, None], np.s_[..., b, None, :]
@@ -80,6 +74,20 @@ def contrasts(noise: Noise, runs: Floats, pairs: NDArray[np.intp]) -> Contrasts:
     flat = (*variance.shape[:-2], -1)
     used = (weight > 0).reshape(-1, len(PRIOR_DF) ** 2).any(axis=0)
     return Contrasts(*(terms.reshape(flat)[..., used] for terms in (np.sqrt(variance), df, weight)))
+
+
+def row_variances(noise: Noise, runs: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """The variance of each row's mean, (..., rows, nodes), and what its degrees of freedom come from.
+
+    The latter are the pooled variance's part of it, its square over the row's own degrees of freedom, and 1 / the
+    degrees of freedom of the pooled variance.
+    """
+    own_df = np.where(noise.df > 0, noise.df, 0.0)[..., None]
+    share = prior_share(own_df, noise.prior_df)
+    pooled = noise.pooled[..., None]
+    moderated = squeeze_variance(noise.variance[..., None], own_df, pooled, noise.prior_df) / runs[:, None]
+    shared = np.where(share > 0, share * pooled, 0.0) / runs[:, None]
+    return moderated, shared, _ratio(moderated**2, noise.prior_df + own_df), _pooled_error(noise)
 
 
 def _pooled_error(noise: Noise) -> Floats:
@@ -111,14 +119,14 @@ def joint_p_values(noise: Noise, runs: Floats, pairs: NDArray[np.intp], points: 
     moderated = squeeze_variance(noise.variance[:, None], own_df, noise.pooled[:, None], noise.prior_df)
     variance = (moderated * noise.weight[noise.group]).sum(axis=1) / runs
     used, places = np.unique(pairs, return_inverse=True)
-    errors = _normal_points(len(used), points) * np.sqrt(variance[used])
+    errors = normal_points(len(used), points) * np.sqrt(variance[used])
     places = places.reshape(pairs.shape)
     scale = np.sqrt(variance[pairs].sum(axis=1))
     return 2 * special.ndtr(-np.abs(errors[:, places[:, 0]] - errors[:, places[:, 1]]) / scale)
 
 
 @lru_cache(maxsize=4)
-def _normal_points(dimensions: int, number: int) -> Floats:
+def normal_points(dimensions: int, number: int) -> Floats:
     """Independent standard normal values from a scrambled Sobol sequence, the same each time."""
     points = stats.qmc.Sobol(dimensions, scramble=True, rng=0).random(number)
     return np.asarray(special.ndtri(np.clip(points, 1e-12, 1 - 1e-12)))

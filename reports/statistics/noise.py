@@ -21,9 +21,9 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 
-PRIOR_DF: Floats = np.array([1, 8, 16, 32, np.inf])
+PRIOR_DF: Floats = np.array([1, 4, 8, 16, np.inf])
 PRIOR_WEIGHT: Floats = np.array([10, 1, 1, 1, 7]) / 20  # chosen by simulation, see docs/statistics.md
-OUTLIER_LEVEL = 0.01  # an outlier loses nearly all power, and takes its share out of the others' noise
+OUTLIER_LEVEL = 0.03  # an outlier loses nearly all power, and takes its share out of the noise of the others
 _SCALES = np.exp(np.linspace(-2.2, 0.6, 23))
 
 
@@ -104,7 +104,7 @@ def fit_noise(variance: Floats, df: Floats, group: NDArray[np.intp]) -> Noise:
 def outlying(variance: Floats, df: Floats) -> NDArray[np.bool_]:
     """The rows whose variance is too large to be the others', as far as the others are alike.
 
-    The row of the largest variance is tested first, at 1% by Bonferroni's correction, against the pooled variance and
+    The row of the largest variance is tested first, at 3% by Bonferroni's correction, against the pooled variance and
     the prior degrees of freedom of the rows without it, so that it cannot hide itself; then the rest without it. At
     most half of the rows are taken out. Rows that differ much among each other make no row an outlier: to drop the
     larger ones would make the noise of the rest too small.

@@ -1,4 +1,8 @@
-"""The comparison of two trained networks on the same test images."""
+"""The comparison of two trained networks on the same test images.
+
+It compares these two networks, not the designs: runs of one and the same design with other seeds are called different
+far more often than 5% of the time. No verdict about designs may follow from it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ from reports.statistics.values import Difference, check_level
 
 Correct = NDArray[np.bool_]  # for each test image, in the data set's order, whether the run named its class
 
-MCNEMAR = "McNemar, one seed"
+MCNEMAR = "McNemar's test of two trained networks"
 
-COVERS_IMAGES = "the test images only, not the luck of training: one seed"
+COVERS_IMAGES = "these two trained networks on other test images, not the two designs"
 
 
 def paired_correctness(ours_correct: Correct, base_correct: Correct, level: float = 0.95) -> Difference:

@@ -1,0 +1,109 @@
+"""Weighted sums of row means, such as averaged effects and interactions, under the noise model of one group of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import special
+
+from reports.statistics.compare import Verdict
+from reports.statistics.contrasts import POINTS, Contrasts, normal_points, row_variances
+from reports.statistics.multiple_testing import step_down
+from reports.statistics.noise import Floats, Noise, fit_noise
+
+
+@dataclass(frozen=True)
+class RowMeans:
+    """The mean of each row of one group, (rows,), the number of its runs, and the noise model of the rows."""
+
+    mean: Floats
+    runs: Floats
+    noise: Noise
+
+    @classmethod
+    def of(cls, results: Sequence[Floats]) -> RowMeans:
+        """Summarize the results of rows, each of which has one or more."""
+        runs = np.array([len(values) for values in results], dtype=float)
+        variance = np.array([values.var(ddof=1) if len(values) > 1 else math.nan for values in results])
+        mean = np.array([values.mean() for values in results])
+        return cls(mean, runs, fit_noise(variance, runs - 1, np.zeros(len(results), dtype=np.intp)))
+
+    @property
+    def why_untested(self) -> str:
+        """Say why the noise of a row is unknown."""
+        return "one seed" if (self.runs < 2).all() else "no variance between seeds"
+
+    @property
+    def error_variances(self) -> Floats:
+        """The error variance of each mean, averaged over the prior degrees of freedom; NaN if unknown."""
+        moderated = row_variances(self.noise, self.runs)[0] @ self.noise.weight[0]
+        return np.where(self.noise.known, moderated, math.nan)
+
+
+def weighted_contrasts(means: RowMeans, weights: Floats) -> Contrasts:
+    """Return the distributions of weighted sums of row means.
+
+    Args:
+        means: Rows; the noise of those with a weight other than 0 must be known.
+        weights: Weight of each row in each sum, (sums, rows).
+    """
+    moderated, shared, own, pooled_error = (np.nan_to_num(terms) for terms in row_variances(means.noise, means.runs))
+    squares = weights**2
+    variance = squares @ moderated
+    spread = (squares @ shared) ** 2 * pooled_error[:1] + squares**2 @ own
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.where(spread > 0, variance**2 / spread, np.inf)
+    return Contrasts(np.sqrt(variance), np.minimum(df, 1e6), np.broadcast_to(means.noise.weight[0], variance.shape))
+
+
+def weighted_sums(means: RowMeans, weights: Floats, families: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """Estimate weighted sums of row means and test each against 0.
+
+    Args:
+        means: Rows of one group.
+        weights: Weight of each row in each sum, (sums, rows); NaN in a sum that cannot be computed.
+        families: The family of each sum. P-values are adjusted within each.
+        level: Confidence level of each interval, which is not adjusted.
+
+    Returns:
+        One line per sum: effect, se, low, high, p, p_adjusted, NaN if they cannot be computed.
+    """
+    frame = pd.DataFrame(math.nan, range(len(weights)), ["effect", "se", "low", "high", "p", "p_adjusted"])
+    if not len(means.mean):
+        return frame
+    possible = np.isfinite(weights).all(axis=1)
+    frame.loc[possible, "effect"] = weights[possible] @ means.mean
+    testable = possible & ~((np.nan_to_num(weights) != 0) & ~means.noise.known).any(axis=1)
+    if not testable.any():
+        return frame
+    sums = weighted_contrasts(means, weights[testable])
+    effect, half = frame.loc[testable, "effect"].to_numpy(), sums.half_widths(level)
+    frame.loc[testable, ["se", "low", "high", "p"]] = np.stack(
+        [sums.standard_errors, effect - half, effect + half, sums.p_values(effect)], axis=1
+    )
+    errors = np.nan_to_num(means.error_variances) ** 0.5 * normal_points(len(means.mean), POINTS)
+    for family in dict.fromkeys(families):
+        mine = testable & (np.array(families) == family)
+        if mine.any():
+            scale = np.sqrt(weights[mine] ** 2 @ np.nan_to_num(means.error_variances))
+            null = 2 * special.ndtr(-np.abs(errors @ weights[mine].T) / scale)
+            frame.loc[mine, "p_adjusted"] = step_down(frame.loc[mine, "p"].to_numpy(), null)
+    return frame
+
+
+def verdicts(effect: NDArray[np.float64], p_adjusted: NDArray[np.float64], level: float = 0.95) -> list[str]:
+    """Name the verdict on each effect; "not tested" if it has no p-value."""
+    words = []
+    for size, p in zip(effect, p_adjusted, strict=True):
+        if math.isnan(p):
+            words.append(Verdict.NOT_TESTED)
+        elif p <= round(1 - level, 12):
+            words.append(Verdict.BETTER if size > 0 else Verdict.WORSE)
+        else:
+            words.append(Verdict.INCONCLUSIVE)
+    return [word.value for word in words]
