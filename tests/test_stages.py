@@ -24,8 +24,8 @@ from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.precision import add_needed_seeds
 from ablations.studies.results import study_runs, update_results
-from ablations.studies.schema import Study
-from ablations.studies.stages import Precision, begun, extended, sized, stage_numbers, unsized
+from ablations.studies.schema import Precision, Study
+from ablations.studies.stages import begun, extended, sized, stage_numbers, unsized
 from reports.statistics.sequential import looks
 
 VALUES = [3, 5, 7, 9, 11]

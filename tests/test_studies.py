@@ -78,6 +78,7 @@ VALID: dict[str, dict[str, Any]] = {
     "grid": {"kind": "grid", "base": "pocket", "flags": {"norm": ["bn", "ln"], "depthwise": [True, False]}},
     "orders": {"kind": "orders", "base": "pocket", "flags": THREE, "orders": 4},
     "recipes": {"kind": "recipes", "base": "pocket"},
+    "screen": {"kind": "screen", "base": "pocket", "flags": THREE},
 }
 
 
@@ -147,7 +148,7 @@ def test_every_shipped_study_loads_and_its_networks_can_be_built(name: str) -> N
 
 def test_quick_is_the_pocket_roadmap() -> None:
     found = load_study("quick", {}, {})
-    assert (found.kind, found.base, found.data, found.seeds) == ("roadmap", "pocket", "fashion_mnist", [0])
+    assert (found.kind, found.base, found.data, found.seeds) == ("roadmap", "pocket", "fashion_mnist", [0, 1, 2])
     assert [row.recipe for row in found.rows] == ["quick_original"] + ["quick"] * 16
 
 
@@ -385,7 +386,7 @@ def test_rows_that_repeat_a_design_share_its_run(tmp_path: Path) -> None:
         assert shared["top1"] == own["top1"] and shared["status"] == "done"
         assert shared["label"] == "+ kernel_size=3" and shared["base"] == "base"
     assert len({line["top1"] for line in lines.values()}) == 4
-    assert "4 runs: 4 done" in describe(found, tmp_path)
+    assert "4 runs: 4 finished" in describe(found, tmp_path)
 
 
 def test_the_frame_has_every_row_and_seed_whatever_its_state(tmp_path: Path) -> None:
@@ -761,9 +762,9 @@ def test_what_has_no_default_is_missed(folder: Path, key: str) -> None:
         ("- one-in\n", ": must contain keys and values"),
         ("", ": must contain keys and values"),
         (b"\xff\xfe", ": not YAML ("),
-        ("kind: sweep\nbase: pocket\nflags: {width: [0x" + "f" * 5000 + "]}\n", ": flags: width: its values must be"),
-        ("kind: sweep\nbase: pocket\nflags: {depths: [&a [*a]]}\n", ": flags: depths: its values must be"),
-        ("kind: sweep\nbase: pocket\nflags: &a {depths: [*a]}\n", ": flags: depths: its values must be"),
+        ("kind: sweep\nbase: pocket\nflags: {width: [0x" + "f" * 5000 + "]}\n", ": flags: width: values must be"),
+        ("kind: sweep\nbase: pocket\nflags: {depths: [&a [*a]]}\n", ": flags: depths: values must be"),
+        ("kind: sweep\nbase: pocket\nflags: &a {depths: [*a]}\n", ": flags: depths: values must be"),
         ("kind: one-in\nbase: pocket\nseeds: [0x" + "f" * 5000 + "]\n", ": seeds.0="),
     ],
 )
@@ -805,7 +806,7 @@ def test_settings_that_are_wrong_name_the_recipe() -> None:
         (("sweep", "--flags", "kernel_size=3:4"), "kernel_size=4: must be odd"),
         (("sweep", "--flags", "kernel_size="), "kernel_size=: must be an integer"),
         (("sweep", "--flags", "kernel_size=3:3"), "flags: kernel_size=3 is listed twice"),
-        (("sweep", "--flags", "kernel_size=3:5,norm=bn:ln"), "a sweep varies one flag; to vary several grid"),
+        (("sweep", "--flags", "kernel_size=3:5,norm=bn:ln"), "a sweep varies one flag; to vary several, use a grid"),
         (("sweep", "--flags", "kernel_size=3:5", "--orders", "3"), 'orders: not supported by "sweep" studies'),
         (("one-in", "--flags", ""), "--flags : write names"),
         (("one-in", "--flags", "norm,norm"), "flags: norm is listed twice"),

@@ -56,7 +56,7 @@ _OPTIONS: dict[str, Callable] = {
         metavar="KEY=VALUE",
         multiple=True,
         callback=read_settings,
-        help="Override a setting of the recipe. Repeatable. The original recipe of a roadmap takes only budget, data and checkpoint settings.",
+        help="Override a setting of the recipe. Repeatable. A roadmap's original recipe takes few of them.",
     ),
     "evaluate": click.option(
         "--evaluate",

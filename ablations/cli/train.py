@@ -86,7 +86,7 @@ def train(
 
 
 # The Slurm resources that options of `run` set.
-_ASKED = ("partition", "time", "nodes", "gpus", "processes", "cpus", "memory", "constraint")
+_RESOURCES = ("partition", "time", "nodes", "gpus", "processes", "cpus", "memory", "constraint")
 
 
 def _resource(name: str, kind: Any, text: str) -> Callable:
@@ -190,24 +190,15 @@ def run(
     """
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
-    from ablations.studies.load import is_folder, load_study
 
     changes = {key: value for key, value in changes.items() if value is not None}
-    asked = {key: changes.pop(key) for key in _ASKED if key in changes}
+    resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
-    _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], asked)
+    _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], resources)
     check_tensorboard(tensorboard)
-    if resolve is not None:
-        loaded = _follow_up(study, out, resolve, {**changes, **settings})
-    else:
-        loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
-    if is_folder(study) and out not in (None, Path(study)):
-        raise RequestError(f"--out {out}: the study stays in its folder {study}; remove --out")
-    folder = Path(study) if is_folder(study) else out or Path("runs") / loaded.name
-    if loaded.screen:
-        from ablations.studies.screen import with_follow_ups
-
-        loaded = with_follow_ups(loaded, folder)
+    if resources:
+        changes["cluster"] = resources
+    loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
     datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
     loaded = loaded.on(next(iter(datasets.values())))
@@ -283,6 +274,23 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         session = replace(session, study=enlarged, retry_failed=False)
 
 
+def _find_study(
+    name: str, out: Path | None, resolve: str | None, changes: dict[str, Any], settings: dict[str, str]
+) -> tuple[Study, Path]:
+    """Load a study, extended by follow-up runs if it has any; return it and its folder."""
+    from ablations.studies.load import is_folder, load_study
+    from ablations.studies.screen import with_follow_ups
+
+    if resolve is not None:
+        study = _follow_up(name, out, resolve, {**changes, **settings})
+    else:
+        study = load_study(name, changes, settings)
+    if is_folder(name) and out not in (None, Path(name)):
+        raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
+    folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
+    return with_follow_ups(study, folder), folder
+
+
 def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:
     """Add to the screening study of a folder the rows that separate an interaction from its aliases."""
     from ablations.studies.folder import read_study
@@ -297,11 +305,11 @@ def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any])
     return resolved(read_study(out or Path("runs") / study), pair, runs)
 
 
-def _check_launcher(kind: str | None, jobs: int | None, options: list[str], asked: dict[str, Any]) -> None:
+def _check_launcher(kind: str | None, jobs: int | None, options: list[str], resources: dict[str, Any]) -> None:
     """Raise RequestError for an option that the chosen way of launching does not support."""
     if kind is None:
-        if asked:
-            raise RequestError(f"--{next(iter(asked))}: only with --cluster slurm or --cluster local")
+        if resources:
+            raise RequestError(f"--{next(iter(resources))}: only with --cluster slurm or --cluster local")
         if processes() > 1 and (jobs or "per-gpu" in options):
             raise RequestError("--jobs and --per-gpu: not under torchrun, where all processes train each run together")
         return
@@ -310,7 +318,7 @@ def _check_launcher(kind: str | None, jobs: int | None, options: list[str], aske
     if options:
         raise RequestError(f"--{options[0]}: not with --cluster; --gpus and --cpus set what each job has")
     for option in ("partition", "constraint", "memory"):
-        if kind == "local" and option in asked:
+        if kind == "local" and option in resources:
             raise RequestError(f"--{option}: only with --cluster slurm")
 
 

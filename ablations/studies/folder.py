@@ -51,9 +51,9 @@ def write_study(study: Study, folder: Path) -> None:
     write_bytes(folder / "study.yaml", text.encode())
 
 
-def _with_additions(before: Study, asked: Study, folder: Path) -> Study:
-    """Return the study of a folder with additions from `asked`; raises RequestError if anything else differs."""
-    changed = differences(_fixed(before, before), _fixed(asked, before))
+def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
+    """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
+    changed = differences(_fixed(before, before), _fixed(requested, before))
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
@@ -65,7 +65,7 @@ def _with_additions(before: Study, asked: Study, folder: Path) -> Study:
         for seed in before.seeds
         if last(row.row, seed) == newest
     )
-    return extended(before, asked, looked)
+    return extended(before, requested, looked)
 
 
 def _fixed(study: Study, before: Study) -> dict[str, Any]:

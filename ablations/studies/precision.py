@@ -41,8 +41,8 @@ def describe_precision(study: Study) -> str | None:
     """Describe the seeds that the last stage needs; None if they were not computed."""
     if not study.stages or (last := study.stages[-1]).precision is None or last.needed is None:
         return None
-    asked, seeds = last.precision, len(study.seeds)
-    text = f"±{asked.half_width:g} needs {last.needed} seeds per row"
-    if last.needed > asked.max_seeds:
-        return f"{text}; max_seeds={asked.max_seeds} stops at {seeds}"
+    precision, seeds = last.precision, len(study.seeds)
+    text = f"±{precision.half_width:g} needs {last.needed} seeds per row"
+    if last.needed > precision.max_seeds:
+        return f"{text}; max_seeds={precision.max_seeds} stops at {seeds}"
     return f"{text}; there are {seeds}, {len(last.seeds)} of them added for it"

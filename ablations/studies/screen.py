@@ -189,14 +189,14 @@ def with_follow_ups(study: Study, folder: Path) -> Study:
     """
     if study.screen is None or not (folder / "study.yaml").is_file():
         return study
-    there = read_study(folder)
-    asked = {"flags", "resolution", "max_cost", "method", "generators"}
-    if there.screen is None or there.screen.model_dump(include=asked) != study.screen.model_dump(include=asked):
+    stored = read_study(folder)
+    fields = {"flags", "resolution", "max_cost", "method", "generators"}
+    if stored.screen is None or stored.screen.model_dump(include=fields) != study.screen.model_dump(include=fields):
         return study
-    first = len(there.rows) - sum(len(one.rows) for one in there.screen.follow_ups)
+    first = len(stored.rows) - sum(len(one.rows) for one in stored.screen.follow_ups)
     if first != len(study.rows):
         return study
-    return study.model_copy(update={"screen": there.screen, "rows": there.rows})
+    return study.model_copy(update={"screen": stored.screen, "rows": stored.rows})
 
 
 def describe_screen(study: Study) -> list[str]:

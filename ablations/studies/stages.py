@@ -22,20 +22,20 @@ def begun(study: Study) -> Study:
     return study.model_copy(update={"stages": [stage]})
 
 
-def extended(before: Study, asked: Study, looked: bool) -> Study:
+def extended(before: Study, requested: Study, looked: bool) -> Study:
     """Return the study of a folder with what is asked for added and recorded.
 
     Args:
         before: The study as stored in its folder.
-        asked: A study with all rows of `before`, unchanged, and all its seeds or those of its first stage.
+        requested: A study with all rows of `before`, unchanged, and all its seeds or those of its first stage.
         looked: Whether a run of the last stage is finished, so that additions may depend on results.
     """
-    seeds = [seed for seed in asked.seeds if seed not in before.seeds]
+    seeds = [seed for seed in requested.seeds if seed not in before.seeds]
     names = {row.row for row in before.rows}
-    rows = [row.row for row in asked.rows if row.row not in names]
-    precision = asked.precision or (None if seeds or rows else before.precision)
+    rows = [row.row for row in requested.rows if row.row not in names]
+    precision = requested.precision or (None if seeds or rows else before.precision)
     if not (seeds or rows) and precision == before.precision:
-        return asked.model_copy(update={"seeds": before.seeds, "stages": before.stages, "precision": precision})
+        return requested.model_copy(update={"seeds": before.seeds, "stages": before.stages, "precision": precision})
     stages = list(before.stages) or [Stage(why=START, seeds=before.seeds, rows=[row.row for row in before.rows])]
     if (seeds or rows) and looked:
         stages.append(Stage(why=EXTENDED, date=_now(), seeds=seeds, rows=rows))
@@ -44,7 +44,7 @@ def extended(before: Study, asked: Study, looked: bool) -> Study:
         stages[-1] = last.model_copy(update={"seeds": [*last.seeds, *seeds], "rows": [*last.rows, *rows]})
     if len(stages) == 1 and not looked:
         stages[0] = stages[0].model_copy(update={"why": PILOT if precision else START})
-    return asked.model_copy(update={"seeds": [*before.seeds, *seeds], "stages": stages, "precision": precision})
+    return requested.model_copy(update={"seeds": [*before.seeds, *seeds], "stages": stages, "precision": precision})
 
 
 def unsized(study: Study) -> bool:
