@@ -14,9 +14,11 @@ from ablations.studies.results import curves_frame, predictions, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
 from modernize.design import nearest, text
+from reports.paper_agreement import agreement_words
 from reports.report import Orders, Report, report_tables
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
+from reports.summary import summarise_study
 
 
 def walked(study: Study) -> Orders | None:
@@ -75,15 +77,17 @@ def read_report(study: Study, folder: Path) -> Report:
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, grid, factors)
+    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, grid, factors, study.measure)
+    notes = agreement_words(runs[runs["roadmap"].notna()], study.base) if study.kind == "roadmap" else []
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
         runs=runs,
         designs=designs,
+        summary=summarise_study(study.name, runs, tables, study.measure, notes),
         tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench, grid),
+        plots=study_plots(study.name, runs, tables, curves, bench, grid, study.measure),
         curves=curves,
         orders=orders,
         bench=bench,

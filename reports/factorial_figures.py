@@ -75,10 +75,10 @@ def _effects_plot(table: Table) -> Plot:
     """The effects that the table shows."""
     shown = table.frame[table.frame["family"] != Family.AT_EACH].reset_index(drop=True)
     shown.insert(0, "label", shown["change"] + ", " + shown["where"])
-    caption = (
-        "Effects on mean top-1. Marks go by adjusted p-values, in two families: effects at one value, and averaged "
-        "effects with interactions. CIs are unadjusted."
-    )
+    caption = "Effects on mean top-1."
+    if shown["p"].notna().any():
+        caption += " Marks go by adjusted p-values, in two families: effects at one value, and averaged effects with "
+        caption += "interactions. CIs are unadjusted."
 
     def draw() -> Figure:
         from reports.figures.interaction import grid_effects

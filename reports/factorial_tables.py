@@ -13,7 +13,8 @@ from reports.row_summary import facts
 from reports.statistics import Verdict
 from reports.statistics.factorial import Factorial, Family, effects_frame, effects_of
 from reports.statistics.order_interactions import ALL_SETS, MIN_EACH_WAY, SetMean, pairwise_interactions
-from reports.statistics.weighted_contrasts import RowMeans, verdicts
+from reports.statistics.sequential import describe_looks, gives_variance, looks, over_looks, stage_of
+from reports.statistics.weighted_contrasts import RowMeans, RowValues, verdicts
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, signed
 
 _RESULT = (
@@ -31,10 +32,30 @@ _EFFECTS_LEGEND = (
 )
 
 
-def results_of(runs: pd.DataFrame) -> dict[str, list[float]]:
+def results_of(runs: pd.DataFrame) -> dict[str, RowValues]:
     """Collect the top-1 (%) of each row's finished runs."""
-    done = runs[(runs["status"] == "done") & runs["top1"].notna()]
-    return {str(row): [float(value) for value in group["top1"]] for row, group in done.groupby("row", sort=False)}
+    done = runs.assign(used=gives_variance(runs))[(runs["status"] == "done") & runs["top1"].notna()]
+    return {
+        str(row): RowValues(tuple(group["top1"].astype(float)), tuple(group.loc[group["used"], "top1"].astype(float)))
+        for row, group in done.groupby("row", sort=False)
+    }
+
+
+def over_all_looks(runs: pd.DataFrame, analyse: Callable[[Mapping[str, RowValues]], pd.DataFrame]) -> pd.DataFrame:
+    """Analyse all runs, with adjusted p-values and verdicts that hold over the looks that the study has had.
+
+    `analyse` makes a frame of effects from each row's results; its lines are the same at each look.
+    """
+    stage, seen = stage_of(runs), looks(runs)
+    found = [analyse(results_of(runs[stage <= look.stage])) for look in seen]
+    now = found[-1]
+    p = over_looks(
+        [frame["p_adjusted"].to_numpy(dtype=float) for frame in found],
+        [look.share for look in seen],
+        [np.sign(frame["effect"].to_numpy(dtype=float)) for frame in found],
+        now["p"].to_numpy(dtype=float),
+    )
+    return now.assign(p_adjusted=p, verdict=verdicts(now["effect"].to_numpy(dtype=float), p))
 
 
 def grid_effects_table(runs: pd.DataFrame, grid: Factorial) -> Table:
@@ -42,7 +63,7 @@ def grid_effects_table(runs: pd.DataFrame, grid: Factorial) -> Table:
 
     Effects at each combination of the values of two other flags or more are in the raw numbers only.
     """
-    frame = effects_frame(grid, effects_of(grid), results_of(runs))
+    frame = over_all_looks(runs, lambda results: effects_frame(grid, effects_of(grid), results))
     shown = frame[frame["family"] != Family.AT_EACH]
     footnotes = Footnotes()
     rows = []
@@ -54,7 +75,7 @@ def grid_effects_table(runs: pd.DataFrame, grid: Factorial) -> Table:
         name="grid-effects",
         title=f"{runs['study'].iloc[0]}: effects of {_list(list(grid.flags))}, and their interactions",
         subtitle=facts(runs),
-        legend=_legend(frame),
+        legend=_legend(runs, frame),
         columns=(Column("change", "change", number=False), Column("where", "where", number=False), *_RESULT),
         rows=tuple(rows),
         sections=tuple(place for place in range(len(rows)) if not place or changes[place] != changes[place - 1]),
@@ -63,7 +84,7 @@ def grid_effects_table(runs: pd.DataFrame, grid: Factorial) -> Table:
     )
 
 
-def _legend(frame: pd.DataFrame) -> str:
+def _legend(runs: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Explain effects, and which are corrected together."""
     parts = [_EFFECTS_LEGEND]
     tested = {str(family): int(group["p"].notna().sum()) for family, group in frame.groupby("family", sort=False)}
@@ -71,7 +92,7 @@ def _legend(frame: pd.DataFrame) -> str:
     if families:
         parts.append(
             f"Verdicts use p-values adjusted for the number of comparisons, by the step-down maximum of |t|, in each "
-            f"family on its own: {_list(families)}. CIs are unadjusted."
+            f"family on its own: {_list(families)}. CIs are unadjusted. {describe_looks(runs)}"
         )
     if (frame["family"] == Family.AT_EACH).any():
         parts.append("Effects at one value are averaged over the remaining flags; the CSV has each combination.")
@@ -89,7 +110,7 @@ def order_interactions_table(
         orders: Its random orders.
         row_of: The row of a set of flags.
     """
-    frame = interactions_frame(results_of(runs), flags, orders, row_of)
+    frame = over_all_looks(runs, lambda results: interactions_frame(results, flags, orders, row_of))
     certain = (frame["effect"].abs() / frame["se"]).fillna(frame["effect"].abs() * 1e-9).fillna(-1.0)
     frame = frame.loc[certain.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
     shown = frame if len(frame) <= _SHOWN_PAIRS else frame.head(_SHOWN_PAIRS)
@@ -102,7 +123,7 @@ def order_interactions_table(
         name="worth-interactions",
         title=f"{runs['study'].iloc[0]}: interactions of two flags",
         subtitle=facts(runs),
-        legend=" ".join(_interactions_legend(frame, len(shown), len(orders))),
+        legend=" ".join(_interactions_legend(runs, frame, len(shown), len(orders))),
         columns=(Column("flags", "flags", number=False), *_RESULT),
         rows=tuple(rows),
         sections=(),
@@ -112,7 +133,7 @@ def order_interactions_table(
 
 
 def interactions_frame(
-    results: Mapping[str, Sequence[float]],
+    results: Mapping[str, RowValues],
     flags: Sequence[str],
     orders: Sequence[Sequence[str]],
     row_of: Callable[[frozenset[str]], str],
@@ -121,19 +142,21 @@ def interactions_frame(
     if not results:
         means, noise_df, reason = {}, 0.0, "no result"
     else:
-        rows = RowMeans.of([np.array(values) for values in results.values()])
+        rows = RowMeans.of(list(results.values()))
         known = zip(results, rows.mean.tolist(), rows.error_variances.tolist(), strict=True)
         means = {row: SetMean(mean, variance) for row, mean, variance in known}
         noise_df, reason = float(rows.noise.pooled_df.max()), rows.why_untested
     nothing = SetMean(math.nan, math.nan)
-    frame = pairwise_interactions(flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df)
+    frame = pairwise_interactions(
+        flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df, not_random=[flags]
+    )
     frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy())
     unseen = f"fewer than {MIN_EACH_WAY} finished orders have one of the two flags first"
     untested = frame["effect"].isna().map({True: unseen, False: reason})
     return frame.assign(reason=untested.where(frame["verdict"] == Verdict.NOT_TESTED, ""), note="")
 
 
-def _interactions_legend(frame: pd.DataFrame, shown: int, orders: int) -> list[str]:
+def _interactions_legend(runs: pd.DataFrame, frame: pd.DataFrame, shown: int, orders: int) -> list[str]:
     """Explain the index, its error and its correction."""
     used = int(frame["orders"].iloc[0])
     of = f"{used} random orders" if used == orders else f"{used} of {orders} random orders"
@@ -149,7 +172,7 @@ def _interactions_legend(frame: pd.DataFrame, shown: int, orders: int) -> list[s
         error = "seed-to-seed variance" if whole else "seed-to-seed variance and sampled orders"
         parts.append(
             f"CIs cover {error}; they are unadjusted. Verdicts use Holm-adjusted p-values, for {tested} pair"
-            f"{'s' if tested > 1 else ''}."
+            f"{'s' if tested > 1 else ''}. {describe_looks(runs)}"
         )
     if shown < len(frame):
         parts.append(f"Shown: the {shown} pairs with the largest |t|; the CSV has all {len(frame)}.")

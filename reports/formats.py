@@ -39,11 +39,11 @@ def markdown(table: Table) -> str:
     """A GitHub-flavoured Markdown page: title, table, how to read it, footnotes."""
     heads = [f"{column.title} ({column.group})" if column.group else column.title for column in table.columns]
     rules = ["---:" if column.number else ":---" for column in table.columns]
-    rows = [[_escape(_marked(cell)) for cell in row] for row in table.rows]
-    lines = ["| " + " | ".join(row) + " |" for row in ([_escape(head) for head in heads], rules, *rows)]
-    notes = [f"{superscript([number])} {_escape(note)}" for number, note in enumerate(table.notes, start=1)]
-    title = re.sub(r"(#+)$", r"\\\1", _escape(table.title).rstrip())  # closing #s would not be shown
-    parts = [f"# {title}", _escape(table.subtitle), "\n".join(lines), _escape(table.legend), *notes]
+    rows = [[escape(_marked(cell)) for cell in row] for row in table.rows]
+    lines = ["| " + " | ".join(row) + " |" for row in ([escape(head) for head in heads], rules, *rows)]
+    notes = [f"{superscript([number])} {escape(note)}" for number, note in enumerate(table.notes, start=1)]
+    title = re.sub(r"(#+)$", r"\\\1", escape(table.title).rstrip())  # closing #s would not be shown
+    parts = [f"# {title}", escape(table.subtitle), "\n".join(lines), escape(table.legend), *notes]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -270,7 +270,7 @@ def _widths(table: Table, gap: int) -> list[int]:
 
 
 def _narrowest(table: Table) -> int:
-    """The width below which the table cannot be told."""
+    """The width below which the table does not fit."""
     short = _shortened(table)
     widths = _widths(short, 1)
     return sum(_least(short, widths)) + len(widths) - 1
@@ -330,7 +330,7 @@ def _mark(cell: Cell) -> str:
     return f"\N{NO-BREAK SPACE}{superscript(cell.marks)}" if cell.marks else ""
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """`text` on one line as Markdown shows it literally; underscores within words mean nothing and stay as they are."""
     special = r"([\\|*`~<\[]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))"
     return re.sub(special, r"\\\1", re.sub(r"[\r\n]+", " ", text))

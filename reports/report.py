@@ -13,8 +13,10 @@ from reports.factorial_tables import grid_effects_table, order_interactions_tabl
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
+from reports.statistics import Measure
 from reports.statistics.factorial import Factorial
 from reports.study_tables import Predictions, comparison_table, references_table
+from reports.summary import StudySummary
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Report:
                 evaluate, status (done, failed, running, stopped, left), reason, top1 (percent), ema_top1, note, loss,
                 params, macs, image_size, in_channels, num_classes, images_seen, images_per_second, seconds
     designs     for each row all its design flags, as `Design.flags()` gives them; not for other people's networks
+    summary     what helped, what hurt, what is inconclusive and what would settle it
     tables      in the order to show them, the main one first; `frame` of each has the raw numbers
     plots       in the order to show them
     curves      a line a line of a run's log: row, label, seed, images, loss, top1; empty where nothing has been logged
@@ -90,6 +93,7 @@ class Report:
     base: str
     runs: pd.DataFrame
     designs: Mapping[str, Mapping[str, Any]]
+    summary: StudySummary
     tables: tuple[Table, ...]
     plots: tuple[Plot, ...]
     curves: pd.DataFrame
@@ -106,29 +110,37 @@ def report_tables(
     bench: pd.DataFrame | None = None,
     grid: Factorial | None = None,
     factors: Factors | None = None,
+    measure: Measure = "top1",
 ) -> list[Table]:
-    """The tables of a study, the main one first: a roadmap's beside the paper, the worths of flags and their
-    interactions, the effects of a grid, the differences.
+    """Build the tables of a study, the main one first and that of differences last.
 
-    Of a screening study, whose `factors` are given: main effects, interactions, and the runs.
+    Args:
+        runs: The study's tidy frame, see `Report`.
+        title: The title of a roadmap's table.
+        predictions: Which test images the run of a row and seed classified correctly.
+        orders: The orders of a study of orders, whose main table has the flags' effects averaged over them.
+        bench: The study's measurements; a roadmap shows them in its own table, other studies in the last.
+        grid: The design of a grid, whose main table has the flags' effects.
+        factors: The flags of a screening study, whose main tables have main effects and interactions.
+        measure: The study's primary measure.
 
-    What was measured stands in the roadmap's table and that of references or, for another study, in the last. Raises
-    ReportError where the runs cannot be reported together.
+    Raises:
+        ReportError: If the runs cannot be reported together.
     """
     if orders is not None:
         worths = orders_table(runs, orders.orders, orders.row_of)
         flags, *random = orders.orders
         pairs = [order_interactions_table(runs, flags, random, orders.row_of)] if len(flags) > 1 else []
-        return [worths, *pairs, comparison_table(runs, predictions, bench)]
+        return [worths, *pairs, comparison_table(runs, predictions, bench, measure)]
     if grid is not None and len(grid.flags) > 1:
-        return [grid_effects_table(runs, grid), comparison_table(runs, predictions, bench)]
+        return [grid_effects_table(runs, grid), comparison_table(runs, predictions, bench, measure)]
     if factors is not None:
         found = screening_of(runs, factors)
         effects, interactions = screen_table(runs, factors, found), interactions_table(runs, found)
-        return [effects, interactions, comparison_table(runs, predictions, bench)]
+        return [effects, interactions, comparison_table(runs, predictions, bench, measure)]
     roadmap = runs["roadmap"].iloc[0] if len(runs) else None
     if isinstance(roadmap, str):
-        compared = comparison_table(runs, predictions)
+        compared = comparison_table(runs, predictions, None, measure)
         others = references_table(runs[runs["roadmap"].isna()], bench)
         return [replace(roadmap_table(runs, roadmap, bench), title=title), *([others] if others else []), compared]
-    return [comparison_table(runs, predictions, bench)]
+    return [comparison_table(runs, predictions, bench, measure)]

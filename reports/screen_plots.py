@@ -12,34 +12,38 @@ import pandas as pd
 from reports.report import Plot
 from reports.row_summary import facts
 from reports.screen_tables import EFFECTS, INTERACTIONS
+from reports.statistics.compare import Measure
 from reports.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES = {"top1": "top-1 (%)", "loss": "test loss"}
 _FEWEST, _MOST = 4, 8  # interaction plots
 
 
-def screen_plots(title: str, runs: pd.DataFrame, tables: Mapping[str, Table]) -> Iterator[Plot]:
+def screen_plots(
+    title: str, runs: pd.DataFrame, tables: Mapping[str, Table], measure: Measure = "top1"
+) -> Iterator[Plot]:
     """The figures of a study whose tables are those of a screening study."""
     effects, interactions = tables[EFFECTS], tables[INTERACTIONS]
     if effects.frame["effect"].notna().any():
-        yield pareto_plot(effects)
+        yield pareto_plot(effects, measure)
     yield from half_normal_plot(title, runs, effects.frame, interactions.frame)
-    yield from interaction_plot(title, runs, effects.frame, interactions.frame)
+    yield from interaction_plot(title, runs, effects.frame, interactions.frame, measure)
 
 
-def pareto_plot(table: Table) -> Plot:
+def pareto_plot(table: Table, measure: Measure) -> Plot:
     """The main effects."""
     caption = (
-        "Each flag's average effect on top-1, the largest first, with its unadjusted 95% CI. Colors and verdicts use "
-        "p-values adjusted for all flags."
+        f"Each flag's average effect on {NAMES[measure]}, the largest first, with its unadjusted 95% CI. Colors and "
+        "verdicts use p-values adjusted for all flags."
     )
 
     def draw() -> Figure:
         from reports.figures.screening import pareto
 
-        return pareto(table, caption)
+        return pareto(table, f"average effect on {NAMES[measure]}", caption)
 
     return Plot(EFFECTS, table.title, caption, table.frame, draw)
 
@@ -66,33 +70,35 @@ def half_normal_plot(
 
 
 def interaction_plot(
-    title: str, runs: pd.DataFrame, effects: pd.DataFrame, interactions: pd.DataFrame
+    title: str, runs: pd.DataFrame, effects: pd.DataFrame, interactions: pd.DataFrame, measure: Measure
 ) -> Iterator[Plot]:
     """The largest interactions; none where none can be estimated."""
-    frame = interaction_means(runs, effects, interactions)
+    frame = interaction_means(runs, effects, interactions, measure)
     if frame.empty:
         return
     heading = f"{title}: the largest interactions"
     caption = (
-        "Top-1 estimated at both values of two flags, averaged over the other flags, ± its standard error. Parallel "
-        "lines mean no interaction. The aliases in the table fit the runs as well."
+        f"The {NAMES[measure]} at both values of two flags, averaged over the other flags, ± its standard error. "
+        "Parallel lines mean no interaction. The aliases in the table fit the runs as well."
     )
 
     def draw() -> Figure:
         from reports.figures.screening import interaction_plots
 
-        return interaction_plots(frame, heading, facts(runs), caption)
+        return interaction_plots(frame, NAMES[measure], heading, facts(runs), caption)
 
     yield Plot("screen-interactions", heading, caption, frame, draw)
 
 
-def interaction_means(runs: pd.DataFrame, effects: pd.DataFrame, interactions: pd.DataFrame) -> pd.DataFrame:
-    """Estimated top-1 at the four combinations of two flags, for each of the largest interactions.
+def interaction_means(
+    runs: pd.DataFrame, effects: pd.DataFrame, interactions: pd.DataFrame, measure: Measure = "top1"
+) -> pd.DataFrame:
+    """Estimate the mean response at the four combinations of two flags, for each of the largest interactions.
 
-    Columns: flags, aliases, effect, verdict, flag, value, other, other_value, top1, se.
+    Columns: flags, aliases, effect, verdict, flag, value, other, other_value, mean, se.
     """
     mains = effects.set_index("flag")
-    mean = runs.loc[runs["status"] == "done", "top1"].astype(float).mean()
+    mean = runs.loc[runs["status"] == "done", measure].astype(float).mean()
     known = interactions[interactions["se"].notna()]
     shown = min(max(int(known["verdict"].isin(["better", "worse"]).sum()), _FEWEST), _MOST)
     lines = []
@@ -105,7 +111,7 @@ def interaction_means(runs: pd.DataFrame, effects: pd.DataFrame, interactions: p
             np.sqrt(float(a["se"]) ** 2 + float(b["se"]) ** 2 + line["se"] ** 2 + (a["se"] ** 2 + b["se"] ** 2) / 2) / 2
         )
         for there, here in product((-1, 1), (-1, 1)):
-            top1 = mean + (here * a["effect"] + there * b["effect"] + here * there * line["effect"]) / 2
+            cell = mean + (here * a["effect"] + there * b["effect"] + here * there * line["effect"]) / 2
             lines.append(
                 {
                     **{key: line[key] for key in ("flags", "aliases", "effect", "verdict")},
@@ -113,9 +119,9 @@ def interaction_means(runs: pd.DataFrame, effects: pd.DataFrame, interactions: p
                     "value": a["base"] if here < 0 else a["final"],
                     "other": second,
                     "other_value": b["base"] if there < 0 else b["final"],
-                    "top1": float(top1),
+                    "mean": float(cell),
                     "se": float(se),
                 }
             )
-    columns = ["flags", "aliases", "effect", "verdict", "flag", "value", "other", "other_value", "top1", "se"]
+    columns = ["flags", "aliases", "effect", "verdict", "flag", "value", "other", "other_value", "mean", "se"]
     return pd.DataFrame(lines, columns=columns)

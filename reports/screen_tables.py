@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 
 from reports.row_summary import facts
+from reports.statistics.compare import Measure
 from reports.statistics.screening import Pair, Screening, screen_effects
-from reports.tables import MISSING, Cell, Column, Table, signed
+from reports.statistics.screening_looks import over_screenings
+from reports.statistics.sequential import looks, stage_of
+from reports.tables import MISSING, Cell, Column, Table
 
 EFFECTS, INTERACTIONS = "screen", "screen-interactions"
 
@@ -32,15 +35,21 @@ class Factors:
     apart: tuple[Pair, ...] = ()
 
 
-def screening_of(runs: pd.DataFrame, factors: Factors) -> Screening:
-    """The effects, from the runs that have a result."""
+def screening_of(runs: pd.DataFrame, factors: Factors, measure: Measure = "top1") -> Screening:
+    """The effects, from the runs that have a result, adjusted for the looks that the study has had."""
     rows = runs[runs["row"].isin(list(factors.signs))]
-    done = rows["top1"].where(rows["status"] == "done")
+    done = rows[measure].where(rows["status"] == "done").to_numpy(dtype=float, na_value=np.nan)
     signs = np.array([factors.signs[row] for row in rows["row"]], dtype=np.int8).reshape(len(rows), len(factors.values))
-    return screen_effects(done.to_numpy(dtype=float, na_value=np.nan), signs, list(factors.values), factors.apart)
+    stage, had = stage_of(rows), looks(rows)
+    found = []
+    for look in had:
+        until = (stage <= look.stage).to_numpy()
+        apart = factors.apart if look is had[-1] else ()
+        found.append(screen_effects(done[until], signs[until], list(factors.values), apart, measure=measure))
+    return over_screenings(found, [look.share for look in had], measure)
 
 
-def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening) -> Table:
+def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure: Measure = "top1") -> Table:
     """Each flag's average effect, the largest first."""
     frame = found.effects.copy()
     frame.insert(1, "base", [factors.values[flag][0] for flag in frame["flag"]])
@@ -49,31 +58,32 @@ def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening) -> Tabl
     aliased = bool((frame["aliases"] != "").any())
     columns = (
         Column("flag", "flag", number=False),
-        *_NUMBERS,
+        *_columns(measure),
         *((Column("aliases", "aliases", number=False),) if aliased else ()),
     )
     rows = tuple(
         (
             Cell(f"{line['flag']}: {line['base']} → {line['final']}"),
-            *_numbers(line),
+            *_numbers(line, measure),
             *((Cell(_brief(line["aliases"])),) if aliased else ()),
         )
         for line in frame.to_dict("records")
     )
     title = f"{runs['study'].iloc[0]}: each flag's average effect"
-    return Table(EFFECTS, title, facts(runs), _legend(factors, found), columns, rows, (), (), frame)
+    return Table(EFFECTS, title, facts(runs), _legend(factors, found, measure), columns, rows, (), (), frame)
 
 
-def interactions_table(runs: pd.DataFrame, found: Screening) -> Table:
+def interactions_table(runs: pd.DataFrame, found: Screening, measure: Measure = "top1") -> Table:
     """The interactions of two flags, the largest first."""
     frame = found.interactions
-    columns = (Column("flags", "flags", number=False), *_NUMBERS, Column("aliases", "aliases", number=False))
+    columns = (Column("flags", "flags", number=False), *_columns(measure), Column("aliases", "aliases", number=False))
     rows = tuple(
-        (Cell(line["flags"]), *_numbers(line), Cell(_brief(line["aliases"]))) for line in frame.to_dict("records")
+        (Cell(line["flags"]), *_numbers(line, measure), Cell(_brief(line["aliases"])))
+        for line in frame.to_dict("records")
     )
     legend = (
-        "effect: how much more one flag changes top-1 when the other has its final value than when it has its base "
-        "value, halved (pp). The design cannot tell an interaction from its aliases: the effect is the sum of all "
+        f"effect: how much more one flag changes {_NAMES[measure]} when the other has its final value than when it has "
+        "its base value, halved. The design cannot tell an interaction from its aliases: the effect is the sum of all "
         "those named, with their signs. A coefficient stands before an alias that is confounded in part. "
         f"{_ERROR} `ablations run screen --resolve FLAG:FLAG --out FOLDER` adds runs that tell aliases apart."
     )
@@ -82,22 +92,29 @@ def interactions_table(runs: pd.DataFrame, found: Screening) -> Table:
 
 
 _ERROR = (
-    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated). Confidence intervals (CI) are "
-    "unadjusted."
+    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated) and for looking again when "
+    "runs are added. Confidence intervals (CI) are unadjusted."
 )
-_NUMBERS = (
-    Column("effect", "effect (pp)"),
-    Column("interval", "95% CI"),
-    Column("p_adjusted", "p (adjusted)", short="p (adj.)"),
-    Column("verdict", "verdict", number=False),
-)
+_NAMES = {"top1": "top-1 (pp)", "loss": "test loss"}
+_UNITS = {"top1": " pp", "loss": ""}
+_DIGITS = {"top1": 2, "loss": 3}
 
 
-def _legend(factors: Factors, found: Screening) -> str:
+def _columns(measure: Measure) -> tuple[Column, ...]:
+    """The columns of an effect."""
+    return (
+        Column("effect", "effect (pp)" if measure == "top1" else "effect (loss)"),
+        Column("interval", "95% CI"),
+        Column("p_adjusted", "p (adjusted)", short="p (adj.)"),
+        Column("verdict", "verdict", number=False),
+    )
+
+
+def _legend(factors: Factors, found: Screening, measure: Measure) -> str:
     """How the effects were estimated, and how they relate to those of other kinds of studies."""
     how = (
-        "effect: mean top-1 at a flag's final value minus at its base value (pp), averaged over the other flags' "
-        f"values in the design ({factors.design})."
+        f"effect: mean {_NAMES[measure]} at a flag's final value minus at its base value, averaged over the other "
+        f"flags' values in the design ({factors.design})."
     )
     if not found.dimensions:
         return f"{how} No run is left to estimate the error from."
@@ -105,8 +122,9 @@ def _legend(factors: Factors, found: Screening) -> str:
     if not found.clean:
         error = "contrasts beside the main effects, which assumes that most interactions are 0"
         error += f" (kept out as real: {', '.join(found.kept_out)})" if found.kept_out else ""
+    sd = f"{found.sd:.{_DIGITS[measure]}f}{_UNITS[measure]}"
     return (
-        f"{how} Standard deviation of one run: {found.sd:.2f} pp, from {found.dimensions} {error}. {_ERROR} "
+        f"{how} Standard deviation of one run: {sd}, from {found.dimensions} {error}. {_ERROR} "
         "Interactions of three or more flags are assumed to be 0, and the standard deviation equal in all rows. one-in "
         "measures an effect with all other flags at their base values, one-out with all at their final values; with "
         "interactions of two flags only, the average effect lies midway between the two and equals the Shapley value "
@@ -114,14 +132,15 @@ def _legend(factors: Factors, found: Screening) -> str:
     )
 
 
-def _numbers(line: dict[Any, Any]) -> tuple[Cell, ...]:
+def _numbers(line: dict[Any, Any], measure: Measure) -> tuple[Cell, ...]:
+    digits = _DIGITS[measure]
     p = line["p_adjusted"]
-    interval = MISSING if np.isnan(line["low"]) else f"{line['low']:+.2f} to {line['high']:+.2f}"
+    interval = MISSING if np.isnan(line["low"]) else f"{line['low']:+.{digits}f} to {line['high']:+.{digits}f}"
     return (
-        Cell(signed(None if np.isnan(line["effect"]) else line["effect"])),
+        Cell(MISSING if np.isnan(line["effect"]) else f"{line['effect']:+.{digits}f}"),
         Cell(interval),
         Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
-        Cell(line["verdict"]),
+        Cell(": ".join(filter(None, [line["verdict"], line["reason"]]))),
     )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import isnan
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
+from reports.paper_agreement import agreement_words
 from reports.report import Plot
 from reports.row_summary import facts, status_of
-from reports.statistics import rank_correlation
+from reports.statistics import Measure
 from reports.statistics.factorial import Factorial
-from reports.tables import Speed, Table, signed, speeds, unit
+from reports.tables import Speed, Table, speeds, unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from reports.figures.tradeoff import Cost
 
 _AXES = {
-    "roadmap": "change in top-1 from the last adopted row before, points",
-    "one-in": "change in top-1 from the base, points",
-    "one-out": "change in top-1 from the end, points",
-    "sweep": "change in top-1 from the first value, points",
-    "grid": "change in top-1 from the first values, points",
-    "recipes": "change in top-1 from the first recipe, points",
+    "roadmap": "from the previous adopted row",
+    "one-in": "from the base",
+    "one-out": "from the final design",
+    "sweep": "from the first value",
+    "grid": "from the first values",
+    "recipes": "from the first recipe",
 }
+_MEASURES: dict[Measure, tuple[str, int]] = {"top1": ("top-1 (pp)", -1), "loss": ("test loss", 1)}  # best first
+_ORDERED = ("sweep", "grid")  # kinds whose rows have an order to keep
 
 
 def study_plots(
@@ -37,9 +40,11 @@ def study_plots(
     curves: pd.DataFrame,
     bench: pd.DataFrame,
     grid: Factorial | None = None,
+    measure: Measure = "top1",
 ) -> tuple[Plot, ...]:
-    """The figures of a study, in the order to show them; one that would hold no number of the study is not there."""
-    return tuple(_plots(title, runs, {table.name: table for table in tables}, tables[-1], curves, bench, grid))
+    """Return the figures of a study in the order to show them, without those that would hold no number."""
+    by_name = {table.name: table for table in tables}
+    return tuple(_plots(title, runs, by_name, tables[-1], curves, bench, grid, measure))
 
 
 def _plots(
@@ -50,6 +55,7 @@ def _plots(
     curves: pd.DataFrame,
     bench: pd.DataFrame,
     grid: Factorial | None,
+    measure: Measure,
 ) -> Iterator[Plot]:
     if "roadmap" in tables:
         yield trajectory_plot(tables["roadmap"])
@@ -65,9 +71,9 @@ def _plots(
         yield from heatmap_plot(title, runs, grid)
         yield from grid_plots(title, runs, grid, tables)
     if any(column.name == "difference" for column in compared.columns):
-        yield effects_plot(compared, runs)
+        yield effects_plot(compared, runs, measure)
     if "roadmap" in tables:
-        yield from against_paper_plot(title, runs, tables["roadmap"], compared)
+        yield from against_paper_plot(title, runs, tables["roadmap"], compared, measure)
     yield from tradeoff_plot(title, runs, compared, bench)
     yield from curves_plots(title, runs, curves)
 
@@ -81,32 +87,42 @@ def trajectory_plot(table: Table) -> Plot:
         return trajectory(table)
 
     caption = (
-        "The roadmap from top to bottom, after Figure 2 of the paper: top-1 of our runs and, on an axis of its own, of "
+        "The roadmap from top to bottom, after Figure 2 of the paper: top-1 of our runs and, on a separate axis, of "
         "the paper's on ImageNet. Whiskers: one standard deviation over seeds. Side branches are measured, not adopted."
     )
     return Plot(table.name, table.title, caption, table.frame, draw)
 
 
-def effects_plot(table: Table, runs: pd.DataFrame) -> Plot:
-    """The differences of a table of comparisons, with intervals and verdicts."""
+def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1") -> Plot:
+    """The differences of a table of comparisons with CIs and verdicts, the largest first."""
+    kind, (what, sign) = str(runs["kind"].iloc[0]), _MEASURES[measure]
     caption = (
-        "Each row's change in top-1 with its 95% interval. Words and marks go by p after Holm's correction for all "
-        "comparisons of the table; each interval is for its comparison alone, without correction."
+        f"Change in {what} with 95% CI. Verdicts and marks use p-values adjusted for all comparisons of the table; CIs "
+        "are unadjusted. Rows without a verdict have gray marks."
     )
+    if kind not in _ORDERED:
+        table = _sorted(table, sign)
 
     def draw() -> Figure:
         from reports.figures.effects import effects
 
-        return effects(table, runs, _AXES[str(runs["kind"].iloc[0])], caption)
+        return effects(table, runs, f"change in {what} {_AXES[kind]}", caption)
 
     return Plot(table.name, table.title, caption, table.frame, draw)
 
 
+def _sorted(table: Table, sign: int) -> Table:
+    """The table with its rows by effect, those without an effect last; the mark of a row has its new place."""
+    places = (sign * table.frame["difference"].astype(float)).sort_values(kind="stable", na_position="last").index
+    rows = tuple(table.rows[place] for place in places)
+    return replace(table, rows=rows, frame=table.frame.loc[places].reset_index(drop=True))
+
+
 def worths_plot(table: Table) -> Plot:
-    """What each flag is worth over orders."""
+    """The effect of each flag averaged over orders."""
     caption = (
-        "The worth of each flag averaged over random orders (its sampled Shapley value) with its 95% interval, its "
-        "least and most over orders, and its worth in the paper's order of steps."
+        "The effect of enabling each flag, averaged over random orders (its sampled Shapley value), with 95% CI, its "
+        "min and max over orders, and its effect in the paper's order of steps."
     )
 
     def draw() -> Figure:
@@ -125,7 +141,7 @@ def heatmap_plot(title: str, runs: pd.DataFrame, flags: Factorial) -> Iterator[P
     if grid is None:
         return
     heading = f"{title}: {grid.down} by {grid.across}"
-    caption = "Top-1 in percent, mean over seeds ± standard deviation. A hatched cell has no result."
+    caption = "Top-1 (%), mean over seeds ± standard deviation. A hatched cell has no result."
 
     def draw() -> Figure:
         from reports.figures.heatmap import heatmap
@@ -135,41 +151,36 @@ def heatmap_plot(title: str, runs: pd.DataFrame, flags: Factorial) -> Iterator[P
     yield Plot("heatmap", heading, caption, grid.frame, draw)
 
 
-def against_paper_plot(title: str, runs: pd.DataFrame, table: Table, compared: Table) -> Iterator[Plot]:
-    """Our changes against the paper's, step by step; none where no step has been run."""
-    steps = _steps(table, compared)
+def against_paper_plot(
+    title: str, runs: pd.DataFrame, table: Table, compared: Table, measure: Measure
+) -> Iterator[Plot]:
+    """Our changes in top-1 against the paper's, step by step; none if no step has been run."""
+    steps = _steps(table, compared, measure)
     if steps["change"].isna().all():
         return
-    words = _agreement(steps[steps["adopted"]])
+    notes = agreement_words(runs[runs["roadmap"].notna()], str(runs["roadmap"].iloc[0]))
     heading = f"{title}: each step here against the same step in the paper"
-    reading = "The paper's changes are on ImageNet; on the dashed line a step is worth the same in both."
+    reading = "The paper's changes are on ImageNet. On the dashed line a change is equal in both."
 
     def draw() -> Figure:
         from reports.figures.against_paper import against_paper
 
-        return against_paper(steps, words, heading, facts(runs), reading)
+        return against_paper(steps, heading, facts(runs), [*notes, reading])
 
-    yield Plot("against-paper", heading, f"{words} {reading}", steps, draw)
-
-
-def _agreement(steps: pd.DataFrame) -> str:
-    """How alike the order of our changes and of the paper's is."""
-    found = rank_correlation(steps["change"], steps["paper_change"])
-    if isnan(found.rho):
-        return f"Spearman's rank correlation cannot be had from {found.n} adopted step{'s' if found.n != 1 else ''}."
-    rho, low, high = (signed(value).replace("-", "−") for value in (found.rho, found.low, found.high))
-    sure = "too few for an interval" if isnan(found.low) else f"95% interval {low} to {high}"
-    return f"Spearman's rank correlation over {found.n} adopted steps: {rho} ({sure})."
+    yield Plot("against-paper", heading, " ".join([*notes, reading]), steps, draw)
 
 
-def _steps(table: Table, compared: Table) -> pd.DataFrame:
-    """Each step of the roadmap with its change here and in the paper; the index is its place in the roadmap."""
+def _steps(table: Table, compared: Table, measure: Measure) -> pd.DataFrame:
+    """Each step with its change in top-1 here and in the paper; the index is its place in the roadmap."""
     columns = ["row", "label", "adopted", "status", "paper_change"]
-    found = compared.frame.set_index("row").reindex(columns=["difference", "low", "high", "verdict"])
-    steps = table.frame[columns].join(found, on="row").rename(columns={"difference": "change"})
+    top1 = {f"top1_{name}": name for name in ("difference", "low", "high")} if measure != "top1" else {}
+    frame = compared.frame.set_index("row")
+    frame = frame.drop(columns=list(top1.values())).rename(columns=top1)
+    differences = frame.reindex(columns=["difference", "low", "high", "verdict"])
+    steps = table.frame[columns].join(differences, on="row").rename(columns={"difference": "change"})
     steps = steps[steps["paper_change"].notna()]
     steps = steps.astype({"change": float, "low": float, "high": float})
-    return steps.fillna({"verdict": "the same run as the row before"})
+    return steps.fillna({"verdict": "the same run as its baseline"})
 
 
 def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.DataFrame) -> Iterator[Plot]:
@@ -185,8 +196,8 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
     points = points.astype(dict.fromkeys([name for name in points if name not in ("row", "label", "status")], float))
     heading = f"{title}: accuracy against cost"
     caption = (
-        "Top-1, mean over seeds. No other row has as high a mean at as little cost as a row of the Pareto front; means "
-        "whose spreads overlap may change places with other seeds."
+        "Mean top-1 over seeds. No other row has as high a mean at as low a cost as a row on the Pareto front; means "
+        "that differ by less than seed-to-seed variance may swap places with other seeds."
     )
 
     def draw() -> Figure:
@@ -195,8 +206,8 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
         sizes = {"k": 1e3, "M": 1e6, "G": 1e9}
         macs, params = (unit(points[name].dropna()) for name in ("macs", "params"))
         costs = [
-            Cost("macs", f"multiply-adds, {macs}", sizes[macs]),
-            Cost("params", f"parameters, {params}", sizes[params]),
+            Cost("macs", f"MACs ({macs})", sizes[macs]),
+            Cost("params", f"parameters ({params})", sizes[params]),
             *(_latency(speed, points) for speed in latencies),
         ]
         return tradeoff(points, costs, heading, facts(runs), caption)
@@ -205,21 +216,21 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
 
 
 def _latency(speed: Speed, points: pd.DataFrame) -> Cost:
-    """A measured latency as a cost, which says how many of the rows were measured where not all were."""
+    """A measured latency as a cost; it names the number of measured rows if some were not measured."""
     from reports.figures.tradeoff import Cost
 
     measured = int(points[speed.column.name].notna().sum())
     told = f"{measured} of {len(points)} rows measured" if measured < len(points) else ""
-    return Cost(speed.column.name, f"latency of one image, ms\n({speed.device})", told=told)
+    return Cost(speed.column.name, f"latency of one image (ms)\n{speed.device}", told=told)
 
 
 def curves_plots(title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Plot]:
-    """Training loss and top-1 on the training images as runs went on; none where nothing has been logged."""
+    """Training loss and top-1 on the training images over training; none if nothing has been logged."""
     if curves.empty:
         return
     for name, what in (("loss", "training loss"), ("top1", "top-1 on training images")):
         heading = f"{title}: {what}"
-        caption = f"The {what} since the line of the log before, with the recipe's augmentation, against images seen."
+        caption = f"The {what} since the previous line of the log, with the recipe's augmentation, against images seen."
 
         def draw(name: str = name, heading: str = heading, caption: str = caption) -> Figure:
             from reports.figures.curves import LOSS, TOP1, learning_curves

@@ -10,7 +10,10 @@ import pandas as pd
 
 from reports.errors import ReportError
 from reports.row_summary import RowSummary, account, facts, summarise_rows
-from reports.statistics import Correct, compare, legend
+from reports.statistics import Correct, Measure, Verdict, compare, legend
+from reports.statistics.power import describe_power
+from reports.statistics.precision import describe_precision
+from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.tables import (
     EMA,
     EMA_LEGEND,
@@ -45,33 +48,43 @@ _TITLES = {
     "recipes": "one design under each recipe against the first",
     "screen": "the combinations of flags that were trained",
 }
-_DIFFERENCES = (
-    Column("difference", "difference (pp)", short="diff. (pp)"),
-    Column("interval", "95% CI"),
-    Column("p_adjusted", "adjusted p", short="adj. p"),
-    Column("verdict", "verdict", number=False),
-)
+_DIFFERENCES: dict[Measure, Column] = {
+    "top1": Column("difference", "difference (pp)", short="diff. (pp)"),
+    "loss": Column("difference", "difference in loss", short="diff. in loss"),
+}
+_OTHER: dict[Measure, Measure] = {"top1": "loss", "loss": "top1"}
+DIGITS: dict[Measure, int] = {"top1": 2, "loss": 3}
 
 
 def comparison_table(
-    runs: pd.DataFrame, predictions: Predictions | None = None, bench: pd.DataFrame | None = None
+    runs: pd.DataFrame,
+    predictions: Predictions | None = None,
+    bench: pd.DataFrame | None = None,
+    measure: Measure = "top1",
 ) -> Table:
     """Tabulate every row of a study: its cost, results, and difference from its baseline.
 
     Args:
         runs: The study's tidy frame, see `Report`.
-        predictions: Which test images the run of a row and seed classified correctly.
+        predictions: Which test images the run of a row and seed classified correctly; their number is the resolution
+            of top-1.
         bench: The study's measurements, see `speeds`.
+        measure: The study's primary measure, which the verdicts are about. The other one is shown without verdicts.
 
     Raises:
         ReportError: If there are no rows.
     """
     if runs.empty:
         raise ReportError("no runs to report")
-    compared = compare(runs, pairs(runs), resolution=resolution(runs, predictions))
+    compared, other = (
+        compare_over_looks(runs, pairs(runs), each, resolution=resolution(runs, predictions, each))
+        for each in (measure, _OTHER[measure])
+    )
+    for name in ("difference", "low", "high"):
+        compared[f"{_OTHER[measure]}_{name}"] = other[name]
     kind = str(runs["kind"].iloc[0])
     title = f"{runs['study'].iloc[0]}: {_TITLES[kind]}"
-    return _table(_name(runs), title, "row", runs, compared, bench)
+    return _table(_name(runs), title, "row", runs, compared, bench, measure)
 
 
 def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> Table | None:
@@ -83,7 +96,13 @@ def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> T
 
 
 def _table(
-    name: str, title: str, subject: str, runs: pd.DataFrame, compared: pd.DataFrame, bench: pd.DataFrame | None
+    name: str,
+    title: str,
+    subject: str,
+    runs: pd.DataFrame,
+    compared: pd.DataFrame,
+    bench: pd.DataFrame | None,
+    measure: Measure = "top1",
 ) -> Table:
     by_name = {line["row"]: line for line in compared.to_dict("records")}
     rows = [(row, by_name.get(row.row)) for row in summarise_rows(runs)]
@@ -97,19 +116,20 @@ def _table(
         TOP1_LEGEND,
         EMA_LEGEND if averaged else "",
         SPEEDS_LEGEND if measured else "",
-        legend(compared),
+        legend(compared, measure),
+        *_about_looks(runs, compared, measure),
     ]
     return Table(
         name=name,
         title=title,
         subtitle=facts(runs),
         legend=" ".join(filter(None, legends)),
-        columns=_columns(subject, units, averaged, measured, bool(by_name)),
+        columns=_columns(subject, units, averaged, measured, measure if by_name else None),
         rows=tuple(
             (
-                *_cells(row, units, averaged, footnotes.marks(notes[row.row])),
+                *_cells(row, units, averaged, measure, footnotes.marks(notes[row.row])),
                 *(Cell(speed.shown(row.row)) for speed in measured),
-                *(_difference_cells(line) if by_name else ()),
+                *(_difference_cells(line, measure) if by_name else ()),
             )
             for row, line in rows
         ),
@@ -117,6 +137,14 @@ def _table(
         notes=tuple(footnotes.texts),
         frame=with_speeds(_raw(rows, notes, averaged), measured),
     )
+
+
+def _about_looks(runs: pd.DataFrame, compared: pd.DataFrame, measure: Measure) -> list[str]:
+    """Say what the verdicts' error rate covers, which precision was reached, and what the study can detect."""
+    if compared["p"].isna().all():
+        return []
+    precision = describe_precision(runs, compared, measure)
+    return [describe_looks(runs), precision, describe_power(runs, pairs(runs), measure)]
 
 
 def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -130,9 +158,16 @@ def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def resolution(runs: pd.DataFrame, predictions: Predictions | None) -> float:
-    """The step in which top-1 comes, 100 / test images; 0 if no finished run knows its test images."""
-    done = runs[runs["status"] == "done"] if predictions else runs.iloc[:0]
+def _notes(row: RowSummary, line: Line | None, runs: pd.DataFrame) -> tuple[str, ...]:
+    """The notes of a row and of its comparison; the comparison describes runs without a result."""
+    if not line or not line["note"]:
+        return row.notes
+    return (*(note for note in row.notes if note != account(runs)), str(line["note"]))
+
+
+def resolution(runs: pd.DataFrame, predictions: Predictions | None, measure: Measure = "top1") -> float:
+    """The step in which top-1 comes, 100 / test images; 0 if unknown, and for the loss."""
+    done = runs[runs["status"] == "done"] if predictions and measure == "top1" else runs.iloc[:0]
     for row, seed in zip(done["row"], done["seed"], strict=True):
         correct = predictions(row, int(seed)) if predictions else None
         if correct is not None and len(correct):
@@ -140,11 +175,9 @@ def resolution(runs: pd.DataFrame, predictions: Predictions | None) -> float:
     return 0.0
 
 
-def _notes(row: RowSummary, line: Line | None, runs: pd.DataFrame) -> tuple[str, ...]:
-    """The notes of a row and of its comparison; the comparison describes runs without a result."""
-    if not line or not line["note"]:
-        return row.notes
-    return (*(note for note in row.notes if note != account(runs)), str(line["note"]))
+def verdict_words(line: Line) -> str:
+    """The verdict on a comparison, with the reason if it was not tested."""
+    return f"{line['verdict']}: {line['reason']}" if line["verdict"] == Verdict.NOT_TESTED else str(line["verdict"])
 
 
 def _name(runs: pd.DataFrame) -> str:
@@ -156,7 +189,7 @@ def _name(runs: pd.DataFrame) -> str:
 
 
 def _columns(
-    subject: str, units: tuple[str, str], averaged: bool, measured: Sequence[Speed], differences: bool
+    subject: str, units: tuple[str, str], averaged: bool, measured: Sequence[Speed], measure: Measure | None
 ) -> tuple[Column, ...]:
     return (
         Column("label", subject, number=False),
@@ -167,19 +200,31 @@ def _columns(
         LOSS,
         Column("seeds", "seeds"),
         *(speed.column for speed in measured),
-        *(_DIFFERENCES if differences else ()),
+        *(_difference_columns(measure) if measure else ()),
     )
 
 
-def _cells(row: RowSummary, units: tuple[str, str], averaged: bool, marks: tuple[int, ...]) -> tuple[Cell, ...]:
-    """The cost and results of a row."""
+def _difference_columns(measure: Measure) -> tuple[Column, ...]:
+    return (
+        _DIFFERENCES[measure],
+        Column("interval", "95% CI"),
+        Column("p_adjusted", "adjusted p", short="adj. p"),
+        Column("verdict", "verdict", number=False),
+    )
+
+
+def _cells(
+    row: RowSummary, units: tuple[str, str], averaged: bool, measure: Measure, marks: tuple[int, ...]
+) -> tuple[Cell, ...]:
+    """The cost and results of a row; the primary measure with its standard deviation."""
+    top1_sd, loss_sd = (row.top1.sd, None) if measure == "top1" else (None, row.loss.sd)
     return (
         Cell(row.label, marks),
         Cell(amount(row.params, units[0])),
         Cell(amount(row.macs, units[1])),
-        Cell(mean_sd(row.top1.mean, row.top1.sd) if row.top1.seeds else row.status),
+        Cell(mean_sd(row.top1.mean, top1_sd) if row.top1.seeds else row.status),
         *([Cell(mean_sd(row.ema.mean, row.ema.sd))] if averaged else []),
-        Cell(mean_sd(row.loss.mean, None, 3)),
+        Cell(mean_sd(row.loss.mean, loss_sd, 3)),
         Cell(str(row.top1.seeds)),
     )
 
@@ -195,18 +240,19 @@ def _raw(
         raw |= {"mean": row.top1.mean, "sd": row.top1.sd, "seeds": row.top1.seeds}
         raw |= {"ema_mean": row.ema.mean, "ema_sd": row.ema.sd} if averaged else {}
         raw |= {"loss_mean": row.loss.mean, "loss_sd": row.loss.sd}
-        lines.append(raw | dict(line or {}) | {"note": "; ".join(notes[row.row])})
+        compared = {name: value for name, value in (line or {}).items() if name not in ("mean", "sd", "seeds")}
+        lines.append(raw | compared | {"note": "; ".join(notes[row.row])})
     return pd.DataFrame(lines)
 
 
-def _difference_cells(line: Line | None) -> tuple[Cell, ...]:
+def _difference_cells(line: Line | None, measure: Measure) -> tuple[Cell, ...]:
     """Difference, CI, p-value and verdict of a comparison; nothing for a row without a baseline."""
     if line is None:
         return (Cell(MISSING), Cell(MISSING), Cell(MISSING), Cell(""))
-    p = line["p_adjusted"]
+    p, digits = line["p_adjusted"], DIGITS[measure]
     return (
-        Cell(signed(line["difference"])),
-        Cell(interval(line["low"], line["high"])),
+        Cell(signed(line["difference"], digits)),
+        Cell(interval(line["low"], line["high"], digits)),
         Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
-        Cell(": ".join(filter(None, [line["verdict"], line["reason"]]))),
+        Cell(verdict_words(line)),
     )

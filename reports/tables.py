@@ -135,16 +135,16 @@ def number(value: float) -> str:
     return f"{value:.2f}" if known(value) else MISSING
 
 
-def signed(change: float | None) -> str:
+def signed(change: float | None, digits: int = 2) -> str:
     """Format a change with its sign; one that rounds to 0 has none."""
     if not known(change):
         return MISSING
-    return f"{change:+.2f}" if round(change or 0.0, 2) else "0.00"
+    return f"{change:+.{digits}f}" if round(change or 0.0, digits) else f"{0:.{digits}f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     """Format a confidence interval."""
-    return f"{low:+.2f} to {high:+.2f}" if known(low) and known(high) else MISSING
+    return f"{low:+.{digits}f} to {high:+.{digits}f}" if known(low) and known(high) else MISSING
 
 
 _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}

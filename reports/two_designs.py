@@ -13,7 +13,8 @@ from modernize.design import Design, split_name, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
-from reports.statistics import compare, legend
+from reports.statistics import legend
+from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.study_tables import Predictions, resolution
 from reports.tables import Cell, Column, Table, mean_sd, signed
 
@@ -139,10 +140,10 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
-    compared = compare(runs, [(row, base)], resolution=resolution(runs, predictions))
+    compared = compare_over_looks(runs, [(row, base)], resolution=resolution(runs, predictions))
     told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
     if compared["p"].notna().any():
-        told = f"{told} {CHOSEN_AFTERWARDS}"
+        told = f"{told} {describe_looks(runs)} {CHOSEN_AFTERWARDS}"
     return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
 
 

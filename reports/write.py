@@ -16,7 +16,7 @@ REPORT_FORMATS = (*TABLES, *FIGURES, "html")
 
 
 def write_report(report: Report, out: Path, formats: Collection[str] = REPORT_FORMATS) -> list[Path]:
-    """Write `tables/`, `figures/` and `index.html` under `out`, in these formats; return the files in that order."""
+    """Write `summary.md`, `tables/`, `figures/` and `index.html` in these formats; return the files."""
     made = list(_render_all(report, formats))  # everything, before the first file of an older report is replaced
     return [write_file(out / name, content) for name, content in made]
 
@@ -36,6 +36,10 @@ def write_file(path: Path, content: bytes) -> Path:
 def _render_all(report: Report, formats: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the name of each file under the report's folder and its contents, the page last."""
     from reports.formats import RENDERERS
+    from reports.summary import as_markdown
+
+    if "markdown" in formats:
+        yield "summary.md", as_markdown(report.summary).encode()
 
     for table in report.tables:
         for form, suffix in TABLES.items():

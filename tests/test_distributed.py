@@ -323,7 +323,7 @@ def without_its_group(group: Group) -> str:
 def test_a_trainer_without_its_group_is_refused() -> None:
     """Each process would train the whole run, on the same GPU and in the same folder."""
     for said in together(2, without_its_group):
-        assert said.startswith("group: torchrun has started 2 processes, and each would train by itself")
+        assert said.startswith("group: torchrun started 2 processes; make the Trainer within")
 
 
 # ---- torchrun

@@ -22,8 +22,11 @@ from ablations.studies.load import load_study
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
 from modernize.design import text
+from reports.factorial_tables import grid_effects_table
 from reports.formats import csv, markdown, terminal
 from reports.statistics.factorial import Cell, Factorial, Family, cell_means, effects_frame, effects_of, factorial_of
+from reports.statistics.sequential import looks
+from reports.statistics.weighted_contrasts import RowValues
 
 FLAGS = {"norm": ("bn", "ln"), "kernel_size": ("3", "5", "7"), "activation": ("relu", "gelu")}
 
@@ -36,9 +39,9 @@ def grid_of_study(study: Study) -> Factorial:
     return factorial_of({row.row: {flag: text(value) for flag, value in row.flags.items()} for row in study.rows})
 
 
-def results_of(grid: Factorial, value: Callable[[Cell], float], noise: Sequence[float]) -> dict[str, list[float]]:
+def results_of(grid: Factorial, value: Callable[[Cell], float], noise: Sequence[float]) -> dict[str, RowValues]:
     """Each cell's value with the same deviations from it, so that all cells have one variance."""
-    return {row: [value(cell) + one for one in noise] for cell, row in grid.rows.items()}
+    return {row: RowValues.all(value(cell) + one for one in noise) for cell, row in grid.rows.items()}
 
 
 def effect(frame: pd.DataFrame, change: str, where: str) -> dict[str, Any]:
@@ -52,7 +55,9 @@ def effect(frame: pd.DataFrame, change: str, where: str) -> dict[str, Any]:
 def test_a_grid_of_two_flags_has_each_effect_at_each_value_averaged_and_the_interaction() -> None:
     grid = grid_of({"norm": ("bn", "ln"), "kernel_size": ("3", "7")})
     top1 = {"bn,3": 80.0, "bn,7": 82.0, "ln,3": 81.0, "ln,7": 86.0}
-    frame = effects_frame(grid, effects_of(grid), {row: [value - 0.1, value + 0.1] for row, value in top1.items()})
+    frame = effects_frame(
+        grid, effects_of(grid), {row: RowValues.all([value - 0.1, value + 0.1]) for row, value in top1.items()}
+    )
     found = {(line["change"], line["where"]): line["effect"] for line in frame.to_dict("records")}
     assert found == pytest.approx(
         {
@@ -161,9 +166,9 @@ def test_sum_contrasts_are_half_the_effects_and_a_quarter_of_the_interaction() -
     smf = pytest.importorskip("statsmodels.formula.api")
     grid = grid_of({"a": ("x", "y"), "b": ("x", "y")})
     chance = np.random.default_rng(2)
-    results = {row: list(chance.normal(85, 1, 3)) for row in grid.rows.values()}
+    results = {row: RowValues.all(chance.normal(85, 1, 3)) for row in grid.rows.values()}
     runs = pd.DataFrame(
-        [{"a": cell[0], "b": cell[1], "top1": one} for cell, row in grid.rows.items() for one in results[row]]
+        [{"a": cell[0], "b": cell[1], "top1": one} for cell, row in grid.rows.items() for one in results[row].values]
     )
     fitted = smf.ols("top1 ~ C(a, Sum) * C(b, Sum)", runs).fit().params
     frame = effects_frame(grid, effects_of(grid), results)
@@ -198,7 +203,9 @@ def test_one_seed_gives_effects_without_verdicts_and_one_cell_of_one_seed_is_tes
     single = effects_frame(grid, effects_of(grid), results_of(grid, lambda cell: float(cell == ("y", "y")), [0.0]))
     assert single["effect"].notna().all() and single[["se", "low", "high", "p", "p_adjusted"]].isna().all(axis=None)
     assert set(single["verdict"]) == {"not tested"} and set(single["reason"]) == {"one seed"}
-    several = results_of(grid, lambda cell: 9.0 * (cell == ("y", "y")), [-0.1, 0.0, 0.2]) | {"x,x": [0.0]}
+    several = results_of(grid, lambda cell: 9.0 * (cell == ("y", "y")), [-0.1, 0.0, 0.2]) | {
+        "x,x": RowValues.all([0.0])
+    }
     frame = effects_frame(grid, effects_of(grid), several)
     assert (effect(frame, "a: y − x", "at b=x")["verdict"], effect(frame, "a: y − x", "at b=y")["verdict"]) == (
         "inconclusive",
@@ -214,7 +221,7 @@ def test_families_are_corrected_apart() -> None:
     """Adding effects at each combination must not change what is said of averages."""
     chance = np.random.default_rng(3)
     grid = grid_of(FLAGS)
-    results = {row: list(chance.normal(85, 0.5, 3)) for row in grid.rows.values()}
+    results = {row: RowValues.all(chance.normal(85, 0.5, 3)) for row in grid.rows.values()}
     whole = effects_frame(grid, effects_of(grid), results)
     for family in Family:
         mine = [one for one in effects_of(grid) if one.family == family]
@@ -227,10 +234,12 @@ def test_families_are_corrected_apart() -> None:
 def test_the_mean_at_some_values_is_over_the_other_flags() -> None:
     grid = grid_of(FLAGS)
     chance = np.random.default_rng(4)
-    results = {row: list(chance.normal(85, 0.5, 3)) for row in grid.rows.values()}
+    results = {row: RowValues.all(chance.normal(85, 0.5, 3)) for row in grid.rows.values()}
     means = cell_means(grid, [{"norm": "ln", "kernel_size": "5"}, {"activation": "gelu"}], results)
-    assert means.loc[0, "mean"] == pytest.approx(np.mean([results["ln,5,relu"], results["ln,5,gelu"]]))
-    assert means.loc[1, "mean"] == pytest.approx(np.mean([values for row, values in results.items() if "gelu" in row]))
+    assert means.loc[0, "mean"] == pytest.approx(np.mean([results["ln,5,relu"].values, results["ln,5,gelu"].values]))
+    assert means.loc[1, "mean"] == pytest.approx(
+        np.mean([row_values.values for row, row_values in results.items() if "gelu" in row])
+    )
     low, middle, high = (means[name].to_numpy(dtype=float) for name in ("low", "mean", "high"))
     assert (low < middle).all() and (middle < high).all()
     assert high[1] - low[1] < high[0] - low[0]  # over three times as many runs
@@ -282,6 +291,39 @@ def test_one_seed_is_not_tested_and_a_lost_cell_is_named(tmp_path: Path) -> None
     assert [bool(row[-1].marks) for row in lost.rows] == [False, True, True, True, False, True, True]
 
 
+def test_p_values_hold_over_looks_at_a_grid_that_was_extended() -> None:
+    """Of one look they are divided by its share; a second look is tested at a small one."""
+    grid = grid_of({"a": ("x", "y"), "b": ("x", "y")})
+    chance = np.random.default_rng(5)
+    lines = [
+        {"row": row, "seed": seed, "top1": 85 + 1.2 * row.startswith("y") + chance.normal(0, 0.5)}
+        for row in grid.rows.values()
+        for seed in range(5)
+    ]
+    facts = {"study": "s", "status": "done", "dataset": "d", "recipe": "r", "evaluate": "test", "kind": "grid"}
+    runs = pd.DataFrame(lines).assign(**facts, stage=1, added="start")
+    results = {str(row): RowValues.all(group["top1"]) for row, group in runs.groupby("row")}
+    one_look = effects_frame(grid, effects_of(grid), results)
+    shown = grid_effects_table(runs, grid).frame
+    expected = np.minimum(one_look["p_adjusted"].to_numpy(dtype=float) / looks(runs)[0].share, 1.0)
+    assert shown["p_adjusted"].to_numpy(dtype=float) == pytest.approx(expected)
+    later = runs["seed"] >= 3
+    extended = runs.assign(stage=np.where(later, 2, 1), added=np.where(later, "extended", "start"))
+    twice = grid_effects_table(extended, grid).frame["p_adjusted"].to_numpy(dtype=float)
+    first_results = {str(row): RowValues.all(group["top1"]) for row, group in runs[~later].groupby("row")}
+    first = effects_frame(grid, effects_of(grid), first_results)
+    shares = [look.share for look in looks(extended)]
+    same = np.sign(first["effect"].to_numpy(dtype=float)) == np.sign(one_look["effect"].to_numpy(dtype=float))
+    earlier = np.where(same, first["p_adjusted"].to_numpy(dtype=float) / shares[0], np.inf)
+    best = np.minimum(earlier, one_look["p_adjusted"].to_numpy(dtype=float) / shares[1])
+    by_hand = np.minimum(np.maximum(best, one_look["p"].to_numpy(dtype=float)), 1.0)
+    assert twice == pytest.approx(by_hand)
+    sized = runs.assign(stage=np.where(later, 2, 1), added=np.where(later, "extended to precision 0.5", "start"))
+    changed = sized.assign(top1=sized["top1"].where(~later, sized["top1"] + 50 * (sized["seed"] - 3)))
+    errors = [grid_effects_table(frame, grid).frame["se"].to_numpy(dtype=float) for frame in (sized, changed)]
+    assert errors[0] == pytest.approx(errors[1])  # the runs of the second stage give no variance
+
+
 # ---- false positives
 
 
@@ -295,7 +337,7 @@ def false_positives(sizes: Sequence[int], seeds: int, log_sd: float, tails: bool
         results = {}
         for row in grid.rows.values():
             luck = chance.standard_t(4, seeds) / math.sqrt(2) if tails else chance.normal(0, 1, seeds)
-            results[row] = list(85 + math.exp(chance.normal(0, log_sd)) * luck)
+            results[row] = RowValues.all(85 + math.exp(chance.normal(0, log_sd)) * luck)
         frame = effects_frame(grid, effects, results)
         wrong.append((frame["p_adjusted"] <= 0.05).groupby(frame["family"]).any())
     return {str(family): float(rate) for family, rate in pd.DataFrame(wrong).mean().items()}

@@ -220,11 +220,12 @@ def test_effects_stand_at_the_differences_of_the_means(report_of: Callable[[str]
     report = report_of("one in")
     figure = plot_of(report, "one-in").figure
     panel = figure.axes[1]
-    rows = list(report.runs["row"].unique())
-    expected = [statistics.mean(top1_of(report, row)) - statistics.mean(top1_of(report, "base")) for row in rows[1:]]
+    rows = [row for row in report.runs["row"].unique() if row != "base"]
+    means = {row: statistics.mean(top1_of(report, row)) for row in ("base", *rows)}
+    expected = sorted((means[row] - means["base"] for row in rows), reverse=True)
     placed = sorted(marks(panel, "o", "s"), key=lambda place: place[1])
     assert [x for x, _ in placed] == pytest.approx(expected)
-    frame = plot_of(report, "one-in").frame.iloc[1:]
+    frame = plot_of(report, "one-in").frame.iloc[:-1]  # the base has no difference
     for (_, y), low, high in zip(placed, frame["low"], frame["high"], strict=True):
         assert bars_at(panel, y, 1.8) == [(pytest.approx(low), pytest.approx(high))]
     words = words_of(figure)
@@ -293,7 +294,7 @@ def test_latency_has_a_panel_where_a_bench_has_measured(tmp_path: Path) -> None:
     (tmp_path / "study/bench.json").write_text(json.dumps(BENCH))
     figure = plot_of(read_report(study, tmp_path / "study"), "tradeoff").figure
     axes = [axes.get_xlabel() for axes in figure.axes]
-    assert axes == ["multiply-adds, M", "parameters, k", "latency of one image, ms\n(some GPU)"]  # whatever the batch
+    assert axes == ["MACs (M)", "parameters (k)", "latency of one image (ms)\nsome GPU"]  # whatever the batch
     assert sorted(x for x, _ in marks(figure.axes[2], "o")) == [1.25, 1.5, 2.0]
     assert_readable(figure)
     assert words_of(figure).count("3 of 17 rows measured") == 1
@@ -334,7 +335,7 @@ def test_a_grid_of_any_number_of_flags_is_against_the_first_values(tmp_path: Pat
     flags = {"norm": ["bn", "ln"], "activation": ["relu", "gelu"], "kernel_size": [3, 5]}
     study = made_up_study(tmp_path / "study", kind="grid", flags=flags, seeds=(0,))
     figure = plot_of(read_report(study, tmp_path / "study"), "grid").figure
-    assert "change in top-1 from the first values, points" in words_of(figure)
+    assert "change in top-1 (pp) from the first values" in words_of(figure)
 
 
 def test_each_step_stands_at_its_change_here_and_in_the_paper(report_of: Callable[[str], Report]) -> None:
@@ -351,8 +352,8 @@ def test_each_step_stands_at_its_change_here_and_in_the_paper(report_of: Callabl
 
     adopted = frame[frame["adopted"]]
     rho = float(stats.spearmanr(adopted["change"], adopted["paper_change"]).statistic)
-    said = f"over {len(adopted)} adopted steps: {rho:+.2f} (95% interval".replace("-", "−")
-    assert said in plot.caption and any(said in word for word in words_of(plot.figure))
+    said = f"over {len(adopted)} adopted steps is {rho:.2f} (95% CI".replace("-", "−")
+    assert said in plot.caption and said in " ".join(words_of(plot.figure))
 
 
 def test_curves_are_the_logs(report_of: Callable[[str], Report]) -> None:

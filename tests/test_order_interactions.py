@@ -104,6 +104,16 @@ def test_over_all_orders_the_weighted_steps_average_to_the_index(n: int) -> None
         assert (weights[:, j, i] * steps[:, j]).mean() == pytest.approx(exact[one, other], abs=1e-5)
 
 
+def test_sets_that_only_the_roadmaps_order_visits_count_towards_all_sets() -> None:
+    flags, value = ("a", "b"), random_value(("a", "b"), 1)
+    orders = [("a", "b")] * 3
+    assert pairwise_interactions(flags, orders, without_noise(value), 10)["effect"].isna().all()
+    found = pairwise_interactions(flags, orders, without_noise(value), 10, not_random=[("b", "a")])
+    assert (found["method"] == ALL_SETS).all()
+    exact = value(frozenset("ab")) - value(frozenset("a")) - value(frozenset("b")) + value(frozenset())
+    assert found["effect"].tolist() == pytest.approx([exact])
+
+
 def test_sampled_orders_are_unbiased() -> None:
     flags, value = FLAGS, random_value(FLAGS, 3)
     exact = index_by_definition(flags, value)

@@ -36,6 +36,7 @@ from reports.figures.trajectory import trajectory
 from reports.report import Orders, Report, report_tables
 from reports.roadmap_table import roadmap_table
 from reports.study_figures import study_plots
+from reports.summary import summarise_study
 from reports.tables import Table
 from reports.write import write_report
 
@@ -502,6 +503,7 @@ def report_of(runs: pd.DataFrame, title: str = "A study") -> Report:
         base="pocket",
         runs=runs,
         designs={},
+        summary=summarise_study(title, runs, tables),
         tables=tuple(tables),
         plots=study_plots(title, runs, tables, nothing, pd.DataFrame()),
         curves=nothing,
@@ -633,7 +635,7 @@ def test_files_are_renamed_into_place(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
-    (tmp_path / "tables" / "roadmap.md").mkdir(parents=True)
+    (tmp_path / "summary.md").mkdir(parents=True)
     with pytest.raises(OSError):
         write_report(report_of(make_runs()), tmp_path, FILES)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

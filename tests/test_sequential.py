@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports.statistics import compare
+from reports.statistics.contrasts import contrasts
+from reports.statistics.noise import fit_noise
+from reports.statistics.power import detectable_difference
+from reports.statistics.precision import describe_precision, seeds_needed
 from reports.statistics.sequential import (
     FIRST_SHARE,
     INTERIM_SHARE,
     LATER_SHARE,
     Look,
+    compare_over_looks,
+    describe_looks,
     gives_variance,
     looks,
     over_looks,
 )
+
+FOLDER = Path(__file__).parents[1] / "docs" / "statistics"
+sys.path.insert(0, str(FOLDER))
+import looks as looks_simulation  # noqa: E402
+
+SPREADS = looks_simulation.SPREADS
+Runs = pd.DataFrame
 
 
 def lines(*stages: tuple[int, str, str]) -> pd.DataFrame:
@@ -114,3 +132,141 @@ def test_a_comparison_that_came_later_is_tested_at_its_own_looks() -> None:
     adjusted = [np.array([0.04, nan]), np.array([0.02, 0.002])]
     found = over_looks(adjusted, (0.8, 0.1), [np.array([1.0, nan]), sign], np.array([1e-4, 1e-4]))
     assert found == pytest.approx([0.05, 0.02])
+
+
+# ---- comparisons over looks
+
+PAIRS = [(f"row{number}", "row0") for number in range(1, 5)]
+
+
+def study(seeds: Sequence[int], added: Sequence[str] = ("start",), step: float = 0.0, status: str = "done") -> Runs:
+    """Runs of five rows; stage k has seeds[k] seeds, and the last row differs by `step`."""
+    chance = np.random.default_rng(5)
+    lines, seed = [], 0
+    for stage, (number, why) in enumerate(zip(seeds, added, strict=True), 1):
+        for _ in range(number):
+            for row in range(5):
+                value = 80 + 0.5 * chance.standard_normal() + (step if row == 4 else 0.0)
+                last = stage == len(seeds)
+                lines.append((f"row{row}", seed, stage, why, status if last else "done", value))
+            seed += 1
+    return pd.DataFrame(lines, columns=["row", "seed", "stage", "added", "status", "top1"])
+
+
+def test_a_study_of_one_stage_differs_from_a_single_table_only_in_the_share() -> None:
+    runs = study([4], step=1.5)
+    single, found = compare(runs, PAIRS), compare_over_looks(runs, PAIRS)
+    same = ["difference", "se", "df", "low", "high", "p"]
+    pd.testing.assert_frame_equal(single[same], found[same])
+    expected = np.minimum(single["p_adjusted"] / FIRST_SHARE, 1)
+    np.testing.assert_allclose(found["p_adjusted"], expected)
+    assert list(found["verdict"] != "inconclusive") == list(expected <= 0.05)
+
+
+def test_an_unfinished_extension_needs_far_more_evidence_than_a_finished_one() -> None:
+    finished = compare_over_looks(study([2, 3], ("start", "extended"), step=1.5), PAIRS)
+    open_runs = study([2, 3], ("start", "extended"), step=1.5)
+    open_runs.loc[len(open_runs)] = ["row1", 9, 2, "extended", "left", np.nan]
+    assert compare_over_looks(open_runs, PAIRS)["p_adjusted"].iloc[3] > finished["p_adjusted"].iloc[3]
+
+
+def test_a_verdict_of_the_first_look_is_withdrawn_once_the_data_no_longer_show_it() -> None:
+    runs = study([3, 6], ("start", "extended"))
+    first = (runs["row"] == "row1") & (runs["stage"] == 1)
+    runs.loc[first, "top1"] += 3
+    assert compare_over_looks(runs[runs["stage"] == 1], PAIRS)["verdict"].iloc[0] == "better"
+    runs.loc[(runs["row"] == "row1") & (runs["stage"] == 2), "top1"] -= 1.5
+    now = compare_over_looks(runs, PAIRS).iloc[0]
+    assert now["low"] < 0 < now["high"] and now["verdict"] == "inconclusive"
+
+
+def test_after_a_sized_stage_means_are_of_all_seeds_and_the_noise_is_of_the_first() -> None:
+    runs = study([3, 5], ("pilot", "precision 0.4"))
+    found = compare_over_looks(runs, PAIRS)
+    pilot = compare(runs[runs["stage"] == 1], PAIRS)
+    np.testing.assert_allclose(found["high"] - found["low"], (pilot["high"] - pilot["low"]) * np.sqrt(3 / 8))
+    means = runs.groupby("row")["top1"].mean()
+    np.testing.assert_allclose(found["difference"], [means[row] - means["row0"] for row, _ in PAIRS])
+
+
+def test_the_seeds_needed_are_the_fewest_that_give_the_width() -> None:
+    runs = study([3]).assign(base="row0", run=None, recipe="quick", images_seen=100)
+    runs.loc[runs["row"] == "row0", "base"] = None
+    table = compare(runs, PAIRS)
+    widest = float((table["high"] - table["low"]).max()) / 2
+    for half_width in (0.1, 0.2, 0.3):
+        seeds = seeds_needed(runs, half_width)
+        assert seeds is not None
+        assert widest * np.sqrt(3 / seeds) <= half_width * (1 + 1e-6) < widest * np.sqrt(3 / (seeds - 1)) * (1 + 1e-6)
+    assert seeds_needed(runs.assign(status="failed"), 0.5) is None
+    assert seeds_needed(runs[runs["seed"] == 0], 0.5) is None
+
+
+@pytest.mark.parametrize(("asked", "says"), [("0.1", "needs"), ("5", "widest 95% CI is ±")])
+def test_a_report_says_which_width_was_reached(asked: str, says: str) -> None:
+    runs = study([3, 5], ("pilot", f"precision {asked}")).assign(base="row0", run=None)
+    runs.loc[runs["row"] == "row0", "base"] = None
+    assert says in describe_precision(runs, compare_over_looks(runs, PAIRS))
+    assert describe_precision(study([3]), compare_over_looks(study([3]), PAIRS)) == ""
+
+
+def test_each_look_is_described() -> None:
+    assert describe_looks(study([3])).startswith("Verdicts use 90% of the error rate")
+    assert describe_looks(study([3], status="left")).startswith("Interim table: 15 of 15 runs have not finished")
+    assert describe_looks(study([3, 2], ("start", "extended"))).startswith("Look 2, after 15 runs were extended to 25")
+    assert "precision" in describe_looks(study([3], ("pilot",)))
+
+
+# ---- power
+
+
+def test_the_detectable_difference_is_found_with_the_power_that_is_asked() -> None:
+    pairs = np.array([(row, 0) for row in range(1, 17)])
+    rng = np.random.default_rng(0)
+    for seeds in (3, 5):
+        size = detectable_difference(seeds, pairs, [0] * 17)
+        values = rng.standard_normal((4000, 17, seeds))
+        noise = fit_noise(values.var(axis=2, ddof=1), np.full(17, seeds - 1.0), np.zeros(17, dtype=np.intp))
+        found = contrasts(noise, np.full(17, float(seeds)), pairs)
+        means = values.mean(axis=2)
+        p = found.p_values(means[:, 1:] + size - means[:, :1])
+        assert np.mean(p <= 0.05 * FIRST_SHARE / 16) == pytest.approx(0.8, abs=0.03)
+
+
+def test_more_seeds_detect_smaller_differences_and_one_seed_none() -> None:
+    pairs = np.array([(1, 0), (2, 0)])
+    sizes = [detectable_difference(seeds, pairs, [0, 0, 0]) for seeds in (1, 2, 3, 5, 10)]
+    assert sizes[0] == np.inf and sizes == sorted(sizes, reverse=True)
+
+
+# ---- the published simulations
+
+
+def test_the_published_simulations_keep_their_promises() -> None:
+    simulated = pd.read_csv(FOLDER / "looks.csv")
+    assert (simulated["studies"] >= 1000).all()
+    assert (simulated["false_claims"] <= 0.06).all()
+    assert (simulated.loc[simulated["spread"] == "equal", "false_claims"] <= 0.05).all()
+    sized = pd.read_csv(FOLDER / "precision.csv")
+    assert (sized["studies"] >= 1000).all() and (sized["narrow_enough"] == 1).all()
+    assert sized["coverage"].between(0.935, 0.97).all()
+    assert sized.loc[sized["spread"] == "equal", "coverage"].between(0.935, 0.965).all()
+
+
+def test_the_tables_of_the_page_are_those_of_the_simulations() -> None:
+    page = (FOLDER.parent / "precision.md").read_text(encoding="utf-8")
+    for name, table in looks_simulation.tables().items():
+        assert f"<!-- {name} -->\n{table}<!-- /{name} -->" in page, "run docs/statistics/looks.py"
+
+
+@pytest.mark.slow
+def test_adding_a_seed_at_a_time_until_something_shows_is_wrong_in_five_percent_of_studies() -> None:
+    cells = pd.DataFrame(looks_simulation.look_cells(1000, looks_simulation.CELLS[:2]))
+    assert (cells["false_claims"] <= 0.06).all()
+
+
+@pytest.mark.slow
+def test_intervals_are_as_narrow_as_asked_and_cover_the_true_differences() -> None:
+    cells = pd.DataFrame(looks_simulation.precision_cells(1000, SPREADS[:1]))
+    assert (cells["narrow_enough"] == 1).all()
+    assert cells["coverage"].between(0.935, 0.965).all()

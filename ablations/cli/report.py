@@ -22,17 +22,19 @@ from ablations.errors import RequestError, RunError, writing
     metavar="NAME,…",
     multiple=True,
     callback=read_formats,
-    help=f"Formats, from {', '.join(REPORTS)}; table prints the tables. Repeatable. [default: all]",
+    help=f"Formats, from {', '.join(REPORTS)}; table prints to the terminal. Repeatable. [default: all]",
 )
 @with_options("debug")
 def report(folder: Path, to: Path | None, formats: list[str]) -> None:
-    """Print a study's tables, and write its tables, figures and page.
+    """Print a study's summary and tables; write them with figures and a page.
 
-    FOLDER is the study's folder. The report shows its runs in their current state."""
+    FOLDER is the study's folder. The report shows its runs in their current state.
+    """
     from ablations.reporting import read_report
     from ablations.studies.folder import read_study
     from reports.errors import ReportError
     from reports.formats import terminal
+    from reports.summary import as_text
     from reports.write import write_report
 
     study = read_study(folder)
@@ -46,6 +48,7 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
         written = write_report(gathered, to or folder / "report", formats)
     if "table" in formats:
         width = max(shutil.get_terminal_size((120, 24)).columns, 100)
+        click.echo(as_text(gathered.summary))
         for table in gathered.tables:
             click.echo(terminal(table, width))
     for path in written:

@@ -123,9 +123,10 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     "--precision",
     type=click.FloatRange(0, min_open=True),
     metavar="P",
-    help="Add seeds until the 95% CI of every comparison is at most ±P (pp).",
+    help="Add seeds until the 95% CI of every comparison is at most ±P (pp, or loss if --measure loss).",
 )
 @click.option("--max-seeds", type=click.IntRange(2), help="Max. seeds per row, for --precision. [default: 20]")
+@click.option("--measure", type=click.Choice(["top1", "loss"]), help="Measure to compare. [default: top1]")
 @click.option(
     "--budget", metavar="5epochs|200000images", help="Training budget; overrides the recipe and rescales its schedule."
 )
@@ -261,8 +262,12 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.studies.folder import open_folder
-    from ablations.studies.precision import add_needed_seeds, describe_precision
+    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
 
+    study = session.study
+    few = len(study.seeds) < 3 and study.precision is None
+    if few and is_main() and (text := describe_power(study)) is not None:
+        click.echo(f"{study.name}: {text}")
     session = replace(session, study=open_folder(session.study, session.folder))
     while True:
         status = launch(session)

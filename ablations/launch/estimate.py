@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ablations.data.datasets import DataSet
 from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
+from ablations.studies.precision import describe_power
 from ablations.studies.run import RunConfig, build_network
 from ablations.studies.schema import Study
 from ablations.studies.screen import describe_screen
@@ -35,6 +36,8 @@ def describe_runs(study: Study, load: Load) -> list[str]:
             lines.append(f"  {row.row}: the same design as {row.same_as}, trained once")
     if study.screen:
         lines += describe_screen(study)
+    if (text := describe_power(study)) is not None:
+        lines.append(text)
     return lines
 
 

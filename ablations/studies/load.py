@@ -21,13 +21,13 @@ from modernize.design import DesignError, nearest
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
 # The keys that each kind reads, besides those of every study.
 _READS: dict[str, tuple[str, ...]] = {
-    "roadmap": ("recipe", "original_recipe", "extras"),
-    "one-in": ("recipe", "end", "flags"),
-    "one-out": ("recipe", "end", "flags"),
-    "sweep": ("recipe", "flags"),
+    "roadmap": ("recipe", "original_recipe", "extras", "measure"),
+    "one-in": ("recipe", "end", "flags", "measure"),
+    "one-out": ("recipe", "end", "flags", "measure"),
+    "sweep": ("recipe", "flags", "measure"),
     "grid": ("recipe", "flags"),
     "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
-    "recipes": ("recipes",),
+    "recipes": ("recipes", "measure"),
     "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost"),
 }
 
@@ -153,6 +153,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         base=request.base,
         data=request.data,
         evaluate=request.evaluate,
+        measure=request.measure or "top1",
         seeds=seeds,
         budget=request.budget,
         recipes=recipes,

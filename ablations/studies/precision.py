@@ -1,4 +1,4 @@
-"""Size a study's second stage from the variance of its first, so that its CIs have the requested width."""
+"""State which differences a plan detects, and size the second stage of a study that asks for a precision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_needed_seeds(folder: Path) -> Study:
         from reports.statistics.precision import seeds_needed
 
         assert study.precision is not None
-        needed = seeds_needed(study_runs(study, folder), study.precision.half_width)
+        needed = seeds_needed(study_runs(study, folder), study.precision.half_width, study.measure)
         if needed is None:
             raise RunError(f"study folder {folder}: no comparison has two finished runs, so the variance is unknown")
         study = sized(study, needed)
@@ -46,3 +46,38 @@ def describe_precision(study: Study) -> str | None:
     if last.needed > precision.max_seeds:
         return f"{text}; max_seeds={precision.max_seeds} stops at {seeds}"
     return f"{text}; there are {seeds}, {len(last.seeds)} of them added for it"
+
+
+def describe_power(study: Study) -> str | None:
+    """Say before any training which difference the plan detects; None if it compares no rows."""
+    rows = {row.row: row for row in study.rows}
+    distinct = {row.row: place for place, row in enumerate(row for row in study.rows if row.same_as is None)}
+    pairs = [
+        (distinct[row.same_as or row.row], distinct[rows[row.compared_with].same_as or row.compared_with])
+        for row in study.rows
+        if row.compared_with is not None
+    ]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    if not pairs:
+        return None
+    seeds = len(study.seeds)
+    if seeds == 1:
+        return "one seed per row: no comparison will be tested; --seeds 0,1,2 or --precision gives verdicts"
+    import numpy as np
+
+    from reports.statistics.power import HOPELESS, detectable_difference
+
+    recipes = list(dict.fromkeys(row.recipe for row in study.rows))
+    groups = [recipes.index(rows[name].recipe) for name in distinct]
+    size = detectable_difference(seeds, np.array(pairs), groups)
+    many = f"{len(pairs)} comparisons" if len(pairs) > 1 else "1 comparison"
+    lines = [
+        f"{many} with {seeds} seeds per row: a true difference of {size:.1f} standard deviations between seeds is "
+        "detected with 80% power"
+    ]
+    if study.precision:
+        most = study.precision.max_seeds
+        lines.append(f"{study.precision}: then as many more seeds as the spread of these needs, {most} per row at most")
+    elif size > HOPELESS:
+        lines.append("this plan will find almost nothing: use three seeds or more, or --precision")
+    return "; ".join(lines)

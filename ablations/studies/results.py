@@ -19,7 +19,7 @@ from ablations.store import read_json, read_log, write_bytes
 from ablations.studies.folder import run_folder
 from ablations.studies.run import finished, locked, read_state
 from ablations.studies.schema import Study
-from ablations.studies.stages import START, stage_numbers
+from ablations.studies.stages import START, describe_stage, stage_numbers
 
 # How each status of a run is printed.
 SHOWN = {"done": "finished", "running": "running", "stopped": "interrupted", "failed": "failed", "left": "pending"}
@@ -126,6 +126,8 @@ def describe(study: Study, folder: Path) -> str:
     if open_runs and len(done):
         each = done["seconds"].mean()
         lines.append(f"  about {clock(each * open_runs)} left if runs follow one another, at {clock(each)} per run")
+    if len(study.stages) > 1:
+        lines += [f"  {describe_stage(number, stage)}" for number, stage in enumerate(study.stages, 1)]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Measure = Literal["top1", "loss"]
 Resolution = Literal["III", "IV", "V"]
 MAX_SEEDS = 20  # of a study that asks for precision, unless it sets another limit
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -45,6 +46,7 @@ class StudyFile(BaseModel):
     recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, for kind recipes")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
+    measure: Measure | None = Field(default=None, description="what verdicts are about: top1 or loss; none: top1")
     seeds: list[Seed] = Field(default=[0], min_length=1)
     precision: float | None = Field(default=None, gt=0, description="max. half-width of the 95% CIs (pp)")
     max_seeds: Whole | None = Field(default=None, ge=2, description="max. seeds per row, for precision; none: 20")
@@ -164,6 +166,7 @@ class Study(BaseModel):
     data: str
     data_checksum: str = ""
     evaluate: Literal["test", "validation"]
+    measure: Measure = "top1"
     seeds: list[Seed]
     budget: str | None
     recipes: dict[str, TrainingConfig]

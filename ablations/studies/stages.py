@@ -74,5 +74,13 @@ def stage_numbers(study: Study) -> Callable[[str, int], int]:
     return lambda row, seed: max(rows.get(row, 1), seeds.get(seed, 1))
 
 
+def describe_stage(number: int, stage: Stage) -> str:
+    """Say what a stage added, when and why."""
+    seeds = [f"seeds {', '.join(map(str, stage.seeds))}"] if stage.seeds else []
+    rows = [f"{len(stage.rows)} row{'s' if len(stage.rows) != 1 else ''}"] if stage.rows else []
+    what = " and ".join([*rows, *seeds]) or "nothing to add"
+    return f"stage {number} ({', '.join(filter(None, [stage.why, stage.date]))}): {what}"
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,4 +1,4 @@
-"""Makes again, from the published `study.yaml` and `results.csv` files, every table, figure and number of these pages.
+"""Make again, from the published `study.yaml` and `results.csv` files, every table, figure and number of these pages.
 
 python docs/results/regenerate.py
 """
@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,15 +16,16 @@ from ablations.reporting import read_report
 from ablations.studies.folder import read_study
 from modernize.roadmap import roadmap
 from reports.formats import markdown
+from reports.paper_agreement import agreement_words
 from reports.report import Report
 from reports.statistics import Correlation, rank_correlation
-from reports.tables import signed
+from reports.tables import Table
 from reports.write import write_report
 
 RESULTS = Path(__file__).parent
 HOME = RESULTS.parent.parent
 PAGES = (HOME / "README.md", RESULTS / "README.md")
-MAIN = ("roadmap", "one-in", "one-out", "sweep", "recipes", "confirmation")
+MAIN = ("roadmap", "one-in", "one-out", "screen", "sweep", "recipes", "confirmation")
 OWN_RATES = "own learning rates"
 RATES = ("8-fast", "9-slow", "1-third-epoch")  # settings of the search that differ in the learning rate alone
 
@@ -60,9 +60,10 @@ def blocks() -> dict[str, str]:
     return {
         "roadmap": markdown(reports["roadmap"].tables[0]).split("\n\n", 1)[1].strip(),
         "learning-rate": learning_rate(report_of("learning-rate")),
-        **{f"verdicts-{name}": verdicts(report) for name, report in reports.items()},
-        **{f"table-{name}": markdown(reports[name].tables[-1]).split("\n\n", 1)[1].strip() for name in MAIN},
-        "agreement": f"{said(agreement(reports['roadmap'])).capitalize()}.",
+        **{f"verdicts-{name}": verdicts(report) for name, report in reports.items() if name != "screen"},
+        **{f"table-{name}": markdown(main_table(reports[name])).split("\n\n", 1)[1].strip() for name in MAIN},
+        "screen": screened(reports["screen"], reports["one-in"]),
+        "agreement": " ".join(agreement_of(reports["roadmap"])),
         "search": search_table(search),
         "confirmation": confirmation(search),
         "cost": cost([*reports.values()]),
@@ -82,19 +83,30 @@ def learning_rate(report: Report) -> str:
 
 
 def verdicts(report: Report) -> str:
-    """Which rows of a study are better than what they are compared with, which worse, which are inconclusive."""
-    rows = [row for row in report.tables[-1].frame.to_dict("records") if row["difference"] == row["difference"]]
-    lines = []
-    for verdict in ("better", "worse", "inconclusive"):
-        those = [f"{row['label']} ({change(row)})" for row in rows if row["verdict"].startswith(verdict)]
-        lines.append(f"- **{verdict}** ({len(those)} of {len(rows)}): {', '.join(those) or 'none'}")
-    return "\n".join(lines)
+    """The rows of a study by verdict, and what the study detects."""
+    lines = [f"- **{group.heading}**: {group.text}." for group in report.summary.groups]
+    return "\n".join([*lines, *(f"- {note}" for note in report.summary.notes if note not in agreement_of(report))])
 
 
-def change(row: dict[Any, Any]) -> str:
-    """A difference in points, with its interval."""
-    difference, low, high = (minus(signed(row[name])) for name in ("difference", "low", "high"))
-    return f"{difference}, {low} to {high}"
+def agreement_of(report: Report) -> list[str]:
+    """The agreement with the paper in words; of a study that is no roadmap none."""
+    return agreement_words(report.runs, report.base) if report.kind == "roadmap" else []
+
+
+def main_table(report: Report) -> Table:
+    """The table of a study's comparisons, or of a screening study's effects."""
+    return report.tables[0 if report.kind == "screen" else -1]
+
+
+def screened(screen: Report, one_in: Report) -> str:
+    """How many flags are significant in a screening study, and beside it in one-in."""
+
+    def significant(report: Report) -> str:
+        verdicts = main_table(report).frame["verdict"]
+        tested = int(verdicts.notna().sum() - (verdicts == "").sum())
+        return f"{int(verdicts.isin(['better', 'worse']).sum())} of {tested} flags from {len(report.runs)} runs"
+
+    return f"Significant: {significant(screen)}; one-in: {significant(one_in)}."
 
 
 def minus(number: str) -> str:
@@ -102,7 +114,7 @@ def minus(number: str) -> str:
 
 
 def agreement(report: Report) -> Correlation:
-    """Spearman's rank correlation of what the adopted steps are worth here and in the paper."""
+    """Spearman's rank correlation of the changes of adopted steps here and in the paper."""
     steps = next(plot for plot in report.plots if plot.name == "against-paper").frame
     adopted = steps[steps["adopted"]]
     return rank_correlation(adopted["change"], adopted["paper_change"])
@@ -111,7 +123,7 @@ def agreement(report: Report) -> Correlation:
 def said(found: Correlation) -> str:
     """A rank correlation in words."""
     rho, low, high = (minus(f"{value:+.2f}") for value in (found.rho, found.low, found.high))
-    return f"rank correlation {rho}, 95% interval {low} to {high}, over {found.n} adopted steps"
+    return f"rank correlation {rho}, 95% CI {low} to {high}, over {found.n} adopted steps"
 
 
 # ---- the search for a setting that agrees with the paper
@@ -119,7 +131,7 @@ def said(found: Correlation) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of the search: the multiply-adds of its forward passes, and how well it agrees with the paper."""
+    """A setting of the search: the MACs of its forward passes, and how well it agrees with the paper."""
 
     name: str
     work: float
@@ -137,7 +149,7 @@ def searched() -> Iterator[Setting]:
 
 
 def work(runs: pd.DataFrame) -> float:
-    """The multiply-adds of all forward passes in training."""
+    """The MACs of all forward passes in training."""
     return float((runs["macs"] * runs["images_seen"]).sum())
 
 
@@ -152,7 +164,7 @@ def own_rates(top1: pd.Series[float]) -> Correlation:
 
 def search_table(search: list[Setting]) -> str:
     """The settings tried, the closest to the paper first."""
-    heads = ("setting", "multiply-adds forward, T", "rank correlation", "95% interval")
+    heads = ("setting", "training cost (T MACs, forward)", "rank correlation", "95% CI")
     lines = [f"| {' | '.join(heads)} |", "| :--- | ---: | ---: | ---: |"]
     for setting in sorted(search, key=lambda setting: -setting.agreement.rho):
         found = setting.agreement
@@ -167,13 +179,13 @@ def confirmation(search: list[Setting]) -> str:
     report = report_of("confirmation")
     found = agreement(report)
     if found.low > 0:
-        verdict = "It agrees with the paper"
+        verdict = "By the rule fixed beforehand it agrees with the paper"
     else:
         verdict = "By the rule fixed beforehand that is no agreement: the interval does not lie above 0"
     seeds = ", ".join(map(str, sorted(report.runs["seed"].unique())))
     return (
         f"{len(search)} settings were tried. The closest that can be run as it is, `{best}`, was run again on the test "
-        f"split with the seeds {seeds}: {said(found)}. {verdict}."
+        f"split with the seeds {seeds}: {said(found)}. {verdict}. {agreement_of(report)[1]}"
     )
 
 

@@ -1,12 +1,13 @@
 """Calibration of the verdicts by simulated studies: family-wise error and power, cell by cell.
 
-`python docs/statistics/calibration.py` writes calibration.csv beside this file (about four minutes on one core).
+`python docs/statistics/calibration.py` writes calibration.csv and limits.csv beside this file, in about five minutes on
+one core. The limits are cells in which the error rate is not kept.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from reports.statistics.multiple_testing import holm, step_down
 from reports.statistics.noise import Floats, fit_noise
 
 FILE = Path(__file__).with_name("calibration.csv")
+LIMITS = Path(__file__).with_name("limits.csv")
 LEVELS = (0.05, 0.045, 0.04)  # the first look of a study that may be extended has less than 0.05
 SPREADS = ("equal", "log-sd 0.3", "log-sd 0.6", "t, 4 df")
+UNSTABLE = {"one row × 2": 2, "one row × 3": 3, "one row × 5": 5, "one row × 10": 10}
 PATTERNS = 20  # of missing runs in a cell
 MISSING = 0.15
 
@@ -56,9 +59,17 @@ def cells() -> Iterator[Cell]:
     yield Cell(17, 5, "equal", effect=2.2, true=1)
 
 
+def limits() -> Iterator[Cell]:
+    """One row that varies several times as much as all others: the first in "baseline", a middle one in "steps"."""
+    for spread in UNSTABLE:
+        for seeds in (2, 3, 5, 10):
+            yield Cell(17, seeds, spread)
+            yield Cell(17, seeds, spread, "baseline")
+
+
 def simulate(cell: Cell, studies: int = 1000, seed: int = 0) -> list[dict[str, object]]:
     """Family-wise error and power of a cell at each level: one record per level."""
-    rng = np.random.default_rng([seed, cell.rows, cell.seeds, SPREADS.index(cell.spread)])
+    rng = np.random.default_rng([seed, cell.rows, cell.seeds, [*SPREADS, *UNSTABLE].index(cell.spread)])
     adjusted: list[Floats] = []
     batches = PATTERNS if cell.missing else 1
     for _ in range(batches):
@@ -109,14 +120,20 @@ def _noise(cell: Cell, studies: int, rng: np.random.Generator) -> Floats:
     shape = (studies, cell.rows, cell.seeds)
     if cell.spread == "t, 4 df":
         return rng.standard_t(4, shape) / np.sqrt(2)  # of standard deviation 1
+    if cell.spread in UNSTABLE:
+        noise = rng.standard_normal(shape)
+        noise[:, 0 if cell.design == "baseline" else cell.rows // 2] *= UNSTABLE[cell.spread]
+        return noise
     log_sd = {"equal": 0.0, "log-sd 0.3": 0.3, "log-sd 0.6": 0.6}[cell.spread]
     return np.exp(log_sd * rng.standard_normal((*shape[:2], 1))) * rng.standard_normal(shape)
 
 
-def main(studies: int = 1000) -> pd.DataFrame:
+def main(studies: int = 2000, of: Iterable[Cell] | None = None) -> pd.DataFrame:
     """Simulate every cell."""
-    return pd.DataFrame([record for cell in cells() for record in simulate(cell, studies)])
+    return pd.DataFrame([record for cell in of or cells() for record in simulate(cell, studies)])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000).to_csv(FILE, index=False, float_format="%.4f")
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    main(number, limits()).to_csv(LIMITS, index=False, float_format="%.4f")
+    main(number).to_csv(FILE, index=False, float_format="%.4f")

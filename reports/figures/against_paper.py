@@ -1,6 +1,8 @@
-"""What each step changed here against what it changed in the paper, and how alike the two orders of steps are."""
+"""Each step's change in top-1 here against its change in the paper."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,19 +13,18 @@ from reports.figures import mark
 from reports.figures.numbered_points import Point, axis_range, make_key, number_points, off_axis
 from reports.figures.style import BLUE, MARGIN, MUTED, RULE, VERMILION, absence, held, page, signed, styled, ticks
 
-_PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.45, 1.15, 3.2
+_PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.15, 1.15, 3.2
 
 
 @styled
-def against_paper(steps: pd.DataFrame, agreement: str, title: str, subtitle: str, caption: str) -> Figure:
+def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
     """A point for each of `steps`, which has label, adopted, status, verdict, change, low, high and paper_change."""
     records = dict(zip(steps.index, steps.to_dict("records"), strict=True))
     entries = [(int(place) + 1, str(line["label"]), _why_not(line)) for place, line in records.items()]
     key = make_key(entries, _KEY)
     width = max(MARGIN + _LEFT + _PANEL + 0.35 + key.width + MARGIN, 8.0)
-    sheet = page(title, subtitle, [caption], width, _HEAD + max(_PANEL, key.height - _FOOT + 0.2) + _FOOT)
+    sheet = page(title, subtitle, notes, width, _HEAD + max(_PANEL, key.height - _FOOT + 0.2) + _FOOT)
     key.draw(sheet, MARGIN + _LEFT + _PANEL + 0.35, sheet.top - _HEAD)
-    sheet.text(MARGIN, sheet.top, agreement, va="top")
     axes = sheet.axes(MARGIN + _LEFT, sheet.top - _HEAD - _PANEL, _PANEL, _PANEL)
     there = steps[steps["change"].notna()]
     _draw_steps(axes, there)
@@ -43,7 +44,7 @@ def against_paper(steps: pd.DataFrame, agreement: str, title: str, subtitle: str
         for side in sides
     ]
     if there["low"].notna().any():
-        handles.append(Line2D([], [], color=BLUE, linewidth=0.9, label="95% interval"))
+        handles.append(Line2D([], [], color=BLUE, linewidth=0.9, label="95% CI"))
     off = off_axis(there["change"], axes.get_ylim())
     if off:
         handles.append(Line2D([], [], linestyle="", marker=off, color=VERMILION, markersize=7, label="off the axis"))
@@ -69,8 +70,8 @@ def _draw_steps(axes: Axes, steps: pd.DataFrame) -> None:
     axes.set(
         xlim=across,
         ylim=up,
-        xlabel="change in top-1 in the paper (ImageNet), points",
-        ylabel="change in top-1 here, points",
+        xlabel="change in top-1 in the paper, ImageNet (pp)",
+        ylabel="change in top-1 here (pp)",
     )
     axes.set_xticks(marks := ticks(*across, 7), [signed(mark) for mark in marks])
     axes.set_yticks(marks := ticks(*up, 7), [signed(mark) for mark in marks])

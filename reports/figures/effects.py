@@ -1,4 +1,4 @@
-"""What each row differs by from what it is compared with, and each flag's worth over orders: forest plots."""
+"""Forest plots: the difference of each row from its baseline, and the effect of each flag averaged over orders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BETTER = Look("better", "o", BLUE)
 WORSE = Look("worse", "s", VERMILION)
 INCONCLUSIVE = Look("inconclusive", "o", MUTED, filled=False)
 UNTESTED = Look("not tested", "D", MUTED, filled=False)
-WORTH = Look("worth, averaged over orders", "o", BLUE)
+WORTH = Look("effect averaged over orders", "o", BLUE)
 _LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCONCLUSIVE.value: INCONCLUSIVE}
 
 
@@ -38,9 +38,9 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure
     ]
     handles = [look.handle() for look in looks]
     if any(line.low is not None for line in lines):
-        handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% interval"))
+        handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% CI"))
     notes = [caption, *footnotes(table.notes)]
-    words = Words(table.title, table.subtitle, axis, ("difference", "95% interval", "verdict"), 2, notes)
+    words = Words(table.title, table.subtitle, axis, ("difference", "95% CI", "verdict"), 2, notes)
     return draw_forest(lines, words, handles)
 
 
@@ -67,8 +67,8 @@ def _without(word: str, row: str, runs: pd.DataFrame) -> str:
     if word:
         return word
     if isinstance(runs.loc[runs["row"] == row, "base"].iloc[0], str):
-        return "the same run as its base"
-    return "reference" if row in set(runs["base"]) else "other people's network, compared with none"
+        return "the same run as its baseline"
+    return "reference" if row in set(runs["base"]) else "reference model, not compared"
 
 
 @styled
@@ -85,13 +85,11 @@ def worths(table: Table, caption: str) -> Figure:
         lines.append(Line(record["flag"], value, low, high, told, WORTH, absent, spread, other))
     handles = [WORTH.handle()] if any(line.value is not None for line in lines) else []
     if any(line.low is not None for line in lines):
-        handles.append(Line2D([], [], color=BLUE, linewidth=1.8, label="95% interval"))
+        handles.append(Line2D([], [], color=BLUE, linewidth=1.8, label="95% CI"))
     if any(line.spread is not None for line in lines):
-        handles.append(Line2D([], [], color=MUTED, linewidth=0.8, marker="|", label="least to most over orders"))
+        handles.append(Line2D([], [], color=MUTED, linewidth=0.8, marker="|", label="min to max over orders"))
     if any(line.other is not None for line in lines):
         handles.append(OTHER.handle())
-    headings = ("worth", "95% interval", "in the paper's order")
-    words = Words(
-        table.title, table.subtitle, "change in top-1 when the flag is turned on, points", headings, 3, [caption]
-    )
+    headings = ("effect", "95% CI", "in the paper's order")
+    words = Words(table.title, table.subtitle, "change in top-1 on enabling the flag (pp)", headings, 3, [caption])
     return draw_forest(lines, words, handles)

@@ -120,7 +120,9 @@ def grid_effects(effects: pd.DataFrame, title: str, subtitle: str, notes: Sequen
     lines = []
     for line in effects.to_dict("records"):
         value, low, high = (known(line[name]) for name in ("effect", "low", "high"))
-        told = (told_number(value), told_interval(low, high), line["verdict"])
+        untested = value is not None and line["reason"]
+        verdict = f"{line['verdict']}: {line['reason']}" if untested else line["verdict"]
+        told = (told_number(value), told_interval(low, high), verdict)
         absent = line["reason"] if text_width(line["reason"], _SIZE) <= _NOTE_MOST else "a cell has no result"
         lines.append(Line(line["label"], value, low, high, told, _LOOKS[line["verdict"]], absent))
     used = [look for look in _LOOKS.values() if any(line.look == look and line.value is not None for line in lines)]

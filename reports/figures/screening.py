@@ -25,7 +25,7 @@ _SMALL, _GAP, _ACROSS = 1.9, 0.55, 4
 
 
 @styled
-def pareto(table: Table, caption: str) -> Figure:
+def pareto(table: Table, axis: str, caption: str) -> Figure:
     """The main effects in order of size, with confidence intervals and verdicts."""
     lines = []
     for record, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
@@ -38,7 +38,7 @@ def pareto(table: Table, caption: str) -> Figure:
     if any(line.low is not None for line in lines):
         handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% CI"))
     headings = ("effect", "95% CI", "verdict")
-    words = Words(table.title, table.subtitle, "average effect on top-1, pp", headings, 2, [caption])
+    words = Words(table.title, table.subtitle, axis, headings, 2, [caption])
     return draw_forest(lines, words, handles)
 
 
@@ -108,25 +108,25 @@ def _half_normal_handles(frame: pd.DataFrame) -> Sequence[Line2D]:
 
 
 @styled
-def interaction_plots(frame: pd.DataFrame, title: str, subtitle: str, caption: str) -> Figure:
-    """A panel for each interaction: top-1 against the values of one flag, a line for each value of the other.
+def interaction_plots(frame: pd.DataFrame, axis: str, title: str, subtitle: str, caption: str) -> Figure:
+    """A panel for each interaction: the response against the values of one flag, a line for each value of the other.
 
-    `frame` has a line for each point: flags, aliases, effect, verdict, flag, value, other, other_value, top1, se.
+    `frame` has a line for each point: flags, aliases, effect, verdict, flag, value, other, other_value, mean, se.
     """
     panels = [group for _, group in frame.groupby("flags", sort=False)]
     across = min(len(panels), _ACROSS)
     down = -(-len(panels) // _ACROSS)
     width = max(MARGIN + _LEFT + across * _SMALL + (across - 1) * _GAP + MARGIN, 7.0)
     sheet = page(title, subtitle, [caption], width, down * (_SMALL + 1.35))
-    low = (frame["top1"] - frame["se"]).min()
-    high = (frame["top1"] + frame["se"]).max()
+    low = (frame["mean"] - frame["se"]).min()
+    high = (frame["mean"] + frame["se"]).max()
     room = 0.08 * (high - low) or 0.5
     for place, group in enumerate(panels):
         line, column = divmod(place, _ACROSS)
         x = MARGIN + _LEFT + column * (_SMALL + _GAP)
         axes = sheet.axes(x, sheet.top - 0.35 - _SMALL - line * (_SMALL + 1.35), _SMALL, _SMALL)
         _draw_interaction(axes, group, (low - room, high + room))
-    sheet.figure.axes[0].set_ylabel("top-1, %")
+    sheet.figure.axes[0].set_ylabel(axis)
     return sheet.figure
 
 
@@ -134,7 +134,7 @@ def _draw_interaction(axes: Axes, group: pd.DataFrame, up: tuple[float, float]) 
     """One panel."""
     first = group.iloc[0]
     axes.set(xlim=(-0.35, 1.35), ylim=up, xlabel=first["flag"])
-    axes.set_title(f"{first['effect']:+.2f} pp, {first['verdict']}".replace("-", "−"), size=8.5, color=INK)
+    axes.set_title(f"{first['effect']:+.2f}, {first['verdict']}".replace("-", "−"), size=8.5, color=INK)
     values = list(dict.fromkeys(group["value"]))
     axes.set_xticks([0, 1], values)
     axes.spines[["top", "right"]].set_visible(False)
@@ -145,8 +145,8 @@ def _draw_interaction(axes: Axes, group: pd.DataFrame, up: tuple[float, float]) 
     )
     for look, (other, lines) in zip(looks, group.groupby("other_value", sort=False), strict=True):
         label = f"{first['other']}={other}"
-        axes.plot([0, 1], lines["top1"], label=label, linewidth=1.6, markersize=5, **look)
-        for place, (index, top1, se) in enumerate(zip(lines.index, lines["top1"], lines["se"], strict=True)):
-            axes.plot([place] * 2, [top1 - se, top1 + se], color=look["color"], linewidth=0.9)
-            axes.plot(place, top1, look["marker"], color=look["color"], markersize=5, gid=mark(axes, index))
+        axes.plot([0, 1], lines["mean"], label=label, linewidth=1.6, markersize=5, **look)
+        for place, (index, mean, se) in enumerate(zip(lines.index, lines["mean"], lines["se"], strict=True)):
+            axes.plot([place] * 2, [mean - se, mean + se], color=look["color"], linewidth=0.9)
+            axes.plot(place, mean, look["marker"], color=look["color"], markersize=5, gid=mark(axes, index))
     axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.24), fontsize=7.5, borderpad=0, handlelength=2.4)

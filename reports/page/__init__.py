@@ -24,6 +24,7 @@ _HERE = files("reports.page")
 
 def page(report: Report) -> str:
     """The page as text. Whatever came from outside is escaped by the template."""
+    figures = [(plot, inline(plot)) for plot in report.plots]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -31,7 +32,8 @@ def page(report: Report) -> str:
         report=report,
         facts=facts(report.runs) if len(report.runs) else "",
         unfinished=report.unfinished.to_dict("records"),
-        figures=[(plot, inline(plot)) for plot in report.plots],
+        answer=next((figure for figure in figures if figure[0].name == report.summary.figure), None),
+        figures=[figure for figure in figures if figure[0].name != report.summary.figure],
         spans=spans,
         heading=heading,
         signed_word=signed_word,

@@ -78,7 +78,7 @@ def told(plot: Plot, place: int) -> str:
         ]
         return f"{line['label']}: {'; '.join(seeds)}"
     numbers = [f"{_NAMES.get(name, name)} {_said(name, line[name])}" for name in _TOLD if _there(line.get(name))]
-    named = [line[name] for name in ("label", "flag") if name in line] or [
+    named = [line[name] for name in ("label", "flag") if name in line][:1] or [
         f"{name} {value}" for name, value in line.items() if name not in _TOLD
     ]
     return f"{', '.join(map(str, named))}: {', '.join(numbers)}"

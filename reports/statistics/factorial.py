@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reports.statistics.compare import Verdict
-from reports.statistics.weighted_contrasts import RowMeans, verdicts, weighted_sums
+from reports.statistics.weighted_contrasts import RowMeans, RowValues, verdicts, weighted_sums
 
 Cell = tuple[str, ...]  # one value per flag, as a user types it, in the grid's order of flags
 
@@ -131,7 +131,7 @@ def _contrast(grid: Factorial, changes: tuple[Change, ...], at: tuple[tuple[str,
 
 
 def effects_frame(
-    grid: Factorial, effects: Sequence[Effect], results: Mapping[str, Sequence[float]], level: float = 0.95
+    grid: Factorial, effects: Sequence[Effect], results: Mapping[str, RowValues], level: float = 0.95
 ) -> pd.DataFrame:
     """Estimate and test effects under one noise model for all cells.
 
@@ -165,7 +165,7 @@ def effects_frame(
 
 
 def cell_means(
-    grid: Factorial, places: Sequence[Mapping[str, str]], results: Mapping[str, Sequence[float]], level: float = 0.95
+    grid: Factorial, places: Sequence[Mapping[str, str]], results: Mapping[str, RowValues], level: float = 0.95
 ) -> pd.DataFrame:
     """Estimate the mean at some values, averaged over the flags without one: mean, low and high of each place."""
     cells = _cell_results(grid, results)
@@ -176,9 +176,9 @@ def cell_means(
     return sums[["effect", "low", "high"]].rename(columns={"effect": "mean"})
 
 
-def _cell_results(grid: Factorial, results: Mapping[str, Sequence[float]]) -> dict[Cell, NDArray[np.float64]]:
+def _cell_results(grid: Factorial, results: Mapping[str, RowValues]) -> dict[Cell, RowValues]:
     """Collect the results of each cell that has one."""
-    return {cell: np.asarray(results[row], dtype=float) for cell, row in grid.rows.items() if results.get(row)}
+    return {cell: results[row] for cell, row in grid.rows.items() if row in results}
 
 
 def _weight_matrix(weights: Sequence[Mapping[Cell, float]], cells: Sequence[Cell]) -> NDArray[np.float64]:

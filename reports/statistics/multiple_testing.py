@@ -23,6 +23,9 @@ def holm(p_values: Iterable[float]) -> NDArray[np.float64]:
     return p
 
 
+ENOUGH_POINTS = 5  # of the joint distribution, below a comparison's own p-value
+
+
 def step_down(p_values: NDArray[np.float64], null_p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Adjust p-values by their joint distribution: free step-down, smallest p first (Westfall and Young 1993).
 
@@ -40,6 +43,7 @@ def step_down(p_values: NDArray[np.float64], null_p_values: NDArray[np.float64])
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     smallest = np.minimum.accumulate(null_p_values[:, order[::-1]], axis=1)[:, ::-1]
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.maximum.accumulate((smallest <= p[order]).mean(axis=0))
-    return np.minimum(np.maximum(adjusted, p), holm(p))
+    by_holm, adjusted = holm(p), np.empty(len(p))
+    few = p[order] * len(null_p_values) < ENOUGH_POINTS  # too few for a proportion; Holm's is close where p is small
+    adjusted[order] = np.maximum.accumulate(np.where(few, by_holm[order], (smallest <= p[order]).mean(axis=0)))
+    return np.minimum(np.maximum(adjusted, p), by_holm)

@@ -63,6 +63,7 @@ def pairwise_interactions(
     value: Callable[[frozenset[str]], SetMean],
     noise_df: float,
     level: float = 0.95,
+    not_random: Sequence[Sequence[str]] = (),
 ) -> pd.DataFrame:
     """Estimate the pairwise Faith-Shap index of each two flags (pp), with its error, interval and p-value.
 
@@ -77,6 +78,7 @@ def pairwise_interactions(
         value: Mean and error variance of a set of flags.
         noise_df: Degrees of freedom of the error variances.
         level: Confidence level of each interval, which is not corrected for the number of pairs.
+        not_random: Further orders, whose sets of flags count towards all sets.
 
     Returns:
         One line per pair, in the order of `flags`: flag, other, effect, se, df, low, high, p, p_adjusted (Holm over
@@ -85,7 +87,7 @@ def pairwise_interactions(
     """
     check_level(level)
     every = [frozenset(chosen) for size in range(len(flags) + 1) for chosen in combinations(flags, size)]
-    visited = {frozenset(order[:end]) for order in orders for end in range(len(flags) + 1)}
+    visited = {frozenset(order[:end]) for order in (*orders, *not_random) for end in range(len(flags) + 1)}
     means = {chosen: value(chosen) for chosen in visited}
     kept = [order for order in orders if _complete(order, means)]
     if len(visited) == len(every) and all(math.isfinite(known.mean) for known in means.values()):

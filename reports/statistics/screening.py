@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Verdict
+from reports.statistics.compare import Measure, Verdict
 from reports.statistics.unreplicated import Floats, Reference, Space, complement, estimate, reference
 from reports.statistics.values import check_level
 
 Pair = tuple[int, int]
+_DIGITS = 9  # decimals of the frames
 _ALIASED = 0.3  # correlation from which two interactions are named as aliases
 
 
@@ -27,8 +28,8 @@ _ALIASED = 0.3  # correlation from which two interactions are named as aliases
 class Screening:
     """What a screening study found.
 
-    effects       a line per flag: flag, effect, se, low, high, p, p_adjusted, verdict, aliases
-    interactions  a line per set of aliased interactions: flags, effect, se, low, high, p, p_adjusted, verdict, aliases
+    effects       a line per flag: flag, effect, se, low, high, p, p_adjusted, verdict, reason, aliases
+    interactions  a line per set of aliased interactions: flags, and the same columns
     sd            the standard deviation of one run, in percentage points
     runs          how many runs these are over
     dimensions    how many dimensions of the runs the error was estimated from
@@ -86,7 +87,12 @@ def named(flags: Sequence[str], pair: Pair) -> str:
 
 
 def screen_effects(
-    values: Floats, signs: NDArray[np.int8], flags: Sequence[str], apart: Sequence[Pair] = (), level: float = 0.95
+    values: Floats,
+    signs: NDArray[np.int8],
+    flags: Sequence[str],
+    apart: Sequence[Pair] = (),
+    level: float = 0.95,
+    measure: Measure = "top1",
 ) -> Screening:
     """Estimate main effects and interactions with confidence intervals, p-values and verdicts.
 
@@ -96,6 +102,7 @@ def screen_effects(
         flags: The flags' names.
         apart: Interactions that follow-up runs were made for: each is estimated on its own.
         level: Of the confidence intervals; 1 - level is the family-wise error rate of the verdicts.
+        measure: What the response is: more top-1 is better, less loss is.
 
     Returns:
         The effects. Main effects are one family and interactions another; p_adjusted is step-down over its family
@@ -113,7 +120,7 @@ def screen_effects(
     model = _Model.of(values, signs, apart)
     if not len(values) or not model.space.dimensions:
         return _untested(model, flags)
-    return _Analysis(model, level).screening(flags)
+    return _Analysis(model, level).screening(flags, measure)
 
 
 def standard_errors(signs: NDArray[np.int8], apart: Sequence[Pair] = ()) -> Floats:
@@ -217,7 +224,7 @@ class _Analysis:
         real = range(1 if model.space.is_clean else len(self.kept) + 1)
         self.references: list[Reference] = [reference(model.space.without(self.kept[:first])) for first in real]
 
-    def screening(self, flags: Sequence[str]) -> Screening:
+    def screening(self, flags: Sequence[str], measure: Measure) -> Screening:
         """The frames."""
         fixed = self._fixed()
         n = len(flags)
@@ -230,10 +237,9 @@ class _Analysis:
         lines.insert(0, "flags", [named(flags, pair) for pair in pairs])
         lines["aliases"] = _interaction_aliases(self.model, flags)
         lines["p_adjusted"] = self._adjusted_interactions(lines)
-        for frame in (effects, lines):
-            frame["verdict"] = [
-                _verdict(effect, p, self.level) for effect, p in zip(frame["effect"], frame["p_adjusted"], strict=True)
-            ]
+        effects, lines = (with_verdicts(frame, self.level, measure) for frame in (effects, lines))
+        # the last digits differ between machines
+        effects, lines = effects.round(_DIGITS), lines.round(_DIGITS)
         order = lines["effect"].abs().sort_values(ascending=False, kind="stable").index
         kept = [] if self.model.space.is_clean else self.kept
         kept_out = tuple(named(flags, self.model.strings[string].pair) for string in kept)
@@ -338,8 +344,8 @@ class _Analysis:
         return adjusted
 
 
-EFFECT_COLUMNS = ("flag", "effect", "se", "low", "high", "p", "p_adjusted", "verdict", "aliases")
-INTERACTION_COLUMNS = ("flags", "effect", "se", "low", "high", "p", "p_adjusted", "verdict", "aliases")
+EFFECT_COLUMNS = ("flag", "effect", "se", "low", "high", "p", "p_adjusted", "verdict", "reason", "aliases")
+INTERACTION_COLUMNS = ("flags", *EFFECT_COLUMNS[1:])
 
 
 def _root(correlation: Floats) -> Floats:
@@ -353,12 +359,18 @@ def _share(draws: Floats, t: float) -> float:
     return math.nan if math.isnan(t) else float((1 + (draws >= t).sum()) / (1 + len(draws)))
 
 
-def _verdict(effect: float, p: float, level: float) -> str:
-    if math.isnan(effect):
-        return "not tested: aliased with another effect"
-    if not p <= round(1 - level, 12):
-        return Verdict.INCONCLUSIVE.value
-    return (Verdict.BETTER if effect > 0 else Verdict.WORSE).value
+def with_verdicts(frame: pd.DataFrame, level: float = 0.95, measure: Measure = "top1") -> pd.DataFrame:
+    """Add the verdicts that adjusted p-values give, and the reasons of effects that are not tested."""
+    verdicts, reasons = [], []
+    better = 1 if measure == "top1" else -1
+    for effect, se, p in zip(frame["effect"], frame["se"], frame["p_adjusted"], strict=True):
+        reason = "aliased with another effect" if math.isnan(effect) else "no spread to judge it by"
+        tested = not math.isnan(se)
+        significant = p <= round(1 - level, 12)
+        found = (Verdict.BETTER if better * effect > 0 else Verdict.WORSE) if significant else Verdict.INCONCLUSIVE
+        verdicts.append((found if tested else Verdict.NOT_TESTED).value)
+        reasons.append("" if tested else reason)
+    return frame.assign(verdict=verdicts, reason=reasons)
 
 
 def _untested(model: _Model, flags: Sequence[str]) -> Screening:
@@ -369,7 +381,8 @@ def _untested(model: _Model, flags: Sequence[str]) -> Screening:
     else:
         found, aliases = np.full(len(flags), math.nan), [""] * len(flags)
     effects = pd.DataFrame({"flag": list(flags), "effect": found}).reindex(columns=list(EFFECT_COLUMNS))
-    effects["verdict"], effects["aliases"] = "not tested: no run is left to estimate the error", aliases
+    effects["verdict"], effects["reason"] = Verdict.NOT_TESTED.value, "no run is left to estimate the error"
+    effects["aliases"] = aliases
     return Screening(effects, pd.DataFrame(columns=list(INTERACTION_COLUMNS)), math.nan, len(model.values), 0, True, ())
 
 

@@ -3,14 +3,14 @@
 A study has stages: what it began with, and what each extension added. A look is the table of comparisons when a stage
 has finished. Each look tests at a share of the study's error rate, and the shares are spent once:
 
-- the first look has 80%, so a study that is never extended loses little power;
-- the look that ends an extension from N' to N planned runs has 16% · ((N₁/N')^1.5 − (N₁/N)^1.5), where N₁ is the number
-  of runs planned at first. These shares sum to less than 16% for any number of extensions, and depend on nothing that
+- the first look has 90%, so a study that is never extended loses little power;
+- the look that ends an extension from N' to N planned runs has 8% · ((N₁/N')^1.5 − (N₁/N)^1.5), where N₁ is the number
+  of runs planned at first. These shares sum to less than 8% for any number of extensions, and depend on nothing that
   the results show except the number of runs that somebody chose to add;
 - a table of an unfinished stage tests at 1%, so that nobody gains by watching runs finish and stopping early.
 
 This is alpha spending (Lan and DeMets, Biometrika 70, 1983) with a Bonferroni split between looks, which needs no plan
-of the number of looks and leaves room for extensions whose size depends on the results (see docs/statistics.md).
+of the number of looks and leaves room for extensions whose size depends on the results (see docs/precision.md).
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-FIRST_SHARE = 0.80
-LATER_SHARE = 0.16
+from reports.statistics.compare import Measure, compare, with_verdicts
+
+FIRST_SHARE = 0.90
+LATER_SHARE = 0.08
 INTERIM_SHARE = 0.01
 EXPONENT = 1.5
 
@@ -132,3 +134,61 @@ def over_looks(
         counts = ~np.isnan(p) & (sign == signs[-1])
         best[counts] = np.minimum(best[counts], p[counts] / share)
     return np.where(np.isnan(p_now), np.nan, np.minimum(np.maximum(best, p_now), 1.0))
+
+
+def compare_over_looks(
+    runs: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    measure: Measure = "top1",
+    level: float = 0.95,
+    resolution: float = 0.0,
+) -> pd.DataFrame:
+    """Compare rows as `compare` does, with p-values that hold over the looks that the study has had.
+
+    Means, intervals and unadjusted p-values are those of all runs; after a stage that was sized by the variance, the
+    noise is that of the runs before it.
+
+    Args:
+        runs: One line per row and seed, as `compare` takes them, with stage and added (see `looks`).
+        pairs: Row and baseline of each comparison.
+        measure: The column that is compared.
+        level: Coverage of the intervals; a verdict needs an adjusted p-value of at most 1 − level.
+        resolution: The step in which values come, as for `compare`.
+
+    Returns:
+        One line per pair, as from `compare`.
+
+    Raises:
+        ReportError: As `compare`.
+    """
+    stage, seen = stage_of(runs), looks(runs)
+    found = []
+    for look in seen:
+        there = runs[stage <= look.stage]
+        found.append(compare(there, pairs, measure, level, resolution, gives_variance(there)))
+    now = found[-1]
+    p = over_looks(
+        [lines["p_adjusted"].to_numpy(float) for lines in found],
+        [look.share for look in seen],
+        [np.sign(lines["difference"].to_numpy(float)) for lines in found],
+        now["p"].to_numpy(float),
+    )
+    return with_verdicts(now, pd.Series(p, now.index), measure, level)
+
+
+def describe_looks(runs: pd.DataFrame) -> str:
+    """Say which share of the error rate a table's verdicts use, and why."""
+    *earlier, now = looks(runs)
+    share = f"{100 * now.share:.2g}% of the error rate (p / {now.share:.2g})"
+    if not now.finished:
+        waiting = int((~runs["status"].isin(ENDED)).sum())
+        many = f"{waiting} of {len(runs)} runs have" if waiting != 1 else f"1 of {len(runs)} runs has"
+        text = f"{many} not finished" if waiting else "the seeds that the precision needs are missing"
+        return f"Interim table: {text}, and until then verdicts use {share}." + (f" {_EARLIER}" if earlier else "")
+    if not earlier:
+        return f"Verdicts use {share}; the rest is kept for extensions of the study."
+    before = int((stage_of(runs) <= earlier[-1].stage).sum())
+    return f"Look {len(earlier) + 1}, after {before} runs were extended to {len(runs)}: it uses {share}. {_EARLIER}"
+
+
+_EARLIER = "Verdicts of earlier looks stand while the present CI still excludes 0 on the same side."

@@ -25,18 +25,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours minus base with its interval and the p-value of "no difference", all three NaN where they cannot be had.
+    """Ours minus base with its interval and the p-value of "no difference"; all NaN without a test image.
 
-    `seeds` both have, `left_out` only one of them has. `covers` says which luck the interval is about; `note` what
-    a reader should know of this one.
+    `covers` names the randomness that the interval is about; `note` what a reader should know of this one.
     """
 
     mean: float
     low: float
     high: float
     p: float
-    seeds: tuple[int, ...] = ()
-    left_out: tuple[int, ...] = ()
     method: str = NO_METHOD
     covers: str = ""
     note: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,20 @@ from reports.statistics.noise import Floats, Noise, fit_noise
 
 
 @dataclass(frozen=True)
+class RowValues:
+    """The results of a row's finished runs, and those of them that its variance is estimated from."""
+
+    values: tuple[float, ...]
+    for_variance: tuple[float, ...]
+
+    @classmethod
+    def all(cls, values: Iterable[float]) -> RowValues:
+        """Estimate the variance from every result."""
+        known = tuple(float(value) for value in values)
+        return cls(known, known)
+
+
+@dataclass(frozen=True)
 class RowMeans:
     """The mean of each row of one group, (rows,), the number of its runs, and the noise model of the rows."""
 
@@ -26,12 +40,14 @@ class RowMeans:
     noise: Noise
 
     @classmethod
-    def of(cls, results: Sequence[Floats]) -> RowMeans:
+    def of(cls, results: Sequence[RowValues]) -> RowMeans:
         """Summarize the results of rows, each of which has one or more."""
-        runs = np.array([len(values) for values in results], dtype=float)
-        variance = np.array([values.var(ddof=1) if len(values) > 1 else math.nan for values in results])
-        mean = np.array([values.mean() for values in results])
-        return cls(mean, runs, fit_noise(variance, runs - 1, np.zeros(len(results), dtype=np.intp)))
+        runs = np.array([len(row.values) for row in results], dtype=float)
+        used = [np.array(row.for_variance) for row in results]
+        variance = np.array([values.var(ddof=1) if len(values) > 1 else math.nan for values in used])
+        df = np.array([max(len(values) - 1, 0) for values in used], dtype=float)
+        mean = np.array([np.mean(row.values) for row in results])
+        return cls(mean, runs, fit_noise(variance, df, np.zeros(len(results), dtype=np.intp)))
 
     @property
     def why_untested(self) -> str:

@@ -1,0 +1,132 @@
+"""The smallest true difference that a planned study finds with a given power."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from reports.statistics.compare import fit_rows
+from reports.statistics.contrasts import contrasts
+from reports.statistics.noise import fit_noise
+from reports.statistics.row_results import gather
+from reports.statistics.sequential import FIRST_SHARE, looks, spent, stage_of
+
+POWER = 0.8
+STUDIES = 40  # whose variances stand for those that the study may have
+HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
+
+
+@dataclass(frozen=True)
+class Power:
+    """The true difference that is detected with 80% power, in the measure's unit and in standard deviations."""
+
+    difference: float
+    in_sds: float
+
+    @property
+    def shown(self) -> str:
+        """The difference with two significant digits."""
+        return f"{self.difference:#.2g}".rstrip(".")
+
+
+def detectable_difference(
+    seeds: int,
+    pairs: NDArray[np.intp],
+    groups: Sequence[int],
+    power: float = POWER,
+    level: float = 0.95,
+    share: float = FIRST_SHARE,
+) -> float:
+    """Compute the smallest true difference that is significant with this power, in standard deviations between seeds.
+
+    Rows vary equally; a comparison is tested at (1 − level) · share / comparisons, by Bonferroni's correction, so the
+    step-down correction finds a little more.
+
+    Args:
+        seeds: Seeds per row.
+        pairs: Row and baseline of each comparison, as places in the rows, (pairs, 2).
+        groups: Number of each row's recipe, from 0.
+        power: Probability that one comparison with this difference is significant.
+        level: One minus the family-wise error rate.
+        share: The share of the error rate that the look uses.
+
+    Returns:
+        That difference, averaged over the comparisons; infinity if they cannot be tested.
+    """
+    if seeds < 2 or not len(pairs):
+        return math.inf
+    places = tuple((int(row), int(base)) for row, base in pairs)
+    return _detectable(seeds, places, tuple(groups), power, 1 - (1 - level) * share)
+
+
+@lru_cache(maxsize=32)
+def _detectable(
+    seeds: int, pairs: tuple[tuple[int, int], ...], groups: tuple[int, ...], power: float, level: float
+) -> float:
+    """The detectable difference at an unadjusted level, see `detectable_difference`."""
+    rows = len(groups)
+    variance = np.random.default_rng(0).chisquare(seeds - 1, (STUDIES, rows)) / (seeds - 1)
+    noise = fit_noise(variance, np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
+    found = contrasts(noise, np.full(rows, float(seeds)), np.asarray(pairs, dtype=np.intp))
+    critical = found.half_widths(1 - (1 - level) / len(pairs))
+
+    def missing(difference: float) -> float:
+        return float(special.ndtr((difference - critical) / math.sqrt(2 / seeds)).mean()) - power
+
+    return float(optimize.brentq(missing, 0.0, 2 * float(critical.max()) + 10))
+
+
+def study_power(
+    runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1", seeds: int | None = None
+) -> Power | None:
+    """Compute which true difference a study detects, from the variance that its runs show.
+
+    Args:
+        runs: The study's tidy frame.
+        pairs: Row and baseline of each comparison.
+        measure: The column that is compared.
+        seeds: Seeds per row to which the study is extended; None: as it is.
+
+    Returns:
+        None if it cannot be computed: a look is unfinished, or the noise is unknown.
+    """
+    done = runs[(runs["status"] == "done") & runs[measure].notna()]
+    rows = done.groupby("row", sort=False)[measure].agg(["var", "count"])
+    pairs = [pair for pair in pairs if set(pair) <= set(rows.index)]
+    df = rows["count"] - 1
+    look = looks(runs)[-1]
+    if not look.finished or not pairs or df.sum() < 1 or rows["count"].median() < 2:
+        return None
+    noise = fit_rows([row for row in gather(runs, measure).values() if row.source == row.name])
+    pooled = noise.pooled[noise.pooled > 0]
+    if not len(pooled):
+        return None
+    sd, now = math.sqrt(np.median(pooled)), int(rows["count"].median())
+    recipes = done.groupby("row", sort=False)["recipe"].first() if "recipe" in done else rows["count"] * 0
+    places = {row: place for place, row in enumerate(rows.index)}
+    first, planned = int((stage_of(runs) == 1).sum()), len(runs)
+    later = round(planned * (seeds or now) / now)
+    size = detectable_difference(
+        seeds or now,
+        np.array([[places[name] for name in pair] for pair in pairs]),
+        pd.factorize(recipes)[0].tolist(),
+        share=look.share if seeds is None else spent(first, later) - spent(first, planned),
+    )
+    return Power(size * sd, size)
+
+
+def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1") -> str:
+    """Say which true difference a study with these runs detects; nothing if it cannot be computed."""
+    power = study_power(runs, pairs, measure)
+    if power is None:
+        return ""
+    unit = "pp" if measure == "top1" else "in loss"
+    size = f"{power.shown} {unit} ({power.in_sds:.1f} standard deviations)"
+    return f"A true difference of {size} is detected with 80% power."

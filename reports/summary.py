@@ -1,0 +1,225 @@
+"""The summary that opens a report: what helped, what hurt, what is inconclusive, and what would settle it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.row_summary import facts
+from reports.statistics import Measure, Verdict
+from reports.statistics.power import describe_power, study_power
+from reports.statistics.values import known
+from reports.study_tables import DIGITS, pairs
+from reports.tables import Table, signed
+
+_HEADINGS = {
+    Verdict.BETTER: "Helped",
+    Verdict.WORSE: "Hurt",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+    Verdict.NOT_TESTED: "Not tested",
+}
+_UNITS = {"top1": "percentage points of top-1", "loss": "test loss"}
+_MORE_SEEDS = (3, 5, 10, 20)
+_NAMED = 8  # inconclusive effects listed by name, the largest first
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An effect with its 95% CI (NaN: none) and verdict; `reason` says why it was not tested."""
+
+    label: str
+    effect: float
+    low: float
+    high: float
+    verdict: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The findings of one verdict: a heading such as `Helped (3 of 16)` and the findings in words."""
+
+    kind: str
+    heading: str
+    findings: tuple[Finding, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study in a few lines.
+
+    title    the study's name
+    facts    dataset, recipe, seeds and runs
+    about    what the effects are, their unit and the correction
+    groups   findings by verdict: helped, hurt, inconclusive, not tested
+    notes    what the study can detect, what would settle it, how it agrees with the paper
+    figure   the name of the figure of the effects; empty if there is none
+    """
+
+    title: str
+    facts: str
+    about: str
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+    figure: str = ""
+
+
+def summarise_study(
+    title: str, runs: pd.DataFrame, tables: Sequence[Table], measure: Measure = "top1", notes: Sequence[str] = ()
+) -> StudySummary:
+    """Summarize a study from the table that has its verdicts; `notes` are added to the summary's own."""
+    table = _main(tables)
+    findings = findings_of(table.frame, measure) if table else []
+    about = f"Effects in {_UNITS[measure]} with 95% CI; verdicts are corrected for all comparisons of a table."
+    verdicts = any(finding.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.INCONCLUSIVE) for finding in findings)
+    power = list(_power_notes(runs, table.frame, measure)) if table else []
+    return StudySummary(
+        title=title,
+        facts=facts(runs),
+        about=about if verdicts else "No verdicts yet.",
+        groups=tuple(_groups(findings, measure)),
+        notes=(*power, *notes),
+        figure=table.name if table else "",
+    )
+
+
+def _main(tables: Sequence[Table]) -> Table | None:
+    """The table with the study's verdicts: a screen's or grid's effects, else the differences of rows."""
+    for table in (*tables[:1], *reversed(tables)):
+        if "verdict" in table.frame and ("difference" in table.frame or "effect" in table.frame):
+            return table
+    return None
+
+
+def findings_of(frame: pd.DataFrame, measure: Measure = "top1") -> list[Finding]:
+    """The effects of a raw table, the best first; rows without a comparison are left out."""
+    findings = []
+    for line in frame.to_dict("records"):
+        if isinstance(line["verdict"], str) and line["verdict"]:
+            effect, low, high = (_number(line.get(name)) for name in ("effect", "low", "high"))
+            effect = effect if "effect" in line else _number(line["difference"])
+            reason = line["reason"] if isinstance(line.get("reason"), str) else ""
+            findings.append(Finding(_label(line), effect, low, high, line["verdict"], reason))
+    sign = -1 if measure == "top1" else 1
+    return sorted(findings, key=lambda finding: sign * finding.effect if known(finding.effect) else math.inf)
+
+
+def _label(line: dict[Any, Any]) -> str:
+    for name in ("label", "flag"):
+        if name in line:
+            return str(line[name])
+    return ", ".join(str(line[name]) for name in ("change", "where") if name in line)
+
+
+def _number(value: Any) -> float:
+    return float(value) if known(value) else math.nan
+
+
+def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
+    tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
+    for verdict, heading in _HEADINGS.items():
+        mine = tuple(finding for finding in findings if finding.verdict == verdict)
+        if not mine and (verdict is Verdict.NOT_TESTED or not tested):
+            continue
+        yield Group(
+            heading.lower().replace(" ", "-"),
+            f"{heading} ({len(mine)} of {len(findings)})",
+            mine,
+            _text(verdict, mine, measure),
+        )
+
+
+def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> str:
+    """The findings of a verdict in one line."""
+    if not findings:
+        return "none"
+    if verdict is Verdict.NOT_TESTED:
+        reasons: dict[str, list[str]] = {}
+        for finding in findings:
+            reasons.setdefault(finding.reason or "no result", []).append(finding.label)
+        if set(reasons) == {"one seed"}:
+            return "each row has one seed, so seed-to-seed variance is unknown"
+        return "; ".join(f"{reason}: {_listed(labels)}" for reason, labels in reasons.items())
+    if verdict is Verdict.INCONCLUSIVE:
+        findings = tuple(sorted(findings, key=lambda finding: -abs(finding.effect)))
+    shown = [described(finding, measure) for finding in findings]
+    return "; ".join(shown[:_NAMED]) + (f"; and {len(shown) - _NAMED} more" if len(shown) > _NAMED else "")
+
+
+def described(finding: Finding, measure: Measure = "top1") -> str:
+    """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`."""
+    numbers = (signed(value, DIGITS[measure]) for value in (finding.effect, finding.low, finding.high))
+    effect, low, high = (number.replace("-", "−") for number in numbers)
+    return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "")
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
+
+
+def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
+    """The smallest difference that the study detects, and what more seeds would detect and cost."""
+    have = _seeds_per_row(runs)
+    verdicts = frame["verdict"]
+    if have < 2:
+        if verdicts.eq(Verdict.NOT_TESTED.value).any():
+            yield f"3 seeds per row would give verdicts: {_cost(runs, 3 - have)}."
+        return
+    if "se" not in frame:  # effects over many rows say themselves what they detect
+        return
+    if power := describe_power(runs, pairs(runs), measure):
+        yield power
+    unit, offers = ("pp" if measure == "top1" else "in loss"), []
+    for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have][:2]:
+        if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (more := study_power(runs, pairs(runs), measure, seeds)):
+            cost = _cost(runs, seeds - have)
+            offers.append(f"{seeds} seeds per row would detect {more.shown} {unit} ({cost})")
+    if offers:
+        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers)}."
+
+
+def _seeds_per_row(runs: pd.DataFrame) -> int:
+    """The usual number of finished seeds of a row."""
+    done = runs[runs["status"] == "done"]
+    return int(statistics.median_low(done.groupby("row")["seed"].nunique())) if len(done) else 0
+
+
+def _cost(runs: pd.DataFrame, seeds: int) -> str:
+    """What some more seeds of every row cost: `34 more runs, about 18 min`."""
+    distinct = runs.drop_duplicates("run") if "run" in runs else runs.drop_duplicates(["row", "seed"])
+    rows = distinct["row"].nunique()
+    seconds = pd.to_numeric(distinct.groupby("row")["seconds"].mean()).dropna()
+    runs_more = f"{seeds * rows} more runs"
+    if seconds.empty:
+        return runs_more
+    return f"{runs_more}, about {_duration(seeds * rows * float(seconds.mean()))} of training"
+
+
+def _duration(seconds: float) -> str:
+    """A length of time with its natural unit: `50 s`, `18 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def as_text(summary: StudySummary) -> str:
+    """The summary as plain text, for a terminal or a mail."""
+    lines = [summary.title, summary.facts, summary.about, ""]
+    lines += [f"{group.heading}: {group.text}." for group in summary.groups]
+    return "\n".join([*lines, *summary.notes]) + "\n"
+
+
+def as_markdown(summary: StudySummary) -> str:
+    """The summary as a Markdown page."""
+    from reports.formats import escape
+
+    lines = [f"# {escape(summary.title)}", "", escape(summary.facts), "", summary.about, ""]
+    lines += [f"- **{group.heading}**: {escape(group.text)}." for group in summary.groups]
+    lines += [f"- {escape(note)}" for note in summary.notes]
+    return "\n".join(lines) + "\n"
