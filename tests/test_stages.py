@@ -135,7 +135,7 @@ def test_rows_of_a_roadmap_and_of_a_study_of_recipes_may_be_added(tmp_path: Path
         ({"seeds": [0, 1]}, "seeds was [0, 1, 2] and is now [0, 1]"),
         ({"seeds": [1, 2, 3]}, "seeds[0] was 0 and is now 1"),
         ({"values": [3, 5]}, "rows.kernel_size=7 was {"),
-        ({"values": [7, 3]}, "rows.kernel_size=3.compared_with was not there"),
+        ({"values": [7, 3]}, "rows.kernel_size=3.compared_with was not set"),
         ({"recipe": "quick_original"}, "recipe was quick and is now quick_original"),
         ({"seeds": [0, 1, 2, 3], "evaluate": "validation"}, "evaluate was test and is now validation"),
     ],
@@ -155,7 +155,7 @@ def test_what_takes_away_or_changes_is_refused_and_nothing_is_written(
     ("changes", "says"),
     [
         ({"max_seeds": 5}, "max_seeds=5: only with precision"),
-        ({"precision": 0.5, "max_seeds": 2, "seeds": [0, 1, 2]}, "max_seeds=2: the study begins with 3 seeds"),
+        ({"precision": 0.5, "max_seeds": 2, "seeds": [0, 1, 2]}, "max_seeds=2: the study starts with 3 seeds"),
         ({"precision": 0.0}, "precision"),
     ],
 )

@@ -26,7 +26,7 @@ from ablations.errors import RequestError, RunError, writing
 )
 @with_options("debug")
 def report(folder: Path, to: Path | None, formats: list[str]) -> None:
-    """Print a study's summary and tables; write them with figures and a page.
+    """Print a study's tables; write them with figures and a page.
 
     FOLDER is the study's folder. The report shows its runs in their current state.
     """
