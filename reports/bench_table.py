@@ -1,4 +1,4 @@
-"""The table of a bench: how fast networks train and answer, and what memory they need."""
+"""The table of a benchmark: training and inference throughput, latency and memory."""
 
 from __future__ import annotations
 
@@ -28,23 +28,19 @@ class SpeedRow:
 
 
 def speed_table(rows: Sequence[SpeedRow], subtitle: str) -> Table:
-    """The table of some measurements, in their order; ratios stand where networks were set against each other."""
+    """Tabulate measurements in their order, with speedups if networks were compared."""
     compared = any(row.train_ratio for row in rows)
     columns = (
         Column("label", "network", number=False),
-        Column("train_images_per_second", "training, images/s", short="train, im/s"),
-        Column("train_share", "of peak, %", short="% of peak"),
-        Column("inference_images_per_second", "inference, images/s", short="infer, im/s"),
-        Column("inference_share", "of peak, %", short="% of peak"),
-        Column("latency_ms", "latency, ms", short="ms"),
-        Column("latency_p95_ms", "p95, ms"),
-        Column("train_memory_mb", "training, MB"),
-        Column("inference_memory_mb", "inference, MB"),
-        *(
-            (Column("train_ratio", "ours over it, training"), Column("inference_ratio", "inference"))
-            if compared
-            else ()
-        ),
+        Column("train_images_per_second", "training (images/s)", short="train (im/s)"),
+        Column("train_share", "% of peak", short="% of peak"),
+        Column("inference_images_per_second", "inference (images/s)", short="infer (im/s)"),
+        Column("inference_share", "% of peak", short="% of peak"),
+        Column("latency_ms", "latency (ms)", short="ms"),
+        Column("latency_p95_ms", "p95 (ms)"),
+        Column("train_memory_mb", "training (MB)"),
+        Column("inference_memory_mb", "inference (MB)"),
+        *((Column("train_ratio", "our speedup, training"), Column("inference_ratio", "inference")) if compared else ()),
     )
     cells = [
         (
@@ -65,9 +61,9 @@ def speed_table(rows: Sequence[SpeedRow], subtitle: str) -> Table:
         name="bench",
         title="Speed and memory",
         subtitle=subtitle,
-        legend="Medians over turns; latency of one image. of peak: multiply-adds (a training step counted as three "
-        "forward passes) over the machine's own matrix products in the same time. ours over it: our speed over that "
-        "peer's in its better memory format, median of turns (range).",
+        legend="Medians over interleaved rounds; latency of one image. % of peak: % of the machine's peak matmul "
+        "FLOP/s; a training step counts as 3 forward passes. Our speedup: over this reference implementation in its "
+        "faster memory format, median over rounds (range).",
         columns=columns,
         rows=tuple(cells),
         sections=(),
@@ -77,5 +73,5 @@ def speed_table(rows: Sequence[SpeedRow], subtitle: str) -> Table:
 
 
 def _three(value: float) -> str:
-    """To three digits, or whole."""
+    """Format with three significant digits, from 100 on without decimals."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

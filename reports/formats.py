@@ -93,20 +93,20 @@ _PAGE = 46  # lines of a table and of what stands under it that fit a page, less
 def _tex_parts(table: Table) -> list[range]:
     """The rows of each float: as many as fit a page with their notes."""
     room = _PAGE - _note_lines(table, [table.subtitle, table.legend])
-    starts, used, told = [0], 0, frozenset[int]()
+    starts, used, printed = [0], 0, frozenset[int]()
     for number in range(len(table.rows)):
-        if used and used + _tex_height(table, number, told) > room:
+        if used and used + _tex_height(table, number, printed) > room:
             starts.append(number)
-            used, told = 0, frozenset()
-        used += _tex_height(table, number, told)
-        told |= frozenset(_marks(table, range(number, number + 1)))
+            used, printed = 0, frozenset()
+        used += _tex_height(table, number, printed)
+        printed |= frozenset(_marks(table, range(number, number + 1)))
     return [range(start, end) for start, end in zip(starts, [*starts[1:], len(table.rows)], strict=True)]
 
 
-def _tex_height(table: Table, number: int, told: frozenset[int]) -> int:
-    """The lines of a row, and of its footnotes that are not told yet."""
+def _tex_height(table: Table, number: int, printed: frozenset[int]) -> int:
+    """The lines of a row, and of its footnotes that are not printed yet."""
     lines = max(len(_wrapped(*cell)) for cell in zip(table.rows[number], table.columns, strict=True))
-    marks = set(_marks(table, range(number, number + 1))) - told
+    marks = set(_marks(table, range(number, number + 1))) - printed
     return lines + _note_lines(table, [table.notes[mark - 1] for mark in marks])
 
 
@@ -167,8 +167,8 @@ def _tex_cell(cell: Cell, column: Column) -> str:
 def as_json(table: Table) -> str:
     """The raw numbers as a list of records, without what is missing."""
     records = json.loads(table.frame.to_json(orient="records", double_precision=15))
-    told = [{key: value for key, value in record.items() if value not in (None, "")} for record in records]
-    return json.dumps(told, indent=1) + "\n"
+    records = [{key: value for key, value in record.items() if value not in (None, "")} for record in records]
+    return json.dumps(records, indent=1) + "\n"
 
 
 def terminal(table: Table, width: int) -> str:
@@ -239,7 +239,7 @@ def _least(table: Table, widths: list[int]) -> list[int]:
 
 
 def _grid(table: Table, widths: list[int], gap: int) -> Grid:
-    """The body of the table, each column as wide as told."""
+    """The body of the table, each column with its width."""
     grid = Grid(box=_BOX, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
     headings = [_two_lines(column.title) for column in table.columns]
     tallest = max(map(len, headings))
@@ -286,7 +286,7 @@ def _two_lines(text: str, hyphens: bool = True) -> list[str]:
 
 
 def _folded(text: str, width: int) -> str:
-    """A text in lines no wider than told; a sign stays with its word, as a mark does."""
+    """A text in lines of at most `width` characters; a sign stays with its word, as a mark does."""
     if cell_len(text) <= width:
         return text
     signed = re.sub(r"^([+−]) ", "\\1\N{NO-BREAK SPACE}", text)

@@ -21,18 +21,18 @@ from reports.tables import Cell, Column, Table, interval, number, signed
 
 _WORTHS = (
     Column("flag", "flag", number=False),
-    Column("in_paper_order", "in the paper's order"),
-    Column("worth", "worth"),
-    Column("se", "error"),
-    Column("interval", "95% interval"),
-    Column("sd", "spread"),
-    Column("min", "least"),
-    Column("max", "most"),
+    Column("in_paper_order", "in the paper's order (pp)"),
+    Column("worth", "effect (pp)"),
+    Column("se", "standard error", short="SE"),
+    Column("interval", "95% CI"),
+    Column("sd", "SD over orders", short="SD"),
+    Column("min", "min"),
+    Column("max", "max"),
 )
 
 
 def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Callable[[frozenset[str]], str]) -> Table:
-    """Each flag's worth averaged over random orders (its sampled Shapley value), beside its worth in the paper's order.
+    """Tabulate each flag's effect averaged over random orders (its sampled Shapley value), and in the paper's order.
 
     The first of `orders` is the paper's; `row_of` names the row of a set of flags.
     """
@@ -46,7 +46,7 @@ def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Ca
     frame.insert(1, "in_paper_order", [in_paper[flag] for flag in paper])
     return Table(
         name="worths",
-        title=f"{runs['study'].iloc[0]}: what each flag is worth, averaged over orders",
+        title=f"{runs['study'].iloc[0]}: each flag's effect averaged over orders",
         subtitle=facts(runs),
         legend=_worths_legend(worths, distance_from_order(in_paper, worths), len(random), (len(whole), len(seeds))),
         columns=_WORTHS,
@@ -58,7 +58,7 @@ def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Ca
 
 
 def _seeds_of_order(order: Sequence[str], value: SeededValue, seeds: Sequence[int]) -> list[int]:
-    """The seeds that have a result of every set of flags that an order comes through."""
+    """The seeds with a result for every set of flags along an order."""
     return [seed for seed in seeds if not np.isnan(list(worths_in_order(order, _with(value, seed)).values())).any()]
 
 
@@ -67,7 +67,7 @@ def _with(value: SeededValue, seed: int) -> Callable[[frozenset[str]], float]:
 
 
 def _values_of(runs: pd.DataFrame, row_of: Callable[[frozenset[str]], str]) -> SeededValue:
-    """What a set of flags reaches with a seed, NaN where that run has no result."""
+    """Top-1 of a set of flags with a seed; NaN if that run has no result."""
     done = runs[runs["status"] == "done"]
     top1 = {(row, seed): value for row, seed, value in zip(done["row"], done["seed"], done["top1"], strict=True)}
     return lambda chosen, seed: float(top1.get((row_of(chosen), seed), np.nan))
@@ -85,35 +85,35 @@ def _worth_cells(line: dict[Any, Any]) -> tuple[Cell, ...]:
 
 
 def _worths_legend(worths: pd.DataFrame, distance: OrderDistance, orders: int, in_paper: tuple[int, int]) -> str:
-    """How to read the table of worths, and how far the paper's order is from the averages.
+    """How to read the table, and how far the paper's order is from the averages.
 
-    `in_paper` is how many seeds have walked the paper's order whole, and how many there are.
+    `in_paper` is the number of seeds that have finished the paper's order, and the number of seeds.
     """
     whole, seeds = in_paper
     of = [(int(worths["orders"].iloc[0]), orders), (int(worths["seeds"].iloc[0]), seeds)]
     used = [str(used) if used == there else f"{used} of {there}" for used, there in of]
     parts = [
-        f"worth: change in top-1, in points, when the flag is turned on, averaged over {used[0]} random orders and "
-        f"{used[1]} seed{'s' if seeds != 1 else ''} (the sampled Shapley value), with its standard error and "
-        "95% interval; spread, least and most: over orders. With one seed the error is that of sampling orders alone."
+        f"Effect: change in top-1 (pp) on enabling the flag, averaged over {used[0]} random orders and "
+        f"{used[1]} seed{'s' if seeds != 1 else ''} (the sampled Shapley value), with standard error and "
+        "95% CI. SD, min and max: over orders. With one seed the standard error covers the sampling of orders alone."
     ]
     if not whole:
-        return f"{parts[0]} No seed has walked the paper's order whole yet."
+        return f"{parts[0]} No seed has finished the paper's order yet."
     if whole < seeds:
         parts.append(f"In the paper's order: over {whole} of {seeds} seeds.")
     if not np.isnan(distance.distance):
         parts.append(
-            f"The paper's order is {number(distance.distance)} points from the averages (root mean square over flags)"
+            f"The paper's order is {number(distance.distance)} pp from the averages (root mean square over flags)"
             f"{_typical(distance)}; rank correlation {_correlation(distance.spearman)}."
         )
     return " ".join(parts)
 
 
 def _correlation(rank: Correlation) -> str:
-    """A rank correlation with its interval, where there are flags enough for one."""
+    """A rank correlation with its CI, if there are enough flags for one."""
     if np.isnan(rank.rho):
-        return "not to be had from these"
-    sure = "too few flags for an interval" if np.isnan(rank.low) else interval(rank.low, rank.high)
+        return "not defined"
+    sure = "too few flags for a CI" if np.isnan(rank.low) else interval(rank.low, rank.high)
     return f"{signed(rank.rho)} ({sure})"
 
 

@@ -135,8 +135,9 @@ def report_tables(
     if grid is not None and len(grid.flags) > 1:
         return [grid_effects_table(runs, grid), comparison_table(runs, predictions, bench, measure)]
     if factors is not None:
-        found = screening_of(runs, factors)
-        effects, interactions = screen_table(runs, factors, found), interactions_table(runs, found)
+        found = screening_of(runs, factors, measure)
+        effects = screen_table(runs, factors, found, measure)
+        interactions = interactions_table(runs, found, measure)
         return [effects, interactions, comparison_table(runs, predictions, bench, measure)]
     roadmap = runs["roadmap"].iloc[0] if len(runs) else None
     if isinstance(roadmap, str):

@@ -46,7 +46,7 @@ def screening_of(runs: pd.DataFrame, factors: Factors, measure: Measure = "top1"
         until = (stage <= look.stage).to_numpy()
         apart = factors.apart if look is had[-1] else ()
         found.append(screen_effects(done[until], signs[until], list(factors.values), apart, measure=measure))
-    return over_screenings(found, [look.share for look in had], measure)
+    return over_screenings(found, had, measure)
 
 
 def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure: Measure = "top1") -> Table:

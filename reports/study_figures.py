@@ -62,7 +62,7 @@ def _plots(
     if "screen" in tables:
         from reports.screen_plots import screen_plots
 
-        yield from screen_plots(title, runs, tables)
+        yield from screen_plots(title, runs, tables, measure)
     if "worths" in tables:
         yield worths_plot(tables["worths"])
     if "worth-interactions" in tables:
@@ -220,8 +220,8 @@ def _latency(speed: Speed, points: pd.DataFrame) -> Cost:
     from reports.figures.tradeoff import Cost
 
     measured = int(points[speed.column.name].notna().sum())
-    told = f"{measured} of {len(points)} rows measured" if measured < len(points) else ""
-    return Cost(speed.column.name, f"latency of one image (ms)\n{speed.device}", told=told)
+    note = f"{measured} of {len(points)} rows measured" if measured < len(points) else ""
+    return Cost(speed.column.name, f"latency of one image (ms)\n{speed.device}", note=note)
 
 
 def curves_plots(title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Plot]:

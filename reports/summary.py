@@ -15,7 +15,7 @@ from reports.statistics import Measure, Verdict
 from reports.statistics.power import describe_power, study_power
 from reports.statistics.values import known
 from reports.study_tables import DIGITS, pairs
-from reports.tables import Table, signed
+from reports.tables import Column, Table, signed
 
 _HEADINGS = {
     Verdict.BETTER: "Helped",
@@ -24,6 +24,9 @@ _HEADINGS = {
     Verdict.NOT_TESTED: "Not tested",
 }
 _UNITS = {"top1": "percentage points of top-1", "loss": "test loss"}
+ORDERS = "worths"  # the table of a study of orders, whose effects have no verdicts
+AVERAGED = "averaged over orders"
+_EFFECTS = {"difference", "effect", "worth"}
 _MORE_SEEDS = (3, 5, 10, 20)
 _NAMED = 8  # inconclusive effects listed by name, the largest first
 
@@ -75,46 +78,53 @@ def summarise_study(
 ) -> StudySummary:
     """Summarize a study from the table that has its verdicts; `notes` are added to the summary's own."""
     table = _main(tables)
-    findings = findings_of(table.frame, measure) if table else []
+    findings = findings_of(table, measure) if table else []
     about = f"Effects in {_UNITS[measure]} with 95% CI; verdicts are corrected for all comparisons of a table."
     verdicts = any(finding.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.INCONCLUSIVE) for finding in findings)
     power = list(_power_notes(runs, table.frame, measure)) if table else []
     return StudySummary(
         title=title,
         facts=facts(runs),
-        about=about if verdicts else "No verdicts yet.",
+        about=about if verdicts else _without_verdicts(table),
         groups=tuple(_groups(findings, measure)),
         notes=(*power, *notes),
         figure=table.name if table else "",
     )
 
 
+def _without_verdicts(table: Table | None) -> str:
+    if table is not None and table.name == ORDERS:
+        return "Effects in percentage points of top-1 with unadjusted 95% CI; no verdicts."
+    return "No verdicts yet."
+
+
 def _main(tables: Sequence[Table]) -> Table | None:
-    """The table with the study's verdicts: a screen's or grid's effects, else the differences of rows."""
+    """The table with the study's effects: of orders, of a screen or of a grid, else the differences of rows."""
     for table in (*tables[:1], *reversed(tables)):
-        if "verdict" in table.frame and ("difference" in table.frame or "effect" in table.frame):
+        if table.name == ORDERS or ("verdict" in table.frame and _EFFECTS & set(table.frame)):
             return table
     return None
 
 
-def findings_of(frame: pd.DataFrame, measure: Measure = "top1") -> list[Finding]:
-    """The effects of a raw table, the best first; rows without a comparison are left out."""
+def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
+    """The effects of a table, the best first; rows without a comparison are left out."""
     findings = []
-    for line in frame.to_dict("records"):
-        if isinstance(line["verdict"], str) and line["verdict"]:
-            effect, low, high = (_number(line.get(name)) for name in ("effect", "low", "high"))
-            effect = effect if "effect" in line else _number(line["difference"])
+    for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
+        verdict = AVERAGED if table.name == ORDERS else line["verdict"]
+        interaction = str(line.get("where", "")).startswith("interaction")  # neither helps nor hurts by itself
+        if isinstance(verdict, str) and verdict and not interaction:
+            name = next(name for name in line if name in _EFFECTS)
+            effect, low, high = (_number(line.get(column)) for column in (name, "low", "high"))
+            label = ", ".join(cell.text for cell, column in zip(cells, table.columns, strict=True) if _names(column))
             reason = line["reason"] if isinstance(line.get("reason"), str) else ""
-            findings.append(Finding(_label(line), effect, low, high, line["verdict"], reason))
+            findings.append(Finding(label, effect, low, high, verdict, reason))
     sign = -1 if measure == "top1" else 1
     return sorted(findings, key=lambda finding: sign * finding.effect if known(finding.effect) else math.inf)
 
 
-def _label(line: dict[Any, Any]) -> str:
-    for name in ("label", "flag"):
-        if name in line:
-            return str(line[name])
-    return ", ".join(str(line[name]) for name in ("change", "where") if name in line)
+def _names(column: Column) -> bool:
+    """Whether a column is part of the name of an effect."""
+    return not column.number and column.name not in ("verdict", "reason", "aliases")
 
 
 def _number(value: Any) -> float:
@@ -122,6 +132,10 @@ def _number(value: Any) -> float:
 
 
 def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
+    if findings and findings[0].verdict == AVERAGED:
+        shown = "; ".join(described(finding, measure) for finding in findings)
+        yield Group("averaged", "Effects averaged over orders, the largest first", tuple(findings), shown)
+        return
     tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
     for verdict, heading in _HEADINGS.items():
         mine = tuple(finding for finding in findings if finding.verdict == verdict)
@@ -165,13 +179,14 @@ def _listed(labels: Sequence[str]) -> str:
 
 def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
     """The smallest difference that the study detects, and what more seeds would detect and cost."""
-    have = _seeds_per_row(runs)
-    verdicts = frame["verdict"]
+    if "verdict" not in frame:
+        return
+    have, verdicts = _seeds_per_row(runs), frame["verdict"]
     if have < 2:
         if verdicts.eq(Verdict.NOT_TESTED.value).any():
             yield f"3 seeds per row would give verdicts: {_cost(runs, 3 - have)}."
         return
-    if "se" not in frame:  # effects over many rows say themselves what they detect
+    if "difference" not in frame:  # the tables of effects over many rows say what they detect
         return
     if power := describe_power(runs, pairs(runs), measure):
         yield power

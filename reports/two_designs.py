@@ -13,7 +13,7 @@ from modernize.design import Design, split_name, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
-from reports.statistics import legend
+from reports.statistics import ONE_SEED, Difference, legend, paired_correctness
 from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.study_tables import Predictions, resolution
 from reports.tables import Cell, Column, Table, mean_sd, signed
@@ -31,10 +31,14 @@ class Side:
 
 @dataclass(frozen=True)
 class MeasuredDifference:
-    """How the second of two designs did against the first: a line of `statistics.compare`, and its legend."""
+    """The second of two designs against the first: a line of `statistics.compare` and its legend.
+
+    `networks` is the difference of the two trained networks, if each design has one seed.
+    """
 
     line: Mapping[str, Any]
     legend: str
+    networks: Difference | None = None
 
 
 CHOSEN_AFTERWARDS = (
@@ -42,6 +46,10 @@ CHOSEN_AFTERWARDS = (
     "corrected for all its comparisons."
 )
 _Line = tuple[str, str, str, str]
+TWO_NETWORKS = (
+    "These two networks: McNemar's exact test and a score interval on the same test images. They compare two trained "
+    "networks, not the designs: another seed may reverse the sign."
+)
 _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
 
@@ -57,11 +65,11 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
     notes = {(_PAPERS_GFLOPS, place): (said.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
     legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
     if paper:
-        legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are multiply-adds in G.")
+        legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are G MACs.")
     return Table(
         name="compare",
         title=f"{before.name} and {after.name}",
-        subtitle="" if flags else "the same design: no flag differs",
+        subtitle="" if flags else "the same design",
         legend=" ".join(filter(None, legends)),
         columns=(
             Column("what", "", number=False),
@@ -86,7 +94,7 @@ def _flags(before: Side, after: Side) -> list[_Line]:
 def _costs(before: Side, after: Side) -> list[_Line]:
     return [
         ("parameters", f"{before.params:,}", f"{after.params:,}", _ratio(before.params, after.params)),
-        ("multiply-adds", f"{before.macs:,}", f"{after.macs:,}", _ratio(before.macs, after.macs)),
+        ("MACs", f"{before.macs:,}", f"{after.macs:,}", _ratio(before.macs, after.macs)),
         ("GFLOPs", gflops(before.macs), gflops(after.macs), ""),
     ]
 
@@ -116,7 +124,7 @@ def _paper_lines(before: Row, after: Row) -> list[_Line]:
     top1 = mean_sd(old.top1, old.top1_std), mean_sd(new.top1, new.top1_std)
     return [
         (_PAPERS_GFLOPS, f"{old.gflops:.2f}", f"{new.gflops:.2f}", signed(round(new.gflops - old.gflops, 2))),
-        ("top-1, %, the paper's", *top1, signed(round(new.top1 - old.top1, 2))),
+        ("top-1 (%), the paper's", *top1, signed(round(new.top1 - old.top1, 2))),
     ]
 
 
@@ -141,10 +149,26 @@ def measure(
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
     compared = compare_over_looks(runs, [(row, base)], resolution=resolution(runs, predictions))
-    told = f"top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}. {legend(compared)}"
+    words = [f"Top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}.", legend(compared)]
     if compared["p"].notna().any():
-        told = f"{told} {describe_looks(runs)} {CHOSEN_AFTERWARDS}"
-    return MeasuredDifference(dict(zip(compared.columns, compared.iloc[0], strict=True)), told.strip())
+        words += [describe_looks(runs), CHOSEN_AFTERWARDS]
+    line = dict(zip(compared.columns, compared.iloc[0], strict=True))
+    networks = _two_networks(runs, base, row, predictions) if line["reason"] == ONE_SEED else None
+    words += [TWO_NETWORKS] if networks else []
+    return MeasuredDifference(line, " ".join(filter(None, words)), networks)
+
+
+def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predictions | None) -> Difference | None:
+    """The difference of the two trained networks of one seed that both rows have; None if it cannot be tested."""
+    if predictions is None:
+        return None
+    done = runs[runs["status"] == "done"]
+    seeds = [set(done.loc[done["row"] == name, "seed"].astype(int)) for name in (base, row)]
+    for seed in sorted(seeds[0] & seeds[1]):
+        before, after = predictions(base, seed), predictions(row, seed)
+        if before is not None and after is not None:
+            return paired_correctness(after, before)
+    return None
 
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -167,7 +191,11 @@ def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
         difference = (
             f"{signed(line['difference'])}{interval}, {': '.join(filter(None, [line['verdict'], line['reason']]))}"
         )
-    return [
-        ("top-1, %, ours", shown[0], shown[1], difference),
+    lines = [
+        ("top-1 (%), ours", shown[0], shown[1], difference),
         ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
+    if (networks := measured.networks) is not None:
+        tested = f"{signed(networks.mean)} [{networks.low:+.2f}, {networks.high:+.2f}], McNemar's p = {networks.p:.2g}"
+        lines.append(("these two networks", "", "", tested))
+    return lines

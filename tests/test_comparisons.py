@@ -561,7 +561,7 @@ def additive(chosen: frozenset[str], seed: int) -> float:
 def test_an_additive_objective_gives_the_exact_worths(seeds: tuple[int, ...]) -> None:
     orders = make_orders()
     table = orders_table(walk(orders, additive, seeds), orders, row_of)
-    assert (table.name, table.title) == ("worths", "mine: what each flag is worth, averaged over orders")
+    assert (table.name, table.title) == ("worths", "mine: each flag's effect averaged over orders")
     frame = pd.read_csv(io.StringIO(csv(table)))
     assert frame["flag"].tolist() == NAMES
     for name in ("in_paper_order", "worth", "low", "high", "min", "max"):

@@ -33,6 +33,8 @@ from ablations.studies.screening import (
 )
 from modernize.models import design
 from reports.statistics.screening import alias_strings, screen_effects, standard_errors
+from reports.statistics.screening_looks import interaction_share
+from reports.statistics.sequential import looks
 
 FLAGS = tuple(f"f{number}" for number in range(15))
 
@@ -462,3 +464,13 @@ def test_the_command_screens_and_resolves(tmp_path: Path, capsys: pytest.Capture
     arguments = ["run", "screen", "--resolve", "norm:stem", "--seeds", "1", "--out", str(folder)]
     assert run_command(arguments) == 2
     assert "--seeds: follow-up runs are trained as" in capsys.readouterr().err
+
+
+def test_the_shares_of_looks_at_interactions_add_up_to_less_than_one() -> None:
+    first = pd.DataFrame({"stage": 1, "added": "start", "status": "done"}, index=range(32))
+    stages = [first]
+    for number in range(2, 12):
+        more = pd.DataFrame({"stage": number, "added": "extended", "status": "done"}, index=range(16 * number))
+        stages.append(more)
+    shares = [interaction_share(look) for look in looks(pd.concat(stages))]
+    assert shares[0] == 0.5 and len(shares) == 11 and sum(shares) < 1 and min(shares) > 0

@@ -22,7 +22,7 @@ from ablations.cli import run_command
 from ablations.errors import RequestError
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import load_study
-from ablations.studies.precision import add_needed_seeds
+from ablations.studies.precision import add_needed_seeds, describe_precision
 from ablations.studies.results import describe, study_runs, update_results
 from ablations.studies.schema import Precision, Study
 from ablations.studies.stages import begun, extended, sized, stage_numbers, unsized
@@ -249,6 +249,16 @@ def test_the_maximum_stops_the_second_stage_and_the_record_says_what_was_needed(
     finish(study, tmp_path)
     enlarged = add_needed_seeds(tmp_path)
     assert len(enlarged.seeds) == 4 and (enlarged.stages[-1].needed or 0) > 100
+    assert str(describe_precision(enlarged)).endswith("max_seeds=4 stops at 4")
+
+
+def test_a_pilot_that_is_enough_is_the_whole_study(tmp_path: Path) -> None:
+    study = open_folder(sweep(precision=50.0), tmp_path)
+    finish(study, tmp_path)
+    enough = add_needed_seeds(tmp_path)
+    assert enough.seeds == study.seeds and [stage.why for stage in enough.stages] == ["precision 50"]
+    assert str(describe_precision(enough)).endswith("the 3 that are there are enough")
+    assert looks(study_runs(enough, tmp_path))[0].finished
 
 
 # ---- processes

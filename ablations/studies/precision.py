@@ -45,7 +45,10 @@ def describe_precision(study: Study) -> str | None:
     text = f"±{precision.half_width:g} needs {last.needed} seeds per row"
     if last.needed > precision.max_seeds:
         return f"{text}; max_seeds={precision.max_seeds} stops at {seeds}"
-    return f"{text}; there are {seeds}, {len(last.seeds)} of them added for it"
+    added = len(last.seeds) if len(study.stages) > 1 else 0
+    return (
+        f"{text}; {added} were added to {seeds - added}" if added else f"{text}; the {seeds} that are there are enough"
+    )
 
 
 def describe_power(study: Study) -> str | None:

@@ -58,7 +58,6 @@ def blocks() -> dict[str, str]:
     reports = {name: report_of(name) for name in MAIN}
     search = list(searched())
     return {
-        "roadmap": markdown(reports["roadmap"].tables[0]).split("\n\n", 1)[1].strip(),
         "learning-rate": learning_rate(report_of("learning-rate")),
         **{f"verdicts-{name}": verdicts(report) for name, report in reports.items() if name != "screen"},
         **{f"table-{name}": markdown(main_table(reports[name])).split("\n\n", 1)[1].strip() for name in MAIN},

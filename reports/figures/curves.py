@@ -73,7 +73,7 @@ class _Curve:
 
     label: str
     base: str | None
-    told: str
+    remark: str
     seeds: pd.DataFrame
     statuses: dict[int, str]
 
@@ -147,9 +147,9 @@ def learning_curves(
 def _head(number: int, row: str, curve: _Curve, layout: _Layout) -> list[tuple[str, dict[str, Any]]]:
     """The lines over a panel with their looks: its name, and what became of its runs."""
     name = f"{number}  {row}" if layout.numbered else curve.label
-    said = {"size": _SIZE - 0.5, "style": "italic", "color": VERMILION}
+    looks = {"size": _SIZE - 0.5, "style": "italic", "color": VERMILION}
     names: list[tuple[str, dict[str, Any]]] = [(line, {"size": _SIZE}) for line in wrap(name, _SIZE, layout.wide)]
-    return names + [(line, said) for line in wrap(curve.told, _SIZE, layout.wide)]
+    return names + [(line, looks) for line in wrap(curve.remark, _SIZE, layout.wide)]
 
 
 def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, _Curve]:
@@ -161,14 +161,14 @@ def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, 
         seeds = log.pivot_table(index="images", columns="seed", values=column, sort=True)
         statuses = dict(zip(group["seed"].astype(int), group["status"], strict=True))
         base = group["base"].iloc[0]
-        told = _told(list(statuses.values()), logged=not log.empty)
+        remark = _remark(list(statuses.values()), logged=not log.empty)
         found[str(row)] = _Curve(
-            str(group["label"].iloc[0]), base if isinstance(base, str) else None, told, _thinned(seeds), statuses
+            str(group["label"].iloc[0]), base if isinstance(base, str) else None, remark, _thinned(seeds), statuses
         )
     return found
 
 
-def _told(statuses: Sequence[str], logged: bool) -> str:
+def _remark(statuses: Sequence[str], logged: bool) -> str:
     """What a reader should know of a row's runs: those that are not done."""
     counts = Counter(absence(status) for status in statuses)
     words = ", ".join(

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, told_interval, told_number
+from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, signed_interval, signed_number
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
 from reports.formats import superscript
 from reports.row_summary import status_of
@@ -56,7 +56,7 @@ def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
         value=value,
         low=low,
         high=high,
-        told=(told_number(value), told_interval(low, high), word),
+        cells=(signed_number(value), signed_interval(low, high), word),
         look=_LOOKS.get(word, UNTESTED),
         absent=absence(status_of(mine)) or _without(word, str(record["row"]), runs),
     )
@@ -79,10 +79,10 @@ def worths(table: Table, caption: str) -> Figure:
         value, low, high, least, most, other = (
             known(record[name]) for name in ("worth", "low", "high", "min", "max", "in_paper_order")
         )
-        told = (told_number(value), told_interval(low, high), told_number(other))
+        cells = (signed_number(value), signed_interval(low, high), signed_number(other))
         spread = (least, most) if least is not None and most is not None and record["orders"] > 1 else None
         absent = "no order with all its runs"
-        lines.append(Line(record["flag"], value, low, high, told, WORTH, absent, spread, other))
+        lines.append(Line(record["flag"], value, low, high, cells, WORTH, absent, spread, other))
     handles = [WORTH.handle()] if any(line.value is not None for line in lines) else []
     if any(line.low is not None for line in lines):
         handles.append(Line2D([], [], color=BLUE, linewidth=1.8, label="95% CI"))

@@ -61,7 +61,7 @@ class Line:
     value: float | None
     low: float | None
     high: float | None
-    told: tuple[str, ...]
+    cells: tuple[str, ...]
     look: Look
     absent: str = ""
     spread: tuple[float, float] | None = None
@@ -92,8 +92,8 @@ def draw_forest(lines: Sequence[Line], words: Words, legend: Sequence[Artist]) -
     panel_at = MARGIN + max(labels.width, _LABEL_LEAST) + _GAP
     columns, end = [labels], panel_at + _PANEL
     for place, heading in enumerate(words.headings):
-        told = [line.told[place] for line in lines]
-        columns.append(_Column.of(told, heading, end + _GAP, _TOLD_MOST, right=place < words.numbers))
+        cells = [line.cells[place] for line in lines]
+        columns.append(_Column.of(cells, heading, end + _GAP, _TOLD_MOST, right=place < words.numbers))
         end = columns[-1].at + columns[-1].width
     width = max(end + MARGIN, 8.0)
     heights = [_PAD + _TEXT_LINE * max(len(column.lines[place]) for column in columns) for place in range(len(lines))]
@@ -213,11 +213,11 @@ def _off_axis(lines: Sequence[Line]) -> list[Artist]:
     return [Line2D([], [], linestyle="", marker=">", color=INK, markersize=8, label="off the axis")]
 
 
-def told_number(value: float | None) -> str:
+def signed_number(value: float | None) -> str:
     """A change in points as it stands beside the axis."""
     return MISSING if value is None else signed(value, ".2f")
 
 
-def told_interval(low: float | None, high: float | None) -> str:
+def signed_interval(low: float | None, high: float | None) -> str:
     """An interval as it stands beside the axis."""
     return MISSING if low is None or high is None else f"{signed(low, '.2f')} to {signed(high, '.2f')}"

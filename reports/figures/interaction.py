@@ -16,7 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from reports.figures import mark
 from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
-from reports.figures.forest import Line, Words, draw_forest, told_interval, told_number
+from reports.figures.forest import Line, Words, draw_forest, signed_interval, signed_number
 from reports.figures.numbered_points import axis_range
 from reports.figures.style import (
     BLUE,
@@ -122,9 +122,9 @@ def grid_effects(effects: pd.DataFrame, title: str, subtitle: str, notes: Sequen
         value, low, high = (known(line[name]) for name in ("effect", "low", "high"))
         untested = value is not None and line["reason"]
         verdict = f"{line['verdict']}: {line['reason']}" if untested else line["verdict"]
-        told = (told_number(value), told_interval(low, high), verdict)
+        cells = (signed_number(value), signed_interval(low, high), verdict)
         absent = line["reason"] if text_width(line["reason"], _SIZE) <= _NOTE_MOST else "a cell has no result"
-        lines.append(Line(line["label"], value, low, high, told, _LOOKS[line["verdict"]], absent))
+        lines.append(Line(line["label"], value, low, high, cells, _LOOKS[line["verdict"]], absent))
     used = [look for look in _LOOKS.values() if any(line.look == look and line.value is not None for line in lines)]
     handles = [look.handle() for look in used]
     if any(line.low is not None for line in lines):

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from reports.figures import mark
 from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
-from reports.figures.forest import Line, Words, draw_forest, told_interval, told_number
+from reports.figures.forest import Line, Words, draw_forest, signed_interval, signed_number
 from reports.figures.numbered_points import Point, make_key, number_points
 from reports.figures.style import BLUE, INK, MARGIN, MUTED, VERMILION, known, page, styled, ticks
 from reports.tables import Table
@@ -31,8 +31,8 @@ def pareto(table: Table, axis: str, caption: str) -> Figure:
     for record, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
         value, low, high = (known(record[name]) for name in ("effect", "low", "high"))
         look = _LOOKS.get(record["verdict"], UNTESTED)
-        told = (told_number(value), told_interval(low, high), record["verdict"])
-        lines.append(Line(cells[0].text, value, low, high, told, look, "aliased"))
+        shown = (signed_number(value), signed_interval(low, high), record["verdict"])
+        lines.append(Line(cells[0].text, value, low, high, shown, look, "aliased"))
     looks = [look for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED) if any(line.look == look for line in lines)]
     handles = [look.handle() for look in looks]
     if any(line.low is not None for line in lines):

@@ -24,13 +24,13 @@ _PANEL, _TALL, _BETWEEN, _LEFT, _HEAD, _FOOT, _KEY = 2.9, 3.5, 0.3, 0.55, 0.15, 
 class Cost:
     """A cost to set accuracy against: the column that holds it, the axis' words, and what a unit of the axis is.
 
-    `told` stands above the panel.
+    `note` stands above the panel.
     """
 
     column: str
     title: str
     size: float = 1.0
-    told: str = ""
+    note: str = ""
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -106,8 +106,8 @@ def _draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=3)
     axes.grid()
-    told: dict[str, Any] = {"size": 7.5, "style": "italic", "color": MUTED, "ha": "right", "va": "bottom"}
-    axes.text(1.0, 1.01, cost.told, transform=axes.transAxes, **told)
+    small: dict[str, Any] = {"size": 7.5, "style": "italic", "color": MUTED, "ha": "right", "va": "bottom"}
+    axes.text(1.0, 1.01, cost.note, transform=axes.transAxes, **small)
     if there.empty:
         looks: dict[str, Any] = {"style": "italic", "color": MUTED, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, "no row has both numbers", transform=axes.transAxes, **looks)

@@ -46,8 +46,8 @@ def page(report: Report) -> str:
 
 def as_json(values: Any) -> Markup:
     """Values for a script element of JSON: nothing in them can end the element or start another."""
-    told = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    return Markup(re.sub(r"<(?=!|script)", r"\\u003c", told.replace("</", "<\\/"), flags=re.IGNORECASE))
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return Markup(re.sub(r"<(?=!|script)", r"\\u003c", text.replace("</", "<\\/"), flags=re.IGNORECASE))
 
 
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:

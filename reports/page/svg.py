@@ -12,19 +12,19 @@ from markupsafe import Markup
 from reports.report import Plot
 
 _NAMES = {
-    "top1_mean": "top-1, %",
-    "mean": "top-1, %",
+    "top1_mean": "top-1 (%)",
+    "mean": "top-1 (%)",
     "top1_sd": "± sd",
     "sd": "± sd",
-    "macs": "multiply-adds",
+    "macs": "MACs",
     "params": "parameters",
-    "low": "95% interval from",
+    "low": "95% CI from",
     "high": "to",
-    "paper_top1": "the paper's top-1, %",
+    "paper_top1": "the paper's top-1 (%)",
     "paper_change": "the paper's change",
     "p_adjusted": "adjusted p",
 }
-_TOLD: tuple[str, ...] = (
+_DESCRIBED: tuple[str, ...] = (
     "status",
     "top1_mean",
     "mean",
@@ -38,7 +38,7 @@ _TOLD: tuple[str, ...] = (
     "high",
     "p_adjusted",
 )
-_TOLD += ("verdict", "macs", "params", "paper_top1", "paper_change", "worth", "se", "in_paper_order", "min", "max")
+_DESCRIBED += ("verdict", "macs", "params", "paper_top1", "paper_change", "worth", "se", "in_paper_order", "min", "max")
 
 
 def inline(plot: Plot) -> Markup:
@@ -64,10 +64,10 @@ def _rounded(path: re.Match[str]) -> str:
 
 def _mark(plot: Plot, found: re.Match[str]) -> str:
     """The opening of a mark's element, with what its line says."""
-    return f'{found[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(told(plot, int(found[1])))}"'
+    return f'{found[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(found[1])))}"'
 
 
-def told(plot: Plot, place: int) -> str:
+def described(plot: Plot, place: int) -> str:
     """A line of a plot's frame in words: its label and the numbers that there are; of a log, the seeds' last lines."""
     line = {str(name): value for name, value in plot.frame.loc[place].items()}
     if "images" in line:
@@ -77,9 +77,11 @@ def told(plot: Plot, place: int) -> str:
             for seed, images, loss, top1 in own[["seed", "images", "loss", "top1"]].itertuples(index=False, name=None)
         ]
         return f"{line['label']}: {'; '.join(seeds)}"
-    numbers = [f"{_NAMES.get(name, name)} {_said(name, line[name])}" for name in _TOLD if _there(line.get(name))]
+    numbers = [
+        f"{_NAMES.get(name, name)} {_formatted(name, line[name])}" for name in _DESCRIBED if _there(line.get(name))
+    ]
     named = [line[name] for name in ("label", "flag") if name in line][:1] or [
-        f"{name} {value}" for name, value in line.items() if name not in _TOLD
+        f"{name} {value}" for name, value in line.items() if name not in _DESCRIBED
     ]
     return f"{', '.join(map(str, named))}: {', '.join(numbers)}"
 
@@ -88,7 +90,7 @@ def _there(value: Any) -> bool:
     return bool(pd.notna(value)) and value not in ("", "done")
 
 
-def _said(name: str, value: Any) -> str:
+def _formatted(name: str, value: Any) -> str:
     """A number as the tables have it."""
     if isinstance(value, str):
         return value

@@ -10,21 +10,35 @@ import pandas as pd
 
 from reports.statistics.compare import Measure
 from reports.statistics.screening import Screening, with_verdicts
-from reports.statistics.sequential import over_looks
+from reports.statistics.sequential import FIRST_SHARE, LATER_SHARE, Look, over_looks
+
+_FIRST, _FOLLOW_UPS = 0.5, 0.45  # of the interactions' error rate
 
 
-def over_screenings(found: Sequence[Screening], shares: Sequence[float], measure: Measure = "top1") -> Screening:
+def over_screenings(found: Sequence[Screening], had: Sequence[Look], measure: Measure = "top1") -> Screening:
     """The last of several analyses of a growing study, its p-values adjusted for all of them.
+
+    Main effects use the shares of the error rate that looks have in every study. Interactions are told apart by
+    follow-up runs, so their family keeps about half of its error rate for these.
 
     Args:
         found: The analysis at each look; the last one has all runs.
-        shares: The share of the error rate that each look may use, see `sequential.looks`.
+        had: The looks, see `sequential.looks`.
         measure: What the response is.
     """
     last = found[-1]
+    shares = [look.share for look in had]
     effects = _adjusted([one.effects.set_index("flag", drop=False) for one in found], shares, measure)
+    shares = [interaction_share(look) for look in had]
     interactions = _adjusted([_by_members(one.interactions) for one in found], shares, measure)
     return replace(last, effects=effects, interactions=interactions)
+
+
+def interaction_share(look: Look) -> float:
+    """The share of the interactions' error rate that a look may use: they add up to less than 1 over all looks."""
+    if not look.finished:
+        return look.share
+    return _FIRST if look.share == FIRST_SHARE else _FOLLOW_UPS * look.share / LATER_SHARE
 
 
 def _by_members(interactions: pd.DataFrame) -> pd.DataFrame:
