@@ -1,4 +1,4 @@
-"""What a command shows while it trains: a live table of bars on a terminal, plain lines elsewhere."""
+"""Show training progress: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-PLAIN_SECONDS = 30  # between plain lines about one run
+PLAIN_SECONDS = 30  # between plain lines of one run
 
 
 class Screen(Console):
-    """Where output goes; a reader who leaves, as `| head` does, ends the showing and not the training."""
+    """Print output; a closed pipe, as after `| head`, silences it but does not stop training."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -23,17 +23,17 @@ class Screen(Console):
 
 
 class Display:
-    """Shows runs as they start, log and end. `work` is each run's share of the whole, such as its multiply-adds."""
+    """Show runs as they start, log and end; `work` weights each run in the total, by its MACs for example."""
 
     def __init__(self, console: Console, work: Mapping[str, float], ended: set[str]):
         self.console = console
         self.work = work
         self.ended = set(ended)
         self.progress = dict.fromkeys(ended, 1.0)
-        self.before = dict(self.progress)  # what was done before this display began
+        self.before = dict(self.progress)  # progress made before this display started
         self.started = time.monotonic()
         self.tasks: dict[str, TaskID] = {}
-        self.told: dict[str, float] = {}
+        self.printed: dict[str, float] = {}
         self.bars = Progress(
             TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"), console=console
         )
@@ -51,7 +51,7 @@ class Display:
 
     @property
     def done(self) -> float:
-        """The share of the whole work that is done."""
+        """Return the finished fraction of all work."""
         return self._share(self.progress)
 
     def _share(self, progress: Mapping[str, float]) -> float:
@@ -60,7 +60,7 @@ class Display:
 
     @property
     def time_left(self) -> str:
-        """As 4:05 or 1:20:00, from the work done since the start."""
+        """Estimate the remaining time, as 4:05 or 1:20:00, from the work done so far."""
         gained = self.done - self._share(self.before)
         if gained <= 0:
             return "–"
@@ -68,8 +68,8 @@ class Display:
 
     def start(self, run: str) -> None:
         self.tasks[run] = self.bars.add_task(run, total=1.0, text="")
-        self.told[run] = time.monotonic()
-        self._say(f"{run}: started")
+        self.printed[run] = time.monotonic()
+        self._print_plain(f"{run}: started")
 
     def log(self, run: str, line: Mapping[str, Any]) -> None:
         self.before.setdefault(run, line["began"] / line["steps"])
@@ -77,9 +77,9 @@ class Display:
         speed = f"{line['images'] / line['seconds']:.0f} images/s" if line["seconds"] else ""
         text = f"epoch {line['epoch']:.2f}/{line['epochs']:g}  loss {line['loss']:.3f}  {speed}"
         self.bars.update(self.tasks[run], completed=self.progress[run], text=text)
-        if time.monotonic() - self.told[run] > PLAIN_SECONDS:
-            self.told[run] = time.monotonic()
-            self._say(f"{run}: {text}  {self.time_left} left")
+        if time.monotonic() - self.printed[run] > PLAIN_SECONDS:
+            self.printed[run] = time.monotonic()
+            self._print_plain(f"{run}: {text}  {self.time_left} left")
         self.tick()
 
     def end(self, run: str, result: Mapping[str, Any]) -> None:
@@ -87,12 +87,12 @@ class Display:
         if run in self.tasks:
             self.bars.remove_task(self.tasks.pop(run))
         if result["status"] == "done":
-            averaged = f" (averaged weights {result['ema_top1']:.2f}%)" if "ema_top1" in result else ""
+            ema = f" (EMA weights {result['ema_top1']:.2f}%)" if "ema_top1" in result else ""
             speed = f"{result['seconds']:.0f} s  {result['images_per_second']:.0f} images/s"
-            words = f"top-1 {result['top1']:.2f}%{averaged}  {speed}"
-            self.say(f"{run}: {words}")
+            summary = f"top-1 {result['top1']:.2f}%{ema}  {speed}"
+            self.print(f"{run}: {summary}")
         else:
-            self.say(f"{run}: failed: {result['reason']}", style="red")
+            self.print(f"{run}: failed: {result['reason']}", style="red")
         self.ended.add(run)
         self.tick()
 
@@ -100,17 +100,17 @@ class Display:
         text = f"{len(self.ended)} of {len(self.work)} runs  {self.time_left} left"
         self.bars.update(self.total, completed=self.done, text=text)
 
-    def _say(self, line: str) -> None:
+    def _print_plain(self, line: str) -> None:
         if not self.console.is_terminal:
-            self.say(line)
+            self.print(line)
 
-    def say(self, line: str, style: str | None = None) -> None:
-        """Prints a line, above the bars where there are any."""
+    def print(self, line: str, style: str | None = None) -> None:
+        """Print a line, above the bars if there are any."""
         self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 4:05 or 1:20:00."""
+    """Write seconds as 4:05 or 1:20:00."""
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"

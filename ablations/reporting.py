@@ -22,7 +22,7 @@ from reports.summary import summarise_study
 
 
 def walked(study: Study) -> Orders | None:
-    """What a study of orders walked; None for another kind."""
+    """Return the orders that a study of orders trained; None for another kind."""
     if study.kind != "orders":
         return None
     flags = study.orders[0]
@@ -33,7 +33,7 @@ Measured = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Measurement(BaseModel):
-    """What `bench` measured of a row, on one device with one batch size; None where it did not."""
+    """What `bench` measured of a row, on one device with one batch size; None if not measured."""
 
     row: str
     batch_size: PositiveInt
@@ -45,32 +45,32 @@ class Measurement(BaseModel):
 
 
 def bench_frame(study: Study, folder: Path) -> pd.DataFrame:
-    """The measurements in the study's `bench.json`, a line each; empty where there is none.
+    """Read the measurements in the study's `bench.json`, one line each; empty if the file does not exist.
 
-    Raises RequestError where the file is damaged or measures a row that the study does not have.
+    Raises RequestError if the file is corrupt or measures a row that the study lacks.
     """
     columns = list(Measurement.model_fields)
     path = folder / "bench.json"
     try:
-        found = TypeAdapter(list[Measurement]).validate_json(path.read_bytes())
+        measurements = TypeAdapter(list[Measurement]).validate_json(path.read_bytes())
     except FileNotFoundError:
         return pd.DataFrame(columns=columns)
     except ValidationError as error:
         first = error.errors()[0]
-        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-        raise RequestError(f"{path}: {said}; run bench again") from None
+        problem = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        raise RequestError(f"{path}: {problem}; run bench again") from None
     rows = [row.row for row in study.rows]
-    for measured in found:
+    for measured in measurements:
         if measured.row not in rows:
             raise RequestError(f"{path}: row {measured.row!r} is not in the study: {nearest(measured.row, rows)}")
-    return pd.DataFrame([measured.model_dump() for measured in found], columns=columns)
+    return pd.DataFrame([measured.model_dump() for measured in measurements], columns=columns)
 
 
 def read_report(study: Study, folder: Path) -> Report:
-    """Everything that a report shows of a study, from its folder as it is now, or from its published results.
+    """Gather everything that a report shows of a study, from its folder as it is now or its published results.
 
-    Raises ReportError where the runs cannot be reported together, RequestError where `bench.json` or published results
-    are wrong.
+    Raises ReportError if the runs cannot be reported together, RequestError if `bench.json` or the published results
+    are invalid.
     """
     runs = update_results(study, folder)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)

@@ -281,6 +281,11 @@ def split_name(name: str) -> DesignName:
     return DesignName(base, row if at else None, settings)
 
 
+def setting(flag: str, value: Any) -> str:
+    """Write a flag and its value as in a design's name: `kernel_size=7`."""
+    return f"{flag}={text(BY_NAME[flag].read(value))}"
+
+
 def read_settings(settings: Iterable[str], name: str) -> dict[str, str]:
     """Return the value as typed per flag for the `flag=value` parts of a design's name; raises DesignError."""
     values: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from commands import ablations
 
 import modernize
 
-COMMANDS = ("flags", "show", "count", "data", "train", "run", "status", "report")
+COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report")
 
 
 def refused(*arguments: str | Path, cwd: Path) -> str:
@@ -52,6 +53,20 @@ def test_training_imports_no_torchvision_unasked() -> None:
     assert done.stdout == "False\n"
 
 
+def test_each_command_has_its_help_on_one_line_of_80_columns() -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "ablations", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    lines = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(lines) == len(COMMANDS) and all(line.endswith(".") and "..." not in line for line in lines), lines
+
+
 def test_launching_loads_neither_reports_nor_statistics() -> None:
     import subprocess
     import sys
@@ -64,7 +79,7 @@ def test_launching_loads_neither_reports_nor_statistics() -> None:
 
 def test_status_and_compare_read_a_published_study() -> None:
     results = str(Path(__file__).parent.parent / "docs" / "results" / "roadmap")
-    assert "51 runs: 51 done" in ablations("status", results).stdout
+    assert "51 runs: 51 finished" in ablations("status", results).stdout
     done = ablations("compare", "pocket@kernel-7", "pocket@gelu", "--results", results)
     assert done.returncode == 0 and "top-1" in done.stdout and "not run" not in done.stdout, done.stdout
 
@@ -142,13 +157,13 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("run", "study.yaml"): "base: unknown roadmap 'pockt': did you mean 'pocket'?",
         ("run", "broken.yaml"): "broken.yaml, line 2: not YAML",
         ("run", "quick", "--seeds", "a"): "--seeds a",
-        ("run", "quick", "--seeds", "0,0"): "each may be there once",
+        ("run", "quick", "--seeds", "0,0"): "list each once",
         ("run", "quick", "--jobs", "0"): "--jobs",
         ("count",): "give designs",
         ("count", "--roadmap", "resnet5"): "unknown roadmap 'resnet5'",
         ("count", "convnext_tiny", "--image-size", "16"): "nearest valid value: 32",
-        ("status", "missing"): "holds no study.yaml",
-        ("report", "missing"): "holds no study.yaml",
+        ("status", "missing"): "has no study.yaml",
+        ("report", "missing"): "has no study.yaml",
         ("data", "mnits"): "unknown dataset",
         ("trian",): "No such command",
         ("count", "--rodmap", "x"): "--rodmap",

@@ -165,7 +165,7 @@ def test_four_runs_as_an_array_of_jobs_give_what_they_give_here(tmp_path: Path, 
     slurm.emptied(200)
     assert exact(folder) == exact(four), outputs(folder)
     assert all(len(sessions(run)) == 1 for run in (folder / "runs").iterdir())
-    assert "in the cluster's queue: no jobs" in here("status", folder).stdout
+    assert "Slurm queue: no jobs" in here("status", folder).stdout
 
 
 @in_one_worker
@@ -220,7 +220,7 @@ def test_a_cancelled_run_writes_a_checkpoint_and_the_same_command_goes_on(
     slurm.ask("scancel", job)
     slurm.emptied()
     assert len(checkpoints(folder / "runs" / RUN / "checkpoints")) == 1
-    assert "0 done, 0 running, 1 stopped" in here("status", folder).stdout
+    assert "0 finished, 0 running, 1 interrupted" in here("status", folder).stdout
     submitted(*arguments)
     slurm.emptied(200)
     went_on(folder, RUN, long)
@@ -330,7 +330,11 @@ def test_flags_stand_over_the_files_block_key_by_key(tmp_path: Path) -> None:
     ("block", "flags", "words"),
     [
         ("  partitoin: x\n", ("--cluster", "local"), "unknown key 'cluster.partitoin'"),
-        ("  time: soon\n", ("--cluster", "local"), "'soon' is no time: write minutes, or days-hours:minutes:seconds"),
+        (
+            "  time: soon\n",
+            ("--cluster", "local"),
+            "'soon' is not a time; write minutes, or days-hours:minutes:seconds",
+        ),
         ("  time: 0\n", ("--cluster", "local"), "0 is no time"),
         ("  nodes: 0\n", ("--cluster", "local"), "cluster.nodes=0"),
         ("  cpus: 1\n", ("--cluster", "local", "--time", "1:2:3:4"), "'1:2:3:4' is no time"),
@@ -342,7 +346,7 @@ def test_flags_stand_over_the_files_block_key_by_key(tmp_path: Path) -> None:
         ("  cpus: 1\n", ("--cluster", "slurm", "--partition", ""), "cluster.partition=''"),
         ("  options: {job_name: x}\n", ("--cluster", "slurm"), "cluster.options: job_name: each job is submitted with"),
         ("  options: {ntasks: 2}\n", ("--cluster", "slurm"), "cluster.options: ntasks: write it as cluster.processes"),
-        ("  gpus: 2\n", ("--cluster", "slurm", "--processes", "4"), "processes=4: there must be a GPU for each"),
+        ("  gpus: 2\n", ("--cluster", "slurm", "--processes", "4"), "processes=4: each needs a GPU"),
         ("  cpus: 1\n", ("--partition", "debug"), "--partition: only with --cluster slurm or --cluster local"),
         ("  processes: 3\n", ("--cluster", "local", "--set", "batch_size=32"), "is not divisible by 3 processes"),
     ],
@@ -406,7 +410,7 @@ def test_without_sbatch_slurm_is_refused_in_one_line(tmp_path: Path, monkeypatch
     assert here(*command, "--dry-run").returncode == 0
     done = here(*command)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "there is no sbatch on this machine; --cluster local needs none" in done.stderr
+    assert "sbatch not found; use --cluster local" in done.stderr
     assert not (tmp_path / "study").exists()
 
 
@@ -487,7 +491,7 @@ def test_ctrl_c_stops_jobs_at_a_checkpoint_and_the_same_command_goes_on(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert err == "ablations: interrupted; the same command goes on from here\n"
+    assert err == "ablations: interrupted; rerun the command to resume\n"
     until(lambda: not jobs_of(folder), 5)
     assert len(checkpoints(folder / "runs" / RUN / "checkpoints")) == 1
     done = ablations(*arguments)

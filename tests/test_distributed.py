@@ -302,7 +302,9 @@ def test_another_dataset_is_an_error_in_all_processes(tmp_path: Path) -> None:
     together(2, executed, tmp_path)
     (tmp_path / "0/result.json").unlink()
     found = together(2, trouble, tmp_path, {"checksum": "another"})
-    assert found == [f"run {tmp_path / '0'} was started on other data; put that back, or choose another --out"] * 2
+    assert (
+        found == [f"run {tmp_path / '0'} was started with other data; restore that data, or choose another --out"] * 2
+    )
 
 
 def test_an_indivisible_batch_names_the_nearest_valid_value() -> None:
@@ -466,7 +468,7 @@ def test_a_stopped_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path,
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert err.count("ablations: interrupted; the same command goes on from here") == 1, out + err
+    assert err.count("ablations: interrupted; rerun the command to resume") == 1, out + err
     assert len(checkpoints(tmp_path / "run/checkpoints")) == 1
     gone(pids)
 

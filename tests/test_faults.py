@@ -162,7 +162,7 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     process = started(*arguments)
     until(lambda: (folder / "runs/norm=bn,activation=relu-s0/log.jsonl").exists())
     status, _, err = stop(process)
-    assert status == 130 and err.strip() == "ablations: interrupted; the same command goes on from here"
+    assert status == 130 and err.strip() == "ablations: interrupted; rerun the command to resume"
     left = [run for run in (folder / "runs").iterdir() if not (run / "result.json").exists()]
     assert all(checkpoints(run / "checkpoints") for run in left if (run / "log.jsonl").exists())
     process = started(*arguments)
@@ -219,7 +219,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     assert result(tmp_path / "study", "tame-s0")["status"] == "done"
     again = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
     assert again.returncode == 1 and "2 finished" in again.stdout
-    assert "1 done, 0 running, 0 stopped, 1 failed" in ablations("status", tmp_path / "study").stdout
+    assert "1 finished, 0 running, 0 interrupted, 1 failed" in ablations("status", tmp_path / "study").stdout
     report = ablations("report", tmp_path / "study")
     assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
 

@@ -754,7 +754,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_workers_at_a_checkpoint(drawn: Dra
     left = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == "ablations: interrupted; the same command goes on from here\n"
+    assert process.returncode == 130 and err == "ablations: interrupted; rerun the command to resume\n"
     assert checkpoints(out / "checkpoints") and not (out / "result.json").exists()
     until(lambda: not any(map(alive, left)), 10)
     assert ablations(*TRAIN, *where, "--set", "workers=0").returncode == 0

@@ -381,7 +381,5 @@ def test_tensorboard_that_is_not_installed_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert run_command([*command, "--data", "digits", "--tensorboard"]) == 2
     said = capsys.readouterr().err
-    assert said == (
-        "ablations: --tensorboard: it is not installed; type pip install 'modernize-convnets[tensorboard]'\n"
-    )
+    assert said == ("ablations: --tensorboard: not installed; run pip install 'modernize-convnets[tensorboard]'\n")
     assert list(tmp_path.iterdir()) == []

@@ -182,7 +182,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for folder in (tmp_path, tmp_path / "missing"):
         assert report(folder) == 2
         said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1 and "holds no study.yaml" in said.err
+        assert said.out == "" and said.err.count("\n") == 1 and "has no study.yaml" in said.err
     assert list(tmp_path.iterdir()) == []
 
 

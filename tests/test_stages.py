@@ -24,8 +24,8 @@ from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.precision import add_needed_seeds, describe_precision
 from ablations.studies.results import describe, study_runs, update_results
-from ablations.studies.schema import Study
-from ablations.studies.stages import Precision, begun, extended, sized, stage_numbers, unsized
+from ablations.studies.schema import Precision, Study
+from ablations.studies.stages import begun, extended, sized, stage_numbers, unsized
 from reports.statistics.sequential import looks
 
 VALUES = [3, 5, 7, 9, 11]
@@ -135,7 +135,7 @@ def test_rows_of_a_roadmap_and_of_a_study_of_recipes_may_be_added(tmp_path: Path
         ({"seeds": [0, 1]}, "seeds was [0, 1, 2] and is now [0, 1]"),
         ({"seeds": [1, 2, 3]}, "seeds[0] was 0 and is now 1"),
         ({"values": [3, 5]}, "rows.kernel_size=7 was {"),
-        ({"values": [7, 3]}, "rows.kernel_size=3.compared_with was not there"),
+        ({"values": [7, 3]}, "rows.kernel_size=3.compared_with was not set"),
         ({"recipe": "quick_original"}, "recipe was quick and is now quick_original"),
         ({"seeds": [0, 1, 2, 3], "evaluate": "validation"}, "evaluate was test and is now validation"),
     ],
@@ -155,7 +155,7 @@ def test_what_takes_away_or_changes_is_refused_and_nothing_is_written(
     ("changes", "says"),
     [
         ({"max_seeds": 5}, "max_seeds=5: only with precision"),
-        ({"precision": 0.5, "max_seeds": 2, "seeds": [0, 1, 2]}, "max_seeds=2: the study begins with 3 seeds"),
+        ({"precision": 0.5, "max_seeds": 2, "seeds": [0, 1, 2]}, "max_seeds=2: the study starts with 3 seeds"),
         ({"precision": 0.0}, "precision"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_precision_that_makes_no_sense_is_refused(changes: dict[str, Any], say
 
 
 def test_a_study_that_compares_no_rows_has_no_precision_to_ask_for() -> None:
-    with pytest.raises(RequestError, match="a study of kind orders compares no two rows"):
+    with pytest.raises(RequestError, match="a study of kind orders compares no rows"):
         load_study("orders", {"base": "pocket", "precision": 0.5}, {})
 
 
@@ -182,11 +182,11 @@ def test_a_folder_is_extended_by_its_path(tmp_path: Path) -> None:
     assert load_study(str(tmp_path), {}, {}) == read_study(tmp_path)
     study = open_folder(load_study(str(tmp_path), {"seeds": [0, 1, 2, 3, 4]}, {}), tmp_path)
     assert (study.seeds, study.stages[1].why, study.stages[1].seeds) == ([0, 1, 2, 3, 4], "extended", [3, 4])
-    with pytest.raises(RequestError, match="--budget: the folder keeps its study"):
+    with pytest.raises(RequestError, match="--budget: the study of a folder is fixed"):
         load_study(str(tmp_path), {"budget": "2 epochs"}, {})
-    with pytest.raises(RequestError, match="--set: the folder keeps its study"):
+    with pytest.raises(RequestError, match="--set: the study of a folder is fixed"):
         load_study(str(tmp_path), {}, {"learning_rate": "1"})
-    with pytest.raises(RequestError, match="it holds no study"):
+    with pytest.raises(RequestError, match="it has no study"):
         load_study(str(tmp_path / "runs"), {}, {})
 
 

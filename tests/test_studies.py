@@ -78,6 +78,7 @@ VALID: dict[str, dict[str, Any]] = {
     "grid": {"kind": "grid", "base": "pocket", "flags": {"norm": ["bn", "ln"], "depthwise": [True, False]}},
     "orders": {"kind": "orders", "base": "pocket", "flags": THREE, "orders": 4},
     "recipes": {"kind": "recipes", "base": "pocket"},
+    "screen": {"kind": "screen", "base": "pocket", "flags": THREE},
 }
 
 
@@ -147,7 +148,7 @@ def test_every_shipped_study_loads_and_its_networks_can_be_built(name: str) -> N
 
 def test_quick_is_the_pocket_roadmap() -> None:
     found = load_study("quick", {}, {})
-    assert (found.kind, found.base, found.data, found.seeds) == ("roadmap", "pocket", "fashion_mnist", [0])
+    assert (found.kind, found.base, found.data, found.seeds) == ("roadmap", "pocket", "fashion_mnist", [0, 1, 2])
     assert [row.recipe for row in found.rows] == ["quick_original"] + ["quick"] * 16
 
 
@@ -385,7 +386,7 @@ def test_rows_that_repeat_a_design_share_its_run(tmp_path: Path) -> None:
         assert shared["top1"] == own["top1"] and shared["status"] == "done"
         assert shared["label"] == "+ kernel_size=3" and shared["base"] == "base"
     assert len({line["top1"] for line in lines.values()}) == 4
-    assert "4 runs: 4 done" in describe(found, tmp_path)
+    assert "4 runs: 4 finished" in describe(found, tmp_path)
 
 
 def test_the_frame_has_every_row_and_seed_whatever_its_state(tmp_path: Path) -> None:
@@ -513,7 +514,7 @@ def test_set_reaches_the_second_recipe_where_rows_must_agree() -> None:
     compared_recipes = study("recipes", {}, shared).recipes
     assert compared_recipes == {name: load_recipe(name, shared) for name in ("quick_original", "quick")}
     for key, value in own.items():
-        with pytest.raises(RequestError, match=f"--set {key}: what this study compares are its recipes"):
+        with pytest.raises(RequestError, match=f"--set {key}: this study compares recipes"):
             study("recipes", {}, {key: value})
 
 
@@ -548,7 +549,7 @@ def test_a_study_comes_back_from_its_folder(kind: str, tmp_path: Path, digits: D
         ({"seeds": [1, 2]}, {}, "seeds was [0] and is now [1, 2]"),
         ({"data": "digits"}, {}, "data was fashion_mnist and is now digits"),
         ({"evaluate": "validation"}, {}, "evaluate was test and is now validation"),
-        ({"budget": "2 epochs"}, {}, "budget was not there and is now 2 epochs"),
+        ({"budget": "2 epochs"}, {}, "budget was not set and is now 2 epochs"),
         ({}, {"learning_rate": "0.5"}, "recipes.quick.learning_rate was 0.001 and is now 0.5"),
         ({}, {"betas": "[0.9, 0.95]"}, "recipes.quick.betas[1] was 0.999 and is now 0.95"),
         ({"flags": {"kernel_size": [9]}}, {}, "rows.with-kernel_size.flags.kernel_size was 7 and is now 9"),
@@ -609,7 +610,7 @@ def test_what_is_no_studys_folder_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "letter.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
     for place in (tmp_path, tmp_path / "letter.txt", tmp_path / "none"):
-        with pytest.raises(RequestError, match=r"is not a study's folder: it holds no study\.yaml"):
+        with pytest.raises(RequestError, match=r"is not a study folder: it has no study\.yaml"):
             read_study(place)
 
 
@@ -649,14 +650,14 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         ("one-in", {3: 4}, "3=3: Keys should be strings"),
         ("one-in", {"kind": "one_in"}, "kind='one_in': must be 'roadmap', 'one-in', 'one-out', 'sweep'"),
         ("one-in", {"kind": None}, "kind=None: must be 'roadmap'"),
-        ("sweep", {"orders": 3}, "orders: a study of kind sweep has no use for it"),
-        ("sweep", {"orders_seed": 0}, "orders_seed: a study of kind sweep has no use for it"),
-        ("sweep", {"end": "pocket"}, "end: a study of kind sweep has no use for it"),
-        ("roadmap", {"flags": ["norm"]}, "flags: a study of kind roadmap has no use for it"),
-        ("roadmap", {"end": "pocket", "orders": 2}, "end: a study of kind roadmap has no use for it"),
-        ("one-out", {"recipes": ["quick", "x"]}, "recipes: a study of kind one-out has no use for it"),
-        ("one-in", {"original_recipe": "quick"}, "original_recipe: a study of kind one-in has no use for it"),
-        ("recipes", {"flags": ["norm"]}, "flags: a study of kind recipes has no use for it"),
+        ("sweep", {"orders": 3}, 'orders: not supported by "sweep" studies'),
+        ("sweep", {"orders_seed": 0}, 'orders_seed: not supported by "sweep" studies'),
+        ("sweep", {"end": "pocket"}, 'end: not supported by "sweep" studies'),
+        ("roadmap", {"flags": ["norm"]}, 'flags: not supported by "roadmap" studies'),
+        ("roadmap", {"end": "pocket", "orders": 2}, 'end: not supported by "roadmap" studies'),
+        ("one-out", {"recipes": ["quick", "x"]}, 'recipes: not supported by "one-out" studies'),
+        ("one-in", {"original_recipe": "quick"}, 'original_recipe: not supported by "one-in" studies'),
+        ("recipes", {"flags": ["norm"]}, 'flags: not supported by "recipes" studies'),
         # designs
         ("one-in", {"base": "pockt"}, "base: unknown design 'pockt': did you mean 'pocket'?"),
         ("one-in", {"base": "a\nb"}, "base: unknown design 'a\\nb': known:"),
@@ -668,10 +669,14 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         ("one-in", {"base": 3}, "base=3: must be a valid string"),
         ("one-in", {"end": "convnext_tny"}, "end: unknown design 'convnext_tny': did you mean 'convnext_tiny'?"),
         ("one-in", {"end": "pocket@gelus"}, "end: unknown row 'gelus' of roadmap pocket: did you mean 'gelu'?"),
-        ("one-in", {"base": "convnext_tiny"}, "end: no roadmap starts at 'convnext_tiny'; name the design that"),
-        ("one-in", {"end": "pocket"}, "end: it is the same design as base, so there is no flag to turn"),
+        ("one-in", {"base": "convnext_tiny"}, "end: no roadmap starts at 'convnext_tiny'; set end to the final design"),
+        ("one-in", {"end": "pocket"}, "end: it is the same design as base, so no flag differs"),
         ("orders", {"base": "pocket@separate-downsampling", "flags": None}, "end: it is the same design as base"),
-        ("one-in", {"end": "pocket@gelu", "flags": {"norm": ["ln"]}}, "end: the values of flags say already where"),
+        (
+            "one-in",
+            {"end": "pocket@gelu", "flags": {"norm": ["ln"]}},
+            "end: the values of flags define the final design",
+        ),
         ("roadmap", {"base": "pockt"}, "base: unknown roadmap 'pockt': did you mean 'pocket'?"),
         ("roadmap", {"base": "convnext_tiny"}, "base: unknown roadmap 'convnext_tiny'"),
         ("roadmap", {"base": "pocket@gelu"}, "base: unknown roadmap 'pocket@gelu': did you mean 'pocket'?"),
@@ -680,10 +685,10 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         ("one-in", {"flags": {}}, "flags: write names, such as [depthwise, norm], or values"),
         ("one-in", {"flags": "norm"}, "flags: write names, such as [depthwise, norm], or values"),
         ("one-in", {"flags": ["depthwse"]}, "flags: unknown flag 'depthwse': did you mean 'depthwise'?"),
-        ("one-in", {"flags": [["norm"]]}, "flags: flags are named by words"),
-        ("one-in", {"flags": {3: [3]}}, "flags: flags are named by words"),
-        ("one-in", {"flags": ["norm", "stem", "norm"]}, "flags: norm is there twice"),
-        ("one-in", {"flags": ["layer_scale"]}, "flags: layer_scale is the same at both ends; give it a value"),
+        ("one-in", {"flags": [["norm"]]}, "flags: a flag is a name"),
+        ("one-in", {"flags": {3: [3]}}, "flags: a flag is a name"),
+        ("one-in", {"flags": ["norm", "stem", "norm"]}, "flags: norm is listed twice"),
+        ("one-in", {"flags": ["layer_scale"]}, "flags: layer_scale has the same value in base and end; give a value"),
         ("one-in", {"flags": {"norm": ["bn", "ln"]}}, "flags: norm must have one value in a study of kind one-in"),
         ("one-in", {"flags": {"norm": []}}, "flags: norm needs a list of values, as in kernel_size: [3, 5, 7]"),
         ("one-in", {"flags": {"norm": "ln"}}, "flags: norm needs a list of values, as in kernel_size: [3, 5, 7]"),
@@ -693,17 +698,17 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         ("orders", {"flags": {"kernel_size": [4]}}, "kernel_size=4: must be odd; nearest valid values: 3"),
         ("sweep", {"flags": None}, "flags: a sweep needs values, such as kernel_size: [3, 5, 7]"),
         ("grid", {"flags": ["norm"]}, "flags: a grid needs values, such as kernel_size: [3, 5, 7]"),
-        ("sweep", {"flags": {"norm": ["bn"], "stem": ["resnet"]}}, "flags: a sweep goes over one flag; several are a"),
+        ("sweep", {"flags": {"norm": ["bn"], "stem": ["resnet"]}}, "flags: a sweep varies one flag; to vary several"),
         ("sweep", {"flags": {"kernel_size": [3, 4]}}, "kernel_size=4: must be odd"),
-        ("sweep", {"flags": {"kernel_size": [3, 5, "3"]}}, "flags: kernel_size=3 is there twice"),
-        ("grid", {"flags": {"norm": ["bn"], "depthwise": [True, "on"]}}, "flags: depthwise=on is there twice"),
+        ("sweep", {"flags": {"kernel_size": [3, 5, "3"]}}, "flags: kernel_size=3 is listed twice"),
+        ("grid", {"flags": {"norm": ["bn"], "depthwise": [True, "on"]}}, "flags: depthwise=on is listed twice"),
         ("grid", {"flags": EVERY_FLAG}, "row depths=1000-1000-"),
         ("sweep", {"flags": {"depths": [["a", 2]]}}, "depths=a-2: must be the number of blocks per stage"),
-        ("sweep", {"flags": {"depths": [[[1], 2]]}}, "flags: depths: its values must be words, numbers below"),
-        ("sweep", {"flags": {"width": [2**40]}}, "flags: width: its values must be words, numbers below"),
-        ("sweep", {"flags": {"layer_scale": [10**400]}}, "flags: layer_scale: its values must be words, numbers below"),
-        ("sweep", {"flags": {"norm": [{"bn": 1}]}}, "flags: norm: its values must be words, numbers below"),
-        ("sweep", {"flags": {"norm": [datetime.date(2000, 1, 1)]}}, "flags: norm: its values must be words, numbers"),
+        ("sweep", {"flags": {"depths": [[[1], 2]]}}, "flags: depths: values must be strings, numbers below"),
+        ("sweep", {"flags": {"width": [2**40]}}, "flags: width: values must be strings, numbers below"),
+        ("sweep", {"flags": {"layer_scale": [10**400]}}, "flags: layer_scale: values must be strings, numbers below"),
+        ("sweep", {"flags": {"norm": [{"bn": 1}]}}, "flags: norm: values must be strings, numbers below"),
+        ("sweep", {"flags": {"norm": [datetime.date(2000, 1, 1)]}}, "flags: norm: values must be strings, numbers"),
         # orders
         ("orders", {"orders": 0}, "orders=0: must be greater than or equal to 1"),
         ("orders", {"orders": 10_001}, "orders=10001: must be less than or equal to 10000"),
@@ -713,21 +718,21 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         # recipes
         ("one-in", {"recipe": "quik"}, "unknown recipe 'quik' (and no YAML file): did you mean 'quick'?"),
         ("one-in", {"recipe": "no-recipe.yaml"}, "recipe no-recipe.yaml: no such file"),
-        ("recipes", {"recipe": "quick"}, "recipe: a study of kind recipes has no use for it"),
+        ("recipes", {"recipe": "quick"}, 'recipe: not supported by "recipes" studies'),
         ("roadmap", {"original_recipe": "orig"}, "unknown recipe 'orig'"),
         ("roadmap", {"extras": ["gnr"]}, "extras: unknown row 'gnr': did you mean 'grn'?"),
         ("roadmap", {"base": "pocket,norm=ln"}, "base: norm=ln: a step of the roadmap pocket sets this flag"),
-        ("one-in", {"extras": ["grn"]}, "extras: a study of kind one-in has no use for it"),
+        ("one-in", {"extras": ["grn"]}, 'extras: not supported by "one-in" studies'),
         ("recipes", {"recipes": ["quick"]}, "recipes=['quick']: List should have at least 2 items"),
         ("recipes", {"recipes": []}, "recipes=[]: List should have at least 2 items"),
-        ("recipes", {"recipes": ["quick", "quick"]}, "recipes=['quick', 'quick']: each may be there once"),
-        ("recipes", {"recipes": ["quick", "mine/quick.yaml"]}, "recipes=['quick', 'mine/quick.yaml']: each may be"),
+        ("recipes", {"recipes": ["quick", "quick"]}, "recipes=['quick', 'quick']: list each once"),
+        ("recipes", {"recipes": ["quick", "mine/quick.yaml"]}, "recipes=['quick', 'mine/quick.yaml']: list each"),
         ("recipes", {"recipes": ["quick", "quik"]}, "unknown recipe 'quik' (and no YAML file): did you mean"),
         # the rest
-        ("one-in", {"data": "minst"}, "data: unknown data set 'minst'"),
+        ("one-in", {"data": "minst"}, "data: unknown dataset 'minst'"),
         ("one-in", {"evaluate": "train"}, "evaluate='train': must be 'test' or 'validation'"),
         ("one-in", {"seeds": []}, "seeds=[]: List should have at least 1 item"),
-        ("one-in", {"seeds": [1, 0, 1]}, "seeds=[1, 0, 1]: each may be there once"),
+        ("one-in", {"seeds": [1, 0, 1]}, "seeds=[1, 0, 1]: list each once"),
         ("one-in", {"seeds": [-1]}, "seeds.0=-1: must be greater than or equal to 0"),
         ("one-in", {"seeds": [2**31]}, "seeds.0=2147483648: must be less than 2147483648"),
         ("one-in", {"seeds": ["0"]}, "seeds.0='0': must be a valid integer"),
@@ -757,9 +762,9 @@ def test_what_has_no_default_is_missed(folder: Path, key: str) -> None:
         ("- one-in\n", ": must contain keys and values"),
         ("", ": must contain keys and values"),
         (b"\xff\xfe", ": not YAML ("),
-        ("kind: sweep\nbase: pocket\nflags: {width: [0x" + "f" * 5000 + "]}\n", ": flags: width: its values must be"),
-        ("kind: sweep\nbase: pocket\nflags: {depths: [&a [*a]]}\n", ": flags: depths: its values must be"),
-        ("kind: sweep\nbase: pocket\nflags: &a {depths: [*a]}\n", ": flags: depths: its values must be"),
+        ("kind: sweep\nbase: pocket\nflags: {width: [0x" + "f" * 5000 + "]}\n", ": flags: width: values must be"),
+        ("kind: sweep\nbase: pocket\nflags: {depths: [&a [*a]]}\n", ": flags: depths: values must be"),
+        ("kind: sweep\nbase: pocket\nflags: &a {depths: [*a]}\n", ": flags: depths: values must be"),
         ("kind: one-in\nbase: pocket\nseeds: [0x" + "f" * 5000 + "]\n", ": seeds.0="),
     ],
 )
@@ -800,12 +805,12 @@ def test_settings_that_are_wrong_name_the_recipe() -> None:
         (("sweep", "--flags", "kernel_size=3:5,norm"), "--flags kernel_size=3:5,norm: write names"),
         (("sweep", "--flags", "kernel_size=3:4"), "kernel_size=4: must be odd"),
         (("sweep", "--flags", "kernel_size="), "kernel_size=: must be an integer"),
-        (("sweep", "--flags", "kernel_size=3:3"), "flags: kernel_size=3 is there twice"),
-        (("sweep", "--flags", "kernel_size=3:5,norm=bn:ln"), "a sweep goes over one flag; several are a grid"),
-        (("sweep", "--flags", "kernel_size=3:5", "--orders", "3"), "orders: a study of kind sweep has no use for it"),
+        (("sweep", "--flags", "kernel_size=3:3"), "flags: kernel_size=3 is listed twice"),
+        (("sweep", "--flags", "kernel_size=3:5,norm=bn:ln"), "a sweep varies one flag; to vary several, use a grid"),
+        (("sweep", "--flags", "kernel_size=3:5", "--orders", "3"), 'orders: not supported by "sweep" studies'),
         (("one-in", "--flags", ""), "--flags : write names"),
-        (("one-in", "--flags", "norm,norm"), "flags: norm is there twice"),
-        (("one-in", "--seeds", "0,0"), "seeds=[0, 0]: each may be there once"),
+        (("one-in", "--flags", "norm,norm"), "flags: norm is listed twice"),
+        (("one-in", "--seeds", "0,0"), "seeds=[0, 0]: list each once"),
         (("one-in", "--seeds", "-1"), "seeds.0=-1: must be greater than or equal to 0"),
         (("one-in", "--budget", "5"), "budget '5': write epochs or images"),
         (("recipes", "--recipes", "quick"), "recipes=['quick']: List should have at least 2 items"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablations.cli.options import TABLE_FORMATS, image_settings, read_names, read_over, with_options
-from ablations.errors import RequestError, RunError
+from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
     from ablations.studies.schema import Study
@@ -18,33 +18,40 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
-@click.option("--roadmap", "roadmap_name", metavar="NAME", help="All rows of resnet50, resnet200 or pocket.")
-@click.option("--study", type=click.Path(path_type=Path), metavar="FOLDER", help="A study's rows, for its report.")
 @click.option(
-    "--against", metavar="NAME,NAME", callback=read_names, help="torchvision, timm: their network, our weights."
+    "--roadmap", "roadmap_name", metavar="NAME", help="Measure all rows of a roadmap: resnet50, resnet200 or pocket."
 )
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--study", type=click.Path(path_type=Path), metavar="FOLDER", help="Measure a study's rows, for its report."
+)
+@click.option(
+    "--against",
+    metavar="NAME,NAME",
+    callback=read_names,
+    help="Reference implementations with our weights: torchvision, timm.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images per batch.")
 @click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), default="float32", show_default=True)
 @click.option(
     "--memory-format",
     type=click.Choice(["channels_last", "contiguous"]),
-    help="[channels_last; a peer in both, the better counts]",
+    help="Memory format. [default: channels_last; for reference implementations the faster of both]",
 )
-@click.option("--compile", "compiled", is_flag=True, help="By torch.compile.")
-@click.option("--recompute", is_flag=True, help="With activation checkpointing.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes of each, side by side.")
-@click.option("--threads", type=click.IntRange(1), help="Of each process [the cores shared out].")
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile.")
+@click.option("--recompute", is_flag=True, help="Use activation checkpointing.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes per design, in parallel.")
+@click.option("--threads", type=click.IntRange(1), help="Threads per process. [default: cores / jobs]")
 @click.option(
     "--over",
     multiple=True,
     metavar="NAME=VALUE,…",
     callback=read_over,
-    help="Vary batch-size, image-size, jobs, threads, recompute, compile or precision; may be given again.",
+    help="Vary batch-size, image-size, jobs, threads, recompute, compile or precision. Repeatable.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Turns of each, A B A B….")
-@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Steps before each turn.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Interleaved rounds (A B A B …).")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Warm-up steps before each round.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="All that was measured, as JSON.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all measurements to FILE, as JSON.")
 @with_options("image_size", "in_channels", "num_classes", "device", "debug")
 def bench(
     designs: tuple[str, ...],
@@ -61,19 +68,21 @@ def bench(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Measure how fast DESIGNs train and answer and what memory they need, in turns so that drift cancels."""
+    """Benchmark throughput, latency and memory in interleaved rounds.
+
+    Give DESIGNs, --roadmap or --study. Interleaved rounds cancel slow drift of the machine."""
     if (bool(designs), bool(roadmap_name), bool(study)).count(True) != 1:
         raise RequestError("bench: give designs, such as `ablations bench convnext_tiny`, or --roadmap, or --study")
     from ablations.studies.folder import read_study
 
     if study and over:
-        raise RequestError("--over: a study's report has one setting; give designs or --roadmap")
+        raise RequestError("--over: not with --study, whose report has one setting; give designs or --roadmap")
     ran = read_study(study) if study else None
     named, counted = _benched(designs, roadmap_name, ran)
     size, channels, classes = image_settings(counted, image_size, in_channels, num_classes)
     wrong = [name for name in against or () if name not in ("torchvision", "timm")]
     if wrong:
-        raise RequestError(f"--against {wrong[0]}: unknown; the right values are torchvision and timm")
+        raise RequestError(f"--against {wrong[0]}: unknown; choose torchvision or timm")
 
     from ablations.bench import Setting, benchmarked_models, for_study, measure, subtitle, table_rows
     from ablations.machine import Machine
@@ -96,44 +105,42 @@ def bench(
         _check_built(model.design, model.setting.image_size, channels, classes)
     measured = measure(models, repeats, lambda line: click.echo(line, err=True))
     click.echo(RENDERERS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
-    try:
+    with writing(f"bench: {out or study}"):
         if out:
             write_bytes(out, measured.as_json().encode())
         if study:
             write_bytes(study / "bench.json", (json.dumps(for_study(measured), indent=1) + "\n").encode())
-    except OSError as error:
-        raise RunError(f"bench: {out or study} cannot be written ({error.strerror})") from error
 
 
 def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None) -> tuple[dict[str, str], str]:
-    """What to measure, by the names it goes by, and the design whose roadmap says for which images."""
-    from modernize.design import BY_NAME, text
+    """Return the designs to measure by name, and the design whose roadmap sets the images."""
+    from modernize.design import setting
     from modernize.roadmap import roadmap
 
     if roadmap_name:
         steps = roadmap(roadmap_name)
-        return {row.name: _spelt(steps.base, row) for row in steps.rows}, roadmap_name
+        return {row.name: _row_name(steps.base, row) for row in steps.rows}, roadmap_name
     if ran:
-        spelt = {
+        names = {
             row.row: row.reference
-            or "resnet50," + ",".join(f"{name}={text(BY_NAME[name].read(value))}" for name, value in row.flags.items())
+            or ",".join(["resnet50", *(setting(flag, value) for flag, value in row.flags.items())])
             for row in ran.rows
         }
-        return spelt, ran.base
+        return names, ran.base
     return {name: name for name in designs}, designs[0]
 
 
-def _spelt(base: str, row: Row) -> str:
-    """A row of a roadmap of any size as a design is named: pocket@width,width=36."""
-    from modernize.design import BY_NAME, text
+def _row_name(base: str, row: Row) -> str:
+    """Name the design of a roadmap row of any size: pocket@width,width=36."""
+    from modernize.design import setting
     from modernize.roadmap import roadmap
 
     resized = row.design.differences(roadmap(base).row(row.name).design)
-    return ",".join([f"{base}@{row.name}", *(f"{name}={text(BY_NAME[name].read(v))}" for name, v in resized.items())])
+    return ",".join([f"{base}@{row.name}", *(setting(flag, value) for flag, value in resized.items())])
 
 
 def _check_built(design: str, size: int, channels: int, classes: int) -> None:
-    """Raises DesignError for a design that cannot be built or takes no images of that size."""
+    """Raise DesignError if a design cannot be built, or not for images of that size."""
     from modernize.cost import count as count_cost
 
     count_cost(design, size, channels, classes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ablations.cli.options import TABLE_FORMATS, image_settings, with_options
-from ablations.errors import RequestError, RunError
+from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
     from reports.two_designs import MeasuredDifference, Side
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @with_options("debug")
 def flags() -> None:
-    """Show the design flags, their values in ResNet-50 and ConvNeXt-T, and what each means."""
+    """List the design flags, with their values in two models."""
     from rich.table import Table
 
     from ablations.progress import Screen
@@ -41,7 +41,7 @@ def flags() -> None:
 def show(
     design: str, diagram: Path | None, image_size: int | None, in_channels: int | None, num_classes: int | None
 ) -> None:
-    """Show the layers of DESIGN, with their parameters and multiply-adds."""
+    """Show the layers of a design, with parameters and MACs."""
     from rich.table import Table
 
     from ablations.progress import Screen
@@ -67,18 +67,18 @@ def show(
 
 
 def _write_diagram(path: Path, svg: str) -> None:
-    """Write a diagram and say where it is; raises RunError where it cannot be written."""
+    """Write a diagram and print its path; raises RunError if it cannot be written."""
     from reports.write import write_file
 
-    try:
+    with writing(f"--diagram {path}"):
         click.echo(write_file(path, svg.encode()))
-    except OSError as error:
-        raise RunError(f"--diagram {path}: cannot be written ({error.strerror})") from error
 
 
 @click.command()
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
-@click.option("--roadmap", "roadmap_name", metavar="NAME", help="All rows of resnet50, resnet200 or pocket.")
+@click.option(
+    "--roadmap", "roadmap_name", metavar="NAME", help="Count all rows of a roadmap: resnet50, resnet200 or pocket."
+)
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @with_options("image_size", "in_channels", "num_classes", "debug")
 def count(
@@ -89,7 +89,9 @@ def count(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Count parameters and multiply-adds of DESIGNs or of a roadmap's rows, beside the paper's GFLOPs."""
+    """Count parameters and MACs, next to the paper's GFLOPs.
+
+    Give DESIGNs, or --roadmap for all its rows."""
     if bool(designs) == bool(roadmap_name):
         raise RequestError("count: give designs, such as `ablations count convnext_tiny`, or --roadmap NAME")
     from modernize.models import design as named
@@ -103,17 +105,17 @@ def count(
     from reports.cost_table import CostRow, cost_table
     from reports.formats import RENDERERS
 
-    found = []
+    costs = []
     for name, design in parsed:
         cost = count_cost(design, *image_settings(name, image_size, in_channels, num_classes))
-        found.append(CostRow(name, name, cost.params, cost.macs))
+        costs.append(CostRow(name, name, cost.params, cost.macs))
     for row in rows:
         size, channels, classes = image_settings(str(roadmap_name), image_size, in_channels, num_classes)
         cost = count_cost(row.design, size, channels, classes)
         printed = roadmap_name in ("resnet50", "resnet200") and (size, channels, classes) == (224, 3, 1000)
         paper = (row.paper.gflops, row.paper.note) if printed else (None, "")
-        found.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
-    table = cost_table(found, f"The cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
+        costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
+    table = cost_table(costs, f"Cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
     click.echo(RENDERERS[form](table), nl=False)
 
 
@@ -124,7 +126,7 @@ def count(
     "--results",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="A study's folder: how the two did in it, if it has both.",
+    help="Study folder: also compare the two designs' results in it.",
 )
 @with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
 def compare(
@@ -136,9 +138,9 @@ def compare(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Show what differs between designs A and B: flags, parameters, multiply-adds, and accuracy where a study has both.
+    """Compare two designs: flags, parameters, MACs and accuracy.
 
-    Both are counted for the same images: those of A's roadmap, unless told.
+    Both are counted for the same images: those of A's roadmap, unless overridden. The accuracy comes from --results.
     """
     from modernize.models import design as named
     from modernize.plan import Plan, compile_plan, trace
@@ -167,7 +169,7 @@ def compare(
 
 
 def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
-    """How two designs did in the study of a folder; raises RequestError where it does not have both."""
+    """Compare two designs by their results in a study; raises RequestError if it lacks one of them."""
     from ablations.studies.folder import read_study
     from ablations.studies.results import predictions, study_runs
     from reports.errors import ReportError

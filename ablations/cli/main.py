@@ -12,19 +12,19 @@ from ablations.cli.bench import bench
 from ablations.cli.designs import compare, count, flags, show
 from ablations.cli.report import report
 from ablations.cli.train import data, run, status, train
-from ablations.errors import RequestError, RunError
+from ablations.errors import RequestError, RunError, one_line
 from ablations.training.distributed import local_rank
 
 INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command; exit status 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted."""
+    """Run the command; exit status 0 if it succeeds, 1 if a run fails, 2 for a wrong request, 130 if interrupted."""
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: list[str]) -> int:
-    """The exit status of a command, its troubles said in one line each."""
+    """Run a command and return its exit status; print each error as one line."""
     try:
         with cli.make_context("ablations", arguments) as context:
             return int(cli.invoke(context) or 0)
@@ -33,50 +33,50 @@ def run_command(arguments: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        status, message = _trouble(error)
-        # of the processes that torchrun started: what all have met is told by one a machine, a surprise by any
-        if local_rank() == 0 or _is_surprise(error):
-            click.echo(" ".join(f"ablations: {message}".split()), err=True)
+        status, message = _describe(error)
+        # Of torchrun's processes, one per machine prints an error that all raise; any prints an unexpected one.
+        if local_rank() == 0 or _is_unexpected(error):
+            click.echo(one_line(f"ablations: {message}"), err=True)
         return status
 
 
-def _trouble(error: BaseException) -> tuple[int, str]:
-    """The exit status and the words for what went wrong."""
+def _describe(error: BaseException) -> tuple[int, str]:
+    """Return the exit status and the message of an error."""
     from modernize.design import DesignError
 
     match error:
         case KeyboardInterrupt() | click.Abort():
-            return INTERRUPTED, "interrupted; the same command goes on from here"
+            return INTERRUPTED, "interrupted; rerun the command to resume"
         case click.ClickException():
             return 2, error.format_message()
         case RequestError() | DesignError():
             return 2, str(error)
         case RunError():
             return 1, str(error)
-    return 1, f"{type(error).__name__}: {error} (--debug shows where)"
+    return 1, f"{type(error).__name__}: {error} (rerun with --debug for a traceback)"
 
 
-def _is_surprise(error: BaseException) -> bool:
-    """Whether it is no error that the program foresees."""
+def _is_unexpected(error: BaseException) -> bool:
+    """Whether the program does not foresee the error."""
     from modernize.design import DesignError
 
-    foreseen = (KeyboardInterrupt, click.Abort, click.ClickException, RequestError, DesignError, RunError)
-    return not isinstance(error, foreseen)
+    expected = (KeyboardInterrupt, click.Abort, click.ClickException, RequestError, DesignError, RunError)
+    return not isinstance(error, expected)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="modernize-convnets", message="%(version)s")
 def cli() -> None:
-    """Train ResNet's road to ConvNeXt one design flag at a time, and see what each was worth.
+    """Run the ResNet-to-ConvNeXt roadmap and measure each flag's effect.
 
     A DESIGN is BASE[@ROW][,flag=value]…, such as resnet50, resnet50@depthwise, convnext_tiny,norm=bn or
-    pocket@kernel-7,layer_scale=1e-6; BASE may be a YAML file of flags.
+    pocket@kernel-7,layer_scale=1e-6; BASE may also be a YAML file of flags.
     """
 
 

@@ -1,24 +1,20 @@
-"""The click group, the options that several commands share, and how their values are read."""
+"""The options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ablations.errors import RequestError
 
-if TYPE_CHECKING:
-    pass
-
-
 TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
 def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """--set key=value, as often as it is given."""
+    """Parse every --set key=value."""
     pairs = [value.partition("=") for value in values]
     for key, equals, value in pairs:
         if not key or not equals or not value:
@@ -30,18 +26,18 @@ def read_seeds(_: click.Context, option: click.Parameter, value: str | None) -> 
     try:
         return None if value is None else [int(seed) for seed in value.split(",")]
     except ValueError:
-        raise RequestError(f"--seeds {value}: write whole numbers, such as --seeds 0,1,2") from None
+        raise RequestError(f"--seeds {value}: write integers, such as --seeds 0,1,2") from None
 
 
 def read_svg_path(_: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
     if value is not None and value.suffix != ".svg":
-        raise RequestError(f"--diagram {value}: a diagram is an SVG file; name it {value.with_suffix('.svg').name}")
+        raise RequestError(f"--diagram {value}: a diagram is an SVG file; write {value.with_suffix('.svg').name}")
     return value
 
 
 _OPTIONS: dict[str, Callable] = {
     "data": click.option(
-        "--data", metavar="NAME", help="fashion_mnist, cifar10, cifar100, digits, folder or imagenet."
+        "--data", metavar="NAME", help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder or imagenet."
     ),
     "data_dir": click.option(
         "--data-dir",
@@ -49,10 +45,10 @@ _OPTIONS: dict[str, Callable] = {
         type=click.Path(path_type=Path),
         default=Path("data"),
         show_default=True,
-        help="Where data sets lie or are put.",
+        help="Folder of the datasets.",
     ),
     "recipe": click.option(
-        "--recipe", metavar="NAME|FILE[,KEY=VALUE]…", help="How to train: a recipe's name or YAML file, changed or not."
+        "--recipe", metavar="NAME|FILE[,KEY=VALUE]…", help="Training recipe: its name or YAML file, with changes."
     ),
     "settings": click.option(
         "--set",
@@ -60,31 +56,39 @@ _OPTIONS: dict[str, Callable] = {
         metavar="KEY=VALUE",
         multiple=True,
         callback=read_settings,
-        help="Over the recipe; repeatable. A study's original recipe takes only budget, data and checkpoints from it.",
+        help="Override a setting of the recipe. Repeatable. A roadmap's original recipe takes few of them.",
     ),
     "evaluate": click.option(
         "--evaluate",
         type=click.Choice(["test", "validation"]),
-        help="On the test split, or on a tenth held out of the training split, to choose settings by.",
+        help="Evaluation split: test, or validation (10% held out).",
     ),
-    "device": click.option("--device", default="auto", metavar="NAME", show_default=True, help="cpu, cuda, cuda:1 …"),
-    "tensorboard": click.option("--tensorboard", is_flag=True, help="Log for TensorBoard too, in each run's folder."),
-    "debug": click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."),
+    "device": click.option(
+        "--device", default="auto", metavar="NAME", show_default=True, help="Device: cpu, cuda, cuda:1, …"
+    ),
+    "tensorboard": click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, in each run's folder."),
+    "debug": click.option("--debug", is_flag=True, expose_value=False, help="Print a traceback with an error."),
     "diagram": click.option(
         "--diagram",
         metavar="FILE.svg",
         type=click.Path(path_type=Path),
         callback=read_svg_path,
-        help="Draw it too, as an SVG file.",
+        help="Also draw the design as an SVG file.",
     ),
-    "image_size": click.option("--image-size", type=click.IntRange(1), help="Pixels a side [224; pocket: 32]."),
-    "in_channels": click.option("--in-channels", type=click.IntRange(1), help="Channels of the images [3; pocket: 1]."),
-    "num_classes": click.option("--num-classes", type=click.IntRange(1), help="Classes [1000; pocket: 10]."),
+    "image_size": click.option(
+        "--image-size", type=click.IntRange(1), help="Input resolution in pixels. [default: 224; pocket: 32]"
+    ),
+    "in_channels": click.option(
+        "--in-channels", type=click.IntRange(1), help="Input channels. [default: 3; pocket: 1]"
+    ),
+    "num_classes": click.option(
+        "--num-classes", type=click.IntRange(1), help="Number of classes. [default: 1000; pocket: 10]"
+    ),
 }
 
 
 def with_options(*names: str) -> Callable:
-    """A decorator that gives a command these options, which mean the same everywhere."""
+    """Return a decorator that adds these options to a command."""
 
     def decorate(command: Callable) -> Callable:
         for name in reversed(names):
@@ -99,36 +103,36 @@ def read_names(_: click.Context, option: click.Parameter, value: str | None) -> 
 
 
 def read_recipes(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
-    """--recipes quick,quick,learning_rate=2e-3: a key=value belongs to the recipe before it."""
-    found: list[str] = []
+    """Parse --recipes quick,quick,learning_rate=2e-3: key=value changes the recipe before it."""
+    recipes: list[str] = []
     for part in value.split(",") if value is not None else ():
-        if found and "=" in part:
-            found[-1] += f",{part}"
+        if recipes and "=" in part:
+            recipes[-1] += f",{part}"
         else:
-            found.append(part)
-    return found or None
+            recipes.append(part)
+    return recipes or None
 
 
 def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, list[Any]]:
-    """The fields of a bench's setting that are varied, with their values."""
+    """Parse --over: the settings of `bench` to vary, with their values."""
     if not values:
         return {}
     from ablations.bench.models import OVER
 
-    found: dict[str, list[Any]] = {}
+    varied: dict[str, list[Any]] = {}
     for value in values:
-        name, _sign, given = value.partition("=")
+        name, _sign, texts = value.partition("=")
         if name not in OVER:
-            raise RequestError(f"--over {value}: {name!r} is unknown; it varies {', '.join(OVER)}")
+            raise RequestError(f"--over {value}: {name!r} is unknown; choose from {', '.join(OVER)}")
         try:
-            found[name.replace("-", "_")] = [OVER[name](one) for one in given.split(",")]
+            varied[name.replace("-", "_")] = [OVER[name](one) for one in texts.split(",")]
         except ValueError as error:
             raise RequestError(f"--over {value}: each value of {name} must be {error}") from None
-    return found
+    return varied
 
 
 def image_settings(design: str, size: int | None, channels: int | None, classes: int | None) -> tuple[int, int, int]:
-    """Image size, channels and classes to count for: what is given, else those of the design's roadmap."""
+    """Return resolution, channels and classes: as passed, else those of the design's roadmap."""
     from modernize.design import split_name
     from modernize.roadmap import NAMES, roadmap
 
@@ -138,7 +142,7 @@ def image_settings(design: str, size: int | None, channels: int | None, classes:
 
 
 def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | dict[str, list[str]] | None:
-    """--flags depthwise,norm or --flags kernel_size=3:5:7,norm=bn:ln."""
+    """Parse --flags depthwise,norm or --flags kernel_size=3:5:7,norm=bn:ln."""
     if value is None:
         return None
     pairs = [part.partition("=") for part in value.split(",")]
@@ -152,15 +156,15 @@ def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> 
 
 
 def check_tensorboard(wanted: bool) -> None:
-    """Raises RequestError where TensorBoard is wanted and not installed."""
+    """Raise RequestError if TensorBoard is requested but not installed."""
     from importlib.util import find_spec
 
     if wanted and find_spec("tensorboard") is None:
-        raise RequestError("--tensorboard: it is not installed; type pip install 'modernize-convnets[tensorboard]'")
+        raise RequestError("--tensorboard: not installed; run pip install 'modernize-convnets[tensorboard]'")
 
 
 def read_formats(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    """--format markdown,png or --format markdown --format png; none is all."""
+    """Parse --format markdown,png or --format markdown --format png; none means all."""
     from modernize.design import nearest
 
     chosen = [name.strip() for value in values for name in value.split(",")]

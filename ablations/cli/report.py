@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ablations.cli.options import REPORTS, read_formats, with_options
-from ablations.errors import RequestError, RunError
-
-if TYPE_CHECKING:
-    pass
+from ablations.errors import RequestError, RunError, writing
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the report [default: FOLDER/report]."
+    "--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the report. [default: FOLDER/report]"
 )
 @click.option(
     "--format",
@@ -26,11 +22,14 @@ if TYPE_CHECKING:
     metavar="NAME,…",
     multiple=True,
     callback=read_formats,
-    help=f"Of {', '.join(REPORTS)} [default: all]; repeatable. table prints to the terminal.",
+    help=f"Formats, from {', '.join(REPORTS)}; table prints to the terminal. Repeatable. [default: all]",
 )
 @with_options("debug")
 def report(folder: Path, to: Path | None, formats: list[str]) -> None:
-    """Print a summary and the tables of the study in FOLDER; write them with figures and a page."""
+    """Print a study's tables; write them with figures and a page.
+
+    FOLDER is the study's folder. The report shows its runs in their current state.
+    """
     from ablations.reporting import read_report
     from ablations.studies.folder import read_study
     from reports.errors import ReportError
@@ -45,10 +44,8 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
         raise RequestError(f"report {folder}: {error}") from None
     except OSError as error:
         raise RunError(f"report {folder}: {error.filename} cannot be read ({error.strerror})") from error
-    try:
+    with writing(f"report {to or folder / 'report'}"):
         written = write_report(gathered, to or folder / "report", formats)
-    except OSError as error:
-        raise RunError(f"report {to or folder / 'report'}: cannot be written ({error.strerror})") from error
     if "table" in formats:
         width = max(shutil.get_terminal_size((120, 24)).columns, 100)
         click.echo(as_text(gathered.summary))

@@ -22,22 +22,24 @@ if TYPE_CHECKING:
 @click.argument("name")
 @with_options("data_dir", "debug")
 def data(name: str, data_dir: Path) -> None:
-    """Fetch data set NAME if need be, check it, and say where it lies."""
+    """Download a dataset if missing, verify it and print its path."""
     from ablations.data.datasets import load
 
-    found = load(name, data_dir, 224 if name in ("folder", "imagenet") else None)
-    images = f"{found.channels}×{found.image_size}×{found.image_size}"
+    dataset = load(name, data_dir, 224 if name in ("folder", "imagenet") else None)
+    images = f"{dataset.channels}×{dataset.image_size}×{dataset.image_size}"
     click.echo(
-        f"{name}: {len(found.train)} training and {len(found.test)} test images of {images} in "
-        f"{len(found.classes)} classes, checksum {found.checksum[:12]}, in {found.place}"
+        f"{name}: {len(dataset.train)} training and {len(dataset.test)} test images of {images} in "
+        f"{len(dataset.classes)} classes, checksum {dataset.checksum[:12]}, in {dataset.place}"
     )
 
 
 @click.command()
 @click.argument("design")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The run's folder [runs/DESIGN-sSEED].")
-@click.option("--threads", type=click.IntRange(1), help="[all cores]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]"
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads. [default: all cores]")
 @with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
 def train(
     design: str,
@@ -52,9 +54,9 @@ def train(
     device: str,
     tensorboard: bool,
 ) -> int:
-    """Train DESIGN once: one run, in a folder of its own; the same command again goes on where it stopped.
+    """Train one design; rerun the command to resume.
 
-    DESIGN may be torchvision:NAME, too. Under torchrun all its processes train the run together.
+    DESIGN may also be torchvision:NAME. Under torchrun, all processes train the run together.
     """
     from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
@@ -83,61 +85,75 @@ def train(
     )
 
 
-# What `run` asks a cluster for.
-_ASKED = ("partition", "time", "nodes", "gpus", "processes", "cpus", "memory", "constraint")
+# The Slurm resources that options of `run` set.
+_RESOURCES = ("partition", "time", "nodes", "gpus", "processes", "cpus", "memory", "constraint")
 
 
-def _asks(name: str, kind: Any, text: str) -> Callable:
-    """An option saying what each job asks for; over the study's `cluster` block."""
-    return click.option(f"--{name}", type=kind, help=f"{text} With --cluster.")
+def _resource(name: str, kind: Any, text: str) -> Callable:
+    """Return an option that sets a Slurm resource; it overrides the study's `cluster` block."""
+    return click.option(f"--{name}", type=kind, help=f"{text} With --cluster only.")
 
 
 @click.command()
 @click.argument("study")
-@click.option("--base", metavar="DESIGN", help="Where the study starts.")
-@click.option("--end", metavar="DESIGN", help="Where one-in, one-out and orders lead [the end of base's roadmap].")
-@click.option("--flags", metavar="FLAG[=VALUE:…],…", callback=read_flags, help="The flags to study [all that differ].")
-@click.option("--orders", type=click.IntRange(1), help="Random orders to walk [10].")
+@click.option("--base", metavar="DESIGN", help="Starting design.")
+@click.option(
+    "--end",
+    metavar="DESIGN",
+    help="Final design of one-in, one-out, orders and screen. [default: the end of base's roadmap]",
+)
+@click.option(
+    "--flags", metavar="FLAG[=VALUE:…],…", callback=read_flags, help="Flags to study. [default: all that differ]"
+)
+@click.option("--orders", type=click.IntRange(1), help="Number of random orders. [default: 10]")
 @click.option("--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design [IV].")
 @click.option("--runs", type=click.IntRange(2), help="Combinations that a screen trains, or that --resolve adds.")
-@click.option("--max-cost", type=float, help="Max. multiply-adds of a screen's combinations, times the base's [5].")
-@click.option("--resolve", metavar="FLAG:FLAG", help="Add runs that tell this interaction from its aliases to --out.")
+@click.option("--max-cost", type=float, help="Max. MACs of a screen's combinations, relative to the base. [default: 5]")
 @click.option(
-    "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap beyond the paper's, such as grn."
+    "--resolve", metavar="FLAG:FLAG", help="Add runs to --out that separate this interaction from its aliases."
 )
-@click.option("--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="What a study of recipes compares.")
-@click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Over the study's.")
+@click.option(
+    "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap that the paper lacks, such as grn."
+)
+@click.option(
+    "--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, in a study of recipes."
+)
+@click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds; override the study's.")
 @click.option(
     "--precision",
     type=click.FloatRange(0, min_open=True),
     metavar="P",
     help="Add seeds until the 95% CI of every comparison is at most ±P (pp, or loss if --measure loss).",
 )
-@click.option("--max-seeds", type=click.IntRange(2), help="Seeds per row, at most, for --precision [20].")
-@click.option("--measure", type=click.Choice(["top1", "loss"]), help="What verdicts are about [top1].")
-@click.option("--budget", metavar="5epochs|200000images", help="Over the recipe's; its schedule is stretched to fit.")
-@click.option("--dry-run", is_flag=True, help="Only show the runs, what they cost and about how long they take.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The study's folder [runs/STUDY].")
-@click.option("--jobs", type=click.IntRange(1), help="Runs side by side [a core each on the CPU, one a GPU].")
-@click.option("--threads", type=click.IntRange(1), help="Of each run [the cores shared out].")
-@click.option("--per-gpu", type=click.IntRange(1), help="Runs side by side on each GPU [1].")
+@click.option("--max-seeds", type=click.IntRange(2), help="Max. seeds per row, for --precision. [default: 20]")
+@click.option("--measure", type=click.Choice(["top1", "loss"]), help="Measure to compare. [default: top1]")
+@click.option(
+    "--budget", metavar="5epochs|200000images", help="Training budget; overrides the recipe and rescales its schedule."
+)
+@click.option("--dry-run", is_flag=True, help="Only print the runs, their cost and an estimate of their time.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Study folder. [default: runs/STUDY]")
+@click.option("--jobs", type=click.IntRange(1), help="Runs in parallel. [default: one per core, or one per GPU]")
+@click.option("--threads", type=click.IntRange(1), help="Threads per run. [default: cores / jobs]")
+@click.option("--per-gpu", type=click.IntRange(1), help="Runs in parallel per GPU. [default: 1]")
 @click.option(
     "--retry-failed",
     is_flag=True,
-    help="Try failed runs again, from their last checkpoints; one that diverged will diverge again.",
+    help="Resume failed runs from their last checkpoints; a run that diverged will diverge again.",
 )
 @click.option(
-    "--references", metavar="NAME,NAME", callback=read_names, help="torchvision:NAME networks beside the rows."
+    "--references", metavar="NAME,NAME", callback=read_names, help="Reference models to train too, as torchvision:NAME."
 )
-@click.option("--cluster", "kind", type=click.Choice(["slurm", "local"]), help="Submit each run as a job.")
-@_asks("partition", str, "Of the cluster.")
-@_asks("time", str, "Of each job, in minutes or as Slurm writes it: 2-00:00:00 [60]; it is requeued after.")
-@_asks("nodes", click.IntRange(1), "For each run [1].")
-@_asks("gpus", click.IntRange(0), "On each node [0].")
-@_asks("processes", click.IntRange(1), "On each node [one for each GPU, or one].")
-@_asks("cpus", click.IntRange(1), "For each process [1].")
-@_asks("memory", click.FloatRange(0, min_open=True), "GB on each node.")
-@_asks("constraint", str, "On the nodes.")
+@click.option(
+    "--cluster", "kind", type=click.Choice(["slurm", "local"]), help="Train each run as a job, on Slurm or locally."
+)
+@_resource("partition", str, "Partition.")
+@_resource("time", str, "Time limit per job: minutes or 2-00:00:00. A job out of time is requeued. [default: 60]")
+@_resource("nodes", click.IntRange(1), "Nodes per run. [default: 1]")
+@_resource("gpus", click.IntRange(0), "GPUs per node. [default: 0]")
+@_resource("processes", click.IntRange(1), "Processes per node. [default: one per GPU, or one]")
+@_resource("cpus", click.IntRange(1), "CPU cores per process. [default: 1]")
+@_resource("memory", click.FloatRange(0, min_open=True), "Memory per node (GB).")
+@_resource("constraint", str, "Node constraint.")
 @with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
 def run(
     study: str,
@@ -155,35 +171,35 @@ def run(
     resolve: str | None,
     **changes: Any,
 ) -> int:
-    """Run all that is left of STUDY; what is done is kept.
+    """Run a study: skip finished runs, resume interrupted ones.
 
-    STUDY is a study's folder, to resume it or, with more --seeds, to extend it. Otherwise STUDY is a shipped study's
-    name, a YAML file, or a kind: roadmap, one-in (base, and base with each flag alone), one-out (end, and end without
-    each flag), sweep (one flag over values), grid (several), orders (random orders of the steps), screen (a fractional
-    factorial of all flags) or recipes (one design under each recipe). Without --jobs there are as many runs side by
-    side as cores, one thread each: measured faster than one run of two threads on two cores (see the README). Under
-    torchrun all its processes train each run together; with --cluster each run is a job.
+    STUDY is a study's folder, to resume it or, with more --seeds, to extend it. Otherwise it is the name of a shipped
+    study, a YAML file, or a kind:
+
+    \b
+    roadmap  every row of the roadmap
+    one-in   base, and base with each flag enabled alone
+    one-out  the final design, and the final design with each flag reverted alone
+    sweep    one flag over several values
+    grid     all combinations of several flags' values
+    orders   the roadmap's steps in random orders
+    screen   a fractional factorial over all flags
+    recipes  one design under each recipe
+
+    On the CPU, runs are trained in parallel, one per core with one thread each. Under torchrun, all processes train
+    each run together. With --cluster, each run is a job.
     """
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
-    from ablations.studies.load import is_folder, load_study
 
     changes = {key: value for key, value in changes.items() if value is not None}
-    asked = {key: changes.pop(key) for key in _ASKED if key in changes}
+    resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
-    _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], asked)
+    _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], resources)
     check_tensorboard(tensorboard)
-    if resolve is not None:
-        loaded = _follow_up(study, out, resolve, {**changes, **settings})
-    else:
-        loaded = load_study(study, {**changes, **({"cluster": asked} if asked else {})}, settings)
-    if is_folder(study) and out not in (None, Path(study)):
-        raise RequestError(f"--out {out}: the study stays in its folder {study}; leave --out out")
-    folder = Path(study) if is_folder(study) else out or Path("runs") / loaded.name
-    if loaded.screen:
-        from ablations.studies.screen import with_follow_ups
-
-        loaded = with_follow_ups(loaded, folder)
+    if resources:
+        changes["cluster"] = resources
+    loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
     datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
     loaded = loaded.on(next(iter(datasets.values())))
@@ -263,8 +279,25 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         session = replace(session, study=enlarged, retry_failed=False)
 
 
+def _find_study(
+    name: str, out: Path | None, resolve: str | None, changes: dict[str, Any], settings: dict[str, str]
+) -> tuple[Study, Path]:
+    """Load a study, extended by follow-up runs if it has any; return it and its folder."""
+    from ablations.studies.load import is_folder, load_study
+    from ablations.studies.screen import with_follow_ups
+
+    if resolve is not None:
+        study = _follow_up(name, out, resolve, {**changes, **settings})
+    else:
+        study = load_study(name, changes, settings)
+    if is_folder(name) and out not in (None, Path(name)):
+        raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
+    folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
+    return with_follow_ups(study, folder), folder
+
+
 def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:
-    """Add to the screening study of a folder the rows that tell an interaction from its aliases."""
+    """Add to the screening study of a folder the rows that separate an interaction from its aliases."""
     from ablations.studies.folder import read_study
     from ablations.studies.screen import resolved
 
@@ -273,15 +306,15 @@ def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any])
     runs = changes.pop("runs", None)
     if changes:
         key = next(iter(changes)).replace("_", "-")
-        raise RequestError(f"--{key}: follow-up runs are trained as the study's other runs; leave it out")
+        raise RequestError(f"--{key}: follow-up runs are trained like the study's other runs; remove it")
     return resolved(read_study(out or Path("runs") / study), pair, runs)
 
 
-def _check_launcher(kind: str | None, jobs: int | None, options: list[str], asked: dict[str, Any]) -> None:
+def _check_launcher(kind: str | None, jobs: int | None, options: list[str], resources: dict[str, Any]) -> None:
     """Raise RequestError for an option that the chosen way of launching does not support."""
     if kind is None:
-        if asked:
-            raise RequestError(f"--{next(iter(asked))}: only with --cluster slurm or --cluster local")
+        if resources:
+            raise RequestError(f"--{next(iter(resources))}: only with --cluster slurm or --cluster local")
         if processes() > 1 and (jobs or "per-gpu" in options):
             raise RequestError("--jobs and --per-gpu: not under torchrun, where all processes train each run together")
         return
@@ -290,7 +323,7 @@ def _check_launcher(kind: str | None, jobs: int | None, options: list[str], aske
     if options:
         raise RequestError(f"--{options[0]}: not with --cluster; --gpus and --cpus set what each job has")
     for option in ("partition", "constraint", "memory"):
-        if kind == "local" and option in asked:
+        if kind == "local" and option in resources:
             raise RequestError(f"--{option}: only with --cluster slurm")
 
 
@@ -314,7 +347,9 @@ def _tasks(study: Study) -> int:
 @click.argument("folder", type=click.Path(path_type=Path))
 @with_options("debug")
 def status(folder: Path) -> None:
-    """Show what of the study in FOLDER is done, running, failed and left, and how long it will take."""
+    """Show a study's finished, running, failed and pending runs.
+
+    FOLDER is the study's folder. The remaining time is an estimate."""
     from ablations.launch.slurm import describe_queue
     from ablations.studies.folder import read_study
     from ablations.studies.results import describe

@@ -26,7 +26,7 @@ from ablations.studies.run import finished, mark_failed, read_state
 class _Worker:
     process: subprocess.Popen[str]
     callbacks: DisplayCallbacks
-    complaints: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
+    output: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
 
 
 class Pool:
@@ -62,30 +62,30 @@ class Pool:
         )
         worker = _Worker(process, DisplayCallbacks(self.display))
         self.workers.append(worker)
-        if self.interrupts:  # asked to stop while it was being started
+        if self.interrupts:  # interrupted while it was being started
             process.send_signal(signal.SIGINT)
         assert process.stdout and process.stderr
         listening = threading.Thread(target=self._listen, args=(worker, process.stdout, device), daemon=True)
         listening.start()
-        threading.Thread(target=self._overhear, args=(worker, process.stderr), daemon=True).start()
+        threading.Thread(target=self._keep_stderr, args=(worker, process.stderr), daemon=True).start()
 
     def _listen(self, worker: _Worker, stream: IO[str], device: str) -> None:
         for line in stream:
             event = _event(line)
             if event is not None:
                 self.events.put((worker, event))
-            else:  # printed by something before the worker had its channel
-                worker.complaints.append(line.rstrip())
+            else:  # printed before the worker redirected its output
+                worker.output.append(line.rstrip())
         worker.process.wait()
         self.events.put((worker, {"event": "exit", "device": device}))
 
-    def _overhear(self, worker: _Worker, stream: IO[str]) -> None:
+    def _keep_stderr(self, worker: _Worker, stream: IO[str]) -> None:
         for line in stream:
-            worker.complaints.append(line.rstrip())
+            worker.output.append(line.rstrip())
 
     def _follow(self) -> None:
         """Handle events until no worker is left."""
-        trouble: list[str] = []
+        errors: list[str] = []
         while self.workers:
             try:
                 worker, event = self.events.get(timeout=0.2)
@@ -102,15 +102,15 @@ class Pool:
                 case "end":
                     worker.callbacks.end(event["result"])
                 case "error":
-                    trouble.append(event["message"])
+                    errors.append(event["message"])
                     self._signal(signal.SIGINT)
                 case "exit":
                     self.workers.remove(worker)
-                    self._ended(worker, event["device"], bool(trouble))
+                    self._ended(worker, event["device"], bool(errors))
         if self.interrupts:
             raise KeyboardInterrupt
-        if trouble:
-            raise RunError(trouble[0])
+        if errors:
+            raise RunError(errors[0])
 
     def _ended(self, worker: _Worker, device: str, stopping: bool) -> None:
         """If a worker died, mark its run failed and start another worker in its place."""
@@ -118,13 +118,11 @@ class Pool:
         if status in (0, 130) or stopping or self.interrupts:
             return
         if worker.callbacks.run is None:  # it died before or between runs, and another would too
-            raise RunError(
-                f"a worker process {_cause(status)}: {' / '.join(worker.complaints) or 'it printed nothing'}"
-            )
+            raise RunError(f"a worker process {_cause(status)}: {' / '.join(worker.output) or 'it printed nothing'}")
         run = self.runs[worker.callbacks.run]
         reason = f"its process {_cause(status)}"
-        if worker.complaints:
-            reason += f": {worker.complaints[-1]}"
+        if worker.output:
+            reason += f": {worker.output[-1]}"
         folder = run_folder(self.session.folder, run)
         if mark_failed(run, folder, reason):
             self.display.end(run.name, read_state(folder).result)

@@ -54,7 +54,7 @@ class Session:
             data = self.load(run)
             work[run.name] = float(run.cost(data)[1] * run.images(data))
         display = Display(Screen(quiet=quiet), work, ended)
-        display.say(f"{self.study.name}: {len(work)} runs, {len(ended)} finished; {how}; folder {self.folder}")
+        display.print(f"{self.study.name}: {len(work)} runs, {len(ended)} finished; {how}; folder {self.folder}")
         return display
 
 
@@ -78,4 +78,4 @@ class DisplayCallbacks(Callbacks):
         self.run = None
 
     def warn(self, message: str) -> None:
-        self.display.say(message)
+        self.display.print(message)

@@ -43,26 +43,26 @@ ALWAYS = 10_000  # requeues after a time limit
 
 def check_here(study: Study, jobs: int) -> None:
     """Raise RequestError if this machine cannot give so many runs at once what they ask for."""
-    asked = study.cluster or Cluster()
-    if asked.nodes > 1:
-        raise RequestError(f"cluster: nodes={asked.nodes}: --cluster local uses this machine; the valid value is 1")
-    if asked.gpus:
+    cluster = study.cluster or Cluster()
+    if cluster.nodes > 1:
+        raise RequestError(f"cluster: nodes={cluster.nodes}: --cluster local uses this machine; the valid value is 1")
+    if cluster.gpus:
         gpus = len(_gpus())
-        if asked.gpus * jobs > gpus:
-            raise RequestError(f"cluster: gpus={asked.gpus}: {jobs} runs at once, but this machine has {gpus} GPUs")
+        if cluster.gpus * jobs > gpus:
+            raise RequestError(f"cluster: gpus={cluster.gpus}: {jobs} runs at once, but this machine has {gpus} GPUs")
 
 
 def check_slurm() -> None:
-    """Raises RequestError where there is no Slurm."""
+    """Raise RequestError if Slurm is not installed."""
     if not (shutil.which("sbatch") and shutil.which("srun")):
-        raise RequestError("--cluster slurm: there is no sbatch on this machine; --cluster local needs none")
+        raise RequestError("--cluster slurm: sbatch not found; use --cluster local")
 
 
 def describe_plan(session: Session, kind: str, jobs: int) -> str:
     """Describe the runs and what their jobs ask for."""
-    asked = session.study.cluster or Cluster()
-    tasks = asked.nodes * asked.processes_each
-    wanted = [f"{key} {value}" for key, value in asked.model_dump(exclude_defaults=True).items()]
+    cluster = session.study.cluster or Cluster()
+    tasks = cluster.nodes * cluster.processes_each
+    wanted = [f"{key} {value}" for key, value in cluster.model_dump(exclude_defaults=True).items()]
     requests = f"one job per run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'defaults'}"
     return "\n".join([*describe_runs(session.study, session.load), requests])
 
@@ -73,67 +73,67 @@ def run_study(session: Session, kind: str, jobs: int) -> int:
     With kind `local` the jobs run on this machine, and this waits for them. Raises RequestError if the cluster refuses
     them, RunError if files cannot be written or a job on this machine crashed.
     """
-    asked = session.study.cluster or Cluster()
+    cluster = session.study.cluster or Cluster()
     with session.opened():
-        return _run_here(asked, session, jobs) if kind == "local" else _submit(asked, session, jobs)
+        return _run_here(cluster, session, jobs) if kind == "local" else _submit(cluster, session, jobs)
 
 
-def _unfinished(asked: Cluster, session: Session) -> list[Job]:
+def _unfinished(cluster: Cluster, session: Session) -> list[Job]:
     """Return a job per run that is neither finished nor in the queue."""
     folder, data_dir = session.folder.resolve(), session.data_dir.resolve()
     waiting = in_queue(folder)
     return [
-        Job(folder, run.name, data_dir, on_gpu=asked.gpus > 0, threads=asked.cpus, tensorboard=session.tensorboard)
+        Job(folder, run.name, data_dir, on_gpu=cluster.gpus > 0, threads=cluster.cpus, tensorboard=session.tensorboard)
         for run in session.study.runs
         if not finished(run_folder(folder, run)) and run.name not in waiting
     ]
 
 
-def _submit(asked: Cluster, session: Session, jobs: int) -> int:
+def _submit(cluster: Cluster, session: Session, jobs: int) -> int:
     """Submit the unfinished runs as one array of jobs; return their number."""
     place = session.folder.resolve() / "cluster"
     with writing(f"--cluster slurm: {place}"):
         place.mkdir(exist_ok=True)
         with FileLock(place / ".lock"):  # of two commands at the same time, the second finds the first's jobs
-            if work := _unfinished(asked, session):
-                submitted = _submit_array(_executor(asked, session.study, place, jobs), place, work)
+            if work := _unfinished(cluster, session):
+                submitted = _submit_array(_executor(cluster, session.study, place, jobs), place, work)
                 _record(place.parent, dict(zip((job.run for job in work), submitted, strict=True)))
     return len(work)
 
 
-def _executor(asked: Cluster, study: Study, place: Path, jobs: int) -> submitit.AutoExecutor:
+def _executor(cluster: Cluster, study: Study, place: Path, jobs: int) -> submitit.AutoExecutor:
     import submitit
 
     executor = submitit.AutoExecutor(place, cluster="slurm", slurm_max_num_timeout=ALWAYS)
-    limit = minutes(asked.time)
+    limit = minutes(cluster.time)
     options: dict[str, Any] = {
         "name": "".join(letter if letter.isalnum() else "-" for letter in study.name),
         "timeout_min": limit,
-        "nodes": asked.nodes,
-        "tasks_per_node": asked.processes_each,
-        "cpus_per_task": asked.cpus,
+        "nodes": cluster.nodes,
+        "tasks_per_node": cluster.processes_each,
+        "cpus_per_task": cluster.cpus,
         "stderr_to_stdout": True,
         "slurm_array_parallelism": jobs,
         "slurm_signal_delay_s": min(SIGNAL_SECONDS, limit * 20),
-        "slurm_partition": asked.partition,
-        "slurm_constraint": asked.constraint,
-        "slurm_setup": asked.setup or None,
-        "slurm_srun_args": ["--kill-on-bad-exit=1"],  # the others would wait for a process that died
-        "slurm_additional_parameters": asked.options or None,
-        "gpus_per_node": asked.gpus or None,
-        "mem_gb": asked.memory,
+        "slurm_partition": cluster.partition,
+        "slurm_constraint": cluster.constraint,
+        "slurm_setup": cluster.setup or None,
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],  # other processes would wait for one that died
+        "slurm_additional_parameters": cluster.options or None,
+        "gpus_per_node": cluster.gpus or None,
+        "mem_gb": cluster.memory,
     }
     executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
     return executor
 
 
 def _submit_array(executor: submitit.AutoExecutor, folder: Path, work: Sequence[Job]) -> list[str]:
-    """Submits jobs as one array; their numbers. Raises RequestError with the cluster's own words."""
+    """Submit jobs as one array; return their numbers. Raises RequestError with the cluster's message."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     before = _unsubmitted(folder)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # what sbatch says is said below
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # sbatch's message is reported below
             jobs = [executor.submit(job) for job in work]
     except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError, OSError) as error:
         for path in _unsubmitted(folder) - before:
@@ -141,33 +141,33 @@ def _submit_array(executor: submitit.AutoExecutor, folder: Path, work: Sequence[
                 path.unlink()
         if isinstance(error, OSError):
             raise
-        raise RequestError(f"--cluster slurm: {_words(error)}{_partitions()}") from None
+        raise RequestError(f"--cluster slurm: {_message(error)}{_partitions()}") from None
     return [job.job_id for job in jobs]
 
 
 def _unsubmitted(folder: Path) -> set[Path]:
-    """What submitit wrote for jobs that have no number."""
+    """List the files that submitit wrote for jobs without a number."""
     return {
         path for path in folder.iterdir() if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_\w+\.sh", path.name)
     }
 
 
-def _words(error: Exception) -> str:
-    """What sbatch said, on one line."""
-    said = getattr(error, "stderr", None) or str(error)
-    said = said.decode(errors="replace") if isinstance(said, bytes) else said
-    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()] or said.split("\n")[:1]
+def _message(error: Exception) -> str:
+    """Return sbatch's message on one line."""
+    output = getattr(error, "stderr", None) or str(error)
+    output = output.decode(errors="replace") if isinstance(output, bytes) else output
+    lines = [line.strip() for line in output.splitlines() if "error" in line.lower()] or output.split("\n")[:1]
     return "; ".join(dict.fromkeys(line.removeprefix("sbatch: error: ") for line in lines))
 
 
 def _partitions() -> str:
-    """The partitions there are, where the cluster says."""
-    found = sorted(set((_ask("sinfo", "-h", "-o", "%R") or "").split()))
-    return f" (its partitions: {', '.join(found)})" if found else ""
+    """List the cluster's partitions, if it has sinfo."""
+    names = sorted(set((_ask("sinfo", "-h", "-o", "%R") or "").split()))
+    return f" (partitions: {', '.join(names)})" if names else ""
 
 
 def _ask(*command: str) -> str | None:
-    """What a command of the cluster answers, or None where it is missing, fails or does not answer in time."""
+    """Return the output of a cluster command; None if it is missing, fails or times out."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -179,7 +179,7 @@ def _ask(*command: str) -> str | None:
 
 
 def _record(folder: Path, submitted: dict[str, str]) -> None:
-    """Keeps which job is which run's, for those that ask later."""
+    """Record the job of each submitted run."""
     from ablations.store import write_bytes
 
     known = _recorded(folder) | submitted
@@ -188,7 +188,7 @@ def _record(folder: Path, submitted: dict[str, str]) -> None:
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    """The job last submitted for each run."""
+    """Return the last submitted job of each run."""
     try:
         return json.loads((folder / "cluster" / "jobs.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -196,7 +196,7 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 
 def in_queue(folder: Path) -> dict[str, str]:
-    """The state, in Slurm's words and with its reason, of each run in the queue; none where that cannot be asked."""
+    """Return Slurm's state and reason for each run in the queue; empty if Slurm does not answer."""
     jobs = _recorded(folder)
     answer = _ask("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i %T %r") if jobs else None
     states = {}
@@ -207,36 +207,36 @@ def in_queue(folder: Path) -> dict[str, str]:
 
 
 def describe_queue(folder: Path) -> str | None:
-    """How many of a study's jobs the cluster has, by state; None where none were ever submitted."""
+    """Count a study's jobs in the queue by state; None if none were ever submitted."""
     if not _recorded(folder):
         return None
     counts = Counter(in_queue(folder).values())
-    return f"in the cluster's queue: {', '.join(f'{n} {state}' for state, n in counts.items()) or 'no jobs'}"
+    return f"Slurm queue: {', '.join(f'{n} {state}' for state, n in counts.items()) or 'no jobs'}"
 
 
 # ---- jobs of this machine
 
 
 def _gpus() -> list[int]:
-    """The numbers of the GPUs that this process may use; raises RequestError where they go by other names."""
+    """Return the indices of the GPUs that this process may use; raises RequestError if they are not numbers."""
     import torch
 
-    there, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        return [int(number) for number in visible.split(",")[:there]] if visible else list(range(there))
+        return [int(number) for number in visible.split(",")[:count]] if visible else list(range(count))
     except ValueError:
-        raise RequestError(f"CUDA_VISIBLE_DEVICES={visible}: --cluster local takes numbers, such as 0,1") from None
+        raise RequestError(f"CUDA_VISIBLE_DEVICES={visible}: --cluster local needs GPU indices, such as 0,1") from None
 
 
-def free_gpus(there: Sequence[int], taken: Iterable[Sequence[int]], count: int) -> list[int]:
-    """The first so many of the GPUs that are there and that nobody has taken."""
+def free_gpus(visible: Sequence[int], taken: Iterable[Sequence[int]], count: int) -> list[int]:
+    """Return the first `count` GPUs that no job has taken."""
     busy = set(itertools.chain.from_iterable(taken))
-    return [gpu for gpu in there if gpu not in busy][:count]
+    return [gpu for gpu in visible if gpu not in busy][:count]
 
 
 @dataclass(frozen=True)
 class _Started:
-    """A job of this machine, the GPUs it has, and how far its run was when it started."""
+    """A job on this machine, its GPUs, and the training step of its run when it started."""
 
     job: Job
     gpus: Sequence[int]
@@ -244,32 +244,32 @@ class _Started:
 
 
 def _step(job: Job) -> int:
-    """How far a job's run has come, by its log."""
+    """Return the last logged training step of a job's run."""
     from ablations.store import read_log
 
     log = read_log(job.study / "runs" / job.run)
     return log[-1]["step"] if log else 0
 
 
-def _goes_on(ended: Any, begun: _Started) -> bool:
-    """Whether a job that ended without a word got on: submitit starts one that is out of time six times, not more."""
+def _restarts(ended: Any, begun: _Started) -> bool:
+    """Whether to restart a job that ended without a result but made progress; submitit does so six times only."""
     unfinished = not finished(begun.job.study / "runs" / begun.job.run)
     return unfinished and not ended.task(0).paths.result_pickle.exists() and _step(begun.job) > begun.step
 
 
-def _run_here(asked: Cluster, session: Session, at_once: int) -> int:
+def _run_here(cluster: Cluster, session: Session, at_once: int) -> int:
     """Run jobs on this machine, wait for them, and return their number; raises RunError if one crashed."""
     import submitit
 
-    folder, work = session.folder.resolve(), _unfinished(asked, session)
-    executor = submitit.LocalExecutor(folder / "cluster", max_num_timeout=ALWAYS, python=_after(asked.setup))
+    folder, work = session.folder.resolve(), _unfinished(cluster, session)
+    executor = submitit.LocalExecutor(folder / "cluster", max_num_timeout=ALWAYS, python=_after(cluster.setup))
     executor.update_parameters(
-        timeout_min=minutes(asked.time),
-        tasks_per_node=asked.processes_each,
-        gpus_per_node=asked.gpus,
+        timeout_min=minutes(cluster.time),
+        tasks_per_node=cluster.processes_each,
+        gpus_per_node=cluster.gpus,
         stderr_to_stdout=True,
     )
-    visible = _gpus() if asked.gpus else []
+    visible = _gpus() if cluster.gpus else []
     waiting, broken = list(work), []
     running: dict[Any, _Started] = {}
     stops: list[int] = []
@@ -278,7 +278,7 @@ def _run_here(asked: Cluster, session: Session, at_once: int) -> int:
             while running or (waiting and not stops):
                 while waiting and len(running) < at_once and not stops:
                     job = waiting.pop(0)
-                    gpus = free_gpus(visible, (begun.gpus for begun in running.values()), asked.gpus)
+                    gpus = free_gpus(visible, (begun.gpus for begun in running.values()), cluster.gpus)
                     executor.update_parameters(visible_gpus=gpus)
                     begun = _Started(job, gpus, _step(job))
                     # Ctrl-C reaches the whole terminal, but only this process stops the job.
@@ -289,7 +289,7 @@ def _run_here(asked: Cluster, session: Session, at_once: int) -> int:
                         one._process.send_signal(signal.SIGTERM)  # its controller forwards it
                 for one in [one for one in running if one.done()]:
                     begun = running.pop(one)
-                    if _goes_on(one, begun) and not stops:
+                    if _restarts(one, begun) and not stops:
                         waiting.insert(0, begun.job)
                     elif (error := one.exception()) is not None:
                         broken.append(f"{begun.job.run}: {_last_line(error)}")
@@ -305,9 +305,9 @@ def _run_here(asked: Cluster, session: Session, at_once: int) -> int:
 
 
 def _after(setup: Sequence[str]) -> str:
-    """How a task starts Python: after these shell lines, and in the shell's place, so that signals reach it.
+    """Return the command that starts Python after the setup lines.
 
-    With submitit's own setup they would reach the shell alone.
+    Python replaces the shell, so that signals reach it; submitit's own setup would keep the shell.
     """
     if not setup:
         return shlex.quote(sys.executable)

@@ -1,51 +1,46 @@
-"""A study's folder: made, read, and compared with the study that is asked for."""
+"""Make, read and extend the folder of a study."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock
 
-from ablations.errors import RequestError, RunError
+from ablations.errors import RequestError, writing
 from ablations.recipes import MAY_CHANGE, check, read_yaml
 from ablations.store import write_bytes
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
 
-if TYPE_CHECKING:
-    pass
-
 
 def open_folder(study: Study, folder: Path) -> Study:
-    """Make the study's folder, or add to the study in it what this one has beside; return what the folder now holds.
+    """Make the study's folder, or add this study's new rows and seeds to it; return the study that it then holds.
 
-    Rows and seeds may be added, and are put on record. Raises RequestError naming what else differs.
+    Added rows and seeds are recorded. Raises RequestError naming anything else that differs.
     """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
-    try:
+    with writing(f"study folder {folder}"):
         if not (folder / "study.yaml").exists():
             _make_folder(folder)
-        elif (there := _with_additions(read_study(folder), study, folder)) == read_study(folder):
-            return there  # a folder that may only be read can be opened
+        elif (whole := _with_additions(read_study(folder), study, folder)) == read_study(folder):
+            return whole  # a read-only folder can be opened
         with FileLock(folder / ".study.yaml.lock"):
             new = not (folder / "study.yaml").exists()
-            there = begun(study) if new else _with_additions(read_study(folder), study, folder)
-            write_study(there, folder)
-    except OSError as error:
-        raise RunError(f"study folder {folder}: cannot be written ({error.strerror})") from None
-    return there
+            whole = begun(study) if new else _with_additions(read_study(folder), study, folder)
+            write_study(whole, folder)
+    return whole
 
 
 def _make_folder(folder: Path) -> None:
-    """Make an empty folder; raises RequestError where something else is in it."""
+    """Make an empty folder; raises RequestError if it holds anything else."""
     entries = list(folder.iterdir()) if folder.exists() else []
     others = [entry for entry in entries if not entry.name.startswith(".study.yaml.")]
-    if others and not (folder / "study.yaml").exists():  # else another command has just made it
+    if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
         raise RequestError(f"{folder} is not empty and holds no study.yaml; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -56,11 +51,11 @@ def write_study(study: Study, folder: Path) -> None:
     write_bytes(folder / "study.yaml", text.encode())
 
 
-def _with_additions(before: Study, asked: Study, folder: Path) -> Study:
-    """The study of a folder with what is asked for beside it; raises RequestError if anything else differs."""
-    differs = differences(_fixed(before, before), _fixed(asked, before))
-    if differs:
-        shown = "; ".join(differs[:3]) + (f"; and {len(differs) - 3} more" if len(differs) > 3 else "")
+def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
+    """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
+    changed = differences(_fixed(before, before), _fixed(requested, before))
+    if changed:
+        shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
     last = stage_numbers(before)
     newest = max(len(before.stages), 1)
@@ -70,11 +65,11 @@ def _with_additions(before: Study, asked: Study, folder: Path) -> Study:
         for seed in before.seeds
         if last(row.row, seed) == newest
     )
-    return extended(before, asked, looked)
+    return extended(before, requested, looked)
 
 
 def _fixed(study: Study, before: Study) -> dict[str, Any]:
-    """What may not change of a study as plain values, its rows under their names, without additions to `before`."""
+    """Return what may not change of a study as plain values, rows by name, without additions to `before`."""
     values = study.model_dump(
         mode="json",
         exclude={"cluster": True, "precision": True, "stages": True, "recipes": {"__all__": set(MAY_CHANGE)}},
@@ -96,21 +91,21 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
 
 
 def _has_seeds(study: Study, before: Study) -> bool:
-    """Whether a study has all seeds of `before`, or all that it began with while it asks for the same precision."""
+    """Whether a study has all seeds of `before`, or those of its first stage and the same precision."""
     if study.precision is not None and study.precision == before.precision:
         return set(before.stages[0].seeds) <= set(study.seeds)
     return set(before.seeds) <= set(study.seeds)
 
 
 def read_study(folder: Path) -> Study:
-    """The study of a folder; raises RequestError where it holds none."""
+    """Read the study of a folder; raises RequestError if it holds none."""
     if not (folder / "study.yaml").is_file():
-        raise RequestError(f"{folder} is not a study's folder: it holds no study.yaml")
+        raise RequestError(f"{folder} is not a study folder: it has no study.yaml")
     return check(Study, read_yaml(folder / "study.yaml", "study"), f"study {folder / 'study.yaml'}")
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Where two nested values differ, as `recipes.quick.learning_rate was 0.004 and is now 0.002`."""
+    """List where two nested values differ, as `recipes.quick.learning_rate was 0.004 and is now 0.002`."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
         return [line for key in keys for line in differences(before.get(key), now.get(key), f"{path}.{key}".strip("."))]
@@ -121,15 +116,15 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def _brief(value: Any) -> str:
-    text = "not there" if value is None else str(value)
+    text = "not set" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def run_folder(study_folder: Path, run: RunConfig) -> Path:
-    """Where a run of a study lies."""
+    """Return the folder of a study's run."""
     return study_folder / "runs" / run.name
 
 
 def slug(design: str) -> str:
-    """A design's name as a folder's."""
+    """Turn a design's name into a folder's."""
     return re.sub(r"[^A-Za-z0-9@=_.,-]+", "-", design).strip("-.,")

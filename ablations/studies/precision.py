@@ -1,4 +1,4 @@
-"""What a plan detects, and the second stage of a study that asks for a precision, sized by the spread of the first."""
+"""State which differences a plan detects, and size the second stage of a study that asks for a precision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ablations.studies.stages import sized, unsized
 
 
 def add_needed_seeds(folder: Path) -> Study:
-    """Add the seeds that the precision needs, once all runs have ended; return the study that the folder now holds.
+    """Add the seeds that the precision needs, once all runs are finished; return the study that the folder then holds.
 
     Raises RunError if no comparison's variance is known.
     """
@@ -21,7 +21,7 @@ def add_needed_seeds(folder: Path) -> Study:
     study = read_study(folder)
     if not unsized(study):
         return study
-    with FileLock(folder / ".study.yaml.lock"):  # of two commands at once, the second finds the first's seeds
+    with FileLock(folder / ".study.yaml.lock"):  # of two commands at the same time, the second finds the first's seeds
         study = read_study(folder)
         if not unsized(study) or not all(finished(run_folder(folder, run)) for run in study.runs):
             return study
@@ -31,20 +31,20 @@ def add_needed_seeds(folder: Path) -> Study:
         assert study.precision is not None
         needed = seeds_needed(study_runs(study, folder), study.precision.half_width, study.measure)
         if needed is None:
-            raise RunError(f"study folder {folder}: no comparison has two finished runs, so its spread is not known")
+            raise RunError(f"study folder {folder}: no comparison has two finished runs, so the variance is unknown")
         study = sized(study, needed)
         write_study(study, folder)
     return study
 
 
 def describe_precision(study: Study) -> str | None:
-    """What the study's last stage was computed to need; None if it was not computed."""
+    """Describe the seeds that the last stage needs; None if they were not computed."""
     if not study.stages or (last := study.stages[-1]).precision is None or last.needed is None:
         return None
-    asked, seeds = last.precision, len(study.seeds)
-    text = f"±{asked.half_width:g} needs {last.needed} seeds per row"
-    if last.needed > asked.max_seeds:
-        return f"{text}; max_seeds={asked.max_seeds} stops at {seeds}"
+    precision, seeds = last.precision, len(study.seeds)
+    text = f"±{precision.half_width:g} needs {last.needed} seeds per row"
+    if last.needed > precision.max_seeds:
+        return f"{text}; max_seeds={precision.max_seeds} stops at {seeds}"
     added = len(last.seeds) if len(study.stages) > 1 else 0
     return (
         f"{text}; {added} were added to {seeds - added}" if added else f"{text}; the {seeds} that are there are enough"

@@ -1,4 +1,4 @@
-"""The runs of a study as one tidy frame, from its run folders or as published: what every command shows of them."""
+"""Read the runs of a study as one tidy frame, from its run folders or as published."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from ablations.studies.folder import run_folder
 from ablations.studies.run import finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, describe_stage, stage_numbers
+
+# How each status of a run is printed.
+SHOWN = {"done": "finished", "running": "running", "stopped": "interrupted", "failed": "failed", "left": "pending"}
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -110,12 +113,10 @@ def describe(study: Study, folder: Path) -> str:
     """Describe the state of a study in a few lines."""
     runs = study_runs(study, folder).drop_duplicates("run")
     counts = runs["status"].value_counts()
-    words = ", ".join(
-        f"{counts.get(status, 0)} {status}" for status in ("done", "running", "stopped", "failed", "left")
-    )
-    lines = [f"{study.name}: {len(runs)} runs: {words}"]
+    summary = ", ".join(f"{counts.get(status, 0)} {shown}" for status, shown in SHOWN.items())
+    lines = [f"{study.name}: {len(runs)} runs: {summary}"]
     for run in runs.to_dict("records"):
-        name = f"  {run['run']} {run['status']}"
+        name = f"  {run['run']} {SHOWN[run['status']]}"
         if run["status"] == "failed":
             lines.append(f"{name}: {run['reason']}")
         elif run["status"] in ("running", "stopped"):
@@ -124,14 +125,14 @@ def describe(study: Study, folder: Path) -> str:
     open_runs = len(runs) - len(done) - counts.get("failed", 0)
     if open_runs and len(done):
         each = done["seconds"].mean()
-        lines.append(f"  about {clock(each * open_runs)} left, one run after the other at {clock(each)} a run")
+        lines.append(f"  about {clock(each * open_runs)} left if runs follow one another, at {clock(each)} per run")
     if len(study.stages) > 1:
         lines += [f"  {describe_stage(number, stage)}" for number, stage in enumerate(study.stages, 1)]
     return "\n".join(lines)
 
 
 def predictions(study: Study, folder: Path) -> Callable[[str, int], np.ndarray | None]:
-    """For a row and a seed, which test images its run got right; None where its folder does not tell."""
+    """Return a function from row and seed to which test images were classified correctly, or None if not recorded."""
     rows = {row.row: row for row in study.rows}
 
     def correct(row: str, seed: int) -> np.ndarray | None:
@@ -149,10 +150,10 @@ def predictions(study: Study, folder: Path) -> Callable[[str, int], np.ndarray |
 
 
 def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
-    """A line for each line of each run's log: row, label, seed, images seen, and loss and top-1 since the line before.
+    """Return one line per log line of each run: row, label, seed, images seen, loss and top-1 since the line before.
 
-    Rows of one design share a run, and so its log; a run that is still going has the lines it has written. A log ends
-    before the first line that lacks one of the numbers.
+    Rows of one design share a run and its log. A running run has the lines written so far. A log is read up to
+    the first line that lacks one of the numbers.
     """
     logs = {run.name: list(takewhile(_has_numbers, read_log(run_folder(folder, run)))) for run in study.runs}
     lines = [
@@ -165,7 +166,7 @@ def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
 
 
 def _has_numbers(line: dict[str, Any]) -> bool:
-    """Whether a line of a log has the numbers that every line has."""
+    """Whether a log line has all the numbers it should have."""
     return all(type(line.get(key)) in (int, float) for key in ("step", "images", "loss", "top1"))
 
 

@@ -1,4 +1,4 @@
-"""A run: one design under one recipe with one seed, in a folder that is the whole record of it."""
+"""Train a run: one design under one recipe with one seed, recorded in a folder of its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pandas", "pydantic")
 
 
 def _whole(flags: dict[str, Any]) -> dict[str, Any]:
-    """All flags of a design: those that an older folder does not know are off in it."""
+    """Return all flags of a design; a folder older than a flag has it off."""
     return Design().with_flags(flags).flags() if flags else {}
 
 
@@ -48,9 +48,9 @@ Flags = Annotated[dict[str, Any], AfterValidator(_whole)]
 
 
 class RunConfig(BaseModel):
-    """Everything that a run's result follows from, but for the machine.
+    """Everything that determines a run's result, except the machine.
 
-    `flags` is the whole design; where there are none, `reference` is another project's network.
+    `flags` is the whole design; if empty, `reference` names a reference model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +67,7 @@ class RunConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """The run's folder's name."""
+        """Name the run's folder."""
         return f"{self.row}-s{self.seed}"
 
     @property
@@ -75,7 +75,7 @@ class RunConfig(BaseModel):
         return Design().with_flags(self.flags)
 
     def cost(self, data: DataSet) -> tuple[int, int]:
-        """Parameters and multiply-adds on this data; raises RequestError where its images are too small."""
+        """Count parameters and MACs for this dataset; raises RequestError if its images are too small."""
         try:
             if self.reference is not None:
                 cost = _count_reference(self.reference, data.image_size, data.channels, len(data.classes))
@@ -85,12 +85,12 @@ class RunConfig(BaseModel):
             raise RequestError(f"{self.row} on {data.name}: {error}") from None
 
     def images(self, data: DataSet) -> int:
-        """Images seen in training on this data."""
+        """Return the number of training images seen, counting repeats."""
         steps_per_epoch = len(data.train) // self.recipe.batch_size
         return max(round(self.recipe.max_epochs * steps_per_epoch), 1) * self.recipe.batch_size
 
     def check(self, data: DataSet, processes: int = 1) -> None:
-        """Raises RequestError where design or recipe do not fit the data or so many processes."""
+        """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
         from ablations.training.trainer import check_batch
 
         self.cost(data)
@@ -101,19 +101,19 @@ class RunConfig(BaseModel):
 
     @property
     def note(self) -> str | None:
-        """What sets this run apart from the others of its study, if anything does."""
+        """Describe how this run differs from the others of its study, if it does."""
         from modernize.reference import has_stochastic_depth
 
         if self.reference is None:
             return None
-        without = " and without stochastic depth, which it does not have"
+        without = " and without stochastic depth, which it lacks"
         lacks = self.recipe.drop_path_rate and not has_stochastic_depth(self.reference)
-        return f"torchvision's network, initialised as torchvision does{without if lacks else ''}"
+        return f"torchvision's network and initialization{without if lacks else ''}"
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands (`done`, `failed`, `running`, `stopped` half-way, `left`), its result, its last log line."""
+    """A run's status (`done`, `failed`, `running`, `stopped` or `left`), its result and its last log line."""
 
     status: str
     result: dict[str, Any]
@@ -121,7 +121,7 @@ class State:
 
 
 def read_state(folder: Path) -> State:
-    """The state of a run's folder, which need not be there and may be being written."""
+    """Read the state of a run's folder, which may not exist, or may be in use."""
     from ablations.store import DamagedError, read_json, read_log
 
     try:
@@ -137,13 +137,13 @@ def read_state(folder: Path) -> State:
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run has a result, good or bad."""
+    """Whether the run has a result, `done` or `failed`."""
     return (folder / "result.json").exists()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Whether this process now holds the run: the lock of a process that died is free."""
+    """Lock the run's folder and yield whether that succeeded; the lock of a dead process is free."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -158,7 +158,7 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in the folder; not where the folder may only be read and so cannot tell."""
+    """Whether a process holds the run; False in a read-only folder, whose lock cannot be tried."""
     if not (folder / ".lock").exists():
         return False
     try:
@@ -176,11 +176,11 @@ def execute(
     callbacks: Callbacks | None = None,
     group: Group = ALONE,
 ) -> dict[str, Any]:
-    """Trains a run, from its last checkpoint if it has one, and returns its result, which stands in `result.json`.
+    """Train a run, from its last checkpoint if it has one; return its result and write it to `result.json`.
 
-    A run that diverges or breaks is a result too: `status` failed, with the reason. In a group of processes all call
-    this, and rank 0 writes. Raises Interrupted when `stopping` says so, RequestError where the recipe does not fit the
-    data, RunError where the folder cannot be written.
+    A run that diverges or crashes has a result too: `status` failed, with the reason. In a group all processes call
+    this, and rank 0 writes. Raises Interrupted if the callbacks stop it, RequestError if the recipe does not fit the
+    data, RunError if the folder cannot be written.
     """
     from ablations.store import write_bytes, write_json
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
@@ -199,10 +199,10 @@ def execute(
         except (DivergedError, DamagedDataError) as error:
             result = {"status": "failed", "reason": str(error), **facts}
         except Exception as error:
-            if group.size > 1:  # this process alone may be in trouble: the others wait for it, and all must end
+            if group.size > 1:  # the other processes wait for this one, so all must end
                 raise
             write_bytes(folder / "traceback.txt", traceback.format_exc().encode())
-            # of an error in a process that prepares images, the last line says what it was
+            # An error in a worker that loads images ends with its own message.
             words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
             reason = one_line(f"{type(error).__name__}: {words}")[:500]
             result = {"status": "failed", "reason": reason, **facts}
@@ -217,7 +217,7 @@ def execute(
 
 
 def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
-    """Puts a run's folder in order, and what it is and now runs on into it."""
+    """Clean a run's folder and write its configuration and this session's environment."""
     from ablations.store import remove_leftovers, write_bytes
 
     remove_leftovers(folder)
@@ -252,7 +252,7 @@ def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callback
 
 
 def build_network(config: RunConfig, data: DataSet) -> nn.Module:
-    """The run's network for this data, its weights drawn from torch's global generator."""
+    """Build the run's network for this dataset, with weights initialized from torch's global RNG."""
     from modernize.models import build
     from modernize.reference import build_reference
 
@@ -263,7 +263,7 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
 
 
 def _measured(trained: Result) -> dict[str, Any]:
-    """A result's numbers."""
+    """Return the numbers of a result."""
     averaged = trained.averaged
     return {
         "top1": trained.evaluation.top1,
@@ -279,7 +279,7 @@ def _measured(trained: Result) -> dict[str, Any]:
 
 
 def _write_predictions(folder: Path, trained: Result) -> str:
-    """Writes what was predicted for each test image; the file's checksum."""
+    """Write the predicted class of each test image; return the file's checksum."""
     import numpy as np
 
     from ablations.store import write_bytes
@@ -292,7 +292,7 @@ def _write_predictions(folder: Path, trained: Result) -> str:
 
 
 def _record_session(path: Path, session: dict[str, Any]) -> None:
-    """Adds what a run now starts or goes on with to what it was started with."""
+    """Append this session's environment to those of earlier sessions."""
     from ablations.store import DamagedError, read_json, write_json
 
     try:
@@ -300,12 +300,12 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
     except (FileNotFoundError, DamagedError):
         sessions = []
     if sessions and sessions[0]["data"] != session["data"]:
-        raise RequestError(f"run {path.parent} was started on other data; put that back, or choose another --out")
+        raise RequestError(f"run {path.parent} was started with other data; restore that data, or choose another --out")
     write_json(path, {"sessions": [*sessions, session]})
 
 
 def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
-    """Gives a run whose process died a result that says so, its checkpoints staying; not where another has taken it."""
+    """Write a failed result for a run whose process died; return False if another process has taken the run."""
     from ablations.store import write_json
 
     with locked(folder) as free:
@@ -317,14 +317,14 @@ def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
 
 
 def load_data(run: RunConfig, data_dir: Path) -> DataSet:
-    """The data of a run, as its recipe wants it; raises RequestError."""
+    """Load the dataset of a run, as its recipe asks; raises RequestError."""
     from ablations.data.datasets import load
 
     return load(run.data, data_dir, **data_wanted(run), evaluate=run.evaluate)
 
 
 def data_wanted(run: RunConfig) -> dict[str, Any]:
-    """What a run's recipe wants of the images of its data: runs that want the same may share them."""
+    """Return what a recipe asks of the images; runs that ask the same may share a dataset."""
     recipe = run.recipe
     return {
         "image_size": recipe.image_size,
@@ -347,7 +347,7 @@ def _count_reference(name: str, image_size: int, in_channels: int, num_classes: 
 
 
 def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[str, Any]:
-    """What produced a run: code, packages, machine, device, threads, seed and data."""
+    """Describe what produces a run: code, packages, machine, device, threads, seed and data."""
     import torch
 
     cuda = device.startswith("cuda")
@@ -367,7 +367,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
 
 
 def _commit() -> str | None:
-    """The code's git commit, with `+` where files differ from it; none outside a checkout."""
+    """Return the code's git commit, with `+` if files differ from it; None outside a checkout."""
     place = Path(__file__).parent
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:

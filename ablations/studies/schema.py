@@ -1,10 +1,10 @@
-"""Studies: which designs are trained, under which recipe, on which data, with which seeds."""
+"""Studies as YAML and as data: designs, recipes, dataset and seeds."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -12,7 +12,6 @@ from ablations.errors import RequestError
 from ablations.recipes import Number, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
-from ablations.studies.stages import Precision, Seed, Stage
 from modernize.design import BY_NAME, nearest
 
 if TYPE_CHECKING:
@@ -23,71 +22,73 @@ Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recip
 KINDS: tuple[str, ...] = get_args(Kind)
 Measure = Literal["top1", "loss"]
 Resolution = Literal["III", "IV", "V"]
+MAX_SEEDS = 20  # of a study that asks for precision, unless it sets another limit
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 class StudyFile(BaseModel):
-    """What a study's YAML file holds."""
+    """Contents of a study's YAML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
-    base: str = Field(description="the design it starts from; for a roadmap its name, with flags for another size")
-    end: str | None = Field(default=None, description="the design it leads to; none: the last row of base's roadmap")
-    flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="which flags, or their values")
-    orders: Whole | None = Field(default=None, ge=1, le=10_000, description="random orders to walk; none: 10")
-    orders_seed: Whole | None = Field(default=None, ge=0, description="which random orders; none: 0")
-    resolution: Resolution | None = Field(default=None, description="of a screen's design; none: IV")
-    runs: Whole | None = Field(default=None, ge=2, le=4096, description="combinations of a screen; none: the fewest")
-    max_cost: Number | None = Field(default=None, gt=0, description="times the base's multiply-adds; none: 5")
+    base: str = Field(description="starting design; for a roadmap its name, with flags for another size")
+    end: str | None = Field(default=None, description="final design; none: the last row of base's roadmap")
+    flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="flags to study, or their values")
+    orders: Whole | None = Field(default=None, ge=1, le=10_000, description="number of random orders; none: 10")
+    orders_seed: Whole | None = Field(default=None, ge=0, description="seed of the random orders; none: 0")
+    resolution: Resolution | None = Field(default=None, description="resolution of a screen's design; none: IV")
+    runs: Whole | None = Field(default=None, ge=2, le=4096, description="combinations of a screen; none: the minimum")
+    max_cost: Number | None = Field(default=None, gt=0, description="max. MACs relative to the base's; none: 5")
     recipe: str | None = Field(default=None, description="a recipe's name or YAML file; none: quick")
-    original_recipe: str | None = Field(default=None, description="for a roadmap's row of the original recipe")
-    extras: list[str] | None = Field(default=None, min_length=1, description="rows of a roadmap beyond the paper's")
-    recipes: list[str] | None = Field(default=None, min_length=2, description="what a study of recipes compares")
+    original_recipe: str | None = Field(default=None, description="recipe of a roadmap's first row")
+    extras: list[str] | None = Field(default=None, min_length=1, description="rows of a roadmap that the paper lacks")
+    recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, for kind recipes")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
     measure: Measure | None = Field(default=None, description="what verdicts are about: top1 or loss; none: top1")
     seeds: list[Seed] = Field(default=[0], min_length=1)
-    precision: float | None = Field(default=None, gt=0, description="half the width that intervals may have")
-    max_seeds: Whole | None = Field(default=None, ge=2, description="seeds per row, at most, for precision; none: 20")
-    budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`, in place of the recipe's")
-    references: list[str] = Field(default=[], description="other people's networks beside the rows: torchvision:NAME")
-    cluster: Cluster | None = Field(default=None, description="what each run asks a Slurm cluster for")
+    precision: float | None = Field(default=None, gt=0, description="max. half-width of the 95% CIs (pp)")
+    max_seeds: Whole | None = Field(default=None, ge=2, description="max. seeds per row, for precision; none: 20")
+    budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`; overrides the recipe's")
+    references: list[str] = Field(default=[], description="reference models to train too: torchvision:NAME")
+    cluster: Cluster | None = Field(default=None, description="Slurm resources of each run")
 
     @field_validator("flags", mode="before")
     @classmethod
     def _check_flags(cls, flags: Any) -> Any:
-        """Refuses what is neither a list of flags nor a list of values for each."""
+        """Accept a list of flags, or a list of values per flag."""
         if flags is None:
             return None
         if not isinstance(flags, (list, dict)) or not flags:
             raise ValueError("write names, such as [depthwise, norm], or values, such as kernel_size: [3, 5, 7]")
         for flag in flags:
             if not isinstance(flag, str):
-                raise ValueError("flags are named by words, such as kernel_size")
+                raise ValueError("a flag is a name, such as kernel_size")
             if flag not in BY_NAME:
                 raise ValueError(f"unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
         if isinstance(flags, list):
             twice = [flag for flag in BY_NAME if flags.count(flag) > 1]
             if twice:
-                raise ValueError(f"{twice[0]} is there twice")
+                raise ValueError(f"{twice[0]} is listed twice")
         else:
             for flag, values in flags.items():
                 if not isinstance(values, list) or not values:
                     raise ValueError(f"{flag} needs a list of values, as in kernel_size: [3, 5, 7]")
                 if not all(map(_is_plain, values)):
-                    raise ValueError(f"{flag}: its values must be words, numbers below 2147483648 or lists of these")
+                    raise ValueError(f"{flag}: values must be strings, numbers below 2147483648 or lists of these")
         return flags
 
 
 def _is_plain(value: Any, depth: int = 1) -> bool:
-    """Whether a value from YAML is one that a flag may take: aliases and numbers without end are not."""
+    """Whether a flag may take a value from YAML; nested lists and huge numbers are refused."""
     if isinstance(value, list):
         return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
     return value is None or isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) < 2**31)
 
 
 class StudyRow(BaseModel):
-    """A design of a study. One that another row has already, recipe and all, is that row's `same_as`, trained once."""
+    """A design of a study; `same_as` names the row that has the same design and recipe, whose runs it shares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,9 +102,9 @@ class StudyRow(BaseModel):
 
 
 class FollowUp(BaseModel):
-    """Rows that were added to a screening study to tell the interaction `resolve` from its aliases.
+    """Rows that were added to a screening study to separate the interaction `resolve` from its aliases.
 
-    `apart` are that interaction and its aliases, each written as two flags: stem:norm.
+    `apart` lists that interaction and its aliases, each written as two flags: stem:norm.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,7 +117,7 @@ class FollowUp(BaseModel):
 class Screen(BaseModel):
     """The design of a screening study: each flag with its base value and its final value, and how rows were chosen.
 
-    `max_cost` is in units of the base's multiply-adds. `generators` are those of a regular fraction, in words.
+    `max_cost` is relative to the base's MACs. `generators` are those of a regular fraction, as text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,8 +130,33 @@ class Screen(BaseModel):
     follow_ups: list[FollowUp] = []
 
 
+class Precision(BaseModel):
+    """Requested precision: seeds are added until every comparison's 95% CI is at most ±half_width (pp)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    half_width: float = Field(gt=0)
+    max_seeds: int = Field(default=MAX_SEEDS, ge=2)
+
+    def __str__(self) -> str:
+        return f"precision {self.half_width:g}"
+
+
+class Stage(BaseModel):
+    """Seeds and rows that were added together. Each added row has all seeds, and each added seed all rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    why: str
+    date: str | None = Field(default=None, description="UTC; none in folders older than stages")
+    seeds: list[Seed]
+    rows: list[str]
+    precision: Precision | None = Field(default=None, description="the request that this stage fulfils")
+    needed: int | None = Field(default=None, description="seeds that the request needs, where max_seeds allows fewer")
+
+
 class Study(BaseModel):
-    """A study with everything resolved, as `study.yaml` in its folder holds it."""
+    """A study with all designs and recipes resolved, as stored in its folder's `study.yaml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -149,16 +175,16 @@ class Study(BaseModel):
     screen: Screen | None = None
     cluster: Cluster | None = None
     precision: Precision | None = None
-    stages: list[Stage] = Field(default=[], description="none in folders made before stages were recorded: one stage")
+    stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
 
     @property
     def runs(self) -> list[RunConfig]:
-        """The runs, seed by seed, so that every row is there once before any has a second seed."""
+        """Return the runs, seed by seed: every row has one seed before any has a second."""
         distinct = [row for row in self.rows if row.same_as is None]
         return [self.run(row, seed) for seed in self.seeds for row in distinct]
 
     def run(self, row: StudyRow, seed: int) -> RunConfig:
-        """The run of a row with a seed."""
+        """Return the run of a row and a seed."""
         return RunConfig(
             row=row.same_as or row.row,
             label=row.label,
@@ -172,21 +198,21 @@ class Study(BaseModel):
         )
 
     def on(self, data: DataSet) -> Study:
-        """The study on this very data: its checksum kept, its budget put into its recipes."""
-        found = self.model_copy(update={"data_checksum": data.checksum})
+        """Return the study on this dataset: with its checksum, and its budget applied to the recipes."""
+        study = self.model_copy(update={"data_checksum": data.checksum})
         if self.budget is None:
-            return found
+            return study
         amount, unit = read_budget(self.budget)
         recipes = {}
         for name, recipe in self.recipes.items():
-            # an epoch leaves out its last, smaller batch
+            # An epoch drops its last, smaller batch.
             seen = len(data.train) // recipe.batch_size * recipe.batch_size
             recipes[name] = stretched(recipe, amount / seen if unit == "images" and seen else amount)
-        return found.model_copy(update={"recipes": recipes})
+        return study.model_copy(update={"recipes": recipes})
 
 
 def read_budget(budget: str) -> tuple[float, str]:
-    """A budget's amount and unit; raises RequestError."""
+    """Return a budget's amount and unit; raises RequestError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*(epochs?|images?)\s*", budget)
     if not match or not 0 < float(match[1]) < math.inf:
         raise RequestError(f"budget {budget!r}: write epochs or images, such as 5epochs or 200000images")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ablations.errors import RequestError
 from ablations.studies.folder import read_study
-from ablations.studies.kinds import _base, _recipe, _steps, set_name
+from ablations.studies.kinds import base_design, final_values, main_recipe, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
 from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
-from modernize.design import BY_NAME, Design, DesignError, nearest, split_name, text
+from modernize.design import BY_NAME, Design, DesignError, nearest, setting, split_name, text
 from modernize.models import design as named
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import NAMES as ROADMAPS
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 MAX_COST = 5.0  # times the base's multiply-adds, unless the study sets another limit
 
 
-def screen_of(given: StudyFile) -> tuple[Screen, list[StudyRow]]:
+def screen_of(request: StudyFile) -> tuple[Screen, list[StudyRow]]:
     """Choose the flags, their values and the combinations of a screening study; raises RequestError."""
-    base, steps = _base(given), _steps(given)
+    base, steps = base_design(request), final_values(request)
     start, final = base.flags(), base.with_flags(steps).flags()
     values = {flag: [start[flag], final[flag]] for flag in steps}
     for flag, (low, high) in values.items():
         if low == high:
-            raise RequestError(f"flags: {flag}={_text(flag, low)} is the base's value already")
+            raise RequestError(f"flags: {setting(flag, low)} is the base's value already")
     if len(values) < 2:
         raise RequestError("flags: a study of kind screen needs two flags or more; for one flag use a sweep")
-    resolution, max_cost = given.resolution or "IV", given.max_cost or MAX_COST
-    costs = combination_costs(base, values, given.base)
-    design = screening_design(np.where(costs <= max_cost, costs, np.inf), resolution, given.runs)
+    resolution, max_cost = request.resolution or "IV", request.max_cost or MAX_COST
+    costs = combination_costs(base, values, request.base)
+    design = screening_design(np.where(costs <= max_cost, costs, np.inf), resolution, request.runs)
     screen = Screen(
         flags=values,
         resolution=resolution,
@@ -46,7 +46,7 @@ def screen_of(given: StudyFile) -> tuple[Screen, list[StudyRow]]:
         method=design.method,
         generators=list(_generators(design, list(values))),
     )
-    return screen, _rows(design.signs, values, base, given.base, _recipe(given))
+    return screen, _rows(design.signs, values, base, request.base, main_recipe(request))
 
 
 def _rows(signs: Signs, values: Mapping[str, list[Any]], base: Design, name: str, recipe: str) -> list[StudyRow]:
@@ -62,7 +62,7 @@ def _rows(signs: Signs, values: Mapping[str, list[Any]], base: Design, name: str
 
 
 def _generators(design: ScreeningDesign, flags: list[str]) -> Iterator[str]:
-    """The generators in words: norm = -stem * width."""
+    """Write the generators: norm = -stem * width."""
     for flag, sign, factors in design.generators:
         yield f"{flags[flag]} = {'-' if sign < 0 else ''}{' * '.join(flags[factor] for factor in factors)}"
 
@@ -72,7 +72,7 @@ def _text(flag: str, value: Any) -> str:
 
 
 def combination_costs(base: Design, values: Mapping[str, list[Any]], name: str) -> NDArray[np.float64]:
-    """Multiply-adds of every combination in units of the base's, infinite where it cannot be built: (2**flags,).
+    """Return the MACs of every combination relative to the base's, infinite if it cannot be built: (2**flags,).
 
     They are counted for the images of the base's roadmap. Bit j of a combination's number says whether flag j has its
     final value.
@@ -97,7 +97,7 @@ def combination_costs(base: Design, values: Mapping[str, list[Any]], name: str) 
 
 
 def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
-    """For each row of a screening study, -1 or +1 per flag."""
+    """Return -1 or +1 per flag for each row of a screening study."""
     assert study.screen
     finals = {flag: final for flag, (_, final) in study.screen.flags.items()}
     return {
@@ -108,7 +108,7 @@ def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
 
 
 def factors_of(study: Study) -> Factors | None:
-    """What a screening study varies, for its report; None for another kind."""
+    """Return what a screening study varies, for its report; None for another kind."""
     from reports.screen_tables import Factors
 
     if study.screen is None:
@@ -129,7 +129,7 @@ def _design_words(screen: Screen, rows: int) -> str:
 
 
 def _pair(pair: str, flags: list[str]) -> tuple[int, int]:
-    """The places of two flags; raises RequestError."""
+    """Return the indices of two flags; raises RequestError."""
     parts = pair.split(":")
     for part in parts:
         if part not in flags:
@@ -167,9 +167,9 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
     base = named(study.base)
     costs = combination_costs(base, screen.flags, study.base)
     costs[costs > screen.max_cost] = np.inf
-    told_apart = [_pair(one, flags) for follow_up in screen.follow_ups for one in follow_up.apart]
+    separated = [_pair(one, flags) for follow_up in screen.follow_ups for one in follow_up.apart]
     first = len(signs) - sum(len(one.rows) for one in screen.follow_ups)
-    apart = [wanted, *(member for member in members if member != wanted), *told_apart]
+    apart = [wanted, *(member for member in members if member != wanted), *separated]
     added = augmented(signs, costs, apart, runs or first // 2)
     rows = _rows(added, screen.flags, base, study.base, study.rows[0].recipe)
     follow_up = FollowUp(
@@ -182,25 +182,25 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
 
 
 def with_follow_ups(study: Study, folder: Path) -> Study:
-    """The study with the design that its folder has, if that was made for the same request.
+    """Return the study with the design stored in its folder, if that was made for the same request.
 
     The folder may have follow-up rows. An optimal design may also differ between machines in the last digits of a
     determinant, and the folder's is the one that was begun.
     """
     if study.screen is None or not (folder / "study.yaml").is_file():
         return study
-    there = read_study(folder)
-    asked = {"flags", "resolution", "max_cost", "method", "generators"}
-    if there.screen is None or there.screen.model_dump(include=asked) != study.screen.model_dump(include=asked):
+    stored = read_study(folder)
+    fields = {"flags", "resolution", "max_cost", "method", "generators"}
+    if stored.screen is None or stored.screen.model_dump(include=fields) != study.screen.model_dump(include=fields):
         return study
-    first = len(there.rows) - sum(len(one.rows) for one in there.screen.follow_ups)
+    first = len(stored.rows) - sum(len(one.rows) for one in stored.screen.follow_ups)
     if first != len(study.rows):
         return study
-    return study.model_copy(update={"screen": there.screen, "rows": there.rows})
+    return study.model_copy(update={"screen": stored.screen, "rows": stored.rows})
 
 
 def describe_screen(study: Study) -> list[str]:
-    """The design of a screening study: generators, aliases, cost, and standard errors beside one-in's."""
+    """Describe the design of a screening study: generators, aliases, cost, and standard errors beside one-in's."""
     from reports.statistics.screening import alias_strings, main_aliases
 
     factors = factors_of(study)
@@ -214,7 +214,7 @@ def describe_screen(study: Study) -> list[str]:
     strings = [f"  {string.written(flags)}" for string in alias_strings(signs) if string.others]
     return [
         f"{study.name}: {len(flags)} flags, {factors.design}",
-        f"  multiply-adds: {costs.min():.2f} to {costs.max():.2f} times the base's (limit {study.screen.max_cost:g}), "
+        f"  MACs: {costs.min():.2f} to {costs.max():.2f} times the base's (limit {study.screen.max_cost:g}), "
         f"{costs.sum() * len(study.seeds):.1f} times in all",
         *(f"  {generator}" for generator in study.screen.generators),
         f"aliases of main effects among interactions of two flags:{'' if biased else ' none'}",
@@ -226,7 +226,7 @@ def describe_screen(study: Study) -> list[str]:
 
 
 def _errors(signs: Signs, factors: Factors) -> Iterator[str]:
-    """Standard errors and the smallest effect that is detected, in standard deviations of a run."""
+    """Yield the standard errors and the smallest detected effect, in standard deviations of a run."""
     from reports.statistics.screening import detectable, standard_errors
 
     flags = len(factors.values)
@@ -237,7 +237,7 @@ def _errors(signs: Signs, factors: Factors) -> Iterator[str]:
         f"{len(signs)} runs: {one_in:.2f}"
     )
     if factors.apart:
-        yield f"standard error of the interactions told apart: {_range(errors[flags:])}"
+        yield f"standard error of the separated interactions: {_range(errors[flags:])}"
     smallest = detectable(signs, factors.apart)
     if np.isfinite(smallest):
         yield f"smallest average effect detected with 80% power: {smallest:.1f} standard deviations of a run"
