@@ -176,15 +176,17 @@ def _steps(table: Table, compared: Table, measure: Measure) -> pd.DataFrame:
     top1 = {f"top1_{name}": name for name in ("difference", "low", "high")} if measure != "top1" else {}
     frame = compared.frame.set_index("row")
     frame = frame.drop(columns=list(top1.values())).rename(columns=top1)
-    differences = frame.reindex(columns=["difference", "low", "high", "verdict"])
+    differences = frame.reindex(columns=["difference", "low", "high", "verdict", "reason"])
     steps = table.frame[columns].join(differences, on="row").rename(columns={"difference": "change"})
     steps = steps[steps["paper_change"].notna()]
     steps = steps.astype({"change": float, "low": float, "high": float})
+    reasons = steps.pop("reason").fillna("")
+    steps["verdict"] = steps["verdict"].where(reasons == "", steps["verdict"] + ": " + reasons)
     return steps.fillna({"verdict": "the same run as its baseline"})
 
 
 def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.DataFrame) -> Iterator[Plot]:
-    """Accuracy against multiply-adds, parameters and measured latency; none where no row has a result."""
+    """Top-1 against MACs, parameters and measured latency; none if no row has a result."""
     points = compared.frame[["row", "label", "params", "macs", "mean", "sd"]].copy()
     if points["mean"].isna().all():
         return

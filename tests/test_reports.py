@@ -550,7 +550,7 @@ def test_the_forest_tells_the_baseline_from_other_peoples_networks() -> None:
     report = report_of(with_others(make_runs()))
     figure = next(plot for plot in report.plots if plot.name == "steps").figure
     said = [text.get_text() for text in visible_texts(figure)]
-    assert said.count("reference") == said.count("other people's network, compared with none") == 1
+    assert said.count("reference") == said.count("reference model, not compared") == 1
     assert_readable(figure)
 
 
@@ -600,6 +600,7 @@ def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     paths = write_report(report, out, FILES)
     names = {str(path.relative_to(out)): path for path in paths}
     assert list(names) == [
+        "summary.md",
         *(f"tables/{name}.{suffix}" for name in ("roadmap", "steps") for suffix in ("md", "csv", "tex")),
         *(
             f"figures/{name}.{suffix}"

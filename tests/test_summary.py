@@ -1,0 +1,143 @@
+"""The summary that opens a report, the declared measure, and the agreement with the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_study
+from scipy import stats
+
+from ablations.errors import RequestError
+from ablations.reporting import read_report
+from ablations.studies.folder import open_folder
+from ablations.studies.load import load_study
+from modernize.design import Design
+from modernize.roadmap import roadmap
+from reports import two_designs
+from reports.paper_agreement import agreement_words, paper_agreement
+from reports.study_tables import comparison_table
+from reports.summary import as_markdown, as_text, findings_of, summarise_study
+
+RESULTS = Path(__file__).parent.parent / "docs/results"
+EFFECTS = {"base": 0.0, "up": 3.0, "down": -3.0, "same": 0.05}
+
+
+def study_runs(seeds: int = 3, **changes: object) -> pd.DataFrame:
+    """Runs of four rows against a base; the loss moves against top-1."""
+    chance = np.random.default_rng(3)
+    lines = []
+    for row, effect in EFFECTS.items():
+        for seed in range(seeds):
+            noise = 0.3 * chance.normal()
+            line = {"study": "mine", "kind": "one-in", "roadmap": None, "row": row, "label": f"+ {row}", "seed": seed}
+            line |= {"base": None if row == "base" else "base", "run": f"{row}-s{seed}", "recipe": "quick"}
+            line |= {"dataset": "digits", "status": "done", "reason": None, "params": 1000, "macs": 10**6}
+            line |= {"images_seen": 60_000, "seconds": 60.0, "top1": 80 + effect + noise, "note": None}
+            lines.append(line | {"loss": 0.5 - 0.1 * (effect + noise)} | changes)
+    return pd.DataFrame(lines)
+
+
+def test_each_tested_row_is_in_one_group_with_its_effect() -> None:
+    runs = study_runs()
+    table = comparison_table(runs)
+    summary = summarise_study("mine", runs, [table])
+    labels = {group.kind: [finding.label for finding in group.findings] for group in summary.groups}
+    assert labels == {"helped": ["+ up"], "hurt": ["+ down"], "inconclusive": ["+ same"]}
+    up = table.frame.set_index("row").loc["up"]
+    for text in (as_text(summary), as_markdown(summary)):
+        assert f"+ up {up['difference']:+.2f} ({up['low']:+.2f} to {up['high']:+.2f})".replace("-", "−") in text
+    assert "Helped (1 of 3)" in as_text(summary) and "detected with 80% power" in as_text(summary)
+
+
+def test_findings_are_the_best_first() -> None:
+    effects = [finding.effect for finding in findings_of(comparison_table(study_runs()))]
+    assert effects == sorted(effects, reverse=True) and len(effects) == 3
+    losses = [finding.effect for finding in findings_of(comparison_table(study_runs(), measure="loss"), "loss")]
+    assert losses == sorted(losses) and len(losses) == 3
+
+
+def test_one_seed_has_no_verdict_and_says_what_would_give_some() -> None:
+    runs = study_runs(seeds=1)
+    table = comparison_table(runs)
+    summary = summarise_study("mine", runs, [table])
+    assert [group.kind for group in summary.groups] == ["not-tested"]
+    assert set(table.frame["verdict"].dropna()) == {"not tested"}
+    assert "3 seeds per row would give verdicts: 8 more runs, about 8 min of training." in summary.notes
+
+
+def test_the_primary_measure_alone_has_verdicts() -> None:
+    runs = study_runs()
+    top1, loss = comparison_table(runs), comparison_table(runs, measure="loss")
+    by_row = {name: table.frame.set_index("row") for name, table in (("top1", top1), ("loss", loss))}
+    assert by_row["loss"].loc["up", "verdict"] == by_row["top1"].loc["up", "verdict"] == "better"
+    assert by_row["loss"].loc["up", "difference"] == pytest.approx(by_row["top1"].loc["up", "loss_difference"])
+    assert by_row["loss"].loc["up", "top1_difference"] == pytest.approx(by_row["top1"].loc["up", "difference"])
+    assert by_row["loss"].loc["up", "mean"] == by_row["top1"].loc["up", "mean"]  # top-1 whatever the measure
+    for table in (top1, loss):
+        assert sum(column.name == "verdict" for column in table.columns) == 1
+    assert "lower is better" in loss.legend
+
+
+def test_a_study_declares_its_measure_and_keeps_it(tmp_path: Path) -> None:
+    declared = {"base": "pocket", "data": "digits", "seeds": [0]}
+    open_folder(load_study("one-in", declared, {}), tmp_path / "study")
+    with pytest.raises(RequestError, match="measure was top1 and is now loss"):
+        open_folder(load_study("one-in", {**declared, "measure": "loss"}, {}), tmp_path / "study")
+    with pytest.raises(RequestError, match="measure"):
+        load_study("grid", {**declared, "flags": {"norm": ["bn", "ln"]}, "measure": "loss"}, {})
+
+
+@pytest.mark.parametrize("kind", ["orders", "grid", "screen"])
+def test_effects_over_many_rows_are_summarized_by_flag(tmp_path: Path, kind: str) -> None:
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]} if kind == "grid" else ["norm", "stem", "kernel_size"]
+    study = made_up_study(tmp_path, kind, flags=flags)
+    summary = read_report(study, tmp_path).summary
+    labels = [finding.label for group in summary.groups for finding in group.findings]
+    assert labels and all(any(flag in label for flag in flags) for label in labels)
+    assert len(set(labels)) == len(labels) and not any("interaction" in label for label in labels)
+
+
+def test_the_paper_agrees_with_itself() -> None:
+    rows = roadmap("pocket").rows
+    lines = [
+        {"row": row.name, "seed": seed, "status": "done", "top1": row.paper.top1, "run": f"{row.name}-s{seed}"}
+        for row in rows
+        for seed in range(2)
+    ]
+    study = paper_agreement(pd.DataFrame(lines), "pocket")
+    assert (study.changes.value, study.pairs.value) == (pytest.approx(1.0), pytest.approx(1.0, abs=0.02))  # two ties
+
+
+def test_the_published_studies_agree_as_published() -> None:
+    for name, pairs in (("roadmap", 0.27), ("confirmation", 0.66)):
+        runs = pd.read_csv(RESULTS / name / "results.csv")
+        study, words = paper_agreement(runs, "pocket"), " ".join(agreement_words(runs, "pocket"))
+        assert study.pairs.value == pytest.approx(pairs, abs=0.005)
+        assert study.pairs.low < study.pairs.value < study.pairs.high
+        assert f"{pairs}" in words and ("A coin scores 0.50." in words) == (pairs < 0.5)
+        means = runs.groupby("row")["top1"].mean()
+        steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
+        ours = [means[row.name] - means[before.name] for row, before in steps if before]
+        papers = [round(row.paper.top1 - before.paper.top1, 2) for row, before in steps if before]
+        assert study.changes.value == pytest.approx(stats.spearmanr(ours, papers).statistic, abs=0.03)
+
+
+def test_one_seed_claims_no_interval_from_noise() -> None:
+    runs = pd.read_csv(RESULTS / "confirmation/results.csv")
+    one = runs[runs["seed"] == 10]
+    assert np.isnan(paper_agreement(one, "pocket").pairs.low)
+    assert "noise of both studies" not in " ".join(agreement_words(one, "pocket"))
+
+
+def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> None:
+    runs = study_runs(seeds=1)
+    designs = {row: {"width": 7 + place} for place, row in enumerate(EFFECTS)}
+    sides = tuple(two_designs.Side(name, Design(width=7 + place), 1, 1) for place, name in enumerate(("a", "b")))
+    right = {"base": np.arange(400) < 320, "up": np.arange(400) < 332}
+    measured = two_designs.measure(runs, designs, (sides[0], sides[1]), lambda row, seed: right[row])
+    assert measured.networks is not None and measured.networks.mean == pytest.approx(3.0)
+    assert measured.networks.p == pytest.approx(stats.binomtest(12, 12).pvalue)
+    assert measured.line["verdict"] == "not tested" and "not the designs" in measured.legend
