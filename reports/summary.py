@@ -12,6 +12,7 @@ import pandas as pd
 
 from reports.row_summary import facts
 from reports.statistics import Measure, Verdict
+from reports.statistics.factorial import Family
 from reports.statistics.power import describe_power, study_power
 from reports.statistics.values import known
 from reports.study_tables import DIGITS, pairs
@@ -109,7 +110,10 @@ def _main(tables: Sequence[Table]) -> Table | None:
 def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
     """The effects of a table, the best first; rows without a comparison are left out."""
     findings = []
-    for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
+    frame = table.frame
+    if "family" in frame:  # a grid's raw table has more effects than its rows
+        frame = frame[frame["family"] != Family.AT_EACH]
+    for line, cells in zip(frame.to_dict("records"), table.rows, strict=True):
         verdict = AVERAGED if table.name == ORDERS else line["verdict"]
         interaction = str(line.get("where", "")).startswith("interaction")  # neither helps nor hurts by itself
         if isinstance(verdict, str) and verdict and not interaction:

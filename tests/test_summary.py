@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,14 @@ def study_runs(seeds: int = 3, **changes: object) -> pd.DataFrame:
     for row, effect in EFFECTS.items():
         for seed in range(seeds):
             noise = 0.3 * chance.normal()
-            line = {"study": "mine", "kind": "one-in", "roadmap": None, "row": row, "label": f"+ {row}", "seed": seed}
+            line: dict[str, Any] = {
+                "study": "mine",
+                "kind": "one-in",
+                "roadmap": None,
+                "row": row,
+                "label": f"+ {row}",
+                "seed": seed,
+            }
             line |= {"base": None if row == "base" else "base", "run": f"{row}-s{seed}", "recipe": "quick"}
             line |= {"dataset": "digits", "status": "done", "reason": None, "params": 1000, "macs": 10**6}
             line |= {"images_seen": 60_000, "seconds": 60.0, "top1": 80 + effect + noise, "note": None}
@@ -71,11 +79,11 @@ def test_one_seed_has_no_verdict_and_says_what_would_give_some() -> None:
 def test_the_primary_measure_alone_has_verdicts() -> None:
     runs = study_runs()
     top1, loss = comparison_table(runs), comparison_table(runs, measure="loss")
-    by_row = {name: table.frame.set_index("row") for name, table in (("top1", top1), ("loss", loss))}
-    assert by_row["loss"].loc["up", "verdict"] == by_row["top1"].loc["up", "verdict"] == "better"
-    assert by_row["loss"].loc["up", "difference"] == pytest.approx(by_row["top1"].loc["up", "loss_difference"])
-    assert by_row["loss"].loc["up", "top1_difference"] == pytest.approx(by_row["top1"].loc["up", "difference"])
-    assert by_row["loss"].loc["up", "mean"] == by_row["top1"].loc["up", "mean"]  # top-1 whatever the measure
+    by_top1, by_loss = (dict(table.frame.set_index("row").loc["up"]) for table in (top1, loss))
+    assert by_loss["verdict"] == by_top1["verdict"] == "better"
+    assert by_loss["difference"] == pytest.approx(by_top1["loss_difference"])
+    assert by_loss["top1_difference"] == pytest.approx(by_top1["difference"])
+    assert by_loss["mean"] == by_top1["mean"]  # top-1 whatever the measure
     for table in (top1, loss):
         assert sum(column.name == "verdict" for column in table.columns) == 1
     assert "lower is better" in loss.legend
@@ -92,7 +100,8 @@ def test_a_study_declares_its_measure_and_keeps_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["orders", "grid", "screen"])
 def test_effects_over_many_rows_are_summarized_by_flag(tmp_path: Path, kind: str) -> None:
-    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]} if kind == "grid" else ["norm", "stem", "kernel_size"]
+    grid = {"norm": ["bn", "ln"], "kernel_size": [3, 7], "activation": ["relu", "gelu"]}
+    flags = grid if kind == "grid" else ["norm", "stem", "kernel_size"]
     study = made_up_study(tmp_path, kind, flags=flags)
     summary = read_report(study, tmp_path).summary
     labels = [finding.label for group in summary.groups for finding in group.findings]
