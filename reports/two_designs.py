@@ -1,4 +1,4 @@
-"""Two designs side by side: flags that differ, costs, the paper's numbers, and accuracy where a study has run both."""
+"""Two designs side by side: flags that differ, costs, the paper's numbers, and top-1 if a study has run both."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
 
 def two_designs_table(before: Side, after: Side, images: str, measured: MeasuredDifference | None = None) -> Table:
-    """Flags that differ, costs and accuracies of two designs; `images` says for which images they are counted."""
+    """Tabulate flags that differ, costs and top-1 of two designs; `images` describes the images of the costs."""
     paper = _paper_rows(before, after)
     lines = [*_flags(before, after), *_costs(before, after)]
     lines += _paper_lines(*paper) if paper else []
@@ -100,12 +100,12 @@ def _costs(before: Side, after: Side) -> list[_Line]:
 
 
 def _ratio(before: int, after: int) -> str:
-    """The difference of two counts, and how many times the first the second is."""
+    """Format the difference of two counts and their ratio."""
     return f"{after - before:+,} (×{after / before:.3g})" if after != before else "0"
 
 
 def _paper_rows(before: Side, after: Side) -> tuple[Row, Row] | None:
-    """The rows of one roadmap that the two designs are."""
+    """Find the rows of one roadmap that the two designs are."""
     for name in NAMES:
         found = [_row(name, side) for side in (before, after)]
         if found[0] and found[1]:
@@ -114,7 +114,7 @@ def _paper_rows(before: Side, after: Side) -> tuple[Row, Row] | None:
 
 
 def _row(name: str, side: Side) -> Row | None:
-    """The row of a roadmap that a design is; by name where one is named, for two rows may be one design."""
+    """Find the row of a roadmap that a design is; by name if named, because two rows may be one design."""
     rows = [row for row in roadmap(name).rows if row.design == side.design]
     return next((row for row in rows if side.name == f"{name}@{row.name}"), rows[0] if rows else None)
 
@@ -134,9 +134,9 @@ def measure(
     sides: tuple[Side, Side],
     predictions: Predictions | None = None,
 ) -> MeasuredDifference:
-    """How two designs did in a study whose rows have these `designs`: the rows of one recipe that they are.
+    """Compare two designs in a study whose rows have these `designs`, by rows of one recipe.
 
-    Raises ReportError where the study has no such rows.
+    Raises ReportError if the study has no such rows.
     """
     recipes = dict(zip(runs["row"], runs["recipe"], strict=True))
     found = [_rows_of(side, designs) for side in sides]
@@ -172,7 +172,7 @@ def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predicti
 
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The rows of a study that are this design, the one that its name calls first."""
+    """Return the rows of a study that are this design, the row in its name first."""
     rows = [row for row, flags in designs.items() if Design().with_flags(flags) == side.design]
     return sorted(rows, key=lambda row: row != split_name(side.name).row)
 

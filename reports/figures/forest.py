@@ -1,4 +1,4 @@
-"""Forest plots: a line for each row or flag, its value and interval on one axis and in figures beside it."""
+"""Forest plots: one line per row or flag, with its value and CI on an axis and as numbers beside it."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _off_axis(lines: Sequence[Line]) -> list[Artist]:
 
 
 def signed_number(value: float | None) -> str:
-    """A change in points as it stands beside the axis."""
+    """Format a change as the column beside the axis shows it."""
     return MISSING if value is None else signed(value, ".2f")
 
 
