@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
 from reports.paper_agreement import agreement_words, paper_agreement
-from reports.study_tables import comparison_table
+from reports.statistics.power import study_power
+from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
@@ -74,6 +76,15 @@ def test_one_seed_has_no_verdict_and_says_what_would_give_some() -> None:
     assert [group.kind for group in summary.groups] == ["not-tested"]
     assert set(table.frame["verdict"].dropna()) == {"not tested"}
     assert "3 seeds per row would give verdicts: 8 more runs, about 8 min of training." in summary.notes
+
+
+def test_more_seeds_are_offered_only_if_they_detect_less() -> None:
+    """With two seeds a third one detects less than a later look costs."""
+    runs = study_runs(seeds=2)
+    now = study_power(runs, pairs(runs))
+    note = next(note for note in summarise_study("mine", runs, [comparison_table(runs)]).notes if "To settle" in note)
+    offered = [float(size) for size in re.findall(r"would detect ([\d.]+) pp", note)]
+    assert now and offered and offered == sorted(offered, reverse=True) and offered[0] < now.difference
 
 
 def test_the_primary_measure_alone_has_verdicts() -> None:
