@@ -132,12 +132,12 @@ def test_the_paper_agrees_with_itself() -> None:
 
 
 def test_the_published_studies_agree_as_published() -> None:
-    for name, pairs in (("roadmap", 0.27), ("confirmation", 0.66)):
+    for name, in_order in (("roadmap", 0.27), ("confirmation", 0.66)):
         runs = pd.read_csv(RESULTS / name / "results.csv")
         study, words = paper_agreement(runs, "pocket"), " ".join(agreement_words(runs, "pocket"))
-        assert study.pairs.value == pytest.approx(pairs, abs=0.005)
+        assert study.pairs.value == pytest.approx(in_order, abs=0.005)
         assert study.pairs.low < study.pairs.value < study.pairs.high
-        assert f"{pairs}" in words and ("A coin scores 0.50." in words) == (pairs < 0.5)
+        assert f"{in_order}" in words and ("A coin scores 0.50." in words) == (in_order < 0.5)
         means = runs.groupby("row")["top1"].mean()
         steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
         ours = [means[row.name] - means[before.name] for row, before in steps if before]
