@@ -194,13 +194,17 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     if power := describe_power(runs, pairs(runs), measure):
         yield power
-    unit, offers = ("pp" if measure == "top1" else "in loss"), []
-    for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have][:2]:
-        if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (more := study_power(runs, pairs(runs), measure, seeds)):
-            cost = _cost(runs, seeds - have)
-            offers.append(f"{seeds} seeds per row would detect {more.shown} {unit} ({cost})")
-    if offers:
-        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers)}."
+    if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (offers := list(_offers(runs, have, measure))):
+        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers[:2])}."
+
+
+def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
+    """What more seeds would detect and cost; a few seeds more may detect less, as a later look has less of the 5%."""
+    unit, now = ("pp" if measure == "top1" else "in loss"), study_power(runs, pairs(runs), measure)
+    for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have]:
+        more = study_power(runs, pairs(runs), measure, seeds)
+        if more and (now is None or more.difference < now.difference):
+            yield f"{seeds} seeds per row would detect {more.shown} {unit} ({_cost(runs, seeds - have)})"
 
 
 def _seeds_per_row(runs: pd.DataFrame) -> int:

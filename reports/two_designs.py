@@ -60,9 +60,9 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
     lines += _paper_lines(*paper) if paper else []
     lines += _measured_lines(measured) if measured else []
     flags = len(_flags(before, after))
-    said = list(dict.fromkeys(row.paper.note for row in paper or () if row.paper.note))
+    texts = list(dict.fromkeys(row.paper.note for row in paper or () if row.paper.note))
     places = enumerate(paper or (), start=1)
-    notes = {(_PAPERS_GFLOPS, place): (said.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
+    notes = {(_PAPERS_GFLOPS, place): (texts.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
     legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
     if paper:
         legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are G MACs.")
@@ -81,7 +81,7 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
             tuple(Cell(shown, notes.get((line[0], place), ())) for place, shown in enumerate(line)) for line in lines
         ),
         sections=(0, flags) if flags else (0,),
-        notes=tuple(said),
+        notes=tuple(texts),
         frame=pd.DataFrame(lines, columns=["what", "before", "after", "difference"]),
     )
 
@@ -107,9 +107,9 @@ def _ratio(before: int, after: int) -> str:
 def _paper_rows(before: Side, after: Side) -> tuple[Row, Row] | None:
     """Find the rows of one roadmap that the two designs are."""
     for name in NAMES:
-        found = [_row(name, side) for side in (before, after)]
-        if found[0] and found[1]:
-            return found[0], found[1]
+        rows = [_row(name, side) for side in (before, after)]
+        if rows[0] and rows[1]:
+            return rows[0], rows[1]
     return None
 
 
@@ -139,11 +139,11 @@ def measure(
     Raises ReportError if the study has no such rows.
     """
     recipes = dict(zip(runs["row"], runs["recipe"], strict=True))
-    found = [_rows_of(side, designs) for side in sides]
-    for side, rows in zip(sides, found, strict=True):
+    rows_of = [_rows_of(side, designs) for side in sides]
+    for side, rows in zip(sides, rows_of, strict=True):
         if not rows:
             raise ReportError(f"no row of study {runs['study'].iloc[0]} is {side.name}; it has {_some(list(designs))}")
-    pairs = [(one, other) for one in found[0] for other in found[1] if one != other]
+    pairs = [(one, other) for one in rows_of[0] for other in rows_of[1] if one != other]
     fair = [(one, other) for one, other in pairs if recipes[one] == recipes[other]]
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")

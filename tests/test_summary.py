@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
 from reports.paper_agreement import agreement_words, paper_agreement
-from reports.study_tables import comparison_table
+from reports.statistics.power import study_power
+from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
@@ -76,6 +78,15 @@ def test_one_seed_has_no_verdict_and_says_what_would_give_some() -> None:
     assert "3 seeds per row would give verdicts: 8 more runs, about 8 min of training." in summary.notes
 
 
+def test_more_seeds_are_offered_only_if_they_detect_less() -> None:
+    """With two seeds a third one detects less than a later look costs."""
+    runs = study_runs(seeds=2)
+    now = study_power(runs, pairs(runs))
+    note = next(note for note in summarise_study("mine", runs, [comparison_table(runs)]).notes if "To settle" in note)
+    offered = [float(size) for size in re.findall(r"would detect ([\d.]+) pp", note)]
+    assert now and offered and offered == sorted(offered, reverse=True) and offered[0] < now.difference
+
+
 def test_the_primary_measure_alone_has_verdicts() -> None:
     runs = study_runs()
     top1, loss = comparison_table(runs), comparison_table(runs, measure="loss")
@@ -121,12 +132,12 @@ def test_the_paper_agrees_with_itself() -> None:
 
 
 def test_the_published_studies_agree_as_published() -> None:
-    for name, pairs in (("roadmap", 0.27), ("confirmation", 0.66)):
+    for name, in_order in (("roadmap", 0.27), ("confirmation", 0.66)):
         runs = pd.read_csv(RESULTS / name / "results.csv")
         study, words = paper_agreement(runs, "pocket"), " ".join(agreement_words(runs, "pocket"))
-        assert study.pairs.value == pytest.approx(pairs, abs=0.005)
+        assert study.pairs.value == pytest.approx(in_order, abs=0.005)
         assert study.pairs.low < study.pairs.value < study.pairs.high
-        assert f"{pairs}" in words and ("A coin scores 0.50." in words) == (pairs < 0.5)
+        assert f"{in_order}" in words and ("A coin scores 0.50." in words) == (in_order < 0.5)
         means = runs.groupby("row")["top1"].mean()
         steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
         ours = [means[row.name] - means[before.name] for row, before in steps if before]

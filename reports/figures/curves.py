@@ -109,13 +109,13 @@ def learning_curves(
     curves: pd.DataFrame, runs: pd.DataFrame, quantity: Quantity, title: str, subtitle: str, caption: str
 ) -> Figure:
     """Draw one panel per row of `runs`, in order, with common axes; a row without a log has a remark in its panel."""
-    found = _curves(curves, runs, quantity.column)
-    layout = _layout(len(found))
-    heads = [_head(number, row, curve, layout) for number, (row, curve) in enumerate(found.items(), start=1)]
+    by_row = _curves(curves, runs, quantity.column)
+    layout = _layout(len(by_row))
+    heads = [_head(number, row, curve, layout) for number, (row, curve) in enumerate(by_row.items(), start=1)]
     bands = [range(start, min(start + layout.columns, len(heads))) for start in range(0, len(heads), layout.columns)]
     head_lines = [max(len(heads[place]) for place in band) for band in bands]
     body = sum(_LINE * lines + 0.06 + layout.tall + 0.2 for lines in head_lines) + _FOOT
-    images, values = _ranges(found.values(), quantity)
+    images, values = _ranges(by_row.values(), quantity)
     notes = [caption]
     if layout.numbered:
         notes.append("Panels are named by a row's place in the table and its folder's name.")
@@ -127,7 +127,7 @@ def learning_curves(
     board = sheet.axes(0, 0, width, sheet.height)
     board.set_axis_off()
     board.set(xlim=(0, width), ylim=(0, sheet.height))
-    top, in_order, rows = sheet.top, list(found.values()), list(found)
+    top, in_order, rows = sheet.top, list(by_row.values()), list(by_row)
     last = {str(row): int(group.index[-1]) for row, group in curves.groupby("row")}
     for band, lines in zip(bands, head_lines, strict=True):
         y = top - _LINE * lines - 0.06 - layout.tall
@@ -136,8 +136,8 @@ def learning_curves(
             curve = in_order[place]
             _write_head(board, frame, heads[place])
             gid = mark_id(board, last[rows[place]]) if rows[place] in last else None
-            _draw_frame(board, frame, gid, left=column == 0, below=place + layout.columns >= len(found))
-            _draw_curve(board, frame, curve, found.get(curve.base or ""))
+            _draw_frame(board, frame, gid, left=column == 0, below=place + layout.columns >= len(by_row))
+            _draw_curve(board, frame, curve, by_row.get(curve.base or ""))
         top = y - 0.2
     board.text(MARGIN + _LEFT, top - 0.18, "images seen", size=_SIZE + 1, va="center")
     sheet.legend(list(_handles(in_order)), sheet.bottom + 0.1, columns=4)
@@ -154,7 +154,7 @@ def _head(number: int, row: str, curve: _Curve, layout: _Layout) -> list[tuple[s
 
 def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, _Curve]:
     """Return the curve of each row by its name."""
-    found = {}
+    by_row = {}
     logged = dict(list(curves.groupby("row", sort=False)))
     for row, group in runs.groupby("row", sort=False):
         log = logged.get(row, curves.head(0))
@@ -162,10 +162,10 @@ def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, 
         statuses = dict(zip(group["seed"].astype(int), group["status"], strict=True))
         base = group["base"].iloc[0]
         remark = _remark(list(statuses.values()), logged=not log.empty)
-        found[str(row)] = _Curve(
+        by_row[str(row)] = _Curve(
             str(group["label"].iloc[0]), base if isinstance(base, str) else None, remark, _thinned(seeds), statuses
         )
-    return found
+    return by_row
 
 
 def _remark(statuses: Sequence[str], logged: bool) -> str:

@@ -52,7 +52,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Line:
-    """A line: its label, its value with interval, and the word said of it; `absent` is what stands where no value is.
+    """A line: its label, its value with CI, its columns of text, and the text that replaces a missing value.
 
     `spread` is a wider range behind the interval, `other` a second value beside it (the paper's order's).
     """

@@ -231,9 +231,9 @@ def _legend(ours: Sequence[_Bar], papers: Sequence[_Bar]) -> Iterator[Artist]:
     if any(bar.sd is not None for bar in (*ours, *papers)):
         yield Line2D([], [], color=INK, linewidth=1.1, marker="|", label="± standard deviation")
     means = [bar.mean for bar in ours if bar.mean is not None]
-    for marker, label, found in (
+    for marker, label, shown in (
         ("<", "below the axis", any(mean < low for mean in means)),
         (">", "above the axis", any(mean > high for mean in means)),
     ):
-        if found:
+        if shown:
             yield Line2D([], [], color=OURS_LINE, linestyle="", marker=marker, markersize=7, label=label)

@@ -54,7 +54,7 @@ def inline(plot: Plot) -> Markup:
     wide = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert wide
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt">', svg, count=1)
-    return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda found: _mark(plot, found), svg))
+    return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda match: _mark(plot, match), svg))
 
 
 def _rounded(path: re.Match[str]) -> str:
@@ -62,9 +62,9 @@ def _rounded(path: re.Match[str]) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
-def _mark(plot: Plot, found: re.Match[str]) -> str:
+def _mark(plot: Plot, match: re.Match[str]) -> str:
     """Return the opening of a mark's element, with its label."""
-    return f'{found[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(found[1])))}"'
+    return f'{match[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(match[1])))}"'
 
 
 def described(plot: Plot, place: int) -> str:
