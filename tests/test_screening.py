@@ -470,7 +470,7 @@ def test_the_command_screens_and_resolves(tmp_path: Path, capsys: pytest.Capture
     assert "norm:stem" in set(interactions["flags"])
     arguments = ["run", "screen", "--resolve", "norm:stem", "--seeds", "1", "--out", str(folder)]
     assert run_command(arguments) == 2
-    assert "--seeds: follow-up runs are trained as" in capsys.readouterr().err
+    assert "--seeds: follow-up runs are trained like" in capsys.readouterr().err
 
 
 def test_the_shares_of_looks_at_interactions_add_up_to_less_than_one() -> None:
