@@ -162,7 +162,7 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> 
         for finding in findings:
             reasons.setdefault(finding.reason or "no result", []).append(finding.label)
         if set(reasons) == {"one seed"}:
-            return "each row has one seed, so seed-to-seed variance is unknown"
+            return "each row has one finished seed, so seed-to-seed variance is unknown"
         return "; ".join(f"{reason}: {_listed(labels)}" for reason, labels in reasons.items())
     if verdict is Verdict.INCONCLUSIVE:
         findings = tuple(sorted(findings, key=lambda finding: -abs(finding.effect)))
@@ -187,7 +187,11 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     have, verdicts = _seeds_per_row(runs), frame["verdict"]
     if have < 2:
-        if verdicts.eq(Verdict.NOT_TESTED.value).any():
+        planned = int(statistics.median_low(runs.groupby("row")["seed"].nunique()))
+        if planned > 1:
+            waiting = int((runs["status"] != "done").sum())
+            yield f"{waiting} of {len(runs)} runs are not finished; {planned} seeds per row are planned."
+        elif verdicts.eq(Verdict.NOT_TESTED.value).any():
             yield f"3 seeds per row would give verdicts: {_cost(runs, 3 - have)}."
         return
     if "difference" not in frame:  # the tables of effects over many rows say what they detect
