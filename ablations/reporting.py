@@ -29,7 +29,7 @@ def walked(study: Study) -> Orders | None:
     return Orders(study.orders, lambda chosen: set_name(flags, chosen))
 
 
-Measured = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Measurement(BaseModel):
@@ -38,10 +38,10 @@ class Measurement(BaseModel):
     row: str
     batch_size: PositiveInt
     device: str
-    train_images_per_second: Measured | None = None
-    inference_images_per_second: Measured | None = None
-    latency_ms: Measured | None = None
-    peak_memory_mb: Measured | None = None
+    train_images_per_second: Positive | None = None
+    inference_images_per_second: Positive | None = None
+    latency_ms: Positive | None = None
+    peak_memory_mb: Positive | None = None
 
 
 def bench_frame(study: Study, folder: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Errors of reports, and how a reason is shown on one line."""
+"""Errors of reports, and reasons shortened to one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ class ReportError(ValueError):
 
 
 def shortened(reason: str) -> str:
-    """A reason on one line, cut where it runs on; the raw table keeps all of it."""
+    """Shorten a reason to one line of at most 200 characters; the raw table keeps all of it."""
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(reason.split()))
     return line if len(line) <= 200 else f"{line[:199]}…"

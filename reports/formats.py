@@ -26,17 +26,17 @@ _LABEL_WIDTH = 14  # labels wrap to no less
 
 
 def superscript(marks: Iterable[int]) -> str:
-    """Footnote marks as they stand behind a text: `¹,²`."""
+    """Format footnote marks: `¹,²`."""
     return ",".join(str(mark).translate(_SUPERSCRIPTS) for mark in marks)
 
 
 def csv(table: Table) -> str:
-    """The raw numbers in full precision, under machine-friendly names."""
+    """Format the raw numbers as CSV, in full precision."""
     return table.frame.to_csv(index=False, lineterminator="\n")
 
 
 def markdown(table: Table) -> str:
-    """A GitHub-flavoured Markdown page: title, table, how to read it, footnotes."""
+    """Format as a GitHub-flavored Markdown page: title, table, legend, footnotes."""
     heads = [f"{column.title} ({column.group})" if column.group else column.title for column in table.columns]
     rules = ["---:" if column.number else ":---" for column in table.columns]
     rows = [[escape(_marked(cell)) for cell in row] for row in table.rows]
@@ -48,7 +48,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """LaTeX floats for an article, with booktabs and graphicx: the table, never wider than the page, and its notes.
+    """Format as LaTeX floats for an article, with booktabs and graphicx: the table, no wider than the page, and notes.
 
     A wide table spans both columns of a page that has two; one taller than a page goes on in further floats, the notes
     under the rows that have them. Headings stand in two lines where that saves width.
@@ -59,7 +59,7 @@ def latex(table: Table) -> str:
 
 
 def _tex_float(table: Table, part: range, first: bool, last: bool) -> str:
-    """The float of some rows: the first has the label, the last how to read the table."""
+    """Format the float of some rows: the first has the label, the last the legend."""
     float_name = "table*" if _printed_width(table) > _COLUMN else "table"
     label = f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', table.name)}}}"
     lines = [
@@ -91,7 +91,7 @@ _PAGE = 46  # lines of a table and of what stands under it that fit a page, less
 
 
 def _tex_parts(table: Table) -> list[range]:
-    """The rows of each float: as many as fit a page with their notes."""
+    """Split the rows into floats: as many as fit a page with their notes."""
     room = _PAGE - _note_lines(table, [table.subtitle, table.legend])
     starts, used, printed = [0], 0, frozenset[int]()
     for number in range(len(table.rows)):
@@ -104,25 +104,25 @@ def _tex_parts(table: Table) -> list[range]:
 
 
 def _tex_height(table: Table, number: int, printed: frozenset[int]) -> int:
-    """The lines of a row, and of its footnotes that are not printed yet."""
+    """Count the lines of a row and of its footnotes that are not printed yet."""
     lines = max(len(_wrapped(*cell)) for cell in zip(table.rows[number], table.columns, strict=True))
     marks = set(_marks(table, range(number, number + 1))) - printed
     return lines + _note_lines(table, [table.notes[mark - 1] for mark in marks])
 
 
 def _note_lines(table: Table, texts: Iterable[str]) -> int:
-    """About how many lines paragraphs under a table take."""
+    """Estimate the lines that paragraphs under a table take."""
     wide = 110 if _printed_width(table) > _COLUMN else 55
     return sum(-(-len(text) // wide) for text in texts)
 
 
 def _marks(table: Table, part: range) -> list[int]:
-    """The footnotes of some rows, ascending."""
+    """Return the footnotes of some rows, ascending."""
     return sorted({mark for number in part for cell in table.rows[number] for mark in cell.marks})
 
 
 def _printed_width(table: Table) -> int:
-    """About how many letters wide the table is in print."""
+    """Estimate the printed width of the table in letters."""
     return sum(_widths(table, 1)) + len(table.columns)
 
 
@@ -136,7 +136,7 @@ def _tex_heads(columns: tuple[Column, ...]) -> Iterator[str]:
 
 
 def _tex_head(column: Column) -> str:
-    """A heading, in two lines where it has several words."""
+    """Format a heading, in two lines if it has several words."""
     return tex_stack(_two_lines(column.title, hyphens=False), "r" if column.number else "l", "b")
 
 
@@ -165,14 +165,14 @@ def _tex_cell(cell: Cell, column: Column) -> str:
 
 
 def as_json(table: Table) -> str:
-    """The raw numbers as a list of records, without what is missing."""
+    """Format the raw numbers as a JSON list of records, without missing values."""
     records = json.loads(table.frame.to_json(orient="records", double_precision=15))
     records = [{key: value for key, value in record.items() if value not in (None, "")} for record in records]
     return json.dumps(records, indent=1) + "\n"
 
 
 def terminal(table: Table, width: int) -> str:
-    """The table as plain text at most `width` wide; narrower than it can be, it is as narrow as it can be."""
+    """Format as plain text at most `width` wide, or as narrow as the table can be."""
     out = io.StringIO()
     console = Console(file=out, width=max(width, _narrowest(table)), color_system=None, legacy_windows=False)
     show(table, console)
@@ -180,7 +180,7 @@ def terminal(table: Table, width: int) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table on a console, as wide as it is."""
+    """Print the table on a console, fitted to its width."""
     width = max(console.width, _narrowest(table))
     table, widths, gap = _fitted(table, width)
     notes = [Text(f"{superscript([number])} {note}", style="dim") for number, note in enumerate(table.notes, start=1)]
@@ -203,7 +203,7 @@ def show(table: Table, console: Console) -> None:
 
 
 def _fitted(table: Table, width: int) -> tuple[Table, list[int], int]:
-    """The table as it fits, with its columns' widths and the gap between them.
+    """Fit the table: return it with its columns' widths and the gap between them.
 
     First the gap gives way, then headings are the short ones, then other columns of words wrap, and labels last.
     """
@@ -331,7 +331,7 @@ def _mark(cell: Cell) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` on one line as Markdown shows it literally; underscores within words mean nothing and stay as they are."""
+    """Escape text for one line of Markdown; underscores within words need no escape."""
     special = r"([\\|*`~<\[]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))"
     return re.sub(special, r"\\\1", re.sub(r"[\r\n]+", " ", text))
 

@@ -1,4 +1,4 @@
-"""Words as LaTeX sets them: escaped, in ASCII, whatever letters they have."""
+"""Escape text for LaTeX, in ASCII, whatever letters it has."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ _ACCENTS = {
 
 
 def tex(text: str) -> str:
-    """`text` as LaTeX shows it literally; a letter that pdflatex has no way to set is named by its number."""
+    """Escape text for LaTeX; a letter that pdflatex cannot set is named by its number."""
     line = re.sub(r'(^|[\s(])"', r"\1‟", " ".join(text.split()))  # straight quotes open where a word begins
     pairs = map("".join, zip(line, f"{line} "[1:], strict=True))
     return "".join(f"{pair[0]}{{}}" if pair in _JOINED else _tex_letter(pair[0]) for pair in pairs)
 
 
 def _tex_letter(letter: str) -> str:
-    """One letter, as ASCII."""
+    """Escape one letter as ASCII."""
     if letter in _TEX or (letter.isascii() and letter.isprintable()):
         return _TEX.get(letter, letter)
     base, *accents = list(unicodedata.normalize("NFD", letter))
@@ -89,7 +89,7 @@ def _tex_letter(letter: str) -> str:
 
 
 def tex_prose(text: str) -> str:
-    """Text of a paragraph: a word too long for a line may be broken behind every tenth letter, without a hyphen."""
+    """Escape a paragraph: a word too long for a line may break after every tenth letter, without a hyphen."""
     words = (
         [word[at : at + 10] for at in range(0, len(word), 10)] if len(word) > 30 else [word] for word in text.split()
     )

@@ -70,8 +70,8 @@ def _compared(rows: Sequence[Row], ours: Callable[[Sequence[Row]], Means]) -> Pa
 
 def _agreement(ours: Means, paper: Means, of: Literal["pairs", "changes"]) -> Agreement:
     """Agreement without an interval if our noise is unknown, as with one seed."""
-    found = agreement(ours, paper, of)
-    return found if np.isfinite(ours.errors).any() else replace(found, low=math.nan, high=math.nan)
+    estimate = agreement(ours, paper, of)
+    return estimate if np.isfinite(ours.errors).any() else replace(estimate, low=math.nan, high=math.nan)
 
 
 def _paper(rows: Sequence[Row]) -> Means:
@@ -98,14 +98,14 @@ def agreement_words(runs: pd.DataFrame, roadmap_name: str) -> list[str]:
     ]
 
 
-def _shown(found: Agreement, sampled: tuple[float, float] = (math.nan, math.nan)) -> str:
+def _shown(estimate: Agreement, sampled: tuple[float, float] = (math.nan, math.nan)) -> str:
     """A statistic with its intervals; `sampled` is the one that takes the steps as a sample."""
-    if math.isnan(found.value):
+    if math.isnan(estimate.value):
         return "not defined for these runs"
-    intervals = [(found.low, found.high, "from the noise of both studies")]
+    intervals = [(estimate.low, estimate.high, "from the noise of both studies")]
     intervals.append((*sampled, "if the steps are a sample of steps"))
     shown = [f"{_number(low)} to {_number(high)} {source}" for low, high, source in intervals if not math.isnan(low)]
-    return _number(found.value) + (f" (95% CI: {'; '.join(shown)})" if shown else "")
+    return _number(estimate.value) + (f" (95% CI: {'; '.join(shown)})" if shown else "")
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A report: everything that is shown of a study, gathered once for the terminal, the files and the page alike."""
+"""A report: everything shown of a study, gathered once for the terminal, the files and the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Orders:
-    """The orders that a study of orders walked, the paper's first, and the row of a set of flags."""
+    """The orders of a study of orders, the paper's first, and the row of a set of flags."""
 
     orders: Sequence[Sequence[str]]
     row_of: Callable[[frozenset[str]], str]
@@ -33,7 +33,7 @@ class Orders:
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A figure of a report: its file's name, what it shows in a line, how to read it, and the numbers it is drawn from.
+    """A figure of a report: its file's name, title, caption, and the numbers it is drawn from.
 
     `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
     mark, NaN where there is none. The figure is drawn when it is first asked for.
@@ -77,7 +77,7 @@ class Report:
                 unless a roadmap), row, label, base (the row it is compared with, or None), run, seed, recipe, dataset,
                 evaluate, status (done, failed, running, stopped, left), reason, top1 (percent), ema_top1, note, loss,
                 params, macs, image_size, in_channels, num_classes, images_seen, images_per_second, seconds
-    designs     for each row all its design flags, as `Design.flags()` gives them; not for other people's networks
+    designs     for each row all its design flags, as `Design.flags()` gives them; not for reference models
     summary     what helped, what hurt, what is inconclusive and what would settle it
     tables      in the order to show them, the main one first; `frame` of each has the raw numbers
     plots       in the order to show them

@@ -1,4 +1,4 @@
-"""Which figures a study has: each with its title, how to read it, and the numbers it is drawn from."""
+"""The figures of a study: each with its title, caption, and the numbers it is drawn from."""
 
 from __future__ import annotations
 

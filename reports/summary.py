@@ -12,6 +12,7 @@ import pandas as pd
 
 from reports.row_summary import facts
 from reports.statistics import ONE_SEED, Measure, Verdict
+from reports.statistics.factorial import Family
 from reports.statistics.power import Power, describe_power, detectable_effect, study_power
 from reports.statistics.sequential import describe_looks, looks
 from reports.statistics.values import known
@@ -115,7 +116,10 @@ def _main(tables: Sequence[Table]) -> Table | None:
 def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
     """The effects of a table, the best first; rows without a comparison are left out."""
     findings = []
-    for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
+    frame = table.frame
+    if "family" in frame:  # a grid's raw table has more effects than its rows
+        frame = frame[frame["family"] != Family.AT_EACH]
+    for line, cells in zip(frame.to_dict("records"), table.rows, strict=True):
         verdict = AVERAGED if table.name == ORDERS else line["verdict"]
         interaction = str(line.get("where", "")).startswith("interaction")  # neither helps nor hurts by itself
         if isinstance(verdict, str) and verdict and not interaction:
@@ -199,13 +203,17 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     if power := describe_power(runs, pairs(runs), measure):
         yield power
-    unit, offers = ("pp" if measure == "top1" else "in loss"), []
-    for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have][:2]:
-        if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (more := study_power(runs, pairs(runs), measure, seeds)):
-            cost = _cost(runs, seeds - have)
-            offers.append(f"{seeds} seeds per row would detect {more.shown} {unit} ({cost})")
-    if offers:
-        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers)}."
+    if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (offers := list(_offers(runs, have, measure))):
+        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers[:2])}."
+
+
+def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
+    """What more seeds would detect and cost; a few seeds more may detect less, as a later look has less of the 5%."""
+    unit, now = ("pp" if measure == "top1" else "in loss"), study_power(runs, pairs(runs), measure)
+    for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have]:
+        more = study_power(runs, pairs(runs), measure, seeds)
+        if more and (now is None or more.difference < now.difference):
+            yield f"{seeds} seeds per row would detect {more.shown} {unit} ({_cost(runs, seeds - have)})"
 
 
 def _effect_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Two designs side by side: flags that differ, costs, the paper's numbers, and accuracy where a study has run both."""
+"""Two designs side by side: flags that differ, costs, the paper's numbers, and top-1 if a study has run both."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ _PAPERS_GFLOPS = "GFLOPs, the paper's"
 
 
 def two_designs_table(before: Side, after: Side, images: str, measured: MeasuredDifference | None = None) -> Table:
-    """Flags that differ, costs and accuracies of two designs; `images` says for which images they are counted."""
+    """Tabulate flags that differ, costs and top-1 of two designs; `images` describes the images of the costs."""
     paper = _paper_rows(before, after)
     lines = [*_flags(before, after), *_costs(before, after)]
     lines += _paper_lines(*paper) if paper else []
     lines += _measured_lines(measured) if measured else []
     flags = len(_flags(before, after))
-    said = list(dict.fromkeys(row.paper.note for row in paper or () if row.paper.note))
+    texts = list(dict.fromkeys(row.paper.note for row in paper or () if row.paper.note))
     places = enumerate(paper or (), start=1)
-    notes = {(_PAPERS_GFLOPS, place): (said.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
+    notes = {(_PAPERS_GFLOPS, place): (texts.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
     legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
     if paper:
         legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are G MACs.")
@@ -83,7 +83,7 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
             tuple(Cell(shown, notes.get((line[0], place), ())) for place, shown in enumerate(line)) for line in lines
         ),
         sections=(0, flags) if flags else (0,),
-        notes=tuple(said),
+        notes=tuple(texts),
         frame=pd.DataFrame(lines, columns=["what", "before", "after", "difference"]),
     )
 
@@ -102,21 +102,21 @@ def _costs(before: Side, after: Side) -> list[_Line]:
 
 
 def _ratio(before: int, after: int) -> str:
-    """The difference of two counts, and how many times the first the second is."""
+    """Format the difference of two counts and their ratio."""
     return f"{after - before:+,} (×{after / before:.3g})" if after != before else "0"
 
 
 def _paper_rows(before: Side, after: Side) -> tuple[Row, Row] | None:
-    """The rows of one roadmap that the two designs are."""
+    """Find the rows of one roadmap that the two designs are."""
     for name in NAMES:
-        found = [_row(name, side) for side in (before, after)]
-        if found[0] and found[1]:
-            return found[0], found[1]
+        rows = [_row(name, side) for side in (before, after)]
+        if rows[0] and rows[1]:
+            return rows[0], rows[1]
     return None
 
 
 def _row(name: str, side: Side) -> Row | None:
-    """The row of a roadmap that a design is; by name where one is named, for two rows may be one design."""
+    """Find the row of a roadmap that a design is; by name if named, because two rows may be one design."""
     rows = [row for row in roadmap(name).rows if row.design == side.design]
     return next((row for row in rows if side.name == f"{name}@{row.name}"), rows[0] if rows else None)
 
@@ -137,18 +137,18 @@ def measure(
     predictions: Predictions | None = None,
     primary: Measure = "top1",
 ) -> MeasuredDifference:
-    """How two designs did in a study whose rows have these `designs`: the rows of one recipe that they are.
+    """Compare two designs in a study whose rows have these `designs`, by rows of one recipe.
 
     They are compared by the study's primary measure alone: a choice of the better of two would be a choice by result.
 
-    Raises ReportError where the study has no such rows.
+    Raises ReportError if the study has no such rows.
     """
     recipes = dict(zip(runs["row"], runs["recipe"], strict=True))
-    found = [_rows_of(side, designs) for side in sides]
-    for side, rows in zip(sides, found, strict=True):
+    rows_of = [_rows_of(side, designs) for side in sides]
+    for side, rows in zip(sides, rows_of, strict=True):
         if not rows:
             raise ReportError(f"no row of study {runs['study'].iloc[0]} is {side.name}; it has {_some(list(designs))}")
-    pairs = [(one, other) for one in found[0] for other in found[1] if one != other]
+    pairs = [(one, other) for one in rows_of[0] for other in rows_of[1] if one != other]
     fair = [(one, other) for one, other in pairs if recipes[one] == recipes[other]]
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
@@ -178,7 +178,7 @@ def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predicti
 
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The rows of a study that are this design, the one that its name calls first."""
+    """Return the rows of a study that are this design, the row in its name first."""
     rows = [row for row, flags in designs.items() if Design().with_flags(flags) == side.design]
     return sorted(rows, key=lambda row: row != split_name(side.name).row)
 

@@ -1,12 +1,17 @@
-"""Runs the command line as a user does: in a process of its own."""
+"""Runs the command line as a user does, in a process of its own, or in this one, which has imported torch already."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from ablations.cli import run_command
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
@@ -15,6 +20,19 @@ def ablations(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
     """The finished command; `timeout` in seconds, 300 unless given."""
     options = {"timeout": 300, **options}
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), **options)
+
+
+def ablations_here(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command, run in this process: for one that trains nothing, seconds faster than in its own."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        mock.patch.dict(os.environ, ONE_THREAD),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        status = run_command([*map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
 
 
 def started(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:

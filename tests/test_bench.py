@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from commands import ablations
+from commands import ablations, ablations_here
 
 from ablations.bench import (
     Bench,
@@ -153,7 +153,7 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
         zip(["norm=bn", "norm=ln"], speeds, strict=True)
     )
     assert all(speed > 0 for speed in speeds) and whole["measured"][0]["peak"] > 0
-    shown = ablations("report", tmp_path / "study", "--format", "csv")
+    shown = ablations_here("report", tmp_path / "study", "--format", "csv")
     assert shown.returncode == 0, shown.stderr
     table = pd.read_csv(tmp_path / "study/report/tables/sweep-norm.csv")
     assert table["train_images_per_second"].tolist() == pytest.approx(speeds)

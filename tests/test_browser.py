@@ -145,7 +145,7 @@ def test_a_link_restores_the_flags(visit: Callable[..., Visit]) -> None:
     ]
     wrong = visit("#flags=kernel_size%3D4,nonsense,width%3D%3Cscript%3E,norm%3Dln").page
     assert "norm=ln" in shown(wrong, "name") and "kernel_size" not in shown(wrong, "name")
-    assert shown(wrong, "unknown").endswith("not known here: kernel_size=4, nonsense, width=<script>")
+    assert shown(wrong, "unknown").endswith("unknown on this page: kernel_size=4, nonsense, width=<script>")
     malformed = visit("#flags=%E0%A4%A,norm%3Dln").page
     assert "norm=ln" in shown(malformed, "name") and "%E0%A4%A" in shown(malformed, "unknown")
     choose(malformed, "norm", "bn")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import ablations
+from commands import ablations, ablations_here
 
 import modernize
 
@@ -18,7 +18,7 @@ COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run"
 def refused(*arguments: str | Path, cwd: Path) -> str:
     """The one line with which a wrong request is refused."""
     before = sorted(cwd.rglob("*"))
-    done = ablations(*arguments, cwd=cwd)
+    done = ablations_here(*arguments, cwd=cwd)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert re.fullmatch(r"ablations: .*\n", done.stderr), done.stderr
@@ -79,27 +79,27 @@ def test_launching_loads_neither_reports_nor_statistics() -> None:
 
 def test_status_and_compare_read_a_published_study() -> None:
     results = str(Path(__file__).parent.parent / "docs" / "results" / "roadmap")
-    assert "51 runs: 51 finished" in ablations("status", results).stdout
-    done = ablations("compare", "pocket@kernel-7", "pocket@gelu", "--results", results)
+    assert "51 runs: 51 finished" in ablations_here("status", results).stdout
+    done = ablations_here("compare", "pocket@kernel-7", "pocket@gelu", "--results", results)
     assert done.returncode == 0 and "top-1" in done.stdout and "not run" not in done.stdout, done.stdout
 
 
 def test_flags_lists_every_flag() -> None:
-    done = ablations("flags")
+    done = ablations_here("flags")
     assert done.returncode == 0
     for flag in modernize.FLAGS:
         assert flag.name in done.stdout
 
 
 def test_show_sums_up_the_layers() -> None:
-    done = ablations("show", "convnext_tiny")
+    done = ablations_here("show", "convnext_tiny")
     assert done.returncode == 0 and "28,589,128" in done.stdout and "4,455,531,264" in done.stdout
     assert "stages.0.blocks.0.residual.spatial" in done.stdout and "depthwise conv 7×7, 96→96" in done.stdout
 
 
 @pytest.mark.parametrize("roadmap", ["resnet50", "resnet200"])
 def test_count_gives_the_papers_gflops(roadmap: str) -> None:
-    rows = json.loads(ablations("count", "--roadmap", roadmap, "--format", "json").stdout)
+    rows = json.loads(ablations_here("count", "--roadmap", roadmap, "--format", "json").stdout)
     assert [row["row"] for row in rows] == [row.name for row in modernize.roadmap(roadmap).rows]
     assert all(isinstance(row["macs"], int) and isinstance(row["params"], int) for row in rows)
     differ = {row["row"]: row for row in rows if f"{row['macs'] / 1e9:.2f}" != f"{row['paper_gflops']:.2f}"}
@@ -109,14 +109,14 @@ def test_count_gives_the_papers_gflops(roadmap: str) -> None:
 
 @pytest.mark.parametrize("form", ["table", "csv", "markdown", "latex"])
 def test_count_in_every_format(form: str) -> None:
-    done = ablations("count", "convnext_tiny", "resnet50,kernel_size=7", "--format", form)
+    done = ablations_here("count", "convnext_tiny", "resnet50,kernel_size=7", "--format", form)
     assert done.returncode == 0
     assert "28589128" in done.stdout.replace(",", "") and "kernel" in done.stdout
 
 
 def test_count_at_another_size() -> None:
     one, other = (
-        json.loads(ablations("count", "resnet50", "--format", "json", "--image-size", size).stdout)[0]
+        json.loads(ablations_here("count", "resnet50", "--format", "json", "--image-size", size).stdout)[0]
         for size in ("224", "448")
     )
     assert one["params"] == other["params"] and other["macs"] > 3.9 * one["macs"]
@@ -124,7 +124,7 @@ def test_count_at_another_size() -> None:
 
 
 def test_data_says_where_it_lies(tmp_path: Path) -> None:
-    done = ablations("data", "digits", cwd=tmp_path)
+    done = ablations_here("data", "digits", cwd=tmp_path)
     assert done.returncode == 0
     assert "1438 training and 359 test images of 1×8×8 in 10 classes" in done.stdout
 
@@ -172,7 +172,7 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = ablations("train", "resnet51", "--debug", cwd=tmp_path)
+    done = ablations_here("train", "resnet51", "--debug", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" in done.stderr
 
 

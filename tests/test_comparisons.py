@@ -577,7 +577,7 @@ def test_an_additive_objective_gives_the_exact_worths(seeds: tuple[int, ...]) ->
             assert numbers(line[4]) == pytest.approx([worth, worth], abs=0.00501)
     seeds_word = "1 seed " if len(seeds) == 1 else "3 seeds "
     assert f"averaged over 6 random orders and {seeds_word}" in table.legend
-    assert "The paper's order is 0.00 points from the averages" in table.legend
+    assert "The paper's order is 0.00 pp from the averages" in table.legend
     assert "rank correlation +1.00" in table.legend
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import ablations
+from commands import ablations_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -208,7 +208,7 @@ def test_names_are_escaped() -> None:
 
 def test_show_writes_the_diagram_and_says_where(tmp_path: Path) -> None:
     out = tmp_path / "block.svg"
-    shown = ablations("show", "convnext_tiny", "--diagram", out)
+    shown = ablations_here("show", "convnext_tiny", "--diagram", out)
     assert shown.returncode == 0 and str(out) in shown.stdout.replace("\n", "")
     assert out.read_text() == diagrams.diagram(compile_plan(modernize.design("convnext_tiny")), "convnext_tiny")
 
@@ -216,7 +216,7 @@ def test_show_writes_the_diagram_and_says_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["block.png", "file/block.svg"])
 def test_a_diagram_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    shown = ablations("show", "resnet50", "--diagram", tmp_path / name)
+    shown = ablations_here("show", "resnet50", "--diagram", tmp_path / name)
     assert shown.returncode in (1, 2) and len(shown.stderr.strip().splitlines()) == 1 and name in shown.stderr
 
 
@@ -225,7 +225,7 @@ def test_a_diagram_that_cannot_be_written_is_one_line(tmp_path: Path, name: str)
 
 def test_compare_says_flags_costs_and_the_papers_numbers(tmp_path: Path) -> None:
     out = tmp_path / "difference.svg"
-    said = ablations("compare", "resnet50@depthwise", "resnet50@kernel-7", "--diagram", out)
+    said = ablations_here("compare", "resnet50@depthwise", "resnet50@kernel-7", "--diagram", out)
     assert said.returncode == 0, said.stderr
     lines = {re.split(r"\s{2,}", line.strip())[0]: line for line in said.stdout.splitlines()}
     costs = [modernize.count(f"resnet50@{row}") for row in ("depthwise", "kernel-7")]
@@ -246,7 +246,7 @@ def test_compare_says_flags_costs_and_the_papers_numbers(tmp_path: Path) -> None
     ],
 )
 def test_a_wrong_comparison_is_one_line(arguments: tuple[str, ...]) -> None:
-    said = ablations("compare", *arguments)
+    said = ablations_here("compare", *arguments)
     assert said.returncode == 2 and len(said.stderr.strip().splitlines()) == 1 and not said.stdout
 
 

@@ -503,7 +503,7 @@ def test_a_study_under_torchrun_is_trained_by_all_processes_run_after_run(tmp_pa
     assert [run.name for run in runs] == ["norm=bn-s0", "norm=ln-s0"]
     assert [sessions(run) for run in runs] == [[2], [2]]
     assert all(read_json(run / "result.json")["status"] == "done" for run in runs)
-    assert out.count("2 processes at each run") == 1
+    assert out.count("2 processes per run") == 1
     assert out.count("norm=bn-s0: top-1") == 1, "both processes spoke"
     out, _ = finish(torchrun(2, *study))
     assert "2 finished" in out and [sessions(run) for run in runs] == [[2], [2]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from commands import environment
+from commands import ablations_here, environment
 from PIL import Image
 from pydantic import TypeAdapter
 
@@ -55,8 +55,19 @@ COMMANDS = [(block.page, command) for block in BLOCKS for command in block.comma
 PYTHON = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL)]
 
 
+def trains(command: str) -> bool:
+    return command.startswith(("ablations run ", "ablations train ")) and "--dry-run" not in command
+
+
+def shortened(command: str) -> str:
+    """The command with two training steps per run. One that resumes a study has the study's budget."""
+    short = re.sub(r"--budget \w+", "--budget 64images", command).replace("max_epochs=5", "max_epochs=1")
+    return short.replace(" run recipes ", " run recipes --budget 64images ")
+
+
 def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    program, *arguments = shlex.split(command)
+    """Run a command in a process of its own; of many workers two start, each of which takes seconds to import torch."""
+    program, *arguments = shlex.split(command.replace("--nproc-per-node 8", "--nproc-per-node 2"))
     module = [sys.executable, "-m", PROGRAMS[program], *arguments]
     return subprocess.run(module, cwd=cwd, capture_output=True, text=True, timeout=600, env=environment())
 
@@ -116,16 +127,30 @@ def quick_commands(block: Block) -> list[str]:
     return [one for one in block.commands if not one.startswith(("ablations bench", *NOT_RUN))]
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if quick_commands(block)], ids=lambda block: block.name)
-def test_a_block_runs_as_written(block: Block, workplace: Path, fashion_dir: Path) -> None:
-    for command in quick_commands(block):
-        trains = re.match(r"ablations (run|train) ", command) or command.startswith("torchrun ")
-        data = f" --data-dir {fashion_dir}" if trains and "--data-dir" not in command else ""
+def run_block(commands: list[str], workplace: Path, fashion_dir: Path) -> None:
+    for command in commands:
+        needs_data = re.match(r"ablations (run|train) ", command) and "--data-dir" not in command
         before = set(workplace.rglob("*"))
-        done = run(command + data, workplace)
+        command += f" --data-dir {fashion_dir}" if needs_data else ""
+        here = command.startswith("ablations ") and not trains(command)
+        done = ablations_here(*shlex.split(command)[1:], cwd=workplace) if here else run(command, workplace)
         assert done.returncode == 0 and done.stdout, done.stderr
         if "--dry-run" in command:
             assert set(workplace.rglob("*")) == before, "a dry run writes nothing"
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if quick_commands(block)], ids=lambda block: block.name)
+def test_a_block_runs_as_written_but_for_how_long_it_trains(block: Block, workplace: Path, fashion_dir: Path) -> None:
+    commands = [shortened(one) if trains(one) else one for one in quick_commands(block)]
+    run_block(commands, workplace, fashion_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if any(map(trains, block.commands))], ids=lambda block: block.name
+)
+def test_a_block_that_trains_runs_as_written(block: Block, workplace: Path, fashion_dir: Path) -> None:
+    run_block(quick_commands(block), workplace, fashion_dir)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import victims
 import yaml
-from commands import ablations, started
+from commands import ablations, ablations_here, started
 
 from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints
@@ -219,8 +219,8 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     assert result(tmp_path / "study", "tame-s0")["status"] == "done"
     again = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
     assert again.returncode == 1 and "2 finished" in again.stdout
-    assert "1 finished, 0 running, 0 interrupted, 1 failed" in ablations("status", tmp_path / "study").stdout
-    report = ablations("report", tmp_path / "study")
+    assert "1 finished, 0 running, 0 interrupted, 1 failed" in ablations_here("status", tmp_path / "study").stdout
+    report = ablations_here("report", tmp_path / "study")
     assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
 
 
@@ -391,5 +391,5 @@ def test_a_damaged_prediction_file_is_not_used(tmp_path: Path) -> None:
     assert ablations(*arguments).returncode == 0
     for path in (tmp_path / "study/runs").glob("*/predictions.npz"):
         path.write_bytes(b"")
-    done = ablations("report", tmp_path / "study")
+    done = ablations_here("report", tmp_path / "study")
     assert done.returncode == 0 and "not tested: one seed" in done.stdout

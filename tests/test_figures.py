@@ -310,7 +310,7 @@ def test_a_cut_interval_has_an_arrow_at_its_end() -> None:
             for label, (low, high) in ends.items()
         ]
     ).assign(paper_change=[0.1, 0.5, 1.0, 1.5])
-    axes = against_paper(steps, "", "t", "s", "c").axes[0]
+    axes = against_paper(steps, "t", "s", ["c"]).axes[0]
     assert marks(axes, "v") == [(0.1, axes.get_ylim()[0])] and marks(axes, "^") == [(0.5, axes.get_ylim()[1])]
 
 
@@ -432,7 +432,7 @@ def test_worths_in_the_papers_order_are_over_the_seeds_that_walked_it(tmp_path: 
         assert found == pytest.approx(expected) if name == "one" else math.isnan(found[1]) and math.isnan(found[2])
         legend = {text.get_text() for box in figure.legends for text in box.get_texts()}
         assert "in the paper's order" in legend
-        said = "over 1 of 2 seeds" if name == "one" else "No seed has walked the paper's order whole yet"
+        said = "over 1 of 2 seeds" if name == "one" else "No seed has finished the paper's order yet"
         assert said in table.legend and "–" not in table.legend
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from commands import ablations, started
+from commands import ablations, ablations_here, started
 from PIL import Image
 from recorder import Recorder
 from torch import nn
@@ -620,7 +620,7 @@ def damaged_lines(output: str) -> list[str]:
 
 
 def test_data_prints_the_same_for_folders_and_shards(drawn: Drawn) -> None:
-    both = [ablations("data", "imagenet", "--data-dir", drawn.place(layout)) for layout in ("folders", "shards")]
+    both = [ablations_here("data", "imagenet", "--data-dir", drawn.place(layout)) for layout in ("folders", "shards")]
     assert [done.returncode for done in both] == [0, 0]
     for done in both:
         said = "imagenet: 1700 training and 300 test images of 3×224×224 in 4 classes, checksum "
@@ -667,7 +667,7 @@ def test_a_study_trains_from_shards(drawn: Drawn, tmp_path: Path) -> None:
     assert all(len(result["damaged"]) == 3 for result in results)
     with np.load(tmp_path / "study/runs/kernel_size=3-s0/predictions.npz") as predictions:
         assert 167 <= len(predictions["labels"]) <= 170
-    report = ablations("report", tmp_path / "study")
+    report = ablations_here("report", tmp_path / "study")
     assert report.returncode == 0 and "kernel_size=5" in report.stdout
 
 

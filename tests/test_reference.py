@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from commands import ablations
+from commands import ablations, ablations_here
 from torchvision.ops import StochasticDepth
 
 from ablations.cli import run_command
@@ -204,7 +204,7 @@ def test_a_study_with_a_reference_row_runs_and_is_reported(tmp_path: Path) -> No
     assert (rows["images_seen"] == 128).all()  # the same recipe and budget for all
     result = read_json(tmp_path / "study/runs/torchvision-shufflenet_v2_x0_5-s0/result.json")
     assert result["note"] == found["note"]
-    reported = ablations("report", tmp_path / "study", "--to", tmp_path / "report")
+    reported = ablations_here("report", tmp_path / "study", "--to", tmp_path / "report")
     assert reported.returncode == 0, reported.stderr
     assert "shufflenet_v2_x0_5 (torchvision)" in (tmp_path / "report/index.html").read_text()
 

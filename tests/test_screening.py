@@ -365,7 +365,7 @@ def test_costs_are_those_of_the_designs_and_limit_the_rows() -> None:
         ({"flags": ["norm"]}, "two flags or more"),
         ({"flags": {"norm": ["bn"], "stem": ["patchify"]}}, "norm=bn is the base's value already"),
         ({"runs": 5}, "need 12 or more"),
-        ({"orders": 3}, "orders: a study of kind screen has no use for it"),
+        ({"orders": 3}, 'orders: not supported by "screen" studies'),
         ({"max_cost": -1.0}, "max_cost"),
     ],
 )
@@ -451,19 +451,26 @@ def test_a_dry_run_prints_aliases_cost_and_standard_errors() -> None:
 
 def test_the_command_screens_and_resolves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "screen"
-    asked: list[str | Path] = ["--base", "pocket", "--flags", "norm,activation,stem,fewer_norms", "--data", "digits"]
+    asked: list[str | Path] = [
+        "--base",
+        "pocket,width=4,depths=1-1",
+        "--flags",
+        "norm,activation,stem,fewer_norms",
+        "--data",
+        "digits",
+    ]
     asked += ["--budget", "64images", "--set", "batch_size=32", "--out", folder]
     done = ablations("run", "screen", *asked, "--jobs", "2")
     assert done.returncode == 0, done.stderr
     more = ablations("run", "screen", "--resolve", "norm:stem", "--runs", "4", "--out", folder)
-    assert more.returncode == 0 and "12 runs, 8 there already" in more.stdout, more.stdout + more.stderr
+    assert more.returncode == 0 and "12 runs, 8 finished" in more.stdout, more.stdout + more.stderr
     report = ablations("report", folder, "--format", "table,csv")
     assert report.returncode == 0, report.stderr
     interactions = pd.read_csv(folder / "report/tables/screen-interactions.csv")
-    assert "norm:stem" in set(interactions["flags"]) | {"stem:norm"}
+    assert "norm:stem" in set(interactions["flags"])
     arguments = ["run", "screen", "--resolve", "norm:stem", "--seeds", "1", "--out", str(folder)]
     assert run_command(arguments) == 2
-    assert "--seeds: follow-up runs are trained as" in capsys.readouterr().err
+    assert "--seeds: follow-up runs are trained like" in capsys.readouterr().err
 
 
 def test_the_shares_of_looks_at_interactions_add_up_to_less_than_one() -> None:

@@ -166,7 +166,8 @@ def test_a_study_of_one_stage_differs_from_a_single_table_only_in_the_share() ->
 def test_an_unfinished_extension_needs_far_more_evidence_than_a_finished_one() -> None:
     finished = compare_over_looks(study([2, 3], ("start", "extended"), step=1.5), PAIRS)
     open_runs = study([2, 3], ("start", "extended"), step=1.5)
-    open_runs.loc[len(open_runs)] = ["row1", 9, 2, "extended", "left", np.nan]
+    pending = {"row": "row1", "seed": 9, "stage": 2, "why": "extended", "status": "left"}
+    open_runs = pd.concat([open_runs, pd.DataFrame([pending])], ignore_index=True)
     assert compare_over_looks(open_runs, PAIRS)["p_adjusted"].iloc[3] > finished["p_adjusted"].iloc[3]
 
 

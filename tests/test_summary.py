@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +20,8 @@ from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
 from reports.paper_agreement import agreement_words, paper_agreement
-from reports.statistics.power import describe_power, detectable_effect
-from reports.study_tables import comparison_table
-from reports.study_tables import pairs as compared_pairs
+from reports.statistics.power import describe_power, detectable_effect, study_power
+from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
@@ -34,7 +35,14 @@ def study_runs(seeds: int = 3, **changes: object) -> pd.DataFrame:
     for row, effect in EFFECTS.items():
         for seed in range(seeds):
             noise = 0.3 * chance.normal()
-            line = {"study": "mine", "kind": "one-in", "roadmap": None, "row": row, "label": f"+ {row}", "seed": seed}
+            line: dict[str, Any] = {
+                "study": "mine",
+                "kind": "one-in",
+                "roadmap": None,
+                "row": row,
+                "label": f"+ {row}",
+                "seed": seed,
+            }
             line |= {"base": None if row == "base" else "base", "run": f"{row}-s{seed}", "recipe": "quick"}
             line |= {"dataset": "digits", "status": "done", "reason": None, "params": 1000, "macs": 10**6}
             line |= {"images_seen": 60_000, "seconds": 60.0, "top1": 80 + effect + noise, "note": None}
@@ -70,14 +78,23 @@ def test_one_seed_has_no_verdict_and_says_what_would_give_some() -> None:
     assert "3 seeds per row would give verdicts: 8 more runs, about 8 min of training." in summary.notes
 
 
+def test_more_seeds_are_offered_only_if_they_detect_less() -> None:
+    """With two seeds a third one detects less than a later look costs."""
+    runs = study_runs(seeds=2)
+    now = study_power(runs, pairs(runs))
+    note = next(note for note in summarise_study("mine", runs, [comparison_table(runs)]).notes if "To settle" in note)
+    offered = [float(size) for size in re.findall(r"would detect ([\d.]+) pp", note)]
+    assert now and offered and offered == sorted(offered, reverse=True) and offered[0] < now.difference
+
+
 def test_the_primary_measure_alone_has_verdicts() -> None:
     runs = study_runs()
     top1, loss = comparison_table(runs), comparison_table(runs, measure="loss")
-    by_row = {name: table.frame.set_index("row") for name, table in (("top1", top1), ("loss", loss))}
-    assert by_row["loss"].loc["up", "verdict"] == by_row["top1"].loc["up", "verdict"] == "better"
-    assert by_row["loss"].loc["up", "difference"] == pytest.approx(by_row["top1"].loc["up", "loss_difference"])
-    assert by_row["loss"].loc["up", "top1_difference"] == pytest.approx(by_row["top1"].loc["up", "difference"])
-    assert by_row["loss"].loc["up", "mean"] == by_row["top1"].loc["up", "mean"]  # top-1 whatever the measure
+    by_top1, by_loss = (dict(table.frame.set_index("row").loc["up"]) for table in (top1, loss))
+    assert by_loss["verdict"] == by_top1["verdict"] == "better"
+    assert by_loss["difference"] == pytest.approx(by_top1["loss_difference"])
+    assert by_loss["top1_difference"] == pytest.approx(by_top1["difference"])
+    assert by_loss["mean"] == by_top1["mean"]  # top-1 whatever the measure
     for table in (top1, loss):
         assert sum(column.name == "verdict" for column in table.columns) == 1
     assert "lower is better" in loss.legend
@@ -94,7 +111,8 @@ def test_a_study_declares_its_measure_and_keeps_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["orders", "grid", "screen"])
 def test_effects_over_many_rows_are_summarized_by_flag(tmp_path: Path, kind: str) -> None:
-    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]} if kind == "grid" else ["norm", "stem", "kernel_size"]
+    grid = {"norm": ["bn", "ln"], "kernel_size": [3, 7], "activation": ["relu", "gelu"]}
+    flags = grid if kind == "grid" else ["norm", "stem", "kernel_size"]
     study = made_up_study(tmp_path, kind, flags=flags)
     summary = read_report(study, tmp_path).summary
     labels = [finding.label for group in summary.groups for finding in group.findings]
@@ -114,12 +132,12 @@ def test_the_paper_agrees_with_itself() -> None:
 
 
 def test_the_published_studies_agree_as_published() -> None:
-    for name, pairs in (("roadmap", 0.27), ("confirmation", 0.66)):
+    for name, in_order in (("roadmap", 0.27), ("confirmation", 0.66)):
         runs = pd.read_csv(RESULTS / name / "results.csv")
         study, words = paper_agreement(runs, "pocket"), " ".join(agreement_words(runs, "pocket"))
-        assert study.pairs.value == pytest.approx(pairs, abs=0.005)
+        assert study.pairs.value == pytest.approx(in_order, abs=0.005)
         assert study.pairs.low < study.pairs.value < study.pairs.high
-        assert f"{pairs}" in words and ("A coin scores 0.50." in words) == (pairs < 0.5)
+        assert f"{in_order}" in words and ("A coin scores 0.50." in words) == (in_order < 0.5)
         means = runs.groupby("row")["top1"].mean()
         steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
         ours = [means[row.name] - means[before.name] for row, before in steps if before]
@@ -207,10 +225,10 @@ def test_a_failed_run_is_no_reason_to_ask_for_seeds(tmp_path: Path) -> None:
 
 def test_the_power_of_rows_with_unequal_seeds_names_the_rows_that_it_holds_for() -> None:
     runs = study_runs(5)
-    power = describe_power(runs, compared_pairs(runs))
+    power = describe_power(runs, pairs(runs))
     assert "between rows" not in power
     few = runs[(runs["row"] != runs["row"].iloc[-1]) | (runs["seed"] == 0)]
-    assert "between rows with 5 seeds is detected" in describe_power(few, compared_pairs(few))
+    assert "between rows with 5 seeds is detected" in describe_power(few, pairs(few))
 
 
 @pytest.mark.parametrize(("many", "share"), [(1, 0.9), (11, 0.9), (16, 0.04)])

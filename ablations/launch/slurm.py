@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from ablations.errors import RequestError, RunError, writing
-from ablations.launch.estimate import describe_runs
 from ablations.launch.job import Job
 from ablations.launch.session import Session
 from ablations.launch.signals import STOP, handled
@@ -60,6 +59,8 @@ def check_slurm() -> None:
 
 def describe_plan(session: Session, kind: str, jobs: int) -> str:
     """Describe the runs and what their jobs ask for."""
+    from ablations.launch.estimate import describe_runs
+
     cluster = session.study.cluster or Cluster()
     tasks = cluster.nodes * cluster.processes_each
     wanted = [f"{key} {value}" for key, value in cluster.model_dump(exclude_defaults=True).items()]

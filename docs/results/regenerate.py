@@ -34,9 +34,9 @@ def main() -> None:
     for name in MAIN:
         write_report(report_of(name), RESULTS / name, ["markdown", "csv", "latex", "svg"])
     write_report(report_of("roadmap"), RESULTS / "roadmap", ["html"])
-    found = blocks()
+    generated = blocks()
     for page in PAGES:
-        page.write_text(filled(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+        page.write_text(filled(page.read_text(encoding="utf-8"), generated), encoding="utf-8")
 
 
 def report_of(name: str) -> Report:
@@ -69,7 +69,7 @@ def blocks() -> dict[str, str]:
     }
 
 
-# ---- what is said of a study
+# ---- the results of a study
 
 
 def learning_rate(report: Report) -> str:
@@ -119,10 +119,10 @@ def agreement(report: Report) -> Correlation:
     return rank_correlation(adopted["change"], adopted["paper_change"])
 
 
-def said(found: Correlation) -> str:
+def described(correlation: Correlation) -> str:
     """A rank correlation in words."""
-    rho, low, high = (minus(f"{value:+.2f}") for value in (found.rho, found.low, found.high))
-    return f"rank correlation {rho}, 95% CI {low} to {high}, over {found.n} adopted steps"
+    rho, low, high = (minus(f"{value:+.2f}") for value in (correlation.rho, correlation.low, correlation.high))
+    return f"rank correlation {rho}, 95% CI {low} to {high}, over {correlation.n} adopted steps"
 
 
 # ---- the search for a setting that agrees with the paper
@@ -166,8 +166,8 @@ def search_table(search: list[Setting]) -> str:
     heads = ("setting", "training cost (T MACs, forward)", "rank correlation", "95% CI")
     lines = [f"| {' | '.join(heads)} |", "| :--- | ---: | ---: | ---: |"]
     for setting in sorted(search, key=lambda setting: -setting.agreement.rho):
-        found = setting.agreement
-        rho, low, high = (minus(f"{value:+.2f}") for value in (found.rho, found.low, found.high))
+        correlation = setting.agreement
+        rho, low, high = (minus(f"{value:+.2f}") for value in (correlation.rho, correlation.low, correlation.high))
         lines.append(f"| {setting.name} | {setting.work / 1e12:.2f} | {rho} | {low} to {high} |")
     return "\n".join(lines)
 
@@ -176,15 +176,15 @@ def confirmation(search: list[Setting]) -> str:
     """What became of the best setting with fresh seeds on the test split."""
     best = max((one for one in search if one.name != OWN_RATES), key=lambda one: one.agreement.rho).name
     report = report_of("confirmation")
-    found = agreement(report)
-    if found.low > 0:
+    correlation = agreement(report)
+    if correlation.low > 0:
         verdict = "The interval lies above 0, which is agreement by the rule fixed beforehand, and a low bar"
     else:
         verdict = "By the rule fixed beforehand that is no agreement: the interval does not lie above 0"
     seeds = ", ".join(map(str, sorted(report.runs["seed"].unique())))
     return (
         f"{len(search)} settings were tried. The closest that can be run as it is, `{best}`, was run again on the test "
-        f"split with the seeds {seeds}: {said(found)}. {verdict}. {agreement_of(report)[1]}"
+        f"split with the seeds {seeds}: {described(correlation)}. {verdict}. {agreement_of(report)[1]}"
     )
 
 

@@ -18,7 +18,7 @@ _PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.15, 1.15, 3.2
 
 @styled
 def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
-    """A point for each of `steps`, which has label, adopted, status, verdict, change, low, high and paper_change."""
+    """Draw one point per step; `steps` has label, adopted, status, verdict, change, low, high and paper_change."""
     records = dict(zip(steps.index, steps.to_dict("records"), strict=True))
     entries = [(int(place) + 1, str(line["label"]), _why_not(line)) for place, line in records.items()]
     key = make_key(entries, _KEY)
@@ -53,14 +53,14 @@ def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequenc
 
 
 def _why_not(line: dict) -> str:
-    """Why a step has no point."""
+    """Say why a step has no point."""
     if line["change"] == line["change"]:
         return ""
     return absence(line["status"]) or line["verdict"]
 
 
 def _draw_steps(axes: Axes, steps: pd.DataFrame) -> None:
-    """The points on axes that hold 0, with our intervals."""
+    """Draw the points with our CIs on axes that include 0."""
     spreads = [
         max(0.0, min((high - low) / 2, 3.0)) if high == high else 0.0
         for low, high in zip(steps["low"], steps["high"], strict=True)
@@ -92,7 +92,7 @@ def _draw_steps(axes: Axes, steps: pd.DataFrame) -> None:
 
 
 def _draw_step(axes: Axes, number: int, line: dict, y: float) -> Point:
-    """One step's mark, and its point to be numbered."""
+    """Draw one step's mark and return its point to be numbered."""
     x, change, gid = line["paper_change"], line["change"], mark(axes, number - 1)
     if y != change:
         axes.plot(x, y, "v" if change < y else "^", color=VERMILION, markersize=7, zorder=5, gid=gid)

@@ -1,4 +1,4 @@
-"""Learning curves: a small panel for each row, with a band over its seeds and the row that it is compared with."""
+"""Learning curves: one small panel per row, with a band over its seeds and its baseline's mean."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SIZE, _LINE, _FOOT = 7.5, 0.145, 0.85
 
 @dataclass(frozen=True)
 class _Layout:
-    """How many panels stand side by side, how large each is in inches, and whether they are named by number and row."""
+    """Number of panels per line, their size in inches, and whether they are named by number and row."""
 
     columns: int
     wide: float
@@ -48,7 +48,7 @@ class _Layout:
 
 
 def _layout(panels: int) -> _Layout:
-    """The fewer the larger."""
+    """Choose the layout: the fewer panels, the larger."""
     if panels <= 3:
         return _Layout(panels, 2.5, 1.7)
     return _Layout(min(panels, 6), 1.62, 1.05) if panels <= 30 else _Layout(9, 1.05, 0.75, numbered=True)
@@ -56,7 +56,7 @@ def _layout(panels: int) -> _Layout:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is drawn against images seen: a column of the curves, its name, and how far from the median still shows."""
+    """A quantity drawn against images seen: its column, its name, and the distance from the median that still shows."""
 
     column: str
     title: str
@@ -64,12 +64,12 @@ class Quantity:
 
 
 LOSS = Quantity("loss", "training loss", 4.0)
-TOP1 = Quantity("top1", "top-1 on the training images, augmented, %", 100.0)
+TOP1 = Quantity("top1", "top-1 on augmented training images (%)", 100.0)
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """A row's curve over the seeds that have logged: `seeds` has a column a seed, a line a number of images seen."""
+    """A row's curve over the seeds with logs: `seeds` has one column per seed, one line per number of images seen."""
 
     label: str
     base: str | None
@@ -79,7 +79,7 @@ class _Curve:
 
     @property
     def whole(self) -> pd.DataFrame:
-        """As far as all its seeds have come."""
+        """The part that all seeds have reached."""
         return self.seeds.dropna()
 
 
@@ -95,11 +95,11 @@ class _Frame:
     values: tuple[float, float]
 
     def across(self, images: Any) -> Any:
-        """Inches of numbers of images."""
+        """Convert numbers of images to inches."""
         return self.x + self.wide * np.asarray(images, dtype=float) / self.images[1]
 
     def up(self, values: Any) -> Any:
-        """Inches of values; those off the axis are at its edge."""
+        """Convert values to inches; values off the axis are at its edge."""
         low, high = self.values
         return self.y + self.tall * (np.clip(np.asarray(values, dtype=float), low, high) - low) / (high - low)
 
@@ -108,14 +108,14 @@ class _Frame:
 def learning_curves(
     curves: pd.DataFrame, runs: pd.DataFrame, quantity: Quantity, title: str, subtitle: str, caption: str
 ) -> Figure:
-    """A panel for each row of `runs`, in order, all on the same axes; a row without a log says so in its panel."""
-    found = _curves(curves, runs, quantity.column)
-    layout = _layout(len(found))
-    heads = [_head(number, row, curve, layout) for number, (row, curve) in enumerate(found.items(), start=1)]
+    """Draw one panel per row of `runs`, in order, with common axes; a row without a log has a remark in its panel."""
+    by_row = _curves(curves, runs, quantity.column)
+    layout = _layout(len(by_row))
+    heads = [_head(number, row, curve, layout) for number, (row, curve) in enumerate(by_row.items(), start=1)]
     bands = [range(start, min(start + layout.columns, len(heads))) for start in range(0, len(heads), layout.columns)]
     head_lines = [max(len(heads[place]) for place in band) for band in bands]
     body = sum(_LINE * lines + 0.06 + layout.tall + 0.2 for lines in head_lines) + _FOOT
-    images, values = _ranges(found.values(), quantity)
+    images, values = _ranges(by_row.values(), quantity)
     notes = [caption]
     if layout.numbered:
         notes.append("Panels are named by a row's place in the table and its folder's name.")
@@ -127,7 +127,7 @@ def learning_curves(
     board = sheet.axes(0, 0, width, sheet.height)
     board.set_axis_off()
     board.set(xlim=(0, width), ylim=(0, sheet.height))
-    top, in_order, rows = sheet.top, list(found.values()), list(found)
+    top, in_order, rows = sheet.top, list(by_row.values()), list(by_row)
     last = {str(row): int(group.index[-1]) for row, group in curves.groupby("row")}
     for band, lines in zip(bands, head_lines, strict=True):
         y = top - _LINE * lines - 0.06 - layout.tall
@@ -136,8 +136,8 @@ def learning_curves(
             curve = in_order[place]
             _write_head(board, frame, heads[place])
             gid = mark_id(board, last[rows[place]]) if rows[place] in last else None
-            _draw_frame(board, frame, gid, left=column == 0, below=place + layout.columns >= len(found))
-            _draw_curve(board, frame, curve, found.get(curve.base or ""))
+            _draw_frame(board, frame, gid, left=column == 0, below=place + layout.columns >= len(by_row))
+            _draw_curve(board, frame, curve, by_row.get(curve.base or ""))
         top = y - 0.2
     board.text(MARGIN + _LEFT, top - 0.18, "images seen", size=_SIZE + 1, va="center")
     sheet.legend(list(_handles(in_order)), sheet.bottom + 0.1, columns=4)
@@ -145,7 +145,7 @@ def learning_curves(
 
 
 def _head(number: int, row: str, curve: _Curve, layout: _Layout) -> list[tuple[str, dict[str, Any]]]:
-    """The lines over a panel with their looks: its name, and what became of its runs."""
+    """The lines above a panel with their styles: its name, and a remark on its runs."""
     name = f"{number}  {row}" if layout.numbered else curve.label
     looks = {"size": _SIZE - 0.5, "style": "italic", "color": VERMILION}
     names: list[tuple[str, dict[str, Any]]] = [(line, {"size": _SIZE}) for line in wrap(name, _SIZE, layout.wide)]
@@ -153,8 +153,8 @@ def _head(number: int, row: str, curve: _Curve, layout: _Layout) -> list[tuple[s
 
 
 def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, _Curve]:
-    """The curve of each row by its name."""
-    found = {}
+    """Return the curve of each row by its name."""
+    by_row = {}
     logged = dict(list(curves.groupby("row", sort=False)))
     for row, group in runs.groupby("row", sort=False):
         log = logged.get(row, curves.head(0))
@@ -162,14 +162,14 @@ def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, 
         statuses = dict(zip(group["seed"].astype(int), group["status"], strict=True))
         base = group["base"].iloc[0]
         remark = _remark(list(statuses.values()), logged=not log.empty)
-        found[str(row)] = _Curve(
+        by_row[str(row)] = _Curve(
             str(group["label"].iloc[0]), base if isinstance(base, str) else None, remark, _thinned(seeds), statuses
         )
-    return found
+    return by_row
 
 
 def _remark(statuses: Sequence[str], logged: bool) -> str:
-    """What a reader should know of a row's runs: those that are not done."""
+    """Describe the runs of a row that are not done."""
     counts = Counter(absence(status) for status in statuses)
     words = ", ".join(
         f"{number} of {len(statuses)} {word}" if len(statuses) > 1 else word for word, number in counts.items() if word
@@ -178,7 +178,7 @@ def _remark(statuses: Sequence[str], logged: bool) -> str:
 
 
 def _thinned(seeds: pd.DataFrame) -> pd.DataFrame:
-    """At most POINTS lines, each the mean of a stretch; a seed that ends within a stretch has its mean so far."""
+    """Reduce to at most POINTS lines, each the mean of an interval; a seed that ends within one has its mean so far."""
     if len(seeds) <= POINTS:
         return seeds
     stretch = np.arange(len(seeds)) * POINTS // len(seeds)
@@ -188,7 +188,7 @@ def _thinned(seeds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranges(curves: Any, quantity: Quantity) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The axes' ranges, for all panels the same."""
+    """Return the ranges of the axes, common to all panels."""
     values = np.concatenate([np.empty(0), *(curve.seeds.to_numpy(dtype=float).ravel() for curve in curves)])
     values = values[np.isfinite(values)]
     if not len(values):
@@ -200,13 +200,13 @@ def _ranges(curves: Any, quantity: Quantity) -> tuple[tuple[float, float], tuple
 
 
 def _write_head(board: Axes, frame: _Frame, lines: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Lines above a panel, the last one next to it."""
+    """Write lines above a panel, the last one nearest to it."""
     for number, (line, looks) in enumerate(reversed(lines)):
         board.text(frame.x, frame.y + frame.tall + 0.09 + number * _LINE, line, va="center", **looks)
 
 
 def _draw_frame(board: Axes, frame: _Frame, gid: str | None, left: bool, below: bool) -> None:
-    """A panel's ground, with an id of its own where it has a log, and rules; numbers left and below only."""
+    """Draw a panel's frame, with an id if it has a log, and grid lines; numbers on the left and below only."""
     looks: dict[str, Any] = {"facecolor": "none", "edgecolor": RULE, "linewidth": 0.8, "gid": gid}
     board.add_patch(Rectangle((frame.x, frame.y), frame.wide, frame.tall, **looks))
     for value in ticks(*frame.values, 4):
@@ -222,7 +222,7 @@ def _draw_frame(board: Axes, frame: _Frame, gid: str | None, left: bool, below: 
 
 
 def _draw_curve(board: Axes, frame: _Frame, curve: _Curve, base: _Curve | None) -> None:
-    """The row's mean and band as far as all seeds have come, then each seed alone; dashed, the base's mean."""
+    """Draw the row's mean and band as far as all seeds have come, then each seed; dashed, the baseline's mean."""
     if base is not None and len(base.whole):
         mean = base.whole.mean(axis=1)
         looks: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (3, 1.5)), "zorder": 2}
@@ -255,12 +255,12 @@ def _draw_curve(board: Axes, frame: _Frame, curve: _Curve, base: _Curve | None) 
 
 
 def _lone(lines: int, marker: str) -> str:
-    """The marker of a curve that is a single point, which a line would not show."""
+    """Return the marker of a curve with a single point, which a line would not show."""
     return marker if lines == 1 else "None"
 
 
 def _handles(curves: Any) -> Iterator[Artist]:
-    """An entry for each kind of mark that the figure holds."""
+    """Return a legend entry per kind of mark in the figure."""
     curves = list(curves)
     several = any(len(curve.seeds.columns) > 1 for curve in curves)
     longest = max((len(curve.whole) for curve in curves), default=0)
@@ -272,7 +272,7 @@ def _handles(curves: Any) -> Iterator[Artist]:
         yield Line2D([], [], color=BLUE, linewidth=0.6, label="one seed, where not all have come so far")
     if any(curve.base for curve in curves):
         base: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
-        yield Line2D([], [], marker=_lone(longest, "_"), label="the row it is compared with", **base)
+        yield Line2D([], [], marker=_lone(longest, "_"), label="its baseline", **base)
     logged = {status for curve in curves for seed, status in curve.statuses.items() if seed in curve.seeds.columns}
     if "failed" in logged:
         yield Line2D([], [], linestyle="", marker="X", color=VERMILION, markersize=4.5, label="failed here")
@@ -283,7 +283,7 @@ def _handles(curves: Any) -> Iterator[Artist]:
 
 
 def short_count(count: float) -> str:
-    """A number of images as 60k or 1.2M."""
+    """Format a number of images as 60k or 1.2M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:g}{unit}"

@@ -25,7 +25,7 @@ _LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCO
 
 @styled
 def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure:
-    """Every row of a table of comparisons: its difference, interval and verdict, or what became of its runs."""
+    """Draw every row of a table of comparisons: its difference, CI and verdict, or the status of its runs."""
     records = table.frame.to_dict("records")
     lines = []
     for record, cells in zip(records, table.rows, strict=True):
@@ -45,7 +45,7 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure
 
 
 def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
-    """The line of a row among all runs of the study."""
+    """Return the line of a row."""
     mine = runs[runs["row"] == record["row"]]
     value, low, high = (known(record.get(name)) for name in ("difference", "low", "high"))
     word = ": ".join(
@@ -63,7 +63,7 @@ def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
 
 
 def _without(word: str, row: str, runs: pd.DataFrame) -> str:
-    """Why a row that has a result has no difference."""
+    """Say why a row with a result has no difference."""
     if word:
         return word
     if isinstance(runs.loc[runs["row"] == row, "base"].iloc[0], str):
@@ -73,7 +73,7 @@ def _without(word: str, row: str, runs: pd.DataFrame) -> str:
 
 @styled
 def worths(table: Table, caption: str) -> Figure:
-    """Each flag's worth over orders with interval and spread, and its worth in the paper's order."""
+    """Draw each flag's effect over orders with CI and range, and its effect in the paper's order."""
     lines = []
     for record in table.frame.to_dict("records"):
         value, low, high, least, most, other = (

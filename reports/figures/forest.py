@@ -1,4 +1,4 @@
-"""Forest plots: a line for each row or flag, its value and interval on one axis and in figures beside it."""
+"""Forest plots: one line per row or flag, with its value and CI on an axis and as numbers beside it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Line:
-    """A line: its label, its value with interval, and the word said of it; `absent` is what stands where no value is.
+    """A line: its label, its value with CI, its columns of text, and the text that replaces a missing value.
 
     `spread` is a wider range behind the interval, `other` a second value beside it (the paper's order's).
     """
@@ -214,7 +214,7 @@ def _off_axis(lines: Sequence[Line]) -> list[Artist]:
 
 
 def signed_number(value: float | None) -> str:
-    """A change in points as it stands beside the axis."""
+    """Format a change as the column beside the axis shows it."""
     return MISSING if value is None else signed(value, ".2f")
 
 

@@ -1,4 +1,4 @@
-"""Two flags over their values: a cell for each pair, its shade the accuracy, its words the number."""
+"""A heat map of two flags: one cell per pair of values, shaded by top-1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CELL_WIDE = (1.15, 2.2)  # at least and at most
 
 @styled
 def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
-    """The grid with the first flag's values from top to bottom, the second's from left to right."""
+    """Draw a grid with the first flag's values from top to bottom and the second's from left to right."""
     top1 = {place: summarise(cell.loc[cell["status"] == "done", "top1"]) for place, cell in grid.cells.items()}
     means = [summary.mean for summary in top1.values() if summary.seeds]
     low, high = axis_range(means, [0.0] * len(means), 5.0)
@@ -77,7 +77,7 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
 def _draw_cell(
     board: Any, cell: tuple[float, float, float, float], words: str, color: Any, gid: str | None = None
 ) -> None:
-    """A cell with its words and, if it has a number, an id of its own; one without is white and hatched."""
+    """Draw a cell with its text; a cell with a number has an id, one without is white and hatched."""
     x, y, width, height = cell
     looks: dict[str, Any] = {"facecolor": color} if color else {"facecolor": "white", "hatch": "////", "zorder": 0.5}
     board.add_patch(
@@ -91,7 +91,7 @@ def _draw_cell(
 
 
 def _lightness(color: tuple[float, ...]) -> float:
-    """How light a colour looks, from 0 to 1."""
+    """Return the perceived lightness of a color, from 0 to 1."""
     return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
 
 

@@ -62,9 +62,9 @@ def place_labels(
         taken = [*marks, *placed.values()]
         for beside in (avoid, ()):
             spots = _spots(points[index], size, panel, mark)
-            found = next((box for box in spots if not any(map(box.meets, (*taken, *beside)))), None)
-            if found:
-                placed[index] = found
+            free = next((box for box in spots if not any(map(box.meets, (*taken, *beside)))), None)
+            if free:
+                placed[index] = free
                 break
     return [placed.get(index) for index in range(len(points))]
 

@@ -1,4 +1,4 @@
-"""One style for all figures, and the page they are drawn on: title above, notes below, measured in inches."""
+"""The style of all figures, and the page they are drawn on: title above, notes below, measured in inches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart by every eye; shapes and lines differ too, so that grey print keeps them apart.
+# Okabe and Ito's colors, safe for color blindness; shapes and lines differ too, for gray print.
 INK, MUTED, BAND, RULE = "#222222", "#666666", "#F1F1F1", "#D5D5D5"
 BLUE, SKY, VERMILION, GREY = "#0072B2", "#56B4E9", "#D55E00", "#C9C9C9"
 
@@ -63,7 +63,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    """A drawing function that draws in this style, whatever the user's own."""
+    """Make a drawing function use this style instead of the user's."""
 
     @wraps(draw)
     def drawn(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> Figure:
@@ -75,14 +75,14 @@ def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
 
 @contextmanager
 def _any_letters() -> Iterator[None]:
-    """Draws letters that the font lacks as boxes, without a word on standard error for each."""
+    """Draw letters that the font lacks as boxes, without warnings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         yield
 
 
 def encode(figure: Figure, suffix: str) -> bytes:
-    """A figure as the bytes of a png, svg or pdf file."""
+    """Encode a figure as a png, svg or pdf file."""
     out = io.BytesIO()
     with style.context(["default", STYLE]), _any_letters():
         figure.savefig(out, format=suffix, metadata=_METADATA[suffix])
@@ -91,7 +91,7 @@ def encode(figure: Figure, suffix: str) -> bytes:
 
 @cache
 def text_width(text: str, size: float, weight: str = "normal") -> float:
-    """How wide a line of text is, in inches."""
+    """Return the width of a line of text in inches."""
     font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
@@ -154,7 +154,7 @@ class Page:
 
 
 def page(title: str, subtitle: str, notes: Sequence[str], width: float, body: float) -> Page:
-    """A page with words above and below a body of so many inches, each in as many lines as it takes."""
+    """Make a page with wrapped text above and below a body of a height in inches."""
     inside = width - 2 * MARGIN
     titles = wrap(title, _TITLE_SIZE, inside, weight="bold")
     subtitles = wrap(subtitle, STYLE["font.size"], inside)
@@ -173,33 +173,33 @@ def page(title: str, subtitle: str, notes: Sequence[str], width: float, body: fl
 
 
 def near(values: Sequence[float], least: float) -> list[float]:
-    """The values without those so far from the others that an axis with them would squeeze the others together."""
+    """Drop values so far from the others that an axis with them would squeeze the others together."""
     middle = statistics.median(values)
     spread = statistics.median(abs(value - middle) for value in values)
     return [value for value in values if abs(value - middle) <= max(8 * spread, least)]
 
 
 def rounded_out(low: float, high: float, room: float) -> tuple[float, float]:
-    """A range with `room` at both ends, its ends round numbers."""
+    """Widen a range by `room` at both ends, to round numbers."""
     step = 10 ** math.floor(math.log10(room))
     return round(math.floor((low - room) / step) * step, 6), round(math.ceil((high + room) / step) * step, 6)
 
 
 def held(value: float, low: float, high: float) -> float:
-    """The value, or where the arrow stands for one that is off the axis."""
+    """Return the value, or the place of the arrow for a value off the axis."""
     inset = 0.025 * (high - low)
     return value if low <= value <= high else min(max(value, low + inset), high - inset)
 
 
 def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
-    """Round places on an axis, none outside it."""
+    """Return round tick positions within an axis."""
     places = MaxNLocator(nbins=at_most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     inside = 1e-9 * (high - low)
     return [float(place) for place in places if low - inside <= place <= high + inside]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round places on a logarithmic axis: 1, 2 and 5 in each power of ten, or powers of ten alone if these are many."""
+    """Return ticks of a logarithmic axis: 1, 2 and 5 per power of ten, or powers of ten alone if these are many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1,)):
         places = [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= high]
@@ -209,12 +209,12 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def signed(value: float, digits: str = "g") -> str:
-    """A number with its sign, a true minus; nothing has none."""
+    """Format a number with its sign and a true minus; 0 has none."""
     return f"{value:+{digits}}".replace("-", "−") if float(f"{value:{digits}}") else f"{0:{digits}}"
 
 
 def footnotes(notes: Sequence[str]) -> Iterator[str]:
-    """Notes behind their numbers."""
+    """Yield notes behind their numbers."""
     from reports.formats import superscript
 
     for number, note in enumerate(notes, start=1):
@@ -222,10 +222,10 @@ def footnotes(notes: Sequence[str]) -> Iterator[str]:
 
 
 def absence(status: str) -> str:
-    """What a figure says of a row by its status, which is nothing if the row has a result."""
+    """Describe a row without a result by its status; empty if it has a result."""
     return {"done": "", "left": "not run"}.get(status, status)
 
 
 def known(value: Any) -> float | None:
-    """A number of a raw table, None where it has none."""
+    """Return a number of a raw table, None if missing."""
     return None if value is None or math.isnan(value) else float(value)

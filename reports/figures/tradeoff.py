@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: multiply-adds, parameters, latency; and the rows that nothing beats at both."""
+"""Top-1 against cost (MACs, parameters, latency), and the Pareto front."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 @styled
 def tradeoff(points: pd.DataFrame, costs: Sequence[Cost], title: str, subtitle: str, caption: str) -> Figure:
-    """A panel for each cost. `points` has label, status, mean, sd and the costs by name, NaN where unknown."""
+    """Draw one panel per cost. `points` has label, status, mean, sd and the costs by name, NaN if unknown."""
     known = points["mean"].notna()
     fronts = [front_of(points, cost) for cost in costs]
     named = set(points.index) if len(points) <= NAMED else {place for front in fronts for place in front}
@@ -78,7 +78,7 @@ def tradeoff(points: pd.DataFrame, costs: Sequence[Cost], title: str, subtitle: 
 
 
 def _handles(rest: bool, spread: bool, off: str) -> Iterator[Artist]:
-    """An entry for each kind of mark that the figure holds."""
+    """Return a legend entry per kind of mark in the figure."""
     yield Line2D([], [], color=BLUE, marker="o", markersize=6, linewidth=1.4, label="Pareto front of the means")
     if rest:
         looks: dict[str, Any] = {"marker": "o", "markersize": 6, "color": MUTED, "markerfacecolor": "white"}
@@ -90,7 +90,7 @@ def _handles(rest: bool, spread: bool, off: str) -> Iterator[Artist]:
 
 
 def front_of(points: pd.DataFrame, cost: Cost) -> list[int]:
-    """The index of the points on the front of a cost."""
+    """Return the index of the points on the front of a cost."""
     there = points[points["mean"].notna() & points[cost.column].notna()]
     return [int(there.index[place]) for place in pareto_front(list(there[cost.column]), list(there["mean"]))]
 
@@ -98,7 +98,7 @@ def front_of(points: pd.DataFrame, cost: Cost) -> list[int]:
 def _draw_panel(
     axes: Axes, points: pd.DataFrame, cost: Cost, front: Sequence[int], named: set[int], up: tuple[float, float]
 ) -> None:
-    """The points of one cost, their front, and the numbers of those that are named."""
+    """Draw the points of one cost, their front, and the numbers of the named points."""
     there = points[points["mean"].notna() & points[cost.column].notna()]
     costs, means = (there[cost.column] / cost.size).astype(float), there["mean"].astype(float)
     _draw_cost_axis(axes, list(costs))
@@ -122,7 +122,7 @@ def _draw_panel(
 
 
 def _draw_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
-    """An axis of a cost: logarithmic where it spans more than a power of ten."""
+    """Set the axis of a cost: logarithmic if it spans more than a power of ten."""
     if costs and max(costs) > 10 * min(costs) > 0:
         low, high = min(costs) / 1.25, max(costs) * 1.25
         axes.set_xscale("log")
@@ -136,7 +136,7 @@ def _draw_cost_axis(axes: Axes, costs: Sequence[float]) -> None:
 
 
 def _corners(front: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
-    """The corners of the steps from point to point of a front, and on to the axis' end."""
+    """Return the corners of the steps along a front, to the end of the axis."""
     corners = [front[0]]
     for x, y in front[1:]:
         corners += [(x, corners[-1][1]), (x, y)]

@@ -1,4 +1,4 @@
-"""The trajectory after Figure 2 of the paper: where the rows of a roadmap lead, ours beside the paper's."""
+"""The trajectory after Figure 2 of the paper: top-1 along a roadmap, ours beside the paper's."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Bar:
 
 @dataclass(frozen=True)
 class _Look:
-    """The colours of a panel."""
+    """The colors of a panel."""
 
     fill: str
     line: str
@@ -69,7 +69,7 @@ class _Look:
 
 @styled
 def trajectory(table: Table) -> Figure:
-    """The roadmap from top to bottom: our accuracies and, in a panel of their own, the paper's on ImageNet."""
+    """Draw the roadmap from top to bottom: our top-1 and, in a separate panel, the paper's on ImageNet."""
     records = table.frame.to_dict("records")
     ours = [
         _Bar(known(line["top1_mean"]), known(line["top1_sd"]), line["adopted"], ground, absence(line["status"]))
@@ -90,13 +90,13 @@ def trajectory(table: Table) -> Figure:
 
 
 def _grounds(table: Table) -> list[str]:
-    """The colour behind each row: every other group is shaded."""
+    """Return the background of each row: every other group is shaded."""
     groups = [bisect_right(table.sections, place) for place in range(len(table.rows))]
     return [BAND if group % 2 else "white" for group in groups]
 
 
 def _draw_headings(sheet: Page, table: Table, top: float) -> None:
-    """Names of the columns, and above them whose they are."""
+    """Write the column headings, and above them their groups."""
     titles = {column.name: column.title for column in table.columns}
     for x, name, look in (
         (_LABEL_AT, "label", {"ha": "left"}),
@@ -113,7 +113,7 @@ def _draw_headings(sheet: Page, table: Table, top: float) -> None:
 
 
 def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequence[_Bar]) -> None:
-    """Everything of the rows but the panels: shaded groups with their names, labels and numbers."""
+    """Draw the rows without the panels: shaded groups with their names, labels and numbers."""
     board.set_axis_off()
     board.set(xlim=(MARGIN, MARGIN + _INSIDE), ylim=(len(ours) - 0.5, -0.5))
     ends = [*table.sections[1:], len(ours)]
@@ -137,7 +137,7 @@ def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequenc
 
 
 def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
-    """Bars of accuracy on an axis that starts where differences can be seen, and the trajectory over them."""
+    """Draw bars of top-1 on an axis that starts where differences can be seen, and the trajectory over them."""
     low, high = _axis_range(bars)
     panel.patch.set_visible(False)
     panel.set(xlim=(low, high), ylim=(len(bars) - 0.5, -0.5), yticks=[])
@@ -146,7 +146,7 @@ def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
     ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.set_xticks([tick for tick in ticks if low <= tick <= high])
     panel.tick_params(axis="x", length=3)
-    panel.set_xlabel(f"top-1, %\n(the axis starts at {low:g}, not at 0)" if low > 0 else "top-1, %", loc="left")
+    panel.set_xlabel(f"top-1 (%)\n(the axis starts at {low:g}, not at 0)" if low > 0 else "top-1 (%)", loc="left")
     for place, bar in enumerate(bars):
         if bar.mean is None:
             ground = {"facecolor": bar.ground, "edgecolor": "none", "pad": 1}  # hides a line that passes by
@@ -158,7 +158,7 @@ def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
 
 
 def _draw_bar(panel: Axes, place: int, bar: _Bar, look: _Look) -> None:
-    """A bar up to the mean, hatched for a side branch, with a whisker of one standard deviation to both sides.
+    """Draw a bar up to the mean, hatched for a side branch, with whiskers of one standard deviation.
 
     A mean too far off to be on the axis has an arrow at its edge; the number beside the panel tells how far it is.
     """
@@ -176,7 +176,7 @@ def _draw_bar(panel: Axes, place: int, bar: _Bar, look: _Look) -> None:
 
 
 def _draw_line(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
-    """The line through the adopted rows, dotted over a row without a result and to one off the axis."""
+    """Draw the line through the adopted rows, dotted past a row without a result or off the axis."""
     low, high = panel.get_xlim()
     for start, end, sure in _segments(bars, low, high):
         means = [_on_axis(bars[place].mean or 0.0, low, high) for place in (start, end)]
@@ -187,7 +187,7 @@ def _draw_line(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
 
 
 def _segments(bars: Sequence[_Bar], low: float, high: float) -> Iterator[tuple[int, int, bool]]:
-    """Pairs of neighbouring adopted rows that have results, and whether the step between them is all on the axis."""
+    """Yield pairs of successive adopted rows with results, and whether the line between them is on the axis."""
     adopted = [place for place, bar in enumerate(bars) if bar.adopted]
     known = [place for place in adopted if bars[place].mean is not None]
     for start, end in pairwise(known):
@@ -196,13 +196,13 @@ def _segments(bars: Sequence[_Bar], low: float, high: float) -> Iterator[tuple[i
 
 
 def _on_axis(mean: float, low: float, high: float) -> float:
-    """The mean, or where the arrow stands for one that is off the axis."""
+    """Return the mean, or the place of the arrow for a mean off the axis."""
     inset = 0.03 * (high - low)
     return mean if low <= mean <= high else min(max(mean, low + inset), high - inset)
 
 
 def _axis_range(bars: Sequence[_Bar]) -> tuple[float, float]:
-    """Where an axis starts and ends so that the differences of most rows can be seen.
+    """Return the ends of an axis that shows the differences of most rows.
 
     A row far from the others (a network that did not learn) would squeeze them together, so the range leaves it out.
     """
@@ -222,7 +222,7 @@ def _axis_range(bars: Sequence[_Bar]) -> tuple[float, float]:
 
 
 def _legend(ours: Sequence[_Bar], papers: Sequence[_Bar]) -> Iterator[Artist]:
-    """An entry for each kind of mark that the figure holds."""
+    """Yield a legend entry per kind of mark in the figure."""
     low, high = _axis_range(ours)
     yield Line2D([], [], color=OURS_LINE, marker="o", markeredgecolor="white", markersize=5, label="adopted rows")
     if not all(sure for _, _, sure in _segments(ours, low, high)):
@@ -231,9 +231,9 @@ def _legend(ours: Sequence[_Bar], papers: Sequence[_Bar]) -> Iterator[Artist]:
     if any(bar.sd is not None for bar in (*ours, *papers)):
         yield Line2D([], [], color=INK, linewidth=1.1, marker="|", label="± standard deviation")
     means = [bar.mean for bar in ours if bar.mean is not None]
-    for marker, label, found in (
+    for marker, label, shown in (
         ("<", "below the axis", any(mean < low for mean in means)),
         (">", "above the axis", any(mean > high for mean in means)),
     ):
-        if found:
+        if shown:
             yield Line2D([], [], color=OURS_LINE, linestyle="", marker=marker, markersize=7, label=label)

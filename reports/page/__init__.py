@@ -1,4 +1,4 @@
-"""The page: a whole report in one HTML file that asks the network for nothing, with an explorer of designs."""
+"""The page: a whole report in one HTML file that loads nothing from the network, with an explorer of designs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HERE = files("reports.page")
 
 
 def page(report: Report) -> str:
-    """The page as text. Whatever came from outside is escaped by the template."""
+    """Render the page. The template escapes all text of the study."""
     figures = [(plot, inline(plot)) for plot in report.plots]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -45,23 +45,23 @@ def page(report: Report) -> str:
 
 
 def as_json(values: Any) -> Markup:
-    """Values for a script element of JSON: nothing in them can end the element or start another."""
+    """Encode values for a JSON script element: nothing in them can end the element or start another."""
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     return Markup(re.sub(r"<(?=!|script)", r"\\u003c", text.replace("</", "<\\/"), flags=re.IGNORECASE))
 
 
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """The headings above neighbouring columns, and how many columns each is over."""
+    """Return the group headings and the number of columns of each."""
     return [(group, len(list(some))) for group, some in groupby(columns, key=lambda column: column.group)]
 
 
 def heading(title: str) -> str:
-    """A column's heading, which breaks before neither a unit nor a bracket."""
+    """Format a column's heading without a line break before a unit or a bracket."""
     return re.sub(r" (?=\(|\S{1,2}$)", "\N{NO-BREAK SPACE}", title) or "what"
 
 
 def signed_word(text: str) -> str:
-    """A cell's text, a sign at its start on one line with its word."""
+    """Format a cell's text with a leading sign kept on the line of its word."""
     return re.sub(r"^([+−]) ", "\\1\N{NO-BREAK SPACE}", text)
 
 

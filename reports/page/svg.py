@@ -1,4 +1,4 @@
-"""A report's figures as elements of a page: their ids made its own, their marks reachable and telling their numbers."""
+"""A report's figures as elements of a page: unique ids, and marks that can be focused and have labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _DESCRIBED += ("verdict", "macs", "params", "paper_top1", "paper_change", "worth
 
 
 def inline(plot: Plot) -> Markup:
-    """A plot's SVG for a page, scaled by the page, its marks with the numbers of their lines."""
+    """Return a plot's SVG for a page, with labeled marks."""
     svg = plot.svg.decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -54,21 +54,21 @@ def inline(plot: Plot) -> Markup:
     wide = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert wide
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt">', svg, count=1)
-    return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda found: _mark(plot, found), svg))
+    return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda match: _mark(plot, match), svg))
 
 
 def _rounded(path: re.Match[str]) -> str:
-    """A path in hundredths of a point: less cannot be seen."""
+    """Round a path to hundredths of a point."""
     return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
-def _mark(plot: Plot, found: re.Match[str]) -> str:
-    """The opening of a mark's element, with what its line says."""
-    return f'{found[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(found[1])))}"'
+def _mark(plot: Plot, match: re.Match[str]) -> str:
+    """Return the opening of a mark's element, with its label."""
+    return f'{match[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(match[1])))}"'
 
 
 def described(plot: Plot, place: int) -> str:
-    """A line of a plot's frame in words: its label and the numbers that there are; of a log, the seeds' last lines."""
+    """Describe a line of a plot's frame: its label and known numbers; for a log, each seed's last line."""
     line = {str(name): value for name, value in plot.frame.loc[place].items()}
     if "images" in line:
         own = plot.frame[plot.frame["row"] == line["row"]].drop_duplicates("seed", keep="last")
@@ -91,7 +91,7 @@ def _there(value: Any) -> bool:
 
 
 def _formatted(name: str, value: Any) -> str:
-    """A number as the tables have it."""
+    """Format a number as in the tables."""
     if isinstance(value, str):
         return value
     number = float(value)
