@@ -168,7 +168,7 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> 
         for finding in findings:
             reasons.setdefault(finding.reason or "no result", []).append(finding.label)
         if set(reasons) == {"one seed"}:
-            return "each row has one seed, so seed-to-seed variance is unknown"
+            return "each row has one finished seed, so seed-to-seed variance is unknown"
         return "; ".join(f"{reason}: {_listed(labels)}" for reason, labels in reasons.items())
     if verdict is Verdict.INCONCLUSIVE:
         findings = tuple(sorted(findings, key=lambda finding: -abs(finding.effect)))
@@ -189,11 +189,14 @@ def _listed(labels: Sequence[str]) -> str:
 
 def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
     """The smallest difference that the study detects, and what more seeds would detect and cost."""
+    have, planned = _seeds_per_row(runs), int(statistics.median_low(runs.groupby("row")["seed"].nunique()))
     if not looks(runs)[-1].finished:  # what is planned comes first
-        yield describe_looks(runs)
+        waiting = int((runs["status"] != "done").sum())
+        early = f"{waiting} of {len(runs)} runs are not finished; {planned} seeds per row are planned."
+        yield early if have < 2 <= planned else describe_looks(runs)
         return
-    have, verdicts = _seeds_per_row(runs), frame.get("verdict", pd.Series(dtype=str))
-    if have < 2 and ("verdict" not in frame or frame.get("reason", verdicts).eq(ONE_SEED).any()):
+    verdicts = frame.get("verdict", pd.Series(dtype=str))
+    if have < 2 and ("verdict" not in frame or frame.get("reason", verdicts).eq(ONE_SEED).any()) and planned == 1:
         gives = "verdicts" if "verdict" in frame else "confidence intervals"
         yield f"3 seeds per row would give {gives}: {_cost(runs, 3 - have)}."
         return

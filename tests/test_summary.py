@@ -87,6 +87,15 @@ def test_more_seeds_are_offered_only_if_they_detect_less() -> None:
     assert now and offered and offered == sorted(offered, reverse=True) and offered[0] < now.difference
 
 
+def test_an_unfinished_study_does_not_ask_for_seeds_that_it_has_planned() -> None:
+    runs = study_runs()
+    late = runs["seed"] > 0
+    runs.loc[late, "status"] = "left"
+    runs.loc[late, ["top1", "loss"]] = np.nan
+    summary = summarise_study("mine", runs, [comparison_table(runs)])
+    assert summary.notes == ("8 of 12 runs are not finished; 3 seeds per row are planned.",)
+
+
 def test_the_primary_measure_alone_has_verdicts() -> None:
     runs = study_runs()
     top1, loss = comparison_table(runs), comparison_table(runs, measure="loss")
