@@ -178,6 +178,6 @@ def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
     study = read_study(folder)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     try:
-        return measure(study_runs(study, folder), designs, sides, predictions(study, folder))
+        return measure(study_runs(study, folder), designs, sides, predictions(study, folder), study.measure)
     except ReportError as error:
         raise RequestError(f"--results {folder}: {error}") from None
