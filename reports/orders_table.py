@@ -40,6 +40,8 @@ def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Ca
     value = _values_of(runs, row_of)
     paper, random = list(orders[0]), [list(order) for order in orders[1:]]
     worths = shapley_over_seeds(random, value, seeds)
+    if int(worths["seeds"].iloc[0]) < 2:  # the error over orders alone leaves out seed-to-seed variance
+        worths = worths.assign(se=np.nan, low=np.nan, high=np.nan)
     whole = _seeds_of_order(paper, value, seeds)
     in_paper = worths_in_order(paper, lambda chosen: float(np.mean([value(chosen, seed) for seed in whole or seeds])))
     frame = worths.set_index("flag").loc[paper].reset_index()
@@ -92,10 +94,13 @@ def _worths_legend(worths: pd.DataFrame, distance: OrderDistance, orders: int, i
     whole, seeds = in_paper
     of = [(int(worths["orders"].iloc[0]), orders), (int(worths["seeds"].iloc[0]), seeds)]
     used = [str(used) if used == there else f"{used} of {there}" for used, there in of]
+    if worths["se"].notna().any():
+        error = "with standard error and 95% CI. CIs are unadjusted, and there are no verdicts."
+    else:
+        error = "without standard error or CI: one seed does not show seed-to-seed variance."
     parts = [
         f"Effect: change in top-1 (pp) on enabling the flag, averaged over {used[0]} random orders and "
-        f"{used[1]} seed{'s' if seeds != 1 else ''} (the sampled Shapley value), with standard error and "
-        "95% CI. SD, min and max: over orders. With one seed the standard error covers the sampling of orders alone."
+        f"{used[1]} seed{'s' if seeds != 1 else ''} (the sampled Shapley value), {error} SD, min and max: over orders."
     ]
     if not whole:
         return f"{parts[0]} No seed has finished the paper's order yet."

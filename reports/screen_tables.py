@@ -12,8 +12,8 @@ import pandas as pd
 from reports.row_summary import facts
 from reports.statistics.compare import Measure
 from reports.statistics.screening import Pair, Screening, screen_effects
-from reports.statistics.screening_looks import over_screenings
-from reports.statistics.sequential import looks, stage_of
+from reports.statistics.screening_looks import interaction_share, over_screenings
+from reports.statistics.sequential import describe_looks, looks, stage_of
 from reports.tables import MISSING, Cell, Column, Table
 
 EFFECTS, INTERACTIONS = "screen", "screen-interactions"
@@ -70,7 +70,8 @@ def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure
         for line in frame.to_dict("records")
     )
     title = f"{runs['study'].iloc[0]}: each flag's average effect"
-    return Table(EFFECTS, title, facts(runs), _legend(factors, found, measure), columns, rows, (), (), frame)
+    legend = _legend(factors, found, describe_looks(runs), measure)
+    return Table(EFFECTS, title, facts(runs), legend, columns, rows, (), (), frame)
 
 
 def interactions_table(runs: pd.DataFrame, found: Screening, measure: Measure = "top1") -> Table:
@@ -85,15 +86,25 @@ def interactions_table(runs: pd.DataFrame, found: Screening, measure: Measure = 
         f"effect: how much more one flag changes {_NAMES[measure]} when the other has its final value than when it has "
         "its base value, halved. The design cannot tell an interaction from its aliases: the effect is the sum of all "
         "those named, with their signs. A coefficient stands before an alias that is confounded in part. "
-        f"{_ERROR} `ablations run screen --resolve FLAG:FLAG --out FOLDER` adds runs that tell aliases apart."
+        f"{_ERROR} {_interactions_share(runs)} "
+        "`ablations run screen --resolve FLAG:FLAG --out FOLDER` adds runs that tell aliases apart."
     )
     title = f"{runs['study'].iloc[0]}: interactions of two flags"
     return Table(INTERACTIONS, title, facts(runs), legend, columns, rows, (), (), frame)
 
 
+def _interactions_share(runs: pd.DataFrame) -> str:
+    """Say which share of their error rate the verdicts on interactions use."""
+    now = looks(runs)[-1]
+    if not now.finished:
+        return describe_looks(runs)
+    share = interaction_share(now)
+    return f"Verdicts use {100 * share:.2g}% of this table's error rate (p / {share:.2g}); follow-up runs use the rest."
+
+
 _ERROR = (
-    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated) and for looking again when "
-    "runs are added. Confidence intervals (CI) are unadjusted."
+    "Verdicts use p-values adjusted for all effects of the table (step-down, simulated). Confidence intervals (CI) are "
+    "unadjusted."
 )
 _NAMES = {"top1": "top-1 (pp)", "loss": "test loss"}
 _UNITS = {"top1": " pp", "loss": ""}
@@ -110,7 +121,7 @@ def _columns(measure: Measure) -> tuple[Column, ...]:
     )
 
 
-def _legend(factors: Factors, found: Screening, measure: Measure) -> str:
+def _legend(factors: Factors, found: Screening, share: str, measure: Measure) -> str:
     """How the effects were estimated, and how they relate to those of other kinds of studies."""
     how = (
         f"effect: mean {_NAMES[measure]} at a flag's final value minus at its base value, averaged over the other "
@@ -124,7 +135,7 @@ def _legend(factors: Factors, found: Screening, measure: Measure) -> str:
         error += f" (kept out as real: {', '.join(found.kept_out)})" if found.kept_out else ""
     sd = f"{found.sd:.{_DIGITS[measure]}f}{_UNITS[measure]}"
     return (
-        f"{how} Standard deviation of one run: {sd}, from {found.dimensions} {error}. {_ERROR} "
+        f"{how} Standard deviation of one run: {sd}, from {found.dimensions} {error}. {_ERROR} {share} "
         "Interactions of three or more flags are assumed to be 0, and the standard deviation equal in all rows. one-in "
         "measures an effect with all other flags at their base values, one-out with all at their final values; with "
         "interactions of two flags only, the average effect lies midway between the two and equals the Shapley value "

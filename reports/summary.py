@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from reports.row_summary import facts
-from reports.statistics import Measure, Verdict
+from reports.statistics import ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
-from reports.statistics.power import describe_power, study_power
+from reports.statistics.power import Power, describe_power, detectable_effect, study_power
+from reports.statistics.sequential import describe_looks, looks
 from reports.statistics.values import known
 from reports.study_tables import DIGITS, pairs
 from reports.tables import Column, Table, signed
@@ -82,6 +83,9 @@ def summarise_study(
     findings = findings_of(table, measure) if table else []
     about = f"Effects in {_UNITS[measure]} with 95% CI; verdicts are corrected for all comparisons of a table."
     verdicts = any(finding.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.INCONCLUSIVE) for finding in findings)
+    families = table is not None and "family" in table.frame
+    if families:
+        about = about.replace("all comparisons of a table", "the effects of each family in the table")
     power = list(_power_notes(runs, table.frame, measure)) if table else []
     return StudySummary(
         title=title,
@@ -95,7 +99,9 @@ def summarise_study(
 
 def _without_verdicts(table: Table | None) -> str:
     if table is not None and table.name == ORDERS:
-        return "Effects in percentage points of top-1 with unadjusted 95% CI; no verdicts."
+        known_error = table.frame["low"].notna().any()
+        ci = "with unadjusted 95% CI" if known_error else "without CI, because one seed does not show its variance"
+        return f"Effects in percentage points of top-1 {ci}; no verdicts."
     return "No verdicts yet."
 
 
@@ -183,18 +189,20 @@ def _listed(labels: Sequence[str]) -> str:
 
 def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
     """The smallest difference that the study detects, and what more seeds would detect and cost."""
-    if "verdict" not in frame:
+    have, planned = _seeds_per_row(runs), int(statistics.median_low(runs.groupby("row")["seed"].nunique()))
+    if not looks(runs)[-1].finished:  # what is planned comes first
+        waiting = int((runs["status"] != "done").sum())
+        early = f"{waiting} of {len(runs)} runs are not finished; {planned} seeds per row are planned."
+        yield early if have < 2 <= planned else describe_looks(runs)
         return
-    have, verdicts = _seeds_per_row(runs), frame["verdict"]
-    if have < 2:
-        planned = int(statistics.median_low(runs.groupby("row")["seed"].nunique()))
-        if planned > 1:
-            waiting = int((runs["status"] != "done").sum())
-            yield f"{waiting} of {len(runs)} runs are not finished; {planned} seeds per row are planned."
-        elif verdicts.eq(Verdict.NOT_TESTED.value).any():
-            yield f"3 seeds per row would give verdicts: {_cost(runs, 3 - have)}."
+    verdicts = frame.get("verdict", pd.Series(dtype=str))
+    if have < 2 and ("verdict" not in frame or frame.get("reason", verdicts).eq(ONE_SEED).any()) and planned == 1:
+        gives = "verdicts" if "verdict" in frame else "confidence intervals"
+        yield f"3 seeds per row would give {gives}: {_cost(runs, 3 - have)}."
         return
-    if "difference" not in frame:  # the tables of effects over many rows say what they detect
+    if "effect" in frame:
+        yield from _effect_notes(runs, frame, measure)
+    if "difference" not in frame or have < 2:
         return
     if power := describe_power(runs, pairs(runs), measure):
         yield power
@@ -209,6 +217,17 @@ def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
         more = study_power(runs, pairs(runs), measure, seeds)
         if more and (now is None or more.difference < now.difference):
             yield f"{seeds} seeds per row would detect {more.shown} {unit} ({_cost(runs, seeds - have)})"
+
+
+def _effect_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
+    """The smallest effect that a table of effects over many rows detects, and what another seed costs."""
+    size = detectable_effect(frame, looks(runs)[-1].share)
+    if not known(size):
+        return
+    unit = "pp" if measure == "top1" else "in loss"
+    yield f"A true effect of {Power(size, math.nan).shown} {unit} is detected with 80% power, in any line of the table."
+    if frame["verdict"].eq(Verdict.INCONCLUSIVE.value).any():
+        yield f"To narrow what is inconclusive, extend the study: each further seed per row is {_cost(runs, 1)}."
 
 
 def _seeds_per_row(runs: pd.DataFrame) -> int:

@@ -13,9 +13,9 @@ from modernize.design import Design, split_name, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
-from reports.statistics import ONE_SEED, Difference, legend, paired_correctness
+from reports.statistics import ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.sequential import compare_over_looks, describe_looks
-from reports.study_tables import Predictions, resolution
+from reports.study_tables import DIGITS, Predictions, resolution
 from reports.tables import Cell, Column, Table, mean_sd, signed
 
 
@@ -33,12 +33,14 @@ class Side:
 class MeasuredDifference:
     """The second of two designs against the first: a line of `statistics.compare` and its legend.
 
-    `networks` is the difference of the two trained networks, if each design has one seed.
+    `networks` is the difference of the two trained networks, if each design has one seed; `primary` the study's
+    primary measure, which the line is about.
     """
 
     line: Mapping[str, Any]
     legend: str
     networks: Difference | None = None
+    primary: Measure = "top1"
 
 
 CHOSEN_AFTERWARDS = (
@@ -133,8 +135,11 @@ def measure(
     designs: Mapping[str, Mapping[str, Any]],
     sides: tuple[Side, Side],
     predictions: Predictions | None = None,
+    primary: Measure = "top1",
 ) -> MeasuredDifference:
     """Compare two designs in a study whose rows have these `designs`, by rows of one recipe.
+
+    They are compared by the study's primary measure alone: a choice of the better of two would be a choice by result.
 
     Raises ReportError if the study has no such rows.
     """
@@ -148,14 +153,15 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
-    compared = compare_over_looks(runs, [(row, base)], resolution=resolution(runs, predictions))
-    words = [f"Top-1 in study {runs['study'].iloc[0]}: rows {base} and {row}.", legend(compared)]
+    compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, predictions, primary))
+    what = {"top1": "Top-1", "loss": "Test loss"}[primary]
+    words = [f"{what} in study {runs['study'].iloc[0]}: rows {base} and {row}.", legend(compared, primary)]
     if compared["p"].notna().any():
         words += [describe_looks(runs), CHOSEN_AFTERWARDS]
     line = dict(zip(compared.columns, compared.iloc[0], strict=True))
     networks = _two_networks(runs, base, row, predictions) if line["reason"] == ONE_SEED else None
     words += [TWO_NETWORKS] if networks else []
-    return MeasuredDifference(line, " ".join(filter(None, words)), networks)
+    return MeasuredDifference(line, " ".join(filter(None, words)), networks, primary)
 
 
 def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predictions | None) -> Difference | None:
@@ -182,17 +188,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
-    line = measured.line
-    shown = [mean_sd(line["base_mean"], line["base_sd"]), mean_sd(line["mean"], line["sd"])]
+    line, digits = measured.line, DIGITS[measured.primary]
+    shown = [mean_sd(line[f"{side}mean"], line[f"{side}sd"], digits) for side in ("base_", "")]
     if math.isnan(line["difference"]):
         difference = ": ".join(filter(None, [line["verdict"], line["reason"], line["note"]]))
     else:
-        interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
-        difference = (
-            f"{signed(line['difference'])}{interval}, {': '.join(filter(None, [line['verdict'], line['reason']]))}"
-        )
+        interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.{digits}f}, {line['high']:+.{digits}f}]"
+        verdict = ": ".join(filter(None, [line["verdict"], line["reason"]]))
+        difference = f"{signed(line['difference'], digits)}{interval}, {verdict}"
     lines = [
-        ("top-1 (%), ours", shown[0], shown[1], difference),
+        ("top-1 (%), ours" if measured.primary == "top1" else "test loss, ours", shown[0], shown[1], difference),
         ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
     if (networks := measured.networks) is not None:

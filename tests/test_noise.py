@@ -212,11 +212,17 @@ def test_a_constant_row_is_not_certain() -> None:
     assert line["se"] > 0.3 and "the same result with all 3 seeds" in line["note"]
 
 
-def test_rows_without_any_spread_are_not_tested_unless_the_resolution_is_known() -> None:
+@pytest.mark.parametrize("resolution", [0.0, 100 / 360])
+def test_rows_none_of_which_varies_between_seeds_are_not_tested(resolution: float) -> None:
     runs = make_runs({"base": [80.0] * 3, "up": [90.0] * 3})
-    assert compare(runs, [("up", "base")]).iloc[0]["reason"] == "no spread between seeds"
+    line = compare(runs, [("up", "base")], resolution=resolution).iloc[0]
+    assert (line["verdict"], line["reason"]) == ("not tested", "no spread between seeds")
+
+
+def test_the_variance_of_rounding_is_the_least_that_a_row_has() -> None:
+    runs = make_runs({"base": [80.0] * 3, "up": [90.0] * 3, "other": [80.0, 80.0, 80.001]})
     line = compare(runs, [("up", "base")], resolution=100 / 360).iloc[0]
-    assert line["verdict"] == "better" and line["high"] - line["low"] >= 2 * 2.776 * (100 / 360) * math.sqrt(2 / 3 / 12)
+    assert line["verdict"] == "better" and line["high"] - line["low"] >= 2 * 1.96 * (100 / 360) * math.sqrt(2 / 3 / 12)
 
 
 def test_recipes_and_budgets_do_not_inform_each_other() -> None:

@@ -20,7 +20,7 @@ from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
 from reports.paper_agreement import agreement_words, paper_agreement
-from reports.statistics.power import study_power
+from reports.statistics.power import describe_power, detectable_effect, study_power
 from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
@@ -170,3 +170,87 @@ def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> No
     assert measured.networks is not None and measured.networks.mean == pytest.approx(3.0)
     assert measured.networks.p == pytest.approx(stats.binomtest(12, 12).pvalue)
     assert measured.line["verdict"] == "not tested" and "not the designs" in measured.legend
+
+
+# ---- no claim larger than its evidence
+
+
+def test_designs_are_compared_by_the_primary_measure_alone() -> None:
+    lines = [("base", 80.0, 0.50), ("ours", 90.0, 0.90)]
+    runs = pd.DataFrame(
+        {"study": "s", "row": row, "seed": seed, "status": "done", "recipe": "a", "top1": top1 + 0.1 * seed}
+        | {"loss": loss + 0.01 * seed}
+        for row, top1, loss in lines
+        for seed in range(3)
+    )
+    designs = {"base": Design().flags(), "ours": Design(kernel_size=7).flags()}
+    sides = two_designs.Side("one", Design(), 1, 1), two_designs.Side("two", Design(kernel_size=7), 2, 2)
+    verdicts = {
+        "top1": two_designs.measure(runs, designs, sides).line["verdict"],
+        "loss": two_designs.measure(runs, designs, sides, primary="loss").line["verdict"],
+    }
+    assert verdicts == {"top1": "better", "loss": "worse"}
+    measured = two_designs.measure(runs, designs, sides, primary="loss")
+    table = two_designs.two_designs_table(*sides, "images", measured)
+    shown = table.frame.set_index("what").loc["test loss, ours"]
+    assert shown["after"] == "0.910 ± 0.010" and str(shown["difference"]).startswith("+0.400 [")
+    assert "lower is better" in table.legend and "top-1 (%), ours" not in set(table.frame["what"])
+
+
+def test_orders_of_one_seed_have_no_interval(tmp_path: Path) -> None:
+    flags = ["norm", "kernel_size", "activation"]
+    report = read_report(made_up_study(tmp_path, "orders", (0,), orders=3, flags=flags), tmp_path)
+    worths = report.tables[0]
+    assert worths.frame["worth"].notna().all() and worths.frame[["se", "low", "high"]].isna().all(axis=None)
+    assert "one seed does not show seed-to-seed variance" in worths.legend
+    said = as_text(report.summary)
+    assert "without CI" in said and "3 seeds per row would give confidence intervals" in said
+
+
+def test_an_unfinished_study_says_so_and_asks_for_no_more_runs() -> None:
+    runs = study_runs()
+    runs.loc[runs["seed"] == 2, "status"] = "left"
+    runs.loc[runs["seed"] == 2, ["top1", "loss"]] = np.nan
+    table = comparison_table(runs)
+    notes = summarise_study("s", runs, [table]).notes
+    assert notes[0].startswith("Interim table: ") and "1% of the error rate" in notes[0]
+    assert "more runs" not in " ".join(notes)
+
+
+def test_a_failed_run_is_no_reason_to_ask_for_seeds(tmp_path: Path) -> None:
+    flags = ["norm", "stem", "activation"]
+    lost = made_up_study(
+        tmp_path,
+        "screen",
+        (0,),
+        lambda run: {"status": "failed"} if run.design.flags()["stem"] == "patchify" else {},
+        flags=flags,
+        runs=8,
+    )
+    report = read_report(lost, tmp_path)
+    assert "not tested" in set(report.tables[0].frame["verdict"])
+    assert "would give verdicts" not in as_text(report.summary)
+
+
+def test_the_power_of_rows_with_unequal_seeds_names_the_rows_that_it_holds_for() -> None:
+    runs = study_runs(5)
+    power = describe_power(runs, pairs(runs))
+    assert "between rows" not in power
+    few = runs[(runs["row"] != runs["row"].iloc[-1]) | (runs["seed"] == 0)]
+    assert "between rows with 5 seeds is detected" in describe_power(few, pairs(few))
+
+
+@pytest.mark.parametrize(("many", "share"), [(1, 0.9), (11, 0.9), (16, 0.04)])
+def test_the_detectable_effect_is_detected_with_the_power_that_is_said(many: int, share: float) -> None:
+    df, se = 12.0, 0.4
+    half = stats.t.ppf(0.975, df) * se
+    lines = pd.DataFrame({"effect": 0.0, "se": se, "low": -half, "high": half, "p": 1.0}, index=range(many))
+    effect = detectable_effect(lines, share)
+    critical = stats.t.isf(0.05 * share / many / 2, df)
+    assert stats.nct.sf(critical, df, effect / se) == pytest.approx(0.8, abs=0.07)
+
+
+def test_a_grid_says_that_each_family_is_corrected_on_its_own(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, "grid", flags={"norm": ["bn", "ln"], "kernel_size": [3, 7]})
+    said = as_text(read_report(study, tmp_path).summary)
+    assert "corrected for the effects of each family in the table" in said and "in any line of the table" in said

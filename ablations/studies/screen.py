@@ -163,7 +163,7 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
         if wanted in members:
             break
     if len(members) == 1:
-        raise RequestError(f"--resolve {pair}: the runs tell this interaction from all others of two flags already")
+        raise RequestError(f"--resolve {pair}: the runs already separate this interaction from all others of two flags")
     base = named(study.base)
     costs = combination_costs(base, screen.flags, study.base)
     costs[costs > screen.max_cost] = np.inf
@@ -228,6 +228,7 @@ def describe_screen(study: Study) -> list[str]:
 def _errors(signs: Signs, factors: Factors) -> Iterator[str]:
     """Yield the standard errors and the smallest detected effect, in standard deviations of a run."""
     from reports.statistics.screening import detectable, standard_errors
+    from reports.statistics.sequential import FIRST_SHARE
 
     flags = len(factors.values)
     errors = standard_errors(signs, factors.apart)
@@ -238,7 +239,7 @@ def _errors(signs: Signs, factors: Factors) -> Iterator[str]:
     )
     if factors.apart:
         yield f"standard error of the separated interactions: {_range(errors[flags:])}"
-    smallest = detectable(signs, factors.apart)
+    smallest = detectable(signs, factors.apart, level=1 - 0.05 * FIRST_SHARE)
     if np.isfinite(smallest):
         yield f"smallest average effect detected with 80% power: {smallest:.1f} standard deviations of a run"
     else:

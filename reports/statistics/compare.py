@@ -69,7 +69,8 @@ def compare(
         measure: The column that is compared. For "loss", lower is better.
         level: Coverage of the intervals; a verdict needs an adjusted p-value of at most 1 − level.
         resolution: The step in which values come, 100 / test images for top-1, 0 if unknown. A variance is never taken
-            to be less than that of rounding to this step, resolution² / 12.
+            to be less than that of rounding to this step, resolution² / 12. Rows that share a noise model are not
+            tested if none of them varies between seeds: such seeds may change nothing.
         variance_from: The lines of `runs` that the variances are estimated from (all); means are over all lines.
 
     Returns:
@@ -110,9 +111,9 @@ def fit_rows(results: Sequence[RowResults], resolution: float = 0.0) -> Noise:
     group = [groups.setdefault(row.group, len(groups)) for row in results]
     df = np.array([max(len(row.variance_values) - 1, 0) for row in results], dtype=float)
     variance = [np.var(row.variance_values, ddof=1) if len(row.variance_values) > 1 else math.nan for row in results]
-    return fit_noise(
-        np.maximum(np.array(variance, dtype=float), resolution**2 / 12), df, np.array(group, dtype=np.intp)
-    )
+    varying = {place for place, value in zip(group, variance, strict=True) if value > 0}
+    floor = [resolution**2 / 12 if place in varying else 0.0 for place in group]
+    return fit_noise(np.maximum(np.array(variance, dtype=float), floor), df, np.array(group, dtype=np.intp))
 
 
 def _line(row: RowResults, base: RowResults) -> dict[str, object]:
@@ -154,7 +155,7 @@ def _test(
     own = (noise.prior_df[pairs, 0] == 0).all(axis=1)
     columns = {
         "se": se,
-        "df": _matching_df(half / se, level),
+        "df": matching_df(half / se, level),
         "low": difference - half,
         "high": difference + half,
         "p": p,
@@ -165,7 +166,7 @@ def _test(
         lines.loc[tested, name] = values
 
 
-def _matching_df(multiple: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+def matching_df(multiple: NDArray[np.float64], level: float) -> NDArray[np.float64]:
     """The degrees of freedom of t whose interval is `multiple` standard errors to each side."""
     wide = multiple > special.ndtri((1 + level) / 2)
     return np.where(wide, special.stdtridf((1 + level) / 2, np.where(wide, multiple, 2.0)), np.inf)
@@ -196,7 +197,8 @@ def legend(compared: pd.DataFrame, measure: Measure = "top1", level: float = 0.9
     else:
         parts.append(
             f"Verdicts use p-values adjusted for {tested} comparisons (step-down on their joint distribution): the "
-            f"family-wise error rate is {100 * (1 - level):.3g}%. CIs are unadjusted: one that excludes 0 may be "
-            "inconclusive; one that includes 0 is never better or worse."
+            f"family-wise error rate is about {100 * (1 - level):.3g}% if rows vary about alike, more if one row "
+            "varies far more than the others. CIs are unadjusted: one that excludes 0 may be inconclusive; one that "
+            "includes 0 is never better or worse."
         )
     return " ".join([*parts, "Inconclusive does not mean equal."])

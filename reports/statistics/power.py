@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from reports.statistics.compare import fit_rows
+from reports.statistics.compare import fit_rows, matching_df
 from reports.statistics.contrasts import contrasts
 from reports.statistics.noise import fit_noise
 from reports.statistics.row_results import gather
@@ -25,10 +25,14 @@ HOPELESS = 5.0  # standard deviations between seeds: no design change of one fla
 
 @dataclass(frozen=True)
 class Power:
-    """The true difference that is detected with 80% power, in the measure's unit and in standard deviations."""
+    """The true difference that is detected with 80% power, in the measure's unit and in standard deviations.
+
+    `between` names the rows that it holds for, if rows differ in their number of seeds.
+    """
 
     difference: float
     in_sds: float
+    between: str = ""
 
     @property
     def shown(self) -> str:
@@ -119,7 +123,8 @@ def study_power(
         pd.factorize(recipes)[0].tolist(),
         share=look.share if seeds is None else spent(first, later) - spent(first, planned),
     )
-    return Power(size * sd, size)
+    used = rows.loc[sorted({name for pair in pairs for name in pair}), "count"]
+    return Power(size * sd, size, "" if used.nunique() == 1 else f" between rows with {seeds or now} seeds")
 
 
 def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1") -> str:
@@ -129,4 +134,26 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
         return ""
     unit = "pp" if measure == "top1" else "in loss"
     size = f"{power.shown} {unit} ({power.in_sds:.1f} standard deviations)"
-    return f"A true difference of {size} is detected with 80% power."
+    return f"A true difference of {size}{power.between} is detected with 80% power."
+
+
+def detectable_effect(effects: pd.DataFrame, share: float, level: float = 0.95) -> float:
+    """Compute the true effect that every tested line of a table detects with 80% power, by Bonferroni's correction.
+
+    Args:
+        effects: Lines with effect, se, low, high, p, and family if there are several; NaN if not tested.
+        share: The share of the error rate that the look uses.
+        level: One minus the family-wise error rate; also the confidence level of the intervals.
+
+    Returns:
+        That effect, in the effects' unit; NaN if no line is tested.
+    """
+    tested = effects[effects["p"].notna() & (effects["se"] > 0)]
+    if tested.empty:
+        return math.nan
+    family = tested["family"] if "family" in tested else pd.Series("", tested.index)
+    many = family.map(family.value_counts()).to_numpy(dtype=float)
+    se = tested["se"].to_numpy(dtype=float)
+    half = (tested["high"] - tested["low"]).to_numpy(dtype=float) / 2
+    critical = special.stdtrit(matching_df(half / se, level), 1 - (1 - level) * share / many / 2)
+    return float((se * (critical + special.ndtri(POWER))).max())
