@@ -26,7 +26,7 @@ _RESULT = (
 _SHOWN_PAIRS = 15
 
 _EFFECTS_LEGEND = (
-    "effect: change in mean top-1 (percentage points) between a flag's first value and another one. averaged: over the "
+    "Effect: change in mean top-1 (percentage points) between a flag's first value and another one. Averaged: over the "
     "values of the other flags, with equal weights. interaction with b: y − x: the effect at b=y less the effect at "
     "b=x; it is better if the two changes together gain more than the sum of what each gains alone."
 )
@@ -163,9 +163,9 @@ def _interactions_legend(runs: pd.DataFrame, frame: pd.DataFrame, shown: int, or
     whole = bool((frame["method"] == ALL_SETS).all())
     source = ALL_SETS if whole else of
     parts = [
-        "effect: how much more the one flag adds to top-1 (percentage points) if the other is on than if it is off, "
+        "Effect: how much more the one flag adds to top-1 (percentage points) if the other is on than if it is off, "
         f"averaged over sets of the remaining flags (pairwise Faith-Shap index, Tsai et al. 2023), from {source}. "
-        "better: the two flags together gain more than the sum of what each gains alone."
+        "Better: the two flags together gain more than the sum of what each gains alone."
     ]
     tested = int(frame["p"].notna().sum())
     if tested:

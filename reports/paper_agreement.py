@@ -87,7 +87,7 @@ def agreement_words(runs: pd.DataFrame, roadmap_name: str) -> list[str]:
     small, large = roadmap("resnet50"), roadmap("resnet200")
     regimes = _compared(small.rows, lambda rows: _paper([large.row(row.name) for row in rows]))
     rerun = rerun_agreement(_paper([row for row in small.rows if row.recipe != "original"]), "pairs")
-    below = " A coin scores 0.50." if study.pairs.value < 0.5 else ""
+    below = " Random guesses score 0.50." if study.pairs.value < 0.5 else ""
     return [
         f"Agreement with the paper: Spearman's rank correlation of the changes over {study.steps} adopted steps is "
         f"{_shown(study.changes, study.sampled)}. Between the paper's two regimes it is "

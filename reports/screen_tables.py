@@ -83,7 +83,7 @@ def interactions_table(runs: pd.DataFrame, found: Screening, measure: Measure = 
         for line in frame.to_dict("records")
     )
     legend = (
-        f"effect: how much more one flag changes {_NAMES[measure]} when the other has its final value than when it has "
+        f"Effect: how much more one flag changes {_NAMES[measure]} when the other has its final value than when it has "
         "its base value, halved. The design cannot tell an interaction from its aliases: the effect is the sum of all "
         "those named, with their signs. A coefficient stands before an alias that is confounded in part. "
         f"{_ERROR} {_interactions_share(runs)} "
@@ -116,7 +116,7 @@ def _columns(measure: Measure) -> tuple[Column, ...]:
     return (
         Column("effect", "effect (pp)" if measure == "top1" else "effect (loss)"),
         Column("interval", "95% CI"),
-        Column("p_adjusted", "p (adjusted)", short="p (adj.)"),
+        Column("p_adjusted", "adjusted p", short="adj. p"),
         Column("verdict", "verdict", number=False),
     )
 
@@ -124,11 +124,11 @@ def _columns(measure: Measure) -> tuple[Column, ...]:
 def _legend(factors: Factors, found: Screening, share: str, measure: Measure) -> str:
     """How the effects were estimated, and how they relate to those of other kinds of studies."""
     how = (
-        f"effect: mean {_NAMES[measure]} at a flag's final value minus at its base value, averaged over the other "
+        f"Effect: mean {_NAMES[measure]} at a flag's final value minus at its base value, averaged over the other "
         f"flags' values in the design ({factors.design})."
     )
     if not found.dimensions:
-        return f"{how} No run is left to estimate the error from."
+        return f"{how} The error cannot be estimated: every run is used by an effect."
     error = "contrasts that hold neither main effects nor interactions of two flags"
     if not found.clean:
         error = "contrasts beside the main effects, which assumes that most interactions are 0"

@@ -207,7 +207,7 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
     if power := describe_power(runs, pairs(runs), measure):
         yield power
     if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (offers := list(_offers(runs, have, measure))):
-        yield f"To settle what is inconclusive, extend the study: {'; '.join(offers[:2])}."
+        yield f"To resolve inconclusive comparisons, add seeds: {'; '.join(offers[:2])}."
 
 
 def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:

@@ -82,7 +82,7 @@ def test_more_seeds_are_offered_only_if_they_detect_less() -> None:
     """With two seeds a third one detects less than a later look costs."""
     runs = study_runs(seeds=2)
     now = study_power(runs, pairs(runs))
-    note = next(note for note in summarise_study("mine", runs, [comparison_table(runs)]).notes if "To settle" in note)
+    note = next(note for note in summarise_study("mine", runs, [comparison_table(runs)]).notes if "add seeds" in note)
     offered = [float(size) for size in re.findall(r"would detect ([\d.]+) pp", note)]
     assert now and offered and offered == sorted(offered, reverse=True) and offered[0] < now.difference
 
@@ -146,7 +146,7 @@ def test_the_published_studies_agree_as_published() -> None:
         study, words = paper_agreement(runs, "pocket"), " ".join(agreement_words(runs, "pocket"))
         assert study.pairs.value == pytest.approx(in_order, abs=0.005)
         assert study.pairs.low < study.pairs.value < study.pairs.high
-        assert f"{in_order}" in words and ("A coin scores 0.50." in words) == (in_order < 0.5)
+        assert f"{in_order}" in words and ("Random guesses score 0.50." in words) == (in_order < 0.5)
         means = runs.groupby("row")["top1"].mean()
         steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
         ours = [means[row.name] - means[before.name] for row, before in steps if before]

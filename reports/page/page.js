@@ -36,7 +36,7 @@ function sortable(table) {
 
 document.querySelectorAll("table.sortable").forEach(sortable);
 
-// ---- figures: a mark under the pointer, or reached by Tab and the arrow keys, tells its numbers
+// ---- figures: a mark under the pointer, or reached by Tab and the arrow keys, shows its numbers
 
 const tip = document.getElementById("tip");
 
@@ -77,7 +77,7 @@ for (const figure of document.querySelectorAll(".plot")) {
   });
 }
 
-// ---- explorer: looks everything up in tables made by Python; it neither counts nor draws
+// ---- explorer: reads the tables that Python made; it neither counts nor draws
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const inputs = data.flags.map((_, place) => document.querySelector(`[data-flag="${place}"]`));
