@@ -167,15 +167,15 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
         (("pockett",), "unknown design 'pockett'"),
         (("pocket", "--against", "keras"), "--against keras: unknown"),
         (("pocket", "--device", "cuda:99"), "device cuda:99"),
-        (("pocket", "--over", "width=3"), "--over width=3: 'width' is unknown; it varies batch-size, image-size"),
+        (("pocket", "--over", "width=3"), "--over width=3: 'width' is unknown; choose from batch-size, image-size"),
         (("pocket", "--over", "batch-size=8,0"), "--over batch-size=8,0: each value of batch-size must be a pos"),
         (("pocket", "--over", "recompute=yes"), "--over recompute=yes: each value of recompute must be on or off"),
         (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, bf16, fp16"),
         (("convnext_tiny", "--over", "image-size=224,16"), "image_size=16 is too small"),
-        (("--study", "runs/none", "--over", "jobs=1,2"), "--over: a study's report has one setting"),
+        (("--study", "runs/none", "--over", "jobs=1,2"), "--over: not with --study, whose report has one setting"),
     ],
 )
 def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], words: str) -> None:
-    done = ablations("bench", *arguments)
+    done = ablations_here("bench", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert words in done.stderr

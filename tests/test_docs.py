@@ -60,9 +60,17 @@ def trains(command: str) -> bool:
 
 
 def shortened(command: str) -> str:
-    """The command with two training steps per run. One that resumes a study has the study's budget."""
-    short = re.sub(r"--budget \w+", "--budget 64images", command).replace("max_epochs=5", "max_epochs=1")
-    return short.replace(" run recipes ", " run recipes --budget 64images ")
+    """The command with two training steps per run and few runs. One that resumes a study has the study's budget."""
+    if "--budget" in command:
+        command = re.sub(r"--budget \w+", "--budget 64images", command).replace("--seeds 0,1,2", "--seeds 0,1")
+    for long, short in {
+        "max_epochs=5": "max_epochs=1",
+        " run recipes ": " run recipes --budget 64images ",
+        "--orders 6": "--orders 2",
+        "--seeds 0,1,2,3,4": "--seeds 0,1,2",
+    }.items():
+        command = command.replace(long, short)
+    return command
 
 
 def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

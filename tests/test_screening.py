@@ -435,7 +435,7 @@ def test_wrong_interactions_are_refused(pair: str) -> None:
 
 def test_what_is_not_aliased_needs_no_follow_up() -> None:
     study = load_study("screen", {**SCREEN, "resolution": "V"}, {})
-    with pytest.raises(RequestError, match="tell this interaction from all others"):
+    with pytest.raises(RequestError, match="separate this interaction from all others"):
         resolved(study, "norm:stem", None)
 
 

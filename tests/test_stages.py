@@ -258,7 +258,7 @@ def test_a_pilot_that_is_enough_is_the_whole_study(tmp_path: Path) -> None:
     finish(study, tmp_path)
     enough = add_needed_seeds(tmp_path)
     assert enough.seeds == study.seeds and [stage.why for stage in enough.stages] == ["precision 50"]
-    assert str(describe_precision(enough)).endswith("the 3 that are there are enough")
+    assert str(describe_precision(enough)).endswith("the present 3 are enough")
     assert looks(study_runs(enough, tmp_path))[0].finished
 
 

@@ -601,7 +601,7 @@ def without_stages(study: Study) -> Study:
 def test_what_is_no_studys_folder_is_refused(tmp_path: Path) -> None:
     found = study("one-in")
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(RequestError, match=r"is not empty and holds no study\.yaml; choose another --out"):
+    with pytest.raises(RequestError, match=r"is not empty and contains no study\.yaml; choose another --out"):
         open_folder(found, tmp_path)
     with pytest.raises(RequestError, match=r"letter\.txt is a file; choose another --out"):
         open_folder(found, tmp_path / "letter.txt")

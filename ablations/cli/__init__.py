@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside the command that needs them, so that --help answers at once."""
+"""The command line. Heavy imports happen inside the command that needs them, so that --help is fast."""
 
 from ablations.cli.main import main, run_command
 

@@ -52,7 +52,7 @@ def show(
     plan = compile_plan(named(design), channels, classes)
     steps = trace(plan, size)
     table = Table(title=f"{design}, {channels}×{size}×{size}", box=None, pad_edge=False, title_justify="left")
-    for heading in ("layer", "what", "out", "parameters", "multiply-adds"):
+    for heading in ("layer", "what", "out", "parameters", "MACs"):
         table.add_column(heading, justify="left" if heading in ("layer", "what") else "right", no_wrap=True)
     for step in steps:
         table.add_row(step.path, str(step.layer), f"{step.out_size}²", f"{step.params:,}", f"{step.macs:,}")

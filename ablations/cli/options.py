@@ -14,7 +14,7 @@ TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
 def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Parse every --set key=value."""
+    """Parse every --set key=value; `recipes.load_recipe` validates keys and values."""
     pairs = [value.partition("=") for value in values]
     for key, equals, value in pairs:
         if not key or not equals or not value:
@@ -45,7 +45,7 @@ _OPTIONS: dict[str, Callable] = {
         type=click.Path(path_type=Path),
         default=Path("data"),
         show_default=True,
-        help="Folder of the datasets.",
+        help="Folder that contains the datasets.",
     ),
     "recipe": click.option(
         "--recipe", metavar="NAME|FILE[,KEY=VALUE]…", help="Training recipe: its name or YAML file, with changes."
@@ -56,7 +56,7 @@ _OPTIONS: dict[str, Callable] = {
         metavar="KEY=VALUE",
         multiple=True,
         callback=read_settings,
-        help="Override a setting of the recipe. Repeatable. A roadmap's original recipe takes few of them.",
+        help="Override a setting of the recipe. Repeatable. Other recipes take only budget, data and execution ones.",
     ),
     "evaluate": click.option(
         "--evaluate",
@@ -66,7 +66,9 @@ _OPTIONS: dict[str, Callable] = {
     "device": click.option(
         "--device", default="auto", metavar="NAME", show_default=True, help="Device: cpu, cuda, cuda:1, …"
     ),
-    "tensorboard": click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, in each run's folder."),
+    "tensorboard": click.option(
+        "--tensorboard", is_flag=True, help="Also write a TensorBoard log to each run's folder."
+    ),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Print a traceback with an error."),
     "diagram": click.option(
         "--diagram",

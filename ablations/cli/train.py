@@ -100,14 +100,23 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @click.option(
     "--end",
     metavar="DESIGN",
-    help="Final design of one-in, one-out, orders and screen. [default: the end of base's roadmap]",
+    help="Final design of one-in, one-out, orders and screen. [default: the last row of base's roadmap]",
 )
 @click.option(
-    "--flags", metavar="FLAG[=VALUE:…],…", callback=read_flags, help="Flags to study. [default: all that differ]"
+    "--flags",
+    metavar="FLAG[=VALUE:…],…",
+    callback=read_flags,
+    help="Flags to study. [default: all that differ between base and final design]",
 )
 @click.option("--orders", type=click.IntRange(1), help="Number of random orders. [default: 10]")
-@click.option("--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design [IV].")
-@click.option("--runs", type=click.IntRange(2), help="Combinations that a screen trains, or that --resolve adds.")
+@click.option(
+    "--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design. [default: IV]"
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(2),
+    help="Combinations that a screen trains, or that --resolve adds. [default: the minimum; half the study's]",
+)
 @click.option("--max-cost", type=float, help="Max. MACs of a screen's combinations, relative to the base. [default: 5]")
 @click.option(
     "--resolve", metavar="FLAG:FLAG", help="Add runs to --out that separate this interaction from its aliases."
@@ -118,7 +127,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @click.option(
     "--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, in a study of recipes."
 )
-@click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds; override the study's.")
+@click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds of every row; override the study's.")
 @click.option(
     "--precision",
     type=click.FloatRange(0, min_open=True),
@@ -132,7 +141,11 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 )
 @click.option("--dry-run", is_flag=True, help="Only print the runs, their cost and an estimate of their time.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Study folder. [default: runs/STUDY]")
-@click.option("--jobs", type=click.IntRange(1), help="Runs in parallel. [default: one per core, or one per GPU]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Runs in parallel. [default: one per core or GPU; 256 on Slurm; 1 with --cluster local]",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads per run. [default: cores / jobs]")
 @click.option("--per-gpu", type=click.IntRange(1), help="Runs in parallel per GPU. [default: 1]")
 @click.option(

@@ -1,4 +1,4 @@
-"""Mixup and CutMix of a micro-batch."""
+"""Mixup and CutMix of a micro-batch; `Trainer.add_gradient` applies them."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Pool:
         if status in (0, 130) or stopping or self.interrupts:
             return
         if worker.callbacks.run is None:  # it died before or between runs, and another would too
-            raise RunError(f"a worker process {_cause(status)}: {' / '.join(worker.output) or 'it printed nothing'}")
+            raise RunError(f"a worker process {_cause(status)}: {' / '.join(worker.output) or 'no output'}")
         run = self.runs[worker.callbacks.run]
         reason = f"its process {_cause(status)}"
         if worker.output:

@@ -1,4 +1,7 @@
-"""Signals: set handlers for a while, and stop training at the next step."""
+"""Signals: set handlers for a while, and the flag that stops training at the next step.
+
+With worker processes, `Pool._on_signal` (pool.py) receives Ctrl-C and signals the workers.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ ALWAYS = 10_000  # requeues after a time limit
 
 
 def check_here(study: Study, jobs: int) -> None:
-    """Raise RequestError if this machine cannot give so many runs at once what they ask for."""
+    """Raise RequestError if this machine lacks the nodes or GPUs for that many runs at once."""
     cluster = study.cluster or Cluster()
     if cluster.nodes > 1:
         raise RequestError(f"cluster: nodes={cluster.nodes}: --cluster local uses this machine; the valid value is 1")

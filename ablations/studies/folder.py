@@ -41,7 +41,7 @@ def _make_folder(folder: Path) -> None:
     entries = list(folder.iterdir()) if folder.exists() else []
     others = [entry for entry in entries if not entry.name.startswith(".study.yaml.")]
     if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
-        raise RequestError(f"{folder} is not empty and holds no study.yaml; choose another --out")
+        raise RequestError(f"{folder} is not empty and contains no study.yaml; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -46,13 +46,11 @@ def describe_precision(study: Study) -> str | None:
     if last.needed > precision.max_seeds:
         return f"{text}; max_seeds={precision.max_seeds} stops at {seeds}"
     added = len(last.seeds) if len(study.stages) > 1 else 0
-    return (
-        f"{text}; {added} were added to {seeds - added}" if added else f"{text}; the {seeds} that are there are enough"
-    )
+    return f"{text}; {added} were added to {seeds - added}" if added else f"{text}; the present {seeds} are enough"
 
 
 def describe_power(study: Study) -> str | None:
-    """Say before any training which difference the plan detects; None if it compares no rows."""
+    """Describe, before any training, which difference the plan detects; None if it compares no rows."""
     rows = {row.row: row for row in study.rows}
     distinct = {row.row: place for place, row in enumerate(row for row in study.rows if row.same_as is None)}
     pairs = [

@@ -125,7 +125,9 @@ def describe(study: Study, folder: Path) -> str:
     open_runs = len(runs) - len(done) - counts.get("failed", 0)
     if open_runs and len(done):
         each = done["seconds"].mean()
-        lines.append(f"  about {clock(each * open_runs)} left if runs follow one another, at {clock(each)} per run")
+        lines.append(
+            f"  about {clock(each * open_runs)} left if runs are trained one at a time, at {clock(each)} per run"
+        )
     if len(study.stages) > 1:
         lines += [f"  {describe_stage(number, stage)}" for number, stage in enumerate(study.stages, 1)]
     return "\n".join(lines)

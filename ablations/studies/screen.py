@@ -163,7 +163,7 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
         if wanted in members:
             break
     if len(members) == 1:
-        raise RequestError(f"--resolve {pair}: the runs tell this interaction from all others of two flags already")
+        raise RequestError(f"--resolve {pair}: the runs already separate this interaction from all others of two flags")
     base = named(study.base)
     costs = combination_costs(base, screen.flags, study.base)
     costs[costs > screen.max_cost] = np.inf
