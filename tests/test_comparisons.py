@@ -557,7 +557,7 @@ def additive(chosen: frozenset[str], seed: int) -> float:
     return 70 + sum(WORTHS[flag] for flag in chosen) + 0.5 * seed
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize("seeds", [(0, 1, 2)])
 def test_an_additive_objective_gives_the_exact_worths(seeds: tuple[int, ...]) -> None:
     orders = make_orders()
     table = orders_table(walk(orders, additive, seeds), orders, row_of)
