@@ -121,9 +121,9 @@ def run_of(reference: str, rate: float, **changes: Any) -> RunConfig:
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "regnet_y_400mf"])
 def test_a_network_without_stochastic_depth_says_so_where_the_recipe_has_it(name: str) -> None:
-    plain = "torchvision's network, initialised as torchvision does"
+    plain = "torchvision's network and initialization"
     assert not has_stochastic_depth(f"torchvision:{name}")
-    assert run_of(f"torchvision:{name}", 0.1).note == f"{plain} and without stochastic depth, which it does not have"
+    assert run_of(f"torchvision:{name}", 0.1).note == f"{plain} and without stochastic depth, which it lacks"
     assert run_of(f"torchvision:{name}", 0.0).note == plain
     assert run_of("torchvision:swin_t", 0.1).note == plain
 
@@ -195,9 +195,7 @@ def test_a_study_with_a_reference_row_runs_and_is_reported(tmp_path: Path) -> No
     rows = pd.read_csv(tmp_path / "study/results.csv").set_index("row")
     assert list(rows.index)[-1] == "torchvision-shufflenet_v2_x0_5" and (rows["status"] == "done").all()
     found = rows.loc["torchvision-shufflenet_v2_x0_5"]
-    assert found["note"] == (
-        "torchvision's network, initialised as torchvision does and without stochastic depth, which it does not have"
-    )
+    assert found["note"] == ("torchvision's network and initialization and without stochastic depth, which it lacks")
     assert rows["note"].isna().sum() == 2
     wanted = count("torchvision:shufflenet_v2_x0_5", 32, num_classes=10)
     assert (found["params"], found["macs"]) == (wanted.params, wanted.macs)
