@@ -465,15 +465,13 @@ def test_one_seed_has_no_verdicts_whatever_images_it_got_right() -> None:
     assert "McNemar" not in table.legend
 
 
-def test_the_number_of_test_images_bounds_the_noise_from_below() -> None:
+def test_rows_without_any_spread_between_seeds_are_not_tested() -> None:
+    """One image in 1,000 more with every seed is no evidence, whether the number of images is known or not."""
     rows = [("base", "base", None), ("up", "up", "base")]
-    runs = make_runs(rows, (0, 1, 2), {"base": 0, "up": 0.1}, luck=0)  # one of 1,000 images more, with every seed
-    assert word_of(comparison_table(runs), "up") == "not tested: no spread between seeds"
-    known = comparison_table(runs, lambda row, seed: images(800))
-    low, high = numbers(cell_of(known, "up", "interval"))
-    # variance 0.1²/12 in both rows, 3 seeds each, 4 degrees of freedom and fewer
-    assert high - low >= 2 * 2.776 * 0.1 * np.sqrt(2 / 3 / 12) - 0.011
-    assert word_of(known, "up") == ("better" if low > 0 else "inconclusive")
+    runs = make_runs(rows, (0, 1, 2), {"base": 0, "up": 0.1}, luck=0)
+    for table in (comparison_table(runs), comparison_table(runs, lambda row, seed: images(800))):
+        assert word_of(table, "up") == "not tested: no spread between seeds"
+        assert numbers(cell_of(table, "up", "interval")) == []
 
 
 # ---- what some studies have beside
