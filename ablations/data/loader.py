@@ -68,6 +68,19 @@ class Items:
         """Yield the images of these indices, at most `batch_size` at once."""
         return self._batches([(index, 0) for index in chosen.tolist()] for chosen in indices.split(batch_size))
 
+    def no_images(self) -> Batch:
+        """Return a batch of no images (0, C, H, W), in the shape of the first readable one.
+
+        Raises DamagedImageError if none is readable.
+        """
+        prepared = Prepared(self.items, self.transform)
+        none = torch.empty(0, dtype=torch.int64)
+        for index in range(len(self)):
+            sample = prepared[index, 0]
+            if not isinstance(sample, Damaged):
+                return Batch(sample[1][None][:0], none, none)
+        raise DamagedImageError(f"all {len(self)} images are corrupt")
+
     def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
             Prepared(self.items, self.transform),
