@@ -23,7 +23,7 @@ from torch import nn
 
 import modernize
 from ablations.data.datasets import Split, load
-from ablations.data.image_files import DamagedImageError
+from ablations.data.decode import DamagedImageError
 from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, read_log

@@ -31,7 +31,8 @@ from torch.nn import functional as F
 
 import modernize
 from ablations.data.datasets import DataSet, load
-from ablations.data.image_files import DamagedImageError, ImageFiles, decoded
+from ablations.data.decode import DamagedImageError, decoded
+from ablations.data.image_files import ImageFiles
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig, load_recipe
 from ablations.store import read_json

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ablations.data.decode import DamagedImageError, decoded
 from ablations.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 CLASSES = 2**16  # maximum per dataset: predictions are stored in two bytes
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".pgm")
-
-
-class DamagedImageError(ValueError):
-    """An image cannot be decoded; the message begins with its name."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +77,6 @@ class ImageFiles:
         """Return a checksum of names, spans and labels; to read the images themselves would take hours."""
         spans = b"" if self.spans is None else self.spans.tobytes()
         return hashlib.sha256(self.names.tobytes() + spans + self.labels.numpy().tobytes()).digest()
-
-
-def decoded(data: bytes, name: str) -> Image:
-    """Decode an image to RGB; raise DamagedImageError if it is truncated or no image."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual metadata
-            with Image.open(io.BytesIO(data)) as image:
-                return image.convert("RGB")
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        raise DamagedImageError(f"{name}: {'not an image' if data else 'an empty file'}") from None
-    except Exception as error:  # PIL's decoders may raise anything
-        raise DamagedImageError(f"{name}: {one_line(error)}") from None
 
 
 def class_folders(place: Path) -> tuple[ImageFiles, list[str]]:

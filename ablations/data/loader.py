@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
-from ablations.data.image_files import DamagedImageError, ImageFiles
+from ablations.data.decode import DamagedImageError
+from ablations.data.image_files import ImageFiles
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
 
