@@ -25,10 +25,10 @@ _READS: dict[str, tuple[str, ...]] = {
     "one-in": ("recipe", "end", "flags", "measure"),
     "one-out": ("recipe", "end", "flags", "measure"),
     "sweep": ("recipe", "flags", "measure"),
-    "grid": ("recipe", "flags"),
-    "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
+    "grid": ("recipe", "flags", "measure"),
+    "orders": ("recipe", "end", "flags", "orders", "orders_seed", "measure"),
     "recipes": ("recipes", "measure"),
-    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost"),
+    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost", "measure"),
 }
 
 
