@@ -226,6 +226,9 @@ def run(
     loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
     datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
+    for notice in dict.fromkeys(one.notice for one in datasets.values()):
+        if notice is not None and is_main():
+            click.echo(notice)
     loaded = loaded.on(next(iter(datasets.values())))
     for one in loaded.runs:
         one.check(datasets[one.name], processes() if kind is None else _tasks(loaded))
