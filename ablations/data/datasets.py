@@ -23,6 +23,7 @@ from torch import Tensor
 from ablations.data.folders import ClassFolders, class_folders
 from ablations.data.image_files import ImageFiles
 from ablations.data.inventory import Account
+from ablations.data.labels import label_tensor
 from ablations.data.shards import check_labels, notes_on_labels, shard_paths, shards
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
@@ -31,10 +32,17 @@ from modernize.design import nearest
 
 @dataclass(frozen=True)
 class Split:
-    """Images in memory, uint8 (N, H, W, C), and their labels, int64 (N)."""
+    """Images in memory, uint8 (N, H, W, C), and their labels, int64 (N).
+
+    Raises:
+        RequestError: If the labels are not one integer from 0 per image.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", label_tensor(self.labels, "Split", len(self.images)).to(self.labels.device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -151,13 +159,14 @@ def _assemble(
     """Make a dataset of arrays (N, H, W) or (N, H, W, C), and their checksum."""
     digest = hashlib.sha256()
 
-    def split(images: Any, labels: Any) -> Split:
-        images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
-        digest.update(repr(images.shape).encode() + images.tobytes() + labels.tobytes())
+    def split(part: str, images: Any, labels: Any) -> Split:
+        images = np.ascontiguousarray(images, np.uint8)
+        labels = label_tensor(labels, f"dataset {name}: {part} split", len(images), len(classes))
+        digest.update(repr(images.shape).encode() + images.tobytes() + labels.numpy().tobytes())
         images = images[..., None] if images.ndim == 3 else images
-        return Split(torch.tensor(images), torch.tensor(labels))
+        return Split(torch.tensor(images), labels)
 
-    splits = split(*train), split(*test)
+    splits = split("training", *train), split("test", *test)
     _, size, _, channels = splits[0].images.shape
     return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels)
 

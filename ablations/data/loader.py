@@ -18,8 +18,12 @@ from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and
 from ablations.data.datasets import Split
 from ablations.data.decode import DamagedImageError
 from ablations.data.image_files import ImageFiles
+from ablations.data.labels import label_of
+from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
+
+TRAINING, TEST = "training set", "test set"  # as errors name the splits
 
 
 class MapStyle(Protocol):
@@ -33,8 +37,8 @@ class MapStyle(Protocol):
 class Prepared(Dataset):
     """A dataset indexed by (index, seed): loads and transforms an item, all random numbers derived from the seed."""
 
-    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor]):
-        self.items, self.transform = items, transform
+    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], split: str):
+        self.items, self.transform, self.split = items, transform, split
 
     def __getitem__(self, index_and_seed: tuple[int, int]) -> tuple[int, Tensor, int] | Damaged:
         index, seed = index_and_seed
@@ -43,7 +47,7 @@ class Prepared(Dataset):
                 image, label = self.items[index]
             except DamagedImageError as error:
                 return Damaged(index, str(error))
-            return index, self.transform(image), int(label)
+            return index, self.transform(image), label_of(label, self.split, index)
 
 
 class Items:
@@ -52,8 +56,12 @@ class Items:
     The workers live as long as an iterator; a single one runs through all epochs of training.
     """
 
-    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], workers: int, device: torch.device):
-        self.items, self.transform, self.workers, self.device = items, transform, workers, device
+    def __init__(
+        self, items: MapStyle, transform: Callable[[Any], Tensor], workers: int, device: torch.device, split: str
+    ):
+        self.items, self.workers, self.device = items, workers, device
+        self.prepared = Prepared(items, transform, split)
+        self.labels = items.labels if isinstance(items, (Split, ImageFiles)) else None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,17 +82,16 @@ class Items:
 
         Raises DamagedImageError if none is readable.
         """
-        prepared = Prepared(self.items, self.transform)
         none = torch.empty(0, dtype=torch.int64)
         for index in range(len(self)):
-            sample = prepared[index, 0]
+            sample = self.prepared[index, 0]
             if not isinstance(sample, Damaged):
                 return Batch(sample[1][None][:0], none, none)
         raise DamagedImageError(f"all {len(self)} images are corrupt")
 
     def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
-            Prepared(self.items, self.transform),
+            self.prepared,
             batch_sampler=indices_and_seeds,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -92,7 +99,11 @@ class Items:
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_signals,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except RequestError as error:  # a worker's has a traceback before its message
+            last = str(error).strip().splitlines()[-1]
+            raise RequestError(last.partition("RequestError: ")[2] or last) from None
 
 
 Feed = Batches | Items
@@ -136,12 +147,12 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             raise ValueError(
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
-        return Items(train, _unchanged, workers, device), Items(test, _unchanged, workers, device)
+        return Items(train, _unchanged, workers, device, TRAINING), Items(test, _unchanged, workers, device, TEST)
     from ablations.data.transforms import evaluation_transform, training_transform
 
     size, (mean, std) = _size(train, config), _normalization(train)
-    train_items = Items(train, training_transform(config, size, mean, std), workers, device)
-    return train_items, Items(test, evaluation_transform(config, size, mean, std), workers, device)
+    train_items = Items(train, training_transform(config, size, mean, std), workers, device, TRAINING)
+    return train_items, Items(test, evaluation_transform(config, size, mean, std), workers, device, TEST)
 
 
 # The settings of a recipe that transform single images.

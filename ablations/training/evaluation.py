@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablations.data.batches import Batch
-from ablations.data.loader import Feed
+from ablations.data.labels import check_classes
+from ablations.data.loader import TEST, Feed
 from ablations.training.distributed import Group
 from ablations.training.precision import Placement
 
@@ -65,6 +66,7 @@ def predict(
         images, labels = placement.inputs(batch)
         with placement.autocast():
             logits = model(images)
+            check_classes(labels, batch.indices, logits.shape[1], TEST)
             losses = F.cross_entropy(logits, labels, reduction="none")
         predictions.append((batch.indices, labels.cpu(), logits.argmax(1).cpu(), losses.double().cpu()))
     return predictions

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.data.batches import Batch, MicroBatch
-from ablations.data.loader import Items, MapStyle, feeds
+from ablations.data.labels import check_classes
+from ablations.data.loader import TEST, TRAINING, Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
@@ -130,6 +131,7 @@ class Trainer:
         self.seconds = 0.0
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
+        self.classes = 0  # that the model predicts; counted with the first batch
         self.corrupt = CorruptImages()
         self.sums = RunningSums(self.device)
 
@@ -282,8 +284,9 @@ class Trainer:
             return
         images, labels = self.placement.inputs(batch)
         targets = labels
+        self.check_labels(batch, images)
         if self.config.mixup or self.config.cutmix:
-            self.mix = self.mix or mixing(self.config, self.count_classes(images), self.seed)
+            self.mix = self.mix or mixing(self.config, self.classes, self.seed)
             images, targets = self.mix(micro_batch, images, labels)
         # seeds stochastic depth and dropout
         torch.manual_seed(seed_of(self.seed, "network", micro_batch.epoch, micro_batch.position, micro_batch.first))
@@ -305,6 +308,15 @@ class Trainer:
             with self.placement.autocast():
                 loss = self.network(images).sum()
             self.scaler.scale(loss).backward()
+
+    def check_labels(self, batch: Batch, images: Tensor) -> None:
+        """Raise RequestError if a label is not a class of the model: of all images in memory, else of a batch."""
+        first, self.classes = not self.classes, self.classes or self.count_classes(images)
+        for feed, split in ((self.train_feed, TRAINING), (self.test_feed, TEST)) if first else ():
+            if feed.labels is not None:
+                check_classes(feed.labels, torch.arange(len(feed)), self.classes, split)
+        if self.train_feed.labels is None:
+            check_classes(batch.labels, batch.indices, self.classes, TRAINING)
 
     @torch.inference_mode()
     def count_classes(self, images: Tensor) -> int:
