@@ -55,6 +55,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 moments[name] = moment.view(weights.shape)
 
 
+def ema_decay(config: TrainingConfig, step: int) -> float:
+    """Return the decay of the EMA weights at a step, counted from 0; with warm-up, that of timm's ModelEmaV3."""
+    assert config.ema_decay is not None
+    return min(config.ema_decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else config.ema_decay
+
+
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
     """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to 0 or step schedule."""
     peak = config.peak_learning_rate

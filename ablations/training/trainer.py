@@ -29,7 +29,7 @@ from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, we
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group, processes
 from ablations.training.evaluation import DivergedError, Evaluation, evaluation_batch, predict, summarize
-from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
+from ablations.training.optimizer import ema_decay, learning_rate, load_optimizer, make_optimizer
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
@@ -137,9 +137,11 @@ class Trainer:
 
     def average(self) -> AveragedModel:
         """Create the exponential moving average of weights and BatchNorm statistics."""
-        assert self.config.ema_decay is not None
-        averaging = get_ema_multi_avg_fn(self.config.ema_decay)
-        return AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+
+        def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
+            get_ema_multi_avg_fn(ema_decay(self.config, self.step))(averages, values, updates)
+
+        return AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
 
     def prepare(self) -> nn.Module:
         """Apply SyncBatchNorm, activation checkpointing, torch.compile and data parallelism as the recipe asks."""
