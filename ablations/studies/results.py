@@ -20,9 +20,7 @@ from ablations.studies.folder import run_folder
 from ablations.studies.run import finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, describe_stage, stage_numbers
-
-# How each status of a run is printed.
-SHOWN = {"done": "finished", "running": "running", "stopped": "interrupted", "failed": "failed", "left": "pending"}
+from reports.statuses import SHOWN
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
