@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.errors import RequestError, one_line, writing
-from ablations.recipes import TrainingConfig
+from ablations.recipes import TrainingConfig, as_stored, read_yaml
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
@@ -221,8 +221,10 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     from ablations.store import remove_leftovers, write_bytes
 
     remove_leftovers(folder)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(folder / "config.yaml", text.encode())
+    path = folder / "config.yaml"
+    before = [read_yaml(path, "run")["recipe"]] if path.exists() else []
+    values = config.model_dump(mode="json") | {"recipe": as_stored(config.recipe, before)}
+    write_bytes(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
     _record_session(folder / "environment.json", session)
 
 
