@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
-from ablations.data.image_files import DamagedImageError, ImageFiles
+from ablations.data.decode import DamagedImageError
+from ablations.data.image_files import ImageFiles
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
 
@@ -67,6 +68,19 @@ class Items:
     def evaluation(self, indices: Tensor, batch_size: int) -> Iterator[Batch]:
         """Yield the images of these indices, at most `batch_size` at once."""
         return self._batches([(index, 0) for index in chosen.tolist()] for chosen in indices.split(batch_size))
+
+    def no_images(self) -> Batch:
+        """Return a batch of no images (0, C, H, W), in the shape of the first readable one.
+
+        Raises DamagedImageError if none is readable.
+        """
+        prepared = Prepared(self.items, self.transform)
+        none = torch.empty(0, dtype=torch.int64)
+        for index in range(len(self)):
+            sample = prepared[index, 0]
+            if not isinstance(sample, Damaged):
+                return Batch(sample[1][None][:0], none, none)
+        raise DamagedImageError(f"all {len(self)} images are corrupt")
 
     def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(

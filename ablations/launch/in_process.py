@@ -49,6 +49,8 @@ def train_one(
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
             if older := newer_settings(requested.recipe, config.recipe):
                 callbacks.warn(older)
+            if data.notice is not None:
+                callbacks.warn(data.notice)
             result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
             if result is None:
                 result = _result_there(folder, data)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
@@ -15,6 +14,7 @@ from ablations.store import write_bytes
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
+from modernize.yaml_file import as_yaml
 
 
 def open_folder(study: Study, folder: Path) -> Study:
@@ -51,7 +51,7 @@ def write_study(study: Study, folder: Path) -> None:
     before = read_yaml(path, "study")["recipes"].values() if path.exists() else []
     values = study.model_dump(mode="json")
     values["recipes"] = {name: as_stored(recipe, before) for name, recipe in study.recipes.items()}
-    write_bytes(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    write_bytes(path, as_yaml(values).encode())
 
 
 def _with_additions(before: Study, requested: Study, folder: Path) -> Study:

@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -26,6 +25,7 @@ from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
 from modernize.plan import compile_plan, trace
+from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,9 +222,12 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
 
     remove_leftovers(folder)
     path = folder / "config.yaml"
-    before = [read_yaml(path, "run")["recipe"]] if path.exists() else []
+    try:
+        before = [read_yaml(path, "run")["recipe"]] if path.exists() else []
+    except RequestError:  # damaged: written anew
+        before = []
     values = config.model_dump(mode="json") | {"recipe": as_stored(config.recipe, before)}
-    write_bytes(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    write_bytes(path, as_yaml(values).encode())
     _record_session(folder / "environment.json", session)
 
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.data.batches import Batch, MicroBatch
-from ablations.data.loader import MapStyle, feeds
+from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
@@ -32,7 +32,7 @@ from ablations.training.evaluation import DivergedError, Evaluation, evaluation_
 from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
-from ablations.training.sync_batchnorm import synchronize_batchnorm
+from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
 
 __all__ = ["DamagedDataError", "DivergedError", "Evaluation", "Interrupted", "Result", "Trainer"]
 
@@ -132,7 +132,6 @@ class Trainer:
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
         self.corrupt = CorruptImages()
-        self.blank: Tensor | None = None  # a black image of the usual size
         self.sums = RunningSums(self.device)
 
     def average(self) -> AveragedModel:
@@ -306,7 +305,6 @@ class Trainer:
             self.add_zero_gradient()
             return
         images, labels = self.placement.inputs(batch)
-        self.blank = torch.zeros_like(images[:1]) if self.blank is None else self.blank
         targets = labels
         if self.config.mixup or self.config.cutmix:
             self.mix = self.mix or mixing(self.config, self.count_classes(images), self.seed)
@@ -325,11 +323,12 @@ class Trainer:
         """Take part in the other processes' gradient sum although all of the micro-batch's images are corrupt."""
         if self.group.size == 1:
             return
-        if self.blank is None:
-            raise RuntimeError("cannot infer image size: the first micro-batch is all corrupt")
-        with self.placement.autocast():
-            loss = self.network(self.blank).sum() * 0
-        self.scaler.scale(loss).backward()
+        assert isinstance(self.feeds.train, Items)  # images in memory are never corrupt
+        images, _ = self.placement.inputs(self.feeds.train.no_images())
+        with without_statistics(self.model), torch.compiler.set_stance("force_eager"):
+            with self.placement.autocast():
+                loss = self.network(images).sum()
+            self.scaler.scale(loss).backward()
 
     @torch.inference_mode()
     def count_classes(self, images: Tensor) -> int:
