@@ -552,7 +552,8 @@ def walk(orders: list[list[str]], value: Any, seeds: Sequence[int] = (0, 1, 2)) 
 
 
 def additive(chosen: frozenset[str], seed: int) -> float:
-    return 70 + sum(WORTHS[flag] for flag in chosen) + 0.5 * seed
+    """The same noise of standard deviation 0.5 in every set."""
+    return 70 + sum(WORTHS[flag] for flag in chosen) + 0.5 * (seed - 1)
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2)])
@@ -562,19 +563,20 @@ def test_an_additive_objective_gives_the_exact_worths(seeds: tuple[int, ...]) ->
     assert (table.name, table.title) == ("worths", "mine: each flag's effect averaged over orders")
     frame = pd.read_csv(io.StringIO(csv(table)))
     assert frame["flag"].tolist() == NAMES
-    for name in ("in_paper_order", "worth", "low", "high", "min", "max"):
+    for name in ("in_paper_order", "worth", "min", "max"):
         assert frame[name].tolist() == pytest.approx(list(WORTHS.values()), abs=1e-9), name
-    assert frame["se"].tolist() == pytest.approx([0] * 5, abs=1e-9)
+    one_step = math.sqrt(2 * 0.25 / 3)  # the standard error of a difference of two sets over three seeds
+    assert (frame["se"] > one_step / math.sqrt(6) - 1e-9).all() and (frame["se"] <= one_step).all()
+    assert ((frame["low"] + frame["high"]) / 2).tolist() == pytest.approx(list(WORTHS.values()), abs=1e-9)
     assert frame["sd"].tolist() == pytest.approx([0] * 5, abs=1e-9)
     for form in ("markdown", "latex", "terminal"):
         lines = read(form, table)
         assert [line[0] for line in lines] == NAMES
         for line, worth in zip(lines, WORTHS.values(), strict=True):
             shown = f"{worth:+.2f}" if worth else "0.00"
-            assert line[1:4] == [shown, shown, "0.00"] and line[5:] == ["0.00", shown, shown]
-            assert numbers(line[4]) == pytest.approx([worth, worth], abs=0.00501)
-    seeds_word = "1 seed " if len(seeds) == 1 else "3 seeds "
-    assert f"averaged over 6 random orders and {seeds_word}" in table.legend
+            assert line[1:3] == [shown, shown] and line[5:] == ["0.00", shown, shown]
+            assert np.mean(numbers(line[4])) == pytest.approx(worth, abs=0.00501)
+    assert "averaged over 6 random orders and 3 seeds (" in table.legend
     assert "The paper's order is 0.00 pp from the averages" in table.legend
     assert "rank correlation +1.00" in table.legend
 
@@ -593,7 +595,7 @@ def test_with_an_interaction_worths_are_averages_over_the_random_orders() -> Non
     for flag, worth in WORTHS.items():
         in_orders = [worth + extra for extra in later.get(flag, [0.0] * 8)]
         assert frame.loc[flag, "worth"] == pytest.approx(statistics.mean(in_orders))
-        assert frame.loc[flag, "se"] == pytest.approx(statistics.stdev(in_orders) / math.sqrt(8), abs=1e-9)
+        assert frame["se"].astype(float)[flag] >= statistics.stdev(in_orders) / math.sqrt(8) * 0.9
         assert frame.loc[flag, "sd"] == pytest.approx(statistics.stdev(in_orders), abs=1e-9)
         assert frame.loc[flag, "min"] == pytest.approx(min(in_orders))
         assert frame.loc[flag, "max"] == pytest.approx(max(in_orders))
@@ -611,7 +613,7 @@ def test_orders_that_a_failed_run_takes_out_are_not_counted() -> None:
     assert f"averaged over {6 - len(alike)} of 6 random orders and 3 seeds" in table.legend
     assert table.frame["worth"].tolist() == pytest.approx(list(WORTHS.values()))
     one = orders_table(changed(runs, "none", 1, status="failed", reason="loss is nan"), orders, row_of)
-    assert "averaged over 6 random orders and 2 of 3 seeds" in one.legend
+    assert "averaged over 6 random orders and 2 to 3 seeds" in one.legend
     nothing = orders_table(changed(runs, "none", status="left"), orders, row_of)
     assert {cell.text for row in nothing.rows for cell in row[2:]} == {"–"}
     for form in RENDERERS.values():

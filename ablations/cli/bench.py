@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.cli.options import TABLE_FORMATS, image_settings, read_names, read_over, with_options
+from ablations.cli.options import TABLE_FORMATS, Integer, image_settings, read_names, read_over, with_options
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     callback=read_names,
     help="Reference implementations with our weights: torchvision, timm.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images per batch.")
+@click.option("--batch-size", type=Integer(1), default=16, show_default=True, help="Images per batch.")
 @click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), default="float32", show_default=True)
 @click.option(
     "--memory-format",
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 )
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile.")
 @click.option("--recompute", is_flag=True, help="Use activation checkpointing.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes per design, in parallel.")
-@click.option("--threads", type=click.IntRange(1), help="Threads per process. [default: cores / jobs]")
+@click.option("--jobs", type=Integer(1), default=1, show_default=True, help="Processes per design, in parallel.")
+@click.option("--threads", type=Integer(1), help="Threads per process. [default: cores / jobs]")
 @click.option(
     "--over",
     multiple=True,
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     callback=read_over,
     help="Vary batch-size, image-size, jobs, threads, recompute, compile or precision. Repeatable.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Interleaved rounds (A B A B …).")
-@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Warm-up steps before each round.")
+@click.option("--repeats", type=Integer(1), default=5, show_default=True, help="Interleaved rounds (A B A B …).")
+@click.option("--warmup", type=Integer(0), default=1, show_default=True, help="Warm-up steps before each round.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all measurements to FILE, as JSON.")
 @with_options("image_size", "in_channels", "num_classes", "device", "debug")

@@ -47,6 +47,8 @@ def train_one(
             Display(Screen(quiet=not group.main), {config.name: float(macs)}, set()) as display,
         ):
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
+            if data.notice is not None:
+                callbacks.warn(data.notice)
             result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
             if result is None:
                 result = _result_there(folder, data)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
@@ -15,6 +14,7 @@ from ablations.store import write_bytes
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
+from modernize.yaml_file import as_yaml
 
 
 def open_folder(study: Study, folder: Path) -> Study:
@@ -47,8 +47,7 @@ def _make_folder(folder: Path) -> None:
 
 def write_study(study: Study, folder: Path) -> None:
     """Write `study.yaml`."""
-    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(folder / "study.yaml", text.encode())
+    write_bytes(folder / "study.yaml", as_yaml(study.model_dump(mode="json")).encode())
 
 
 def _with_additions(before: Study, requested: Study, folder: Path) -> Study:

@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -26,6 +25,7 @@ from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
 from modernize.plan import compile_plan, trace
+from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,8 +221,7 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     from ablations.store import remove_leftovers, write_bytes
 
     remove_leftovers(folder)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(folder / "config.yaml", text.encode())
+    write_bytes(folder / "config.yaml", as_yaml(config.model_dump(mode="json")).encode())
     _record_session(folder / "environment.json", session)
 
 

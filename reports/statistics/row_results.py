@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError, shortened
+from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 
 
@@ -42,7 +43,7 @@ class _Lines:
     runs: set[object] = field(default_factory=set)
 
 
-def gather(runs: pd.DataFrame, measure: str, variance_from: pd.Series | None = None) -> dict[str, RowResults]:
+def gather(runs: pd.DataFrame, measure: Measure, variance_from: pd.Series | None = None) -> dict[str, RowResults]:
     """The results of every row of a study, in its order (arguments as `compare`)."""
     frame = pd.DataFrame(
         {name: runs.get(name) for name in ("reason", "recipe", "images_seen", "run")}, index=runs.index
@@ -70,11 +71,13 @@ def gather(runs: pd.DataFrame, measure: str, variance_from: pd.Series | None = N
     }
 
 
-def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
+def _results(name: str, row: _Lines, source: str, measure: Measure) -> RowResults:
     reason = ""
     if not row.values:
         statuses = set(row.statuses.values())
-        reason = "failed" if "failed" in statuses else f"no {_NAMES[measure]}" if "done" in statuses else "not run"
+        reason = (
+            "failed" if "failed" in statuses else f"no {MEASURES[measure].name}" if "done" in statuses else "not run"
+        )
     elif len(row.recipes) > 1:
         reason = "several recipes"
     elif len(row.images) > 1:
@@ -83,9 +86,6 @@ def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
     values = tuple(value for _, value in sorted(row.values.items()))
     used = tuple(value for seed, value in sorted(row.values.items()) if seed in row.for_variance)
     return RowResults(name, values, used, group, source, reason, _account(row.statuses, row.values, row.reasons))
-
-
-_NAMES = {"top1": "top-1", "loss": "test loss"}
 
 
 def _account(statuses: Mapping[int, str], values: Mapping[int, float], reasons: Mapping[int, str]) -> str:
