@@ -83,7 +83,7 @@ def pixels_of(images: Sequence[Image.Image | torch.Tensor]) -> Iterator[np.ndarr
     """Yield the levels (H, W, C) that a network is given of images in memory, or why one is skipped."""
     for image in images:
         data = [(image, 0)]
-        batch = next(feeds(data, data, recipe(), CPU)[1].evaluation(torch.arange(1), 1))
+        batch = next(feeds(data, data, recipe(), CPU).test.evaluation(torch.arange(1), 1))
         if batch.damaged:
             yield batch.damaged[0].reason
             continue
@@ -197,10 +197,10 @@ def test_an_image_in_memory_of_any_mode_is_what_it_shows_or_is_refused(mode: str
 def test_gray_and_color_images_in_one_set_take_the_kind_of_the_first() -> None:
     gray, color = in_mode("L", np.random.default_rng(0))[0], in_mode("RGB", np.random.default_rng(1))[0]
     mixed = [(color, 0), (gray, 0)]
-    batch = next(feeds(mixed, mixed, recipe(), CPU)[1].evaluation(torch.arange(2), 2))
+    batch = next(feeds(mixed, mixed, recipe(), CPU).test.evaluation(torch.arange(2), 2))
     assert batch.images.shape == (2, 3, SIZE, SIZE) and not batch.damaged
     mixed.reverse()
-    batch = next(feeds(mixed, mixed, recipe(), CPU)[1].evaluation(torch.arange(2), 2))
+    batch = next(feeds(mixed, mixed, recipe(), CPU).test.evaluation(torch.arange(2), 2))
     assert batch.images.shape == (1, 1, SIZE, SIZE)
     assert (
         batch.damaged[0].reason == "image 1: mode RGB, but the dataset's first image is gray; convert all to one mode"
@@ -211,7 +211,7 @@ def test_a_truncated_image_opened_by_a_dataset_is_corrupt_and_named() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), "JPEG")
     data = [(Image.open(io.BytesIO(one)), 0) for one in (whole, whole[:-60])]
-    batch = next(feeds(data, data, recipe(), CPU)[1].evaluation(torch.arange(2), 2))
+    batch = next(feeds(data, data, recipe(), CPU).test.evaluation(torch.arange(2), 2))
     assert batch.indices.tolist() == [0]
     assert batch.damaged[0].index == 1 and batch.damaged[0].reason.startswith("image 1: image file is truncated")
 
@@ -451,11 +451,11 @@ def photographs(place: Path) -> Path:
 
 def tensors(data: DataSet, config: TrainingConfig) -> dict[str, torch.Tensor]:
     """Return a dataset's training and test images as a network is given them, as levels from 0 to 255."""
-    training, evaluation = feeds(data.train, data.test, config, CPU)
+    fed = feeds(data.train, data.test, config, CPU)
     micro_batch = MicroBatch(0, 0, 0, torch.arange(len(data.train)))
     found = {
-        "train": next(training.training([micro_batch], config, 3)),
-        "test": next(evaluation.evaluation(torch.arange(len(data.test)), 100)),
+        "train": next(fed.train.training([micro_batch], config, 3)),
+        "test": next(fed.test.evaluation(torch.arange(len(data.test)), 100)),
     }
     if isinstance(data.train, Split):
         mean, std = (statistic[:, None, None] for statistic in mean_and_std(data.train))
@@ -522,7 +522,7 @@ def test_the_papers_crops_from_imagenet_reach_the_sides_of_wide_images(tmp_path:
     seen = set()
     for seed in range(30):
         data = load("imagenet", tmp_path, SIZE)
-        training, _ = feeds(data.train, data.test, config, CPU)
+        training = feeds(data.train, data.test, config, CPU).train
         batch = next(training.training([MicroBatch(0, 0, 0, torch.arange(2))], config, seed))
         levels = batch.images * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]
         seen |= {channel for channel in (0, 2) if (levels[:, channel] > 0.9).any()}

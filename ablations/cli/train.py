@@ -288,6 +288,7 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
 
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
+    from ablations.recipes import newer_settings
     from ablations.studies.folder import open_folder
     from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
 
@@ -295,7 +296,11 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     few = len(study.seeds) < 3 and study.precision is None
     if few and is_main() and (text := describe_power(study)) is not None:
         click.echo(f"{study.name}: {text}")
-    session = replace(session, study=open_folder(session.study, session.folder))
+    session = replace(session, study=open_folder(study, session.folder))
+    if is_main():
+        pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
+        for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
+            click.echo(f"{study.name}: {older}")
     while True:
         status = launch(session)
         enlarged = add_needed_seeds(session.folder)

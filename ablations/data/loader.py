@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL.Image import Image
@@ -119,7 +119,15 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> tuple[Feed, Feed]:
+class Feeds(NamedTuple):
+    """The batches of a run: training images, test images, and training images without augmentation."""
+
+    train: Feed
+    test: Feed
+    plain: Feed
+
+
+def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> Feeds:
     """Choose how training and test batches are prepared.
 
     Images in memory are augmented in whole batches if the recipe allows it. PIL and uint8 images are transformed one by
@@ -127,7 +135,8 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     """
     if isinstance(train, Split) and isinstance(test, Split) and not config.image_by_image:
         mean, std = mean_and_std(train)
-        return Batches(train, mean, std, device, config.crop_padding), Batches(test, mean, std, device)
+        training = Batches(train, mean, std, device, config.crop_padding)
+        return Feeds(training, Batches(test, mean, std, device), training)
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
@@ -140,14 +149,15 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             raise ValueError(
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
-        return Items(Prepared(train, _unchanged), workers, device), Items(Prepared(test, _unchanged), workers, device)
+        unchanged = Items(Prepared(train, _unchanged), workers, device)
+        return Feeds(unchanged, Items(Prepared(test, _unchanged), workers, device), unchanged)
     from ablations.data.transforms import evaluation_transform, training_transform
 
     mode = "L" if isinstance(first, Image) and first.mode in GRAY else "RGB"
     size, (mean, std) = _size(train, config), _normalization(train, first, mode)
-    train_items = Prepared(train, training_transform(config, size, mean, std), mode)
-    test_items = Prepared(test, evaluation_transform(config, size, mean, std), mode)
-    return Items(train_items, workers, device), Items(test_items, workers, device)
+    augment, plain = (make(config, size, mean, std) for make in (training_transform, evaluation_transform))
+    prepared = Prepared(train, augment, mode), Prepared(test, plain, mode), Prepared(train, plain, mode)
+    return Feeds(*(Items(one, workers, device) for one in prepared))
 
 
 # The settings of a recipe that transform single images.

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
-from ablations.recipes import MAY_CHANGE, check, read_yaml
+from ablations.recipes import MAY_CHANGE, as_stored, check, read_yaml, without_newer
 from ablations.store import write_bytes
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
@@ -47,11 +47,18 @@ def _make_folder(folder: Path) -> None:
 
 def write_study(study: Study, folder: Path) -> None:
     """Write `study.yaml`."""
-    write_bytes(folder / "study.yaml", as_yaml(study.model_dump(mode="json")).encode())
+    path = folder / "study.yaml"
+    before = read_yaml(path, "study")["recipes"].values() if path.exists() else []
+    values = study.model_dump(mode="json")
+    values["recipes"] = {name: as_stored(recipe, before) for name, recipe in study.recipes.items()}
+    write_bytes(path, as_yaml(values).encode())
 
 
 def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
+    stored = before.recipes.values()
+    recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
+    requested = requested.model_copy(update={"recipes": recipes})
     changed = differences(_fixed(before, before), _fixed(requested, before))
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.errors import RequestError, one_line, writing
-from ablations.recipes import TrainingConfig
+from ablations.recipes import TrainingConfig, as_stored, read_yaml
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
@@ -221,7 +221,13 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     from ablations.store import remove_leftovers, write_bytes
 
     remove_leftovers(folder)
-    write_bytes(folder / "config.yaml", as_yaml(config.model_dump(mode="json")).encode())
+    path = folder / "config.yaml"
+    try:
+        before = [read_yaml(path, "run")["recipe"]] if path.exists() else []
+    except RequestError:  # damaged: written anew
+        before = []
+    values = config.model_dump(mode="json") | {"recipe": as_stored(config.recipe, before)}
+    write_bytes(path, as_yaml(values).encode())
     _record_session(folder / "environment.json", session)
 
 
