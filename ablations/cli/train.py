@@ -315,6 +315,7 @@ def _find_study(
     name: str, out: Path | None, resolve: str | None, changes: dict[str, Any], settings: dict[str, str]
 ) -> tuple[Study, Path]:
     """Load a study, extended by follow-up runs if it has any; return it and its folder."""
+    from ablations.studies.folder import refuse_published
     from ablations.studies.load import is_folder, load_study
     from ablations.studies.screen import with_follow_ups
 
@@ -325,6 +326,7 @@ def _find_study(
     if is_folder(name) and out not in (None, Path(name)):
         raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
+    refuse_published(folder)
     return with_follow_ups(study, folder), folder
 
 
