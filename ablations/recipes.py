@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -111,6 +111,11 @@ class TrainingConfig(BaseModel):
         default=None, description="decay of EMA weights, which are evaluated too; none: off"
     )
     ema_warmup: bool = Field(default=False, description="raise the decay of EMA weights from 0, as timm does")
+    precise_bn: Whole | None = Field(
+        default=None,
+        ge=2,
+        description="training images on which BatchNorm statistics are recomputed before evaluation; none: off",
+    )
     sync_batchnorm: bool = Field(default=False, description="compute BatchNorm statistics over all processes")
     precision: Literal["float32", "bf16", "fp16"] = Field(default="float32", description="of the autocast forward pass")
     channels_last: bool = True
@@ -134,6 +139,13 @@ class TrainingConfig(BaseModel):
     def image_by_image(self) -> bool:
         """Whether images must be transformed one by one rather than in whole batches."""
         return self.crop_scale is not None or self.randaugment is not None or self.evaluation_crop < 1
+
+    @property
+    def crops_whole_images(self) -> str | None:
+        """Name a setting that crops images at their own size, before they are resized; None if no setting does."""
+        if self.crop_scale is not None:
+            return "crop_scale"
+        return "evaluation_crop" if self.evaluation_crop < 1 else None
 
     @model_validator(mode="before")
     @classmethod
@@ -254,6 +266,41 @@ def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:
     if recipe.step_epochs is not None:
         changed["step_epochs"] = recipe.step_epochs * factor
     return check(TrainingConfig, recipe.model_dump() | changed, f"a budget of {epochs:g} epochs")
+
+
+def without_newer(recipe: TrainingConfig, stored: Iterable[TrainingConfig]) -> TrainingConfig:
+    """Reset settings that no stored recipe mentions, because its folder is older, to their defaults.
+
+    A run that an earlier version began goes on as it began. Settings that may change when a run resumes are kept.
+    """
+    known = set(MAY_CHANGE).union(*(one.model_fields_set for one in stored))
+    return recipe.model_copy(update={name: default for name, default in _defaults().items() if name not in known})
+
+
+def as_stored(recipe: TrainingConfig, before: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a recipe as plain values, for a folder whose file contains the recipes `before`.
+
+    Settings that the file lacks stay out of it as long as they have their defaults, so that it remains older than they
+    are.
+    """
+    values = recipe.model_dump(mode="json")
+    known = {key for one in before for key in one}
+    newer = {name for name, default in _defaults().items() if known and name not in known and values[name] == default}
+    return {key: value for key, value in values.items() if key not in newer}
+
+
+def newer_settings(requested: TrainingConfig, opened: TrainingConfig) -> str | None:
+    """Say which settings a folder is older than, given the recipe as requested and as `without_newer` returns it."""
+    reset = [name for name, value in opened if name not in MAY_CHANGE and value != getattr(requested, name)]
+    if not reset:
+        return None
+    return (
+        f"{', '.join(reset)}: off, since the folder is older than {'these settings' if reset[1:] else 'this setting'}"
+    )
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: field.default for name, field in TrainingConfig.model_fields.items() if not field.is_required()}
 
 
 def parse_value(text: str, place: str) -> Any:

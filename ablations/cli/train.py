@@ -288,6 +288,7 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
 
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
+    from ablations.recipes import newer_settings
     from ablations.studies.folder import open_folder
     from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
 
@@ -295,7 +296,11 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     few = len(study.seeds) < 3 and study.precision is None
     if few and is_main() and (text := describe_power(study)) is not None:
         click.echo(f"{study.name}: {text}")
-    session = replace(session, study=open_folder(session.study, session.folder))
+    session = replace(session, study=open_folder(study, session.folder))
+    if is_main():
+        pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
+        for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
+            click.echo(f"{study.name}: {older}")
     while True:
         status = launch(session)
         enlarged = add_needed_seeds(session.folder)
@@ -310,6 +315,7 @@ def _find_study(
     name: str, out: Path | None, resolve: str | None, changes: dict[str, Any], settings: dict[str, str]
 ) -> tuple[Study, Path]:
     """Load a study, extended by follow-up runs if it has any; return it and its folder."""
+    from ablations.studies.folder import refuse_published
     from ablations.studies.load import is_folder, load_study
     from ablations.studies.screen import with_follow_ups
 
@@ -320,6 +326,7 @@ def _find_study(
     if is_folder(name) and out not in (None, Path(name)):
         raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
+    refuse_published(folder)
     return with_follow_ups(study, folder), folder
 
 

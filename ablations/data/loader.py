@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL.Image import Image
@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
-from ablations.data.decode import DamagedImageError
+from ablations.data.decode import GRAY, DamagedImageError, as_uint8, shown
 from ablations.data.image_files import ImageFiles
-from ablations.data.labels import label_of
+from ablations.data.labels import check_classes, label_of
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
@@ -35,16 +35,20 @@ class MapStyle(Protocol):
 
 
 class Prepared(Dataset):
-    """A dataset indexed by (index, seed): loads and transforms an item, all random numbers derived from the seed."""
+    """A dataset indexed by (index, seed): loads and transforms an item, all random numbers derived from the seed.
 
-    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], split: str):
-        self.items, self.transform, self.split = items, transform, split
+    `mode` is Pillow's mode of the images to transform, L or RGB; None for float tensors, which are used unchanged.
+    """
+
+    def __init__(self, items: MapStyle, split: str, transform: Callable[[Any], Tensor], mode: str | None = None):
+        self.items, self.split, self.transform, self.mode = items, split, transform, mode
 
     def __getitem__(self, index_and_seed: tuple[int, int]) -> tuple[int, Tensor, int] | Damaged:
         index, seed = index_and_seed
         with seeded(seed):
             try:
                 image, label = self.items[index]
+                image = _picture(image, f"image {index}", self.mode) if self.mode else image
             except DamagedImageError as error:
                 return Damaged(index, str(error))
             return index, self.transform(image), label_of(label, self.split, index)
@@ -56,15 +60,12 @@ class Items:
     The workers live as long as an iterator; a single one runs through all epochs of training.
     """
 
-    def __init__(
-        self, items: MapStyle, transform: Callable[[Any], Tensor], workers: int, device: torch.device, split: str
-    ):
-        self.items, self.workers, self.device = items, workers, device
-        self.prepared = Prepared(items, transform, split)
-        self.labels = items.labels if isinstance(items, (Split, ImageFiles)) else None
+    def __init__(self, prepared: Prepared, workers: int, device: torch.device):
+        self.prepared, self.workers, self.device = prepared, workers, device
+        self.labels = prepared.items.labels if isinstance(prepared.items, (Split, ImageFiles)) else None
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.prepared.items)
 
     def training(self, micro_batches: Iterable[MicroBatch], config: TrainingConfig, seed: int) -> Iterator[Batch]:
         """Yield each micro-batch's images and labels; an image's seed depends on seed, epoch and index alone."""
@@ -127,7 +128,26 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> tuple[Feed, Feed]:
+class Feeds(NamedTuple):
+    """The batches of a run: training images, test images, and training images without augmentation."""
+
+    train: Feed
+    test: Feed
+    plain: Feed
+
+    def check_labels(self, classes: int) -> None:
+        """Raise RequestError if the label of an image in memory or in a listed file is not one of so many classes."""
+        for feed, split in ((self.train, TRAINING), (self.test, TEST)):
+            if feed.labels is not None:
+                check_classes(feed.labels, torch.arange(len(feed)), classes, split)
+
+    def check_batch(self, batch: Batch, classes: int) -> None:
+        """Raise RequestError if a label of a training batch, known only now, is not one of so many classes."""
+        if self.train.labels is None:
+            check_classes(batch.labels, batch.indices, classes, TRAINING)
+
+
+def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> Feeds:
     """Choose how training and test batches are prepared.
 
     Images in memory are augmented in whole batches if the recipe allows it. PIL and uint8 images are transformed one by
@@ -135,11 +155,13 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     """
     if isinstance(train, Split) and isinstance(test, Split) and not config.image_by_image:
         mean, std = mean_and_std(train)
-        return Batches(train, mean, std, device, config.crop_padding), Batches(test, mean, std, device)
+        training = Batches(train, mean, std, device, config.crop_padding)
+        return Feeds(training, Batches(test, mean, std, device), training)
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
-    if not isinstance(train, (Split, ImageFiles)) and _is_prepared(train):
+    first = None if isinstance(train, (Split, ImageFiles)) else _checked(train[0][0])
+    if isinstance(first, Tensor) and first.is_floating_point():
         not_applicable = [
             name for name in _IMAGE_SETTINGS if getattr(config, name) != TrainingConfig.model_fields[name].default
         ]
@@ -147,12 +169,19 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             raise ValueError(
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
-        return Items(train, _unchanged, workers, device, TRAINING), Items(test, _unchanged, workers, device, TEST)
+        unchanged = Items(Prepared(train, TRAINING, _unchanged), workers, device)
+        return Feeds(unchanged, Items(Prepared(test, TEST, _unchanged), workers, device), unchanged)
     from ablations.data.transforms import evaluation_transform, training_transform
 
-    size, (mean, std) = _size(train, config), _normalization(train)
-    train_items = Items(train, training_transform(config, size, mean, std), workers, device, TRAINING)
-    return train_items, Items(test, evaluation_transform(config, size, mean, std), workers, device, TEST)
+    mode = "L" if isinstance(first, Image) and first.mode in GRAY else "RGB"
+    size, (mean, std) = _size(train, config), _normalization(train, first, mode)
+    augment, plain = (make(config, size, mean, std) for make in (training_transform, evaluation_transform))
+    prepared = (
+        Prepared(train, TRAINING, augment, mode),
+        Prepared(test, TEST, plain, mode),
+        Prepared(train, TRAINING, plain, mode),
+    )
+    return Feeds(*(Items(one, workers, device) for one in prepared))
 
 
 # The settings of a recipe that transform single images.
@@ -168,14 +197,22 @@ _IMAGE_SETTINGS = (
 )
 
 
-def _is_prepared(items: MapStyle) -> bool:
-    """Tell whether the images are float tensors; raise ValueError if they are of an unknown type."""
-    image, _ = items[0]
+def _checked(image: Any) -> Image | Tensor:
+    """Return a dataset's first image; raise ValueError if it is of an unknown type."""
     if not isinstance(image, (Tensor, Image)):
         raise ValueError(
             f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
         )
-    return isinstance(image, Tensor) and image.is_floating_point()
+    if isinstance(image, Tensor) and not image.is_floating_point():
+        as_uint8(image.numpy())
+    return image
+
+
+def _picture(image: Image | Tensor, name: str, mode: str) -> Image | Tensor:
+    """Return an image's 8-bit pixels; raise DamagedImageError if a PIL image is corrupt, ValueError if a tensor is."""
+    if isinstance(image, Image):
+        return shown(image, name, mode)
+    return image if image.dtype == torch.uint8 else torch.from_numpy(as_uint8(image.numpy()))
 
 
 def _unchanged(image: Tensor) -> Tensor:
@@ -191,14 +228,12 @@ def _size(items: MapStyle, config: TrainingConfig) -> int:
     raise ValueError("image_size is missing: images transformed one by one need it; for example image_size=224")
 
 
-def _normalization(items: MapStyle) -> tuple[Any, Any]:
+def _normalization(items: MapStyle, first: Image | Tensor | None, mode: str) -> tuple[Any, Any]:
     """Mean and standard deviation per channel: the split's own if it is in memory, else ImageNet's, or 0.5."""
     if isinstance(items, Split):
         mean, std = mean_and_std(items)
         return mean / 255, std / 255
-    from torchvision.transforms.v2.functional import get_num_channels
-
     from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
-    channels = 3 if isinstance(items, ImageFiles) else get_num_channels(items[0][0])
+    channels = first.shape[-3] if isinstance(first, Tensor) else len(mode)
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)

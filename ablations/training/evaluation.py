@@ -41,6 +41,15 @@ class Evaluation:
     labels: Tensor
 
 
+@torch.inference_mode()
+def count_classes(model: nn.Module, images: Tensor) -> int:
+    """Return the number of classes that a model in training predicts for images (N, C, H, W)."""
+    model.eval()
+    logits = model.forward(images[:1])  # bypasses torch.compile, which would compile for a batch of one
+    model.train()
+    return logits.shape[1]
+
+
 def evaluation_batch(image_size: int | None) -> int:
     """Return the number of images to evaluate at once, which memory must hold."""
     return max(min(EVALUATION_BATCH, EVALUATION_PIXELS // (image_size or 1) ** 2), 1)

@@ -14,22 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.data.batches import Batch, MicroBatch
-from ablations.data.labels import check_classes
-from ablations.data.loader import TEST, TRAINING, Items, MapStyle, feeds
+from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
 from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.batchnorm_statistics import recompute_statistics
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group, processes
-from ablations.training.evaluation import DivergedError, Evaluation, evaluation_batch, predict, summarize
-from ablations.training.optimizer import ema_decay, learning_rate, load_optimizer, make_optimizer
+from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
+from ablations.training.optimizer import averaged_model, ema_decay, learning_rate, load_optimizer, make_optimizer
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
@@ -120,8 +119,9 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         dtype = next(self.model.parameters()).dtype
         self.placement = Placement(self.device, dtype, configs.channels_last, configs.precision)
-        self.train_feed, self.test_feed = feeds(train_dataset, test_dataset, configs, self.device)
-        self.averaged = self.average() if configs.ema_decay is not None else None
+        self.feeds = feeds(train_dataset, test_dataset, configs, self.device)
+        averaging = configs.ema_decay is not None
+        self.averaged = averaged_model(self.model, lambda: ema_decay(configs, self.step)) if averaging else None
         self.network = self.prepare()
         self.optimizer = make_optimizer(self.model, configs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=configs.precision == "fp16")
@@ -134,14 +134,6 @@ class Trainer:
         self.classes = 0  # that the model predicts; counted with the first batch
         self.corrupt = CorruptImages()
         self.sums = RunningSums(self.device)
-
-    def average(self) -> AveragedModel:
-        """Create the exponential moving average of weights and BatchNorm statistics."""
-
-        def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
-            get_ema_multi_avg_fn(ema_decay(self.config, self.step))(averages, values, updates)
-
-        return AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
 
     def prepare(self) -> nn.Module:
         """Apply SyncBatchNorm, activation checkpointing, torch.compile and data parallelism as the recipe asks."""
@@ -188,9 +180,27 @@ class Trainer:
                     raise Interrupted
         finally:
             self.batches.close()  # ends the data loader's workers
-        if self.folder and self.step > self.began:
-            self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
+        if self.step > self.began:  # otherwise the checkpoint has all this already
+            self.recompute_batchnorm()
+            if self.folder:
+                self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
         return self.result()
+
+    def recompute_batchnorm(self) -> None:
+        """Recompute the BatchNorm statistics of trained and EMA weights, if the recipe asks for it."""
+        if self.config.precise_bn is None:
+            return
+        for model in (self.model, self.averaged.module) if self.averaged else (self.model,):
+            recompute_statistics(
+                model,
+                self.feeds.plain,
+                self.config.precise_bn,
+                evaluation_batch(self.config.image_size),
+                self.placement,
+                generator(self.seed, "batchnorm"),
+                lambda batch: self.corrupt.add(batch, "training"),
+            )
+        self.check_corrupt("training", len(self.feeds.train))
 
     def result(self) -> Result:
         """Evaluate the trained model."""
@@ -213,9 +223,14 @@ class Trainer:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
         batch_size = evaluation_batch(self.config.image_size)
         predictions = predict(
-            model, self.test_feed, batch_size, self.placement, self.group, lambda batch: self.corrupt.add(batch, "test")
+            model,
+            self.feeds.test,
+            batch_size,
+            self.placement,
+            self.group,
+            lambda batch: self.corrupt.add(batch, "test"),
         )
-        self.check_corrupt("test", len(self.test_feed))
+        self.check_corrupt("test", len(self.feeds.test))
         return summarize(predictions, self.group)
 
     def check_corrupt(self, split: str, images: int) -> None:
@@ -252,12 +267,12 @@ class Trainer:
 
     def prepared_batches(self) -> Generator[tuple[MicroBatch, Batch]]:
         """Yield each micro-batch with its images; data loader workers prepare them ahead."""
-        batches = self.train_feed.training(self.micro_batches(), self.config, self.seed)
+        batches = self.feeds.train.training(self.micro_batches(), self.config, self.seed)
         yield from zip(self.micro_batches(), batches, strict=True)
 
     def epoch_order(self, epoch: int) -> Tensor:
         """Return the random order (N) of the training images in an epoch."""
-        return torch.randperm(len(self.train_feed), generator=generator(self.seed, "order", epoch))
+        return torch.randperm(len(self.feeds.train), generator=generator(self.seed, "order", epoch))
 
     def train_step(self) -> None:
         """Run one training step, on a batch that depends on seed and step alone."""
@@ -286,7 +301,10 @@ class Trainer:
             return
         images, labels = self.placement.inputs(batch)
         targets = labels
-        self.check_labels(batch, images)
+        if not self.classes:
+            self.classes = count_classes(self.model, images)
+            self.feeds.check_labels(self.classes)
+        self.feeds.check_batch(batch, self.classes)
         if self.config.mixup or self.config.cutmix:
             self.mix = self.mix or mixing(self.config, self.classes, self.seed)
             images, targets = self.mix(micro_batch, images, labels)
@@ -304,29 +322,12 @@ class Trainer:
         """Take part in the other processes' gradient sum although all of the micro-batch's images are corrupt."""
         if self.group.size == 1:
             return
-        assert isinstance(self.train_feed, Items)  # images in memory are never corrupt
-        images, _ = self.placement.inputs(self.train_feed.no_images())
+        assert isinstance(self.feeds.train, Items)  # images in memory are never corrupt
+        images, _ = self.placement.inputs(self.feeds.train.no_images())
         with without_statistics(self.model), torch.compiler.set_stance("force_eager"):
             with self.placement.autocast():
                 loss = self.network(images).sum()
             self.scaler.scale(loss).backward()
-
-    def check_labels(self, batch: Batch, images: Tensor) -> None:
-        """Raise RequestError if a label is not a class of the model: of all images in memory, else of a batch."""
-        first, self.classes = not self.classes, self.classes or self.count_classes(images)
-        for feed, split in ((self.train_feed, TRAINING), (self.test_feed, TEST)) if first else ():
-            if feed.labels is not None:
-                check_classes(feed.labels, torch.arange(len(feed)), self.classes, split)
-        if self.train_feed.labels is None:
-            check_classes(batch.labels, batch.indices, self.classes, TRAINING)
-
-    @torch.inference_mode()
-    def count_classes(self, images: Tensor) -> int:
-        """Return the number of classes that the model predicts."""
-        self.model.eval()
-        logits = self.model.forward(images[:1])  # bypasses torch.compile, which would compile for a batch of one
-        self.model.train()
-        return logits.shape[1]
 
     # ---- Log and checkpoints
 
@@ -340,7 +341,7 @@ class Trainer:
     def log(self) -> None:
         """Log the training steps since the last line; raise DivergedError if the loss is not finite."""
         loss, correct, images = self.totals()
-        self.check_corrupt("training", len(self.train_feed))
+        self.check_corrupt("training", len(self.feeds.train))
         line = {
             "step": self.step,
             "steps": self.total_steps,
