@@ -66,7 +66,8 @@ class DataSet:
     """A training and a test split, their class names, and a checksum of both splits.
 
     `image_size` is the resolution in pixels that the network sees; images left in files are resized when read.
-    `account` lists what a folder contains besides the images.
+    `account` lists what a folder contains besides the images. `own_size` is the resolution of the images as they are
+    stored; None if they differ.
     """
 
     name: str
@@ -78,6 +79,7 @@ class DataSet:
     image_size: int
     channels: int
     account: Account | None = None
+    own_size: int | None = None
 
     @property
     def notice(self) -> str | None:
@@ -169,7 +171,10 @@ def _assemble(
 
     splits = split("training", *train), split("test", *test)
     _, size, _, channels = splits[0].images.shape
-    return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels)
+    own = None if name == "folder" else size
+    return DataSet(
+        name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels, own_size=own_size
+    )
 
 
 # ---- Fashion-MNIST

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ablations.data.batches import Batch, MicroBatch
 from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
+from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
@@ -111,6 +112,11 @@ class Trainer:
             raise ValueError("the test set has no images")
         self.config, self.seed, self.folder, self.group = configs, seed, folder, group
         self.callbacks = callbacks or Callbacks()
+        if callbacks is None:  # a study prints its warnings once, for all its runs
+            norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+            facts = Facts(len(train_dataset), len(test_dataset), processes=group.size, batch_norm=norm)
+            for warning in doubts(configs, facts):
+                self.callbacks.warn(warning)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
