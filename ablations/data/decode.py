@@ -22,6 +22,7 @@ from PIL.Image import Transpose
 
 from ablations.errors import RequestError, one_line
 
+VERSION = 2  # raise it if a file gives other pixels; a run's environment.json holds it
 MAX_PIXELS = "ABLATIONS_MAX_PIXELS"  # environment variable: max pixels of an image, instead of Pillow's limit
 METADATA = 2**26  # max bytes of a PNG's profile or XMP; Pillow's 2**20 refuses photographs with an editing history
 GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes without color
