@@ -614,7 +614,7 @@ def test_any_fault_of_an_image_makes_it_corrupt_and_nothing_worse() -> None:
 
 
 def damaged_lines(output: str) -> list[str]:
-    return [line for line in output.splitlines() if "skipped a corrupt image" in line]
+    return [line for line in output.splitlines() if "skipped an unreadable image" in line]
 
 
 def test_data_prints_the_same_for_folders_and_shards(drawn: Drawn) -> None:
@@ -648,7 +648,7 @@ def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, 
     where = ("--data-dir", drawn.folders, "--out", tmp_path / "run")
     done = ablations(*TRAIN, *where, "--set", "max_damaged=0.001", "--set", "workers=1")
     assert done.returncode == 1 and not done.stderr
-    reason = "3 of 1700 training images are corrupt, more than max_damaged=0.001, such as train/n0"
+    reason = "3 of 1700 training images are unreadable, more than max_damaged=0.001, such as train/n0"
     assert len([line for line in done.stdout.splitlines() if reason in line]) == 1
     result = read_json(tmp_path / "run/result.json")
     assert result["status"] == "failed" and reason in result["reason"]
