@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Measure, compare, with_verdicts
+from reports.statistics.compare import compare, with_verdicts
+from reports.statistics.measures import Measure
 
 FIRST_SHARE = 0.90
 LATER_SHARE = 0.08
