@@ -14,6 +14,7 @@ from reports.row_summary import facts, status_of
 from reports.statistics import MEASURES, Measure
 from reports.statistics.effects_over_looks import results_of
 from reports.statistics.factorial import Factorial, Family, cell_means
+from reports.statuses import shown
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _absent(grid: Factorial, place: Mapping[str, Any], by_row: Mapping[str, pd.D
             runs = by_row.get(grid.rows.get(cell, ""))
             state = status_of(runs) if runs is not None else "not in the study"
             if state != "done":
-                return {"left": "not run"}.get(state, state)
+                return shown(state)
     return ""
 
 

@@ -14,6 +14,7 @@ from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
 from reports.statistics.precision import describe_precision
 from reports.statistics.sequential import compare_over_looks, describe_looks
+from reports.statuses import shown
 from reports.tables import (
     EMA,
     EMA_LEGEND,
@@ -207,7 +208,7 @@ def _cells(
         Cell(row.label, marks),
         Cell(amount(row.params, units[0])),
         Cell(amount(row.macs, units[1])),
-        Cell(mean_sd(row.top1.mean, top1_sd) if row.top1.seeds else row.status),
+        Cell(mean_sd(row.top1.mean, top1_sd) if row.top1.seeds else shown(row.status)),
         *([Cell(mean_sd(row.ema.mean, row.ema.sd))] if averaged else []),
         Cell(mean_sd(row.loss.mean, loss_sd, 3)),
         Cell(str(row.top1.seeds)),

@@ -292,7 +292,7 @@ def test_headings_legend_and_facts() -> None:
     assert (table.name, table.title) == ("one-in", "mine: one flag at a time added to the base")
     assert read_markdown(markdown(table))[0][0] == [*COLUMNS, *DIFFERENCES]
     assert read_latex(latex(table))[0][0] == [*COLUMNS, *DIFFERENCES]
-    assert table.subtitle == "study mine · data digits · recipe quick · seeds 0, 1, 2 · 39 runs: 39 done"
+    assert table.subtitle == "study mine · data digits · recipe quick · seeds 0, 1, 2 · 39 runs: 39 finished"
     assert "95% CI from a moderated t-test" in table.legend and "12 comparisons" in table.legend
     assert "family-wise error" in table.legend and "McNemar" not in table.legend
     assert [read_markdown(markdown(table))[1][i] for i in (0, 1, 2)] == [table.title, table.subtitle, table.legend]
@@ -390,12 +390,12 @@ def test_rows_that_are_not_done_are_there_with_their_reason() -> None:
     runs = changed(runs, "with-kernel_size", 1, status="failed", reason="killed")
     runs = changed(runs, "with-kernel_size", 2, status="running")
     table = comparison_table(runs)
-    assert table.subtitle.endswith("39 runs: 23 done, 5 failed, 4 running, 3 stopped, 4 left")
+    assert table.subtitle.endswith("39 runs: 23 finished, 5 failed, 4 running, 3 interrupted, 4 pending")
     states = {
         "with-stem": "failed",
-        "with-width": "left",
+        "with-width": "pending",
         "with-depths": "running",
-        "with-activation": "stopped",
+        "with-activation": "interrupted",
         "with-kernel_size": "failed",
     }
     for row, state in states.items():
@@ -405,9 +405,11 @@ def test_rows_that_are_not_done_are_there_with_their_reason() -> None:
     assert cell_of(table, "with-norm", "seeds") == "2" and " ± " in cell_of(table, "with-norm", "mean")
     assert notes_of(table, "with-norm") == "seed 1 failed (loss is nan at step 120)"
     assert "seeds 0, 1, 2 failed (out of memory Traceback, line 3)" in notes_of(table, "with-stem")
-    assert notes_of(table, "with-width") == "seeds 0, 1, 2 left"
-    assert "seeds 0, 1, 2 running" in notes_of(table, "with-depths") and "stopped" in notes_of(table, "with-activation")
-    assert notes_of(table, "with-kernel_size") == "seed 0 left, seed 1 failed (killed), seed 2 running"
+    assert notes_of(table, "with-width") == "seeds 0, 1, 2 pending"
+    assert "seeds 0, 1, 2 running" in notes_of(table, "with-depths") and "interrupted" in notes_of(
+        table, "with-activation"
+    )
+    assert notes_of(table, "with-kernel_size") == "seed 0 pending, seed 1 failed (killed), seed 2 running"
     for text in (*(RENDERERS[form](table) for form in ("table", "markdown", "latex")), terminal(table, 250)):
         for reason in ("loss is nan at step 120", "seed 1 failed (killed)"):
             assert reason in text.replace("\n", " ")
@@ -418,26 +420,26 @@ def test_rows_that_are_not_done_are_there_with_their_reason() -> None:
 def test_rows_of_the_same_fate_share_a_footnote() -> None:
     table = comparison_table(changed(make_runs(), "with-norm", status="left"))
     both = comparison_table(changed(changed(make_runs(), "with-norm", status="left"), "with-stem", status="left"))
-    assert table.notes == both.notes == ("seeds 0, 1, 2 left",)
+    assert table.notes == both.notes == ("seeds 0, 1, 2 pending",)
     assert notes_of(both, "with-norm") == notes_of(both, "with-stem") == both.notes[0]
 
 
 def test_a_base_that_failed_says_so_itself_and_at_every_row() -> None:
     runs = changed(make_runs(seeds=(0, 1)), "base", 1, status="failed", reason="out of memory")
     table = comparison_table(runs)
-    assert notes_of(table, "base") == "1 of 2 runs failed: out of memory"
+    assert notes_of(table, "base") == "seed 1 failed (out of memory)"
     assert notes_of(table, "with-norm") == "base: seed 1 failed (out of memory)"
     assert len(table.notes) == 2
     assert word_of(table, "with-norm") != "not tested: one seed"  # the other rows tell the noise of one run
     none = comparison_table(changed(runs, "base", status="failed", reason="out of memory"))
-    assert cell_of(none, "base", "mean") == "failed" and notes_of(none, "base") == "failed: out of memory"
+    assert cell_of(none, "base", "mean") == "failed" and notes_of(none, "base") == "seeds 0, 1 failed (out of memory)"
     assert {word_of(none, row) for row, _, base in ROWS if base} == {"not tested: baseline failed"}
 
 
 def test_a_study_in_which_nothing_is_done() -> None:
     runs = make_runs().assign(status="left", top1=None, params=None, macs=None)
     table = comparison_table(runs)
-    assert {line[3] for line in read("terminal", table)} == {"left"}
+    assert {line[3] for line in read("terminal", table)} == {"pending"}
     for form in RENDERERS.values():
         assert form(table)
 

@@ -166,7 +166,7 @@ def test_every_word_of_every_figure_can_be_read(name: str, report_of: Callable[[
 @pytest.mark.parametrize("name", ["ragged", "grid"])
 def test_runs_without_a_result_are_in_every_figure(name: str, report_of: Callable[[str], Report]) -> None:
     report = report_of(name)
-    expected = {"failed", "not run"} if name == "grid" else {"failed", "not run", "stopped"}
+    expected = {"failed", "pending"} if name == "grid" else {"failed", "pending", "interrupted"}
     for plot in report.plots:
         words = " ".join(words_of(plot.figure))
         assert all(word in words for word in expected) or "no result for" in words, plot.name
@@ -463,7 +463,7 @@ def test_a_heat_map_has_a_cell_for_each_pair(report_of: Callable[[str], Report])
         values = top1_of(report, row)
         if values:
             assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in words
-    assert words.count("failed") == words.count("not run") == 1
+    assert words.count("failed") == words.count("pending") == 1
     cells = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert len(cells) == 9 and sum(bool(cell.get_hatch()) for cell in cells) == 2
     lightness = []
@@ -555,5 +555,5 @@ def test_a_run_that_is_being_written_is_shown_as_far_as_it_is(tmp_path: Path) ->
     assert report.unfinished[["row", "seed", "status"]].to_numpy().tolist() == [["kernel_size=5", 0, "stopped"]]
     assert (report.curves.groupby(["row", "seed"]).size() == [20, 20, 19, 20]).all()
     figure = plot_of(report, "curves-loss").figure
-    assert "1 of 2 stopped" in words_of(figure) and "so far" in words_of(figure)
+    assert "1 of 2 interrupted" in words_of(figure) and "so far" in words_of(figure)
     assert len(marks(figure.axes[0], "o")) == 1

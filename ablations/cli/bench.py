@@ -12,6 +12,7 @@ from ablations.cli.options import TABLE_FORMATS, Integer, image_settings, read_n
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
+    from ablations.bench import Bench
     from ablations.studies.schema import Study
     from modernize.roadmap import Row
 
@@ -84,9 +85,8 @@ def bench(
     if wrong:
         raise RequestError(f"--against {wrong[0]}: unknown; choose torchvision or timm")
 
-    from ablations.bench import Setting, benchmarked_models, for_study, measure, subtitle, table_rows
+    from ablations.bench import Setting, benchmarked_models, measure, subtitle, table_rows
     from ablations.machine import Machine
-    from ablations.store import write_bytes
     from reports.bench_table import speed_table
     from reports.formats import RENDERERS
 
@@ -105,11 +105,20 @@ def bench(
         _check_built(model.design, model.setting.image_size, channels, classes)
     measured = measure(models, repeats, lambda line: click.echo(line, err=True))
     click.echo(RENDERERS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
+    _write(measured, out, study)
+
+
+def _write(measured: Bench, out: Path | None, study: Path | None) -> None:
+    """Write the measurements to a file, and those of a study to its `bench.json`."""
+    from ablations.bench import for_study, with_other_settings
+    from ablations.store import write_bytes
+
     with writing(f"bench: {out or study}"):
         if out:
             write_bytes(out, measured.as_json().encode())
         if study:
-            write_bytes(study / "bench.json", (json.dumps(for_study(measured), indent=1) + "\n").encode())
+            entries = with_other_settings(for_study(measured), study / "bench.json")
+            write_bytes(study / "bench.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
 def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None) -> tuple[dict[str, str], str]:

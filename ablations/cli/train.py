@@ -29,17 +29,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @with_options("data_dir", "debug")
-def data(name: str, data_dir: Path) -> None:
-    """Download a dataset if missing, verify it and print its path."""
-    from ablations.data.datasets import load
+def data(name: str, form: str, data_dir: Path) -> None:
+    """Inspect a dataset; download it if it is missing.
 
-    dataset = load(name, data_dir, 224 if name in ("folder", "imagenet") else None)
-    images = f"{dataset.channels}×{dataset.image_size}×{dataset.image_size}"
-    click.echo(
-        f"{name}: {len(dataset.train)} training and {len(dataset.test)} test images of {images} in "
-        f"{len(dataset.classes)} classes, checksum {dataset.checksum[:12]}, in {dataset.place}"
-    )
+    Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
+    are also in the training split.
+    """
+    import json
+
+    from ablations.data.datasets import load
+    from ablations.data.inspection import as_json, describe, inspect
+
+    found = inspect(load(name, data_dir, 224 if name in ("folder", "imagenet") else None))
+    click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 
 @click.command()
@@ -315,6 +319,7 @@ def _find_study(
     name: str, out: Path | None, resolve: str | None, changes: dict[str, Any], settings: dict[str, str]
 ) -> tuple[Study, Path]:
     """Load a study, extended by follow-up runs if it has any; return it and its folder."""
+    from ablations.studies.folder import refuse_published
     from ablations.studies.load import is_folder, load_study
     from ablations.studies.screen import with_follow_ups
 
@@ -325,6 +330,7 @@ def _find_study(
     if is_folder(name) and out not in (None, Path(name)):
         raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
+    refuse_published(folder)
     return with_follow_ups(study, folder), folder
 
 

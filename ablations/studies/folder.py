@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def open_folder(study: Study, folder: Path) -> Study:
     """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
+    refuse_published(folder)
     with writing(f"study folder {folder}"):
         if not (folder / "study.yaml").exists():
             _make_folder(folder)
@@ -34,6 +36,25 @@ def open_folder(study: Study, folder: Path) -> Study:
             whole = begun(study) if new else _with_additions(read_study(folder), study, folder)
             write_study(whole, folder)
     return whole
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a study's folder holds its results without its run folders."""
+    path = folder / "results.csv"
+    if not path.exists() or (folder / "runs").exists():
+        return False
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        statuses = {line.get("status") for line in csv.DictReader(file)}
+    return statuses != {"left"}  # a study of which no run was begun has no results
+
+
+def refuse_published(folder: Path) -> None:
+    """Raise RequestError if runs would replace the only record of earlier ones."""
+    if is_published(folder):
+        raise RequestError(
+            f"study folder {folder} holds published results without their runs, which new runs would replace; "
+            "choose another --out"
+        )
 
 
 def _make_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from reports.report import Plot
 from reports.statistics import MEASURES
+from reports.statuses import shown
 
 _NAMES = {
     "top1_mean": "top-1 (%)",
@@ -94,7 +95,7 @@ def _there(value: Any) -> bool:
 def _formatted(name: str, value: Any, plot: Plot) -> str:
     """Format a number as in the tables."""
     if isinstance(value, str):
-        return value
+        return shown(value)
     number = float(value)
     if name in ("macs", "params", "seeds"):
         return f"{number:,.0f}"

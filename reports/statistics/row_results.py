@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from reports.errors import ReportError, shortened
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
+from reports.statuses import shown
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,26 @@ def _results(name: str, row: _Lines, source: str, measure: Measure) -> RowResult
     group = (next(iter(row.recipes), None), next(iter(row.images), None))
     values = tuple(value for _, value in sorted(row.values.items()))
     used = tuple(value for seed, value in sorted(row.values.items()) if seed in row.for_variance)
-    return RowResults(name, values, used, group, source, reason, _account(row.statuses, row.values, row.reasons))
+    note = account(row.statuses, row.values, row.reasons, measure)
+    return RowResults(name, values, used, group, source, reason, note)
 
 
-def _account(statuses: Mapping[int, str], values: Mapping[int, float], reasons: Mapping[int, str]) -> str:
-    """What became of the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`."""
+def account(
+    statuses: Mapping[int, str], values: Collection[int], reasons: Mapping[int, str], measure: Measure = "top1"
+) -> str:
+    """Describe the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`.
+
+    Args:
+        statuses: Status of each seed's run.
+        values: The seeds that have a result.
+        reasons: Why runs failed, by seed.
+        measure: The result that is missing.
+    """
     fates: dict[str, list[str]] = {}
     for seed, status in sorted(statuses.items()):
         if seed not in values:
-            fates.setdefault(f"{status} ({reasons[seed]})" if seed in reasons else status, []).append(str(seed))
+            fate = f"finished without {MEASURES[measure].name}" if status == "done" else shown(status)
+            fates.setdefault(f"{fate} ({reasons[seed]})" if seed in reasons else fate, []).append(str(seed))
     return ", ".join(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}" for fate, seeds in fates.items())
 
 
