@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError, shortened
+from reports.predictions import NOT_COMPARED
 from reports.statistics.values import known
 
 
@@ -74,7 +75,8 @@ def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
     reason = ""
     if not row.values:
         statuses = set(row.statuses.values())
-        reason = "failed" if "failed" in statuses else f"no {_NAMES[measure]}" if "done" in statuses else "not run"
+        ended = next((status for status in ("failed", NOT_COMPARED) if status in statuses), "not run")
+        reason = f"no {_NAMES[measure]}" if ended != "failed" and "done" in statuses else ended
     elif len(row.recipes) > 1:
         reason = "several recipes"
     elif len(row.images) > 1:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reports.predictions import NOT_COMPARED
 from reports.statistics.compare import Measure, compare, with_verdicts
 
 FIRST_SHARE = 0.90
@@ -34,7 +35,7 @@ PILOT = "pilot"  # the first stage of a study whose second stage is sized by the
 PRECISION = "precision"  # that second stage; `precision 0.5` says what was asked
 EXTENDED = "extended"  # added when results were there; `extended to precision 0.5` where the size was computed
 
-ENDED = ("done", "failed")  # statuses of a run that will not change by itself
+ENDED = ("done", "failed", NOT_COMPARED)  # statuses of a run that will not change by itself
 
 
 @dataclass(frozen=True)
