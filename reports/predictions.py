@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reports.errors import ReportError
+from reports.statuses import NOT_COMPARED
 
 Correct = NDArray[np.bool_]  # for each image, whether the run named its class
 
@@ -90,9 +91,6 @@ def on_compared_images(runs: pd.DataFrame) -> pd.DataFrame:
     status, reason = runs["status"].mask(left_out, NOT_COMPARED), runs["reason"].mask(left_out, runs["not_compared"])
     measured = {name: runs[name].mask(here, runs[f"compared_{name}"]) for name in ("top1", "loss")}
     return runs.assign(status=status, reason=reason, **measured)
-
-
-NOT_COMPARED = "not compared"  # status of a run whose results are on other images
 
 
 def images_of(runs: pd.DataFrame) -> int | None:

@@ -15,10 +15,10 @@ from reports.cost_table import gflops
 from reports.errors import ReportError
 from reports.marks import row_mark_notes
 from reports.predictions import Predicted, describe_images, joined, unread_note
-from reports.statistics import ONE_SEED, Difference, Measure, legend, paired_correctness
+from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.sequential import compare_over_looks, describe_looks
-from reports.study_tables import DIGITS, resolution
-from reports.tables import Cell, Column, Footnotes, Table, mean_sd, signed
+from reports.study_tables import resolution
+from reports.tables import Cell, Column, Footnotes, Table, interval, mean_sd, signed
 
 Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and seed
 
@@ -68,7 +68,6 @@ TWO_NETWORKS = (
     "networks, not the designs: another seed may reverse the sign."
 )
 _PAPERS_GFLOPS = "GFLOPs, the paper's"
-_OURS: dict[Measure, str] = {"top1": "top-1 (%), ours", "loss": "test loss, ours"}
 
 
 def two_designs_table(before: Side, after: Side, images: str, measured: MeasuredDifference | None = None) -> Table:
@@ -85,7 +84,7 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
         if row.paper.note
     }
     if measured:
-        ours = _OURS[measured.primary]
+        ours = _ours(measured.primary)
         notes |= {(ours, place): footnotes.marks(texts) for place, texts in enumerate(measured.notes, start=1)}
     legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
     if paper:
@@ -176,7 +175,7 @@ def measure(
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
     compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, primary))
-    what = {"top1": "Top-1", "loss": "Test loss"}[primary]
+    what = MEASURES[primary].name.capitalize()
     where = ", ".join(filter(None, [f"{what} in study {runs['study'].iloc[0]}", describe_images(runs)]))
     words = [f"{where}: rows {base} and {row}.", legend(compared, primary)]
     if compared["p"].notna().any():
@@ -217,16 +216,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
-    line, digits = measured.line, DIGITS[measured.primary]
+    line, digits = measured.line, MEASURES[measured.primary].digits
     shown = [mean_sd(line[f"{side}mean"], line[f"{side}sd"], digits) for side in ("base_", "")]
     if math.isnan(line["difference"]):
         difference = ": ".join(filter(None, [line["verdict"], line["reason"], line["note"]]))
     else:
-        interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.{digits}f}, {line['high']:+.{digits}f}]"
+        ci = "" if math.isnan(line["low"]) else f" ({interval(line['low'], line['high'], digits)})"
         verdict = ": ".join(filter(None, [line["verdict"], line["reason"]]))
-        difference = f"{signed(line['difference'], digits)}{interval}, {verdict}"
+        difference = f"{signed(line['difference'], digits)}{ci}, {verdict}"
     lines = [
-        (_OURS[measured.primary], shown[0], shown[1], difference),
+        (_ours(measured.primary), shown[0], shown[1], difference),
         ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
     if (networks := measured.networks) is not None:
@@ -234,10 +233,15 @@ def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
     return lines
 
 
+def _ours(measure: Measure) -> str:
+    """Name the line of our results."""
+    return f"{MEASURES[measure].value}, ours"
+
+
 def _networks_words(networks: Networks) -> str:
     """Describe the comparison of two networks: difference and p-value, and on which images if not on all."""
     found, whole = networks.difference, networks.images in (None, networks.compared)
     if found is None:
         return f"not compared: {networks.reason}"
-    tested = f"{signed(found.mean)} [{found.low:+.2f}, {found.high:+.2f}], McNemar's p = {found.p:.2g}"
+    tested = f"{signed(found.mean)} ({interval(found.low, found.high)}), McNemar's p = {found.p:.2g}"
     return tested if whole else f"{tested}, on the {networks.compared:,} of {networks.images:,} images that both read"

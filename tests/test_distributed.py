@@ -23,7 +23,7 @@ from torch import nn
 
 import modernize
 from ablations.data.datasets import Split, load
-from ablations.data.image_files import DamagedImageError
+from ablations.data.decode import DamagedImageError
 from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, read_log
@@ -251,6 +251,61 @@ def test_a_process_whose_images_are_all_corrupt_keeps_step_with_the_others() -> 
     expected = stepped(ALONE)
     for found in together(2, stepped):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+class Short:
+    """Noise images of which only the first and those with an index in `readable` can be read."""
+
+    def __init__(self, readable: range):
+        self.readable = readable
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index and index not in self.readable:
+            raise DamagedImageError(f"image {index}")
+        return torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(index)), index % 3
+
+
+def cumulative() -> nn.Module:
+    """Return a network whose BatchNorm averages the statistics of all batches."""
+    norm = nn.BatchNorm2d(4, momentum=None)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def normalized(group: Group, readable: range, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return two networks' weights and statistics after a step on 8 images; a second process has images 5 to 8."""
+    values: dict[str, np.ndarray] = {}
+    for name, make in {"pocket": lambda: modernize.build(BATCHNORM, num_classes=3), "cumulative": cumulative}.items():
+        torch.manual_seed(0)
+        config = TrainingConfig(
+            max_epochs=1, batch_size=8, learning_rate=0.1, optimizer="sgd", max_damaged=0.9, **settings
+        )
+        trainer = Trainer(make().double(), Short(readable), Short(range(9)), config, device="cpu", group=group)
+        trainer.epoch_order = lambda epoch: torch.arange(1, 9)  # type: ignore[method-assign]
+        trainer.train_step()
+        values |= {f"{name}.{key}": value.double().numpy().copy() for key, value in trainer.model.state_dict().items()}
+    return values
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_process_without_readable_images_adds_nothing_to_statistics_and_gradients(missing: int, sync: bool) -> None:
+    readable = (range(5, 9), range(1, 5))[missing]
+    alone, before = normalized(ALONE, readable, {}), normalized(ALONE, range(0), {})
+    for rank, values in enumerate(together(2, normalized, readable, {"sync_batchnorm": sync})):
+        for name, value in values.items():
+            unchanged = rank == missing and not sync and ("running" in name or "tracked" in name)
+            np.testing.assert_allclose(value, (before if unchanged else alone)[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_a_step_whose_images_are_all_corrupt_changes_no_statistics() -> None:
+    expected = normalized(ALONE, range(0), {})
+    for values in together(2, normalized, range(0), {"sync_batchnorm": True, "accumulation": 2}):
+        for name, value in values.items():
+            if "running" in name or "tracked" in name:
+                np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 def executed(group: Group, folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:

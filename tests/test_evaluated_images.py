@@ -121,7 +121,7 @@ def test_two_networks_are_compared_on_the_images_that_both_read(make: Make, miss
     assert (
         f"McNemar's p = {stats.binomtest(gained, gained + lost).pvalue:.2g}, on the {len(both)} of 60 images" in words
     )
-    assert f"{signed(100 * (gained - lost) / len(both))} [" in words
+    assert f"{signed(100 * (gained - lost) / len(both))} (" in words
 
 
 def test_a_report_compares_rows_on_the_images_that_all_runs_read(make: Make, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_run_of_an_earlier_version_that_left_out_other_images_is_not_compared_
     as_earlier_version(folder, study.runs[0].name)
     reason = "evaluated on 59 of 60 test images, and the version that trained it did not record which"
     words = words_of(folder)
-    assert f"not compared: {reason}" in words and "1 not compared" in words
+    assert f"not compared ({reason})" in words and "1 not compared" in words
     assert "McNemar" not in words
     runs = pd.read_csv(folder / "results.csv").set_index("run")
     assert runs.loc[study.runs[0].name, "not_compared"] == reason
@@ -226,7 +226,7 @@ def test_runs_of_earlier_versions_that_left_out_the_same_images_are_compared(mak
         as_earlier_version(folder, run.name)
     words = words_of(folder)
     assert "evaluated on 59 of 60 test images; not read: val/class-0/03.png" in words
-    assert "4 runs: 4 done" in words and "not compared" not in words
+    assert "4 runs: 4 finished" in words and "not compared" not in words
 
 
 @pytest.mark.parametrize("fault", ["checksum", "labels", "predictions"])
@@ -248,7 +248,7 @@ def test_a_run_with_other_data_or_without_predictions_is_left_out_and_says_why(m
         write_json(place / "result.json", {**result, "predictions_sha256": sha256(buffer.getvalue()).hexdigest()})
         reason = f"its test labels are not those of run {study.runs[0].name}"
     words = words_of(folder)
-    assert reason in words and "4 runs: 3 done, 1 not compared" in words
+    assert reason in words and "4 runs: 3 finished, 1 not compared" in words
 
 
 def test_two_networks_of_different_data_are_refused() -> None:

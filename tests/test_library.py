@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from ablations import Trainer, TrainingConfig
 from ablations.cli import run_command
 from ablations.data.datasets import load
-from ablations.data.image_files import DamagedImageError
+from ablations.data.decode import DamagedImageError
 from ablations.launch.claim import Place, take
 from ablations.store import read_log
 from ablations.studies.run import RunConfig

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL.Image import Image
@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
-from ablations.data.image_files import DamagedImageError, ImageFiles
+from ablations.data.decode import DamagedImageError
+from ablations.data.image_files import ImageFiles
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
 
@@ -68,6 +69,19 @@ class Items:
         """Yield the images of these indices, at most `batch_size` at once."""
         return self._batches([(index, 0) for index in chosen.tolist()] for chosen in indices.split(batch_size))
 
+    def no_images(self) -> Batch:
+        """Return a batch of no images (0, C, H, W), in the shape of the first readable one.
+
+        Raises DamagedImageError if none is readable.
+        """
+        prepared = Prepared(self.items, self.transform)
+        none = torch.empty(0, dtype=torch.int64)
+        for index in range(len(self)):
+            sample = prepared[index, 0]
+            if not isinstance(sample, Damaged):
+                return Batch(sample[1][None][:0], none, none)
+        raise DamagedImageError(f"all {len(self)} images are corrupt")
+
     def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
             Prepared(self.items, self.transform),
@@ -102,7 +116,15 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> tuple[Feed, Feed]:
+class Feeds(NamedTuple):
+    """The batches of a run: training images, test images, and training images without augmentation."""
+
+    train: Feed
+    test: Feed
+    plain: Feed
+
+
+def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> Feeds:
     """Choose how training and test batches are prepared.
 
     Images in memory are augmented in whole batches if the recipe allows it. PIL and uint8 images are transformed one by
@@ -110,7 +132,8 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     """
     if isinstance(train, Split) and isinstance(test, Split) and not config.image_by_image:
         mean, std = mean_and_std(train)
-        return Batches(train, mean, std, device, config.crop_padding), Batches(test, mean, std, device)
+        training = Batches(train, mean, std, device, config.crop_padding)
+        return Feeds(training, Batches(test, mean, std, device), training)
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
@@ -122,12 +145,14 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             raise ValueError(
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
-        return Items(train, _unchanged, workers, device), Items(test, _unchanged, workers, device)
+        unchanged = Items(train, _unchanged, workers, device)
+        return Feeds(unchanged, Items(test, _unchanged, workers, device), unchanged)
     from ablations.data.transforms import evaluation_transform, training_transform
 
     size, (mean, std) = _size(train, config), _normalization(train)
-    train_items = Items(train, training_transform(config, size, mean, std), workers, device)
-    return train_items, Items(test, evaluation_transform(config, size, mean, std), workers, device)
+    plain = evaluation_transform(config, size, mean, std)
+    augmented = Items(train, training_transform(config, size, mean, std), workers, device)
+    return Feeds(augmented, Items(test, plain, workers, device), Items(train, plain, workers, device))
 
 
 # The settings of a recipe that transform single images.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,12 +44,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
         wide = input.to(torch.promote_types(input.dtype, torch.float32))  # under autocast the input has 16 bits
         count = wide.new_tensor([input.numel() // input.shape[1]], dtype=torch.float64)
         sums = _Total.apply(torch.cat([wide.sum((0, 2, 3), dtype=torch.float64), count]), self.group)
-        total = sums[-1].detach()
+        total = sums[-1].detach().clamp(min=1)  # no process has an image if all are corrupt
         mean = sums[:-1] / total
         centered = wide - _by_channel(mean, wide)
         # not the mean of squares minus the squared mean, which cancels if the mean is large
         variance = _Total.apply(centered.square().sum((0, 2, 3), dtype=torch.float64), self.group) / total
-        if self.track_running_stats:
+        if self.track_running_stats and sums[-1] > 0:
             self._update_running_statistics(mean.detach(), (variance * total / (total - 1)).detach())
         out = centered * _by_channel((variance + self.eps).rsqrt(), wide)
         if self.affine:
@@ -85,3 +87,25 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
             assert isinstance(module, SyncBatchNorm)
             module.group = group
     return model
+
+
+@contextmanager
+def without_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of BatchNorm within the block, for a process that has no images.
+
+    SyncBatchNorm takes the statistics of the other processes' images, to which this process adds none.
+    """
+    own = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not isinstance(module, (SyncBatchNorm, nn.SyncBatchNorm))
+        and module.training
+    ]
+    for module in own:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in own:
+            module.train()

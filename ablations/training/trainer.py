@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.data.batches import Batch, MicroBatch
-from ablations.data.loader import MapStyle, feeds
+from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
 from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.batchnorm_statistics import recompute_statistics
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
@@ -31,7 +33,7 @@ from ablations.training.evaluation import DivergedError, Evaluation, evaluation_
 from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
-from ablations.training.sync_batchnorm import synchronize_batchnorm
+from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
 
 __all__ = ["DamagedDataError", "DivergedError", "Evaluation", "Interrupted", "Result", "Trainer"]
 
@@ -121,7 +123,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         dtype = next(self.model.parameters()).dtype
         self.placement = Placement(self.device, dtype, configs.channels_last, configs.precision)
-        self.train_feed, self.test_feed = feeds(train_dataset, test_dataset, configs, self.device)
+        self.feeds = feeds(train_dataset, test_dataset, configs, self.device)
         self.averaged = self.average() if configs.ema_decay is not None else None
         self.network = self.prepare()
         self.optimizer = make_optimizer(self.model, configs)
@@ -133,7 +135,6 @@ class Trainer:
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
         self.corrupt = CorruptImages()
-        self.blank: Tensor | None = None  # a black image of the usual size
         self.sums = RunningSums(self.device)
 
     def average(self) -> AveragedModel:
@@ -187,9 +188,27 @@ class Trainer:
                     raise Interrupted
         finally:
             self.batches.close()  # ends the data loader's workers
-        if self.folder and self.step > self.began:
-            self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
+        if self.step > self.began:  # otherwise the checkpoint has all this already
+            self.recompute_batchnorm()
+            if self.folder:
+                self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
         return self.result()
+
+    def recompute_batchnorm(self) -> None:
+        """Recompute the BatchNorm statistics of trained and EMA weights, if the recipe asks for it."""
+        if self.config.precise_bn is None:
+            return
+        for model in (self.model, self.averaged.module) if self.averaged else (self.model,):
+            recompute_statistics(
+                model,
+                self.feeds.plain,
+                self.config.precise_bn,
+                evaluation_batch(self.config.image_size),
+                self.placement,
+                generator(self.seed, "batchnorm"),
+                lambda batch: self.corrupt.add(batch, "training"),
+            )
+        self.check_corrupt("training", len(self.feeds.train))
 
     def result(self) -> Result:
         """Evaluate the trained model."""
@@ -215,11 +234,10 @@ class Trainer:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
         batch_size = evaluation_batch(self.config.image_size)
-        predictions = predict(
-            model, self.test_feed, batch_size, self.placement, self.group, lambda batch: self.corrupt.add(batch, "test")
-        )
-        self.check_corrupt("test", len(self.test_feed))
-        return summarize(predictions, self.group, len(self.test_feed))
+        note = partial(self.corrupt.add, split="test")
+        predictions = predict(model, self.feeds.test, batch_size, self.placement, self.group, note)
+        self.check_corrupt("test", len(self.feeds.test))
+        return summarize(predictions, self.group, len(self.feeds.test))
 
     def check_corrupt(self, split: str, images: int) -> None:
         """Report new corrupt images; raise DamagedDataError if they are too many."""
@@ -255,12 +273,12 @@ class Trainer:
 
     def prepared_batches(self) -> Generator[tuple[MicroBatch, Batch]]:
         """Yield each micro-batch with its images; data loader workers prepare them ahead."""
-        batches = self.train_feed.training(self.micro_batches(), self.config, self.seed)
+        batches = self.feeds.train.training(self.micro_batches(), self.config, self.seed)
         yield from zip(self.micro_batches(), batches, strict=True)
 
     def epoch_order(self, epoch: int) -> Tensor:
         """Return the random order (N) of the training images in an epoch."""
-        return torch.randperm(len(self.train_feed), generator=generator(self.seed, "order", epoch))
+        return torch.randperm(len(self.feeds.train), generator=generator(self.seed, "order", epoch))
 
     def train_step(self) -> None:
         """Run one training step, on a batch that depends on seed and step alone."""
@@ -288,7 +306,6 @@ class Trainer:
             self.add_zero_gradient()
             return
         images, labels = self.placement.inputs(batch)
-        self.blank = torch.zeros_like(images[:1]) if self.blank is None else self.blank
         targets = labels
         if self.config.mixup or self.config.cutmix:
             self.mix = self.mix or mixing(self.config, self.count_classes(images), self.seed)
@@ -307,11 +324,12 @@ class Trainer:
         """Take part in the other processes' gradient sum although all of the micro-batch's images are corrupt."""
         if self.group.size == 1:
             return
-        if self.blank is None:
-            raise RuntimeError("cannot infer image size: the first micro-batch is all corrupt")
-        with self.placement.autocast():
-            loss = self.network(self.blank).sum() * 0
-        self.scaler.scale(loss).backward()
+        assert isinstance(self.feeds.train, Items)  # images in memory are never corrupt
+        images, _ = self.placement.inputs(self.feeds.train.no_images())
+        with without_statistics(self.model), torch.compiler.set_stance("force_eager"):
+            with self.placement.autocast():
+                loss = self.network(images).sum()
+            self.scaler.scale(loss).backward()
 
     @torch.inference_mode()
     def count_classes(self, images: Tensor) -> int:
@@ -333,7 +351,7 @@ class Trainer:
     def log(self) -> None:
         """Log the training steps since the last line; raise DivergedError if the loss is not finite."""
         loss, correct, images = self.totals()
-        self.check_corrupt("training", len(self.train_feed))
+        self.check_corrupt("training", len(self.feeds.train))
         line = {
             "step": self.step,
             "steps": self.total_steps,

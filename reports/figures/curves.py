@@ -31,7 +31,7 @@ from reports.figures.style import (
     ticks,
     wrap,
 )
-from reports.predictions import NOT_COMPARED
+from reports.statuses import NOT_COMPARED
 
 POINTS = 150  # of a curve, at most; of a longer log the means of as many stretches
 _BETWEEN, _LEFT = 0.22, 0.45

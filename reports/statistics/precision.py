@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Measure, fit_rows
+from reports.statistics.compare import fit_rows
 from reports.statistics.contrasts import contrasts
+from reports.statistics.measures import Measure
 from reports.statistics.noise import Noise
 from reports.statistics.row_results import gather
 from reports.statistics.sequential import PRECISION, gives_variance

@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.predictions import NOT_COMPARED
-from reports.statistics.compare import Measure, compare, with_verdicts
+from reports.statistics.compare import compare, with_verdicts
+from reports.statistics.measures import Measure
+from reports.statuses import NOT_COMPARED
 
 FIRST_SHARE = 0.90
 LATER_SHARE = 0.08
