@@ -139,6 +139,13 @@ class TrainingConfig(BaseModel):
         """Whether images must be transformed one by one rather than in whole batches."""
         return self.crop_scale is not None or self.randaugment is not None or self.evaluation_crop < 1
 
+    @property
+    def crops_whole_images(self) -> str | None:
+        """Name a setting that crops images at their own size, before they are resized; None if no setting does."""
+        if self.crop_scale is not None:
+            return "crop_scale"
+        return "evaluation_crop" if self.evaluation_crop < 1 else None
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:

@@ -14,7 +14,14 @@ from reports.marks import study_warnings
 from reports.row_summary import facts
 from reports.statistics import MEASURES, ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
-from reports.statistics.power import Power, describe_power, detectable_effect, study_power
+from reports.statistics.power import (
+    MOST_SEEDS,
+    Power,
+    describe_power,
+    detectable_effect,
+    seeds_to_detect,
+    study_power,
+)
 from reports.statistics.sequential import describe_looks, looks
 from reports.statistics.values import known
 from reports.study_tables import pairs
@@ -215,8 +222,28 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     if power := describe_power(runs, pairs(runs), measure):
         yield power
-    if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (offers := list(_offers(runs, have, measure))):
-        yield f"To resolve inconclusive comparisons, add seeds: {'; '.join(offers[:2])}."
+    if verdicts.eq(Verdict.INCONCLUSIVE.value).any():
+        if offers := list(_offers(runs, have, measure)):
+            yield f"To resolve inconclusive comparisons, add seeds: {'; '.join(offers[:2])}."
+        yield _largest_inconclusive(runs, frame, have, measure)
+
+
+def _largest_inconclusive(runs: pd.DataFrame, frame: pd.DataFrame, have: int, measure: Measure) -> str:
+    """Say what it takes to settle the largest inconclusive difference, if it is as large as it looks."""
+    open_lines = frame[frame["verdict"] == Verdict.INCONCLUSIVE]
+    line = open_lines.iloc[int(open_lines["difference"].astype(float).abs().argmax())]
+    seeds = seeds_to_detect(runs, frame, line.to_dict())
+    effect, low, high = (float(line[name]) for name in ("difference", "low", "high"))
+    shown = described(Finding(str(line["label"]), effect, low, high, Verdict.INCONCLUSIVE), measure)
+    needs = (
+        f"about {seeds} seeds per row ({_cost(runs, seeds - have)})" if seeds else f"over {MOST_SEEDS} seeds per row"
+    )
+    several = len(open_lines) > 1
+    rough = "the largest of several estimates is often too large" if several else "the true difference may be smaller"
+    return (
+        f"The {'largest ' if several else ''}inconclusive difference is {shown}. Detecting a true difference of that "
+        f"size with 80% power takes {needs}. This is rough: {rough}, and half the size takes about four times as many."
+    )
 
 
 def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:

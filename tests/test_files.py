@@ -592,16 +592,6 @@ def odd_images() -> dict[str, bytes]:
     return images
 
 
-def test_odd_images_decode_to_rgb_as_they_are_stored(recwarn: pytest.WarningsRecorder) -> None:
-    images = {name: decoded(data, name) for name, data in odd_images().items()}
-    assert not recwarn.list
-    for name, data in odd_images().items():
-        # a turned one is not turned back, as torchvision does not
-        assert (images[name].mode, images[name].size) == ("RGB", (24, 20)), name
-        with Image.open(io.BytesIO(data)) as opened:
-            assert images[name].tobytes() == opened.convert("RGB").tobytes(), name
-
-
 def test_any_fault_of_an_image_makes_it_corrupt_and_nothing_worse() -> None:
     chance, damaged = random.Random(0), 0
     for name, data in odd_images().items():

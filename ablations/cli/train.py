@@ -29,17 +29,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @with_options("data_dir", "debug")
-def data(name: str, data_dir: Path) -> None:
-    """Download a dataset if missing, verify it and print its path."""
-    from ablations.data.datasets import load
+def data(name: str, form: str, data_dir: Path) -> None:
+    """Inspect a dataset; download it if it is missing.
 
-    dataset = load(name, data_dir, 224 if name in ("folder", "imagenet") else None)
-    images = f"{dataset.channels}×{dataset.image_size}×{dataset.image_size}"
-    click.echo(
-        f"{name}: {len(dataset.train)} training and {len(dataset.test)} test images of {images} in "
-        f"{len(dataset.classes)} classes, checksum {dataset.checksum[:12]}, in {dataset.place}"
-    )
+    Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
+    are also in the training split.
+    """
+    import json
+
+    from ablations.data.datasets import load
+    from ablations.data.inspection import as_json, describe, inspect
+
+    found = inspect(load(name, data_dir, 224 if name in ("folder", "imagenet") else None))
+    click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 
 @click.command()

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablations.data.folders import ClassFolders, class_folders
+from ablations.data.decode import DamagedImageError, as_uint8, decoded, max_pixels
+from ablations.data.folders import ClassFolders, account_for, class_folders
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import Account
-from ablations.data.shards import check_labels, notes_on_labels, shard_paths, shards
+from ablations.data.inventory import Account, shown
+from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
 from modernize.design import nearest
@@ -148,11 +149,11 @@ def _check_memory(what: str, images: int, channels: int, size: int) -> None:
 def _assemble(
     name: str, train: tuple[Any, Any], test: tuple[Any, Any], classes: list[str], place: str | Path
 ) -> DataSet:
-    """Make a dataset of arrays (N, H, W) or (N, H, W, C), and their checksum."""
+    """Make a dataset of arrays (N, H, W) or (N, H, W, C) of uint8, or of 16 bits, and their checksum."""
     digest = hashlib.sha256()
 
     def split(images: Any, labels: Any) -> Split:
-        images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
+        images, labels = np.ascontiguousarray(as_uint8(images)), np.ascontiguousarray(labels, np.int64)
         digest.update(repr(images.shape).encode() + images.tobytes() + labels.tobytes())
         images = images[..., None] if images.ndim == 3 else images
         return Split(torch.tensor(images), torch.tensor(labels))
@@ -315,7 +316,7 @@ def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images, labels = (digits.images * (255 / 16)).round(), digits.target
+    images, labels = (digits.images * (255 / 16)).round().astype(np.uint8), digits.target
     order = torch.randperm(len(labels), generator=generator("digits split")).numpy()
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     classes = [str(digit) for digit in digits.target_names]
@@ -329,7 +330,7 @@ def _folder(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
     splits = class_folders("folder", data_dir)
     train, test = (_read_folder(split, image_size, interpolation) for split in splits)
     data = _assemble("folder", train, test, splits[0].classes, data_dir)
-    return replace(data, account=Account(splits[0].inventory, splits[1].inventory))
+    return replace(data, account=account_for(*splits))
 
 
 def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -338,13 +339,13 @@ def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np
 
     def opened(path: str) -> np.ndarray:
         try:
-            with Image.open(path) as image:
-                resized = transforms.resize(image.convert("RGB"), size, transforms.InterpolationMode(interpolation))
-                return np.asarray(transforms.center_crop(resized, [size, size]))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise RequestError(f"dataset folder: {path} is not a readable image ({one_line(error)})") from None
-
-    from PIL import Image
+            image = decoded(Path(path).read_bytes(), shown(path))
+        except OSError as error:
+            raise RequestError(f"dataset folder: {shown(path)}: {error.strerror}") from None
+        except DamagedImageError as error:
+            raise RequestError(f"dataset folder: {error}") from None
+        resized = transforms.resize(image, size, transforms.InterpolationMode(interpolation))
+        return np.asarray(transforms.center_crop(resized, [size, size]))
 
     files = [
         (path, label)
@@ -365,14 +366,15 @@ def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> Dat
     """List train/ and val/, one folder per class, or WebDataset shards *train*.tar and *val*.tar."""
     if image_size is None:
         raise RequestError("dataset imagenet: its images differ in size; set one, for example --set image_size=224")
+    max_pixels()  # raises now rather than in a worker process
     if (data_dir / "train").is_dir() and (data_dir / "val").is_dir():
         splits = class_folders("imagenet", data_dir)
         train, test = (split.files() for split in splits)
-        account, classes = Account(splits[0].inventory, splits[1].inventory), splits[0].classes
+        account, classes = account_for(*splits), splits[0].classes
     else:
         (train, ours), (test, others) = map(shards, shard_paths(data_dir))
         classes = check_labels(data_dir, train, test)
-        account = Account(ours, others, notes_on_labels(train))
+        account = Account(ours, others, shard_notes(data_dir, train, test))
     checksum = hashlib.sha256(train.digest() + test.digest()).hexdigest()
     return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3, account)
 

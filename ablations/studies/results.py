@@ -11,15 +11,16 @@ from typing import Any
 
 import click
 import pandas as pd
+from filelock import FileLock
 
 from ablations.errors import RequestError, one_line
 from ablations.progress import clock
 from ablations.store import read_log, write_bytes
 from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
-from ablations.studies.folder import is_published, run_folder
+from ablations.studies.folder import is_published, read_study, run_folder, write_study
 from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
-from ablations.studies.stages import START, describe_stage, stage_numbers
+from ablations.studies.stages import START, describe_stage, retried, stage_numbers
 from reports.marks import marks_of
 from reports.predictions import Predicted
 from reports.statuses import SHOWN
@@ -220,7 +221,19 @@ def _has_numbers(line: dict[str, Any]) -> bool:
 
 
 def forget_failures(study: Study, folder: Path) -> None:
-    """Remove the results of failed runs, so that they are trained again from their last checkpoints."""
+    """Remove the results of failed runs, so that they are trained again from their last checkpoints.
+
+    Runs that were missing at a look at the results are recorded as a stage: their results are new data after the look.
+    """
+    from reports.statistics.sequential import looks
+
+    with FileLock(folder / ".study.yaml.lock"):
+        whole = read_study(folder)
+        runs = _runs_in_folders(whole, folder)
+        looked = max((look.stage for look in looks(runs) if look.finished), default=0)
+        missing = runs.loc[(runs["status"] == "failed") & (runs["stage"] <= looked), "run"].unique()
+        if len(missing):
+            write_study(retried(whole, missing.tolist()), folder)
     for run in study.runs:
         place = run_folder(folder, run)
         if finished(place) and read_state(place).status == "failed":

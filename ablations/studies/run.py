@@ -314,6 +314,11 @@ def load_data(run: RunConfig, data_dir: Path) -> DataSet:
     """Load the dataset of a run, as its recipe asks; raises RequestError."""
     from ablations.data.datasets import load
 
+    if run.data == "folder" and (setting := run.recipe.crops_whole_images):
+        raise RequestError(
+            f"dataset folder holds images that are already cropped to image_size, and recipe {run.recipe_name} crops "
+            f"whole images ({setting}); use --data imagenet, which reads the same folders"
+        )
     return load(run.data, data_dir, **data_wanted(run), evaluate=run.evaluate)
 
 

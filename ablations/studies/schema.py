@@ -142,7 +142,10 @@ class Precision(BaseModel):
 
 
 class Stage(BaseModel):
-    """Seeds and rows that were added together. Each added row has all seeds, and each added seed all rows."""
+    """Seeds and rows that were added together. Each added row has all seeds, and each added seed all rows.
+
+    Or single runs, which had failed and were tried again.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -152,6 +155,7 @@ class Stage(BaseModel):
     rows: list[str]
     precision: Precision | None = Field(default=None, description="the request that this stage fulfils")
     needed: int | None = Field(default=None, description="seeds that the request needs, where max_seeds allows fewer")
+    runs: list[str] = Field(default=[], description="failed runs that were tried again after a look at the results")
 
 
 class Study(BaseModel):
