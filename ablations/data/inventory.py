@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 # The suffixes of files that are read as images: raster formats that Pillow decodes by itself.
@@ -159,3 +160,8 @@ def shown(name: str) -> str:
     """Return a name on one line that any terminal prints: undecodable bytes and control characters are escaped."""
     text = os.fsencode(name).decode(errors="backslashreplace")
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def some(names: Sequence[str]) -> str:
+    """List the first few names."""
+    return ", ".join(map(shown, names[:EXAMPLES])) + (", …" if len(names) > EXAMPLES else "")

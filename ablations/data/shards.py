@@ -20,7 +20,17 @@ import numpy as np
 import torch
 
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import CLASSES, Inventory, Skipped, Tally, is_image_name, parted, reason_to_skip, shown
+from ablations.data.inventory import (
+    CLASSES,
+    Inventory,
+    Skipped,
+    Tally,
+    is_image_name,
+    parted,
+    reason_to_skip,
+    shown,
+    some,
+)
 from ablations.errors import RequestError, one_line
 
 _RULES = "2"  # of what is a sample; a stored index made by other rules is not read
@@ -90,14 +100,25 @@ def check_labels(data_dir: Path, train: ImageFiles, test: ImageFiles) -> list[st
     return [str(label) for label in range(max(ours) + 1)]
 
 
-def notes_on_labels(train: ImageFiles) -> tuple[str, ...]:
-    """Say which classes below the largest have no images."""
+def shard_notes(data_dir: Path, train: ImageFiles, test: ImageFiles) -> tuple[str, ...]:
+    """Say which classes have no images, which shards both splits have, and which files only look like shards."""
+    notes = []
     there = set(train.labels.unique().tolist())
-    missing = [label for label in range(max(there)) if label not in there]
-    if not missing:
-        return ()
-    names = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
-    return (f"{len(missing)} of {max(there) + 1} classes have no images ({names})",)
+    missing = [str(label) for label in range(max(there)) if label not in there]
+    if missing:
+        notes.append(f"{len(missing)} of {max(there) + 1} classes have no images ({some(missing)})")
+    both = {path.resolve() for path in train.shards} & {path.resolve() for path in test.shards}
+    if both:
+        notes.append(f"shards of both splits: {some(sorted(path.name for path in both))}")
+    used = {path.name for path in (*train.shards, *test.shards)}
+    others = sorted(
+        path.name
+        for path in data_dir.iterdir()
+        if path.name not in used and re.search(r"(train|val).*\.(tar|tgz)\b", path.name)
+    )
+    if others:
+        notes.append(f"left out, though named as shards: {some(others)}")
+    return tuple(notes)
 
 
 def _inventory(values: dict[str, Any]) -> Inventory:
