@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import os
 import platform
 import subprocess
@@ -182,7 +180,8 @@ def execute(
     this, and rank 0 writes. Raises Interrupted if the callbacks stop it, RequestError if the recipe does not fit the
     data, RunError if the folder cannot be written.
     """
-    from ablations.store import write_bytes, write_json
+    from ablations.store import read_log, write_bytes, write_json
+    from ablations.studies.evaluated_images import train_top1, write_predictions
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
     params, macs = config.cost(data)
@@ -193,7 +192,7 @@ def execute(
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
             trained = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
-            result = {"status": "done", **_measured(trained), **facts}
+            result = {"status": "done", **_measured(trained), "train_top1": train_top1(read_log(folder)), **facts}
         except (OSError, Interrupted, RequestError):
             raise
         except (DivergedError, DamagedDataError) as error:
@@ -209,7 +208,7 @@ def execute(
 
         def end() -> None:
             if result["status"] == "done":
-                result["predictions_sha256"] = _write_predictions(folder, trained)
+                result["predictions_sha256"] = write_predictions(folder, trained.evaluation)
             write_json(folder / "result.json", result)
 
         group.by_main(end)
@@ -269,6 +268,8 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
 
 def _measured(trained: Result) -> dict[str, Any]:
     """Return the numbers of a result."""
+    from ablations.studies.evaluated_images import evaluated
+
     averaged = trained.averaged
     return {
         "top1": trained.evaluation.top1,
@@ -280,20 +281,8 @@ def _measured(trained: Result) -> dict[str, Any]:
         "evaluation_seconds": trained.evaluation_seconds,
         "weights_sha256": trained.weights_sha256,
         **({"damaged": list(trained.damaged)} if trained.damaged else {}),
+        **evaluated(trained.evaluation, trained.unread),
     }
-
-
-def _write_predictions(folder: Path, trained: Result) -> str:
-    """Write the predicted class of each test image; return the file's checksum."""
-    import numpy as np
-
-    from ablations.store import write_bytes
-
-    predictions = io.BytesIO()
-    predicted, labels = trained.evaluation.predictions.numpy(), trained.evaluation.labels.numpy()
-    np.savez(predictions, predicted=predicted.astype(np.uint16), labels=labels.astype(np.uint16))
-    write_bytes(folder / "predictions.npz", predictions.getvalue())
-    return hashlib.sha256(predictions.getvalue()).hexdigest()
 
 
 def _record_session(path: Path, session: dict[str, Any]) -> None:
