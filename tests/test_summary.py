@@ -25,6 +25,7 @@ from modernize.roadmap import roadmap
 from reports import two_designs
 from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
+from reports.predictions import Predicted
 from reports.statistics.power import describe_power, detectable_effect, seeds_to_detect, study_power
 from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
@@ -145,6 +146,13 @@ def test_the_detectable_difference_does_not_speak_for_a_row_that_varies_more() -
     many["top1"] += 0.3 * chance.normal(size=len(many))
     many = many.reset_index(drop=True).assign(run=lambda frame: frame["row"] + "-s" + frame["seed"].astype(str))
     assert describe_power(many, pairs(many)).endswith("with 80% power, but not for row up, which varies more.")
+
+
+def test_a_study_of_recipes_calls_no_recipe_the_usual_one(tmp_path: Path) -> None:
+    recipes = ["quick", "quick,learning_rate=1e-3", "quick,learning_rate=3e-3"]
+    report = read_report(made_up_study(tmp_path, "recipes", recipes=recipes), tmp_path)
+    assert "· 3 recipes ·" in report.summary.facts
+    assert not any("trained with recipe" in note for note in report.tables[0].notes)
 
 
 def test_the_primary_measure_alone_has_verdicts() -> None:
@@ -284,10 +292,11 @@ def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> No
     runs = study_runs(seeds=1)
     designs = {row: {"width": 7 + place} for place, row in enumerate(EFFECTS)}
     sides = tuple(two_designs.Side(name, Design(width=7 + place), 1, 1) for place, name in enumerate(("a", "b")))
-    right = {"base": np.arange(400) < 320, "up": np.arange(400) < 332}
+    order, labels = np.arange(400), np.zeros(400, dtype=int)
+    right = {row: Predicted(row, order < hits, labels, order, images=400) for row, hits in (("base", 320), ("up", 332))}
     measured = two_designs.measure(runs, designs, (sides[0], sides[1]), lambda row, seed: right[row])
-    assert measured.networks is not None and measured.networks.mean == pytest.approx(3.0)
-    assert measured.networks.p == pytest.approx(stats.binomtest(12, 12).pvalue)
+    assert measured.networks and (found := measured.networks.difference)
+    assert found.mean == pytest.approx(3.0) and found.p == pytest.approx(stats.binomtest(12, 12).pvalue)
     assert measured.line["verdict"] == "not tested" and "not the designs" in measured.legend
 
 
