@@ -19,7 +19,7 @@ from scipy import stats
 from torch import nn
 
 from ablations.data.datasets import load
-from ablations.data.image_files import DamagedImageError
+from ablations.data.decode import DamagedImageError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, write_bytes, write_json
 from ablations.studies.folder import open_folder, run_folder

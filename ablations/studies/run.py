@@ -26,7 +26,7 @@ from modernize.plan import compile_plan, trace
 from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import nn
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ablations.training.trainer import Result
     from modernize.cost import Cost
 
-PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pandas", "pydantic")
+PACKAGES = ("torch", "torchvision", "pillow", "numpy", "fvcore", "pandas", "pydantic")
 
 
 def _whole(flags: dict[str, Any]) -> dict[str, Any]:
@@ -294,8 +294,35 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
     except (FileNotFoundError, DamagedError):
         sessions = []
     if sessions and sessions[0]["data"] != session["data"]:
-        raise RequestError(f"run {path.parent} was started with other data; restore that data, or choose another --out")
+        raise RequestError(
+            f"run {path.parent} was started with other data, or by a version that read it differently; "
+            f"restore that data, or choose another --out"
+        )
     write_json(path, {"sessions": [*sessions, session]})
+
+
+def older_pixels(folders: Iterable[Path]) -> str | None:
+    """Say how many of these folders' runs began when images in files were decoded to other pixels; None if none did.
+
+    The checksum of such a dataset covers its files' names and labels, not their pixels.
+    """
+    from ablations.data.decode import VERSION
+    from ablations.store import DamagedError, read_json
+
+    older = 0
+    for folder in folders:
+        try:
+            first = read_json(folder / "environment.json")["sessions"][0]
+        except (FileNotFoundError, DamagedError):
+            continue
+        older += first["data"]["name"] == "imagenet" and first.get("decoder", 1) < VERSION
+    if not older:
+        return None
+    return (
+        f"{older} {'runs' if older > 1 else 'run'} began with an earlier version, which ignored orientation, "
+        f"transparency, color profiles and depths above 8 bits; images with these are read differently now. "
+        f"Choose another --out to read all alike"
+    )
 
 
 def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
@@ -349,6 +376,8 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
     """Describe what produces a run: code, packages, machine, device, threads, seed and data."""
     import torch
 
+    from ablations.data.decode import VERSION
+
     cuda = device.startswith("cuda")
     return {
         "code": metadata.version("modernize-convnets"),
@@ -361,6 +390,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "processes": processes,
         "seed": seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+        "decoder": VERSION,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
