@@ -159,7 +159,7 @@ def _number(value: Any) -> float:
 def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
     if findings and findings[0].verdict == AVERAGED:
         shown = "; ".join(described(finding, measure) for finding in findings)
-        yield Group("averaged", "Effects averaged over orders, the largest first", tuple(findings), shown)
+        yield Group("averaged", "Effects averaged over orders, the best first", tuple(findings), shown)
         return
     tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
     for verdict, heading in _HEADINGS.items():

@@ -148,6 +148,13 @@ def test_the_detectable_difference_does_not_speak_for_a_row_that_varies_more() -
     assert describe_power(many, pairs(many)).endswith("with 80% power, but not for row up, which varies more.")
 
 
+def test_a_study_of_recipes_calls_no_recipe_the_usual_one(tmp_path: Path) -> None:
+    recipes = ["quick", "quick,learning_rate=1e-3", "quick,learning_rate=3e-3"]
+    report = read_report(made_up_study(tmp_path, "recipes", recipes=recipes), tmp_path)
+    assert "· 3 recipes ·" in report.summary.facts
+    assert not any("trained with recipe" in note for note in report.tables[0].notes)
+
+
 def test_the_primary_measure_alone_has_verdicts() -> None:
     runs = study_runs()
     top1, loss = comparison_table(runs), comparison_table(runs, measure="loss")

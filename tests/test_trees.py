@@ -310,6 +310,10 @@ def test_a_folder_without_permission_is_one_line(tmp_path: Path, name: str) -> N
         (place / "data/train/b/part/1.jpg").chmod(0)
         (place / "data/val").chmod(0)
         assert f"{place}/data/val cannot be read (Permission denied)" in refused(name, place / "data")
+        (place / "data").chmod(0)
+        assert f"{place}/data/train cannot be read (Permission denied)" in refused(name, place / "data")
+        (place / "data").chmod(0o700)
+    assert "cannot be read (File name too long)" in refused(name, Path("x" * 5_000))
 
 
 def test_more_classes_than_predictions_can_store_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +413,8 @@ def test_an_index_of_earlier_rules_is_not_read(tmp_path: Path) -> None:
 def test_what_looks_like_a_shard_and_classes_without_images_are_noted(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", samples(0, 2))
     put(tmp_path, "._train-0.tar", "train-1.tar.gz", "train-2.tgz", "train-3.tar.part", "trainer.txt", data=b"x")
+    (tmp_path / "train-4.tar").mkdir()
+    os.mkfifo(tmp_path / "train-5.tar")
     (tmp_path / "val.tar").symlink_to("train-0.tar")
     notice = load("imagenet", tmp_path, 8).notice
     assert notice is not None
@@ -416,6 +422,20 @@ def test_what_looks_like_a_shard_and_classes_without_images_are_noted(tmp_path: 
         "imagenet: 1 of 3 classes have no images (1); shards of both splits: train-0.tar; "
         "left out, though named as shards: ._train-0.tar, train-1.tar.gz, train-2.tgz, …; see ablations data imagenet"
     )
+    (tmp_path / "train-6.tar").symlink_to("unmounted")
+    assert f"shard {tmp_path}/train-6.tar cannot be read" in refused("imagenet", tmp_path)
+
+
+def test_a_missing_number_among_the_shards_is_noted(tmp_path: Path) -> None:
+    """As after a download that was interrupted."""
+    for number in (0, 1, 3, 12):
+        shard(tmp_path / f"small-train-{number:06}.tar", samples(0))
+    for name in ("val-9", "val-10", "val-2012-50000000000", "val"):
+        shard(tmp_path / f"{name}.tar", samples(0))
+    notice = load("imagenet", tmp_path, 8).notice
+    names = "small-train-000002.tar, small-train-000004.tar, small-train-000005.tar, …"
+    assert notice is not None and notice.startswith(f"imagenet: missing among the numbered shards: {names}; see ")
+    assert "val-" not in notice
 
 
 # ---- the same as before

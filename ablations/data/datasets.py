@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ablations.data.decode import DamagedImageError, as_uint8, decoded, max_pixels
-from ablations.data.folders import ClassFolders, account_for, class_folders
+from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
 from ablations.data.image_files import ImageFiles
 from ablations.data.inventory import Account, shown
 from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
@@ -367,7 +367,7 @@ def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> Dat
     if image_size is None:
         raise RequestError("dataset imagenet: its images differ in size; set one, for example --set image_size=224")
     max_pixels()  # raises now rather than in a worker process
-    if (data_dir / "train").is_dir() and (data_dir / "val").is_dir():
+    if all(is_folder("imagenet", data_dir / part) for part in ("train", "val")):
         splits = class_folders("imagenet", data_dir)
         train, test = (split.files() for split in splits)
         account, classes = account_for(*splits), splits[0].classes

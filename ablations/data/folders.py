@@ -92,9 +92,23 @@ def _loosely(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
+def is_folder(dataset: str, place: Path) -> bool:
+    """Whether there is such a folder; raise RequestError if that may not be known."""
+    try:
+        return place.is_dir()
+    except OSError as error:
+        raise _unreadable(dataset, place, error) from None
+
+
+def _unreadable(dataset: str, place: Path, error: OSError) -> RequestError:
+    name = shown(str(place))
+    name = name if len(name) <= 300 else f"{name[:150]}…{name[-100:]}"
+    return RequestError(f"dataset {dataset}: folder {name} cannot be read ({error.strerror or error})")
+
+
 def _scanned(dataset: str, place: Path) -> ClassFolders:
     """List the class folders of a split; raise RequestError if there are none, or one has no images."""
-    if not place.is_dir():
+    if not is_folder(dataset, place):
         raise RequestError(f"dataset {dataset}: no folder {place}; it must contain one folder of images per class")
     walk = _Walk(dataset, place)
     walk.run()
@@ -189,7 +203,7 @@ class _Walk:
         try:
             identity = _identity(full)
         except OSError as error:
-            raise self._unreadable(full, error) from None
+            raise _unreadable(self.dataset, full, error) from None
         if identity in self.visited:
             return False
         self.visited.add(identity)
@@ -207,12 +221,7 @@ class _Walk:
             with os.scandir(place) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise self._unreadable(place, error) from None
-
-    def _unreadable(self, place: Path, error: OSError) -> RequestError:
-        name = shown(str(place))
-        name = name if len(name) <= 300 else f"{name[:150]}…{name[-100:]}"
-        return RequestError(f"dataset {self.dataset}: folder {name} cannot be read ({error.strerror or error})")
+            raise _unreadable(self.dataset, place, error) from None
 
 
 def _identity(folder: Path) -> Identity:

@@ -7,44 +7,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# The suffixes of files that are read as images: raster formats that Pillow decodes by itself.
-SUFFIXES = frozenset(
-    [
-        ".jpeg",
-        ".jpg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".gif",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".tga",
-        ".jp2",
-        ".j2k",
-        ".j2c",
-        ".jpc",
-        ".jpf",
-        ".jpx",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pfm",
-        ".qoi",
-        ".pcx",
-        ".psd",
-        ".sgi",
-        ".ras",
-        ".dds",
-        ".ico",
-    ]
-)
+# The suffixes of files that are read as images: raster formats that Pillow decodes by itself; no icons (.ico), and no
+# working files (.psd).
+_PHOTOS = ".jpeg .jpg .jpe .jfif .mpo .png .apng .gif .webp .avif .bmp .dib .tif .tiff .tga"
+_OTHERS = ".jp2 .j2k .j2c .jpc .jpf .jpx .ppm .pgm .pbm .pnm .pfm .qoi .pcx .sgi .ras .dds"
+SUFFIXES = frozenset(f"{_PHOTOS} {_OTHERS}".split())
 # Folders and files of operating systems and network storage, in lower case; other such names begin with a dot.
 _SYSTEM = frozenset(
     (

@@ -18,7 +18,7 @@ from reports.statistics.contrasts import contrasts
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.noise import fit_noise
 from reports.statistics.row_results import gather
-from reports.statistics.sequential import FIRST_SHARE, looks, spent, stage_of
+from reports.statistics.sequential import FIRST_SHARE, gives_variance, looks, spent, stage_of
 
 POWER, LEVEL = 0.8, 0.95
 STUDIES = 40  # whose variances stand for those that the study may have
@@ -52,6 +52,7 @@ def detectable_difference(
     power: float = POWER,
     level: float = 0.95,
     share: float = FIRST_SHARE,
+    variance_seeds: int | None = None,
 ) -> float:
     """Compute the smallest true difference that is significant with this power, in standard deviations between seeds.
 
@@ -65,6 +66,7 @@ def detectable_difference(
         power: Probability that one comparison with this difference is significant.
         level: One minus the family-wise error rate.
         share: The share of the error rate that the look uses.
+        variance_seeds: Seeds per row that the variance is estimated from; None: all.
 
     Returns:
         That difference, averaged over the comparisons; infinity if they cannot be tested.
@@ -72,17 +74,17 @@ def detectable_difference(
     if seeds < 2 or not len(pairs):
         return math.inf
     places = tuple((int(row), int(base)) for row, base in pairs)
-    return _detectable(seeds, places, tuple(groups), power, 1 - (1 - level) * share)
+    return _detectable((seeds, variance_seeds or seeds), places, tuple(groups), power, 1 - (1 - level) * share)
 
 
 @lru_cache(maxsize=32)
 def _detectable(
-    seeds: int, pairs: tuple[tuple[int, int], ...], groups: tuple[int, ...], power: float, level: float
+    numbers: tuple[int, int], pairs: tuple[tuple[int, int], ...], groups: tuple[int, ...], power: float, level: float
 ) -> float:
-    """The detectable difference at an unadjusted level, see `detectable_difference`."""
-    rows = len(groups)
-    variance = np.random.default_rng(0).chisquare(seeds - 1, (STUDIES, rows)) / (seeds - 1)
-    noise = fit_noise(variance, np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
+    """The detectable difference at an unadjusted level, see `detectable_difference`; seeds of means and variances."""
+    (seeds, used), rows = numbers, len(groups)
+    variance = np.random.default_rng(0).chisquare(used - 1, (STUDIES, rows)) / (used - 1)
+    noise = fit_noise(variance, np.full(rows, used - 1.0), np.asarray(groups, dtype=np.intp))
     found = contrasts(noise, np.full(rows, float(seeds)), np.asarray(pairs, dtype=np.intp))
     critical = found.half_widths(1 - (1 - level) / len(pairs))
 
@@ -106,7 +108,7 @@ def study_power(
     Returns:
         None if it cannot be computed: a look is unfinished, or the noise is unknown.
     """
-    done = runs[(runs["status"] == "done") & runs[measure].notna()]
+    done = runs.assign(used=gives_variance(runs))[(runs["status"] == "done") & runs[measure].notna()]
     rows = done.groupby("row", sort=False)[measure].agg(["var", "count"])
     pairs = [pair for pair in pairs if set(pair) <= set(rows.index)]
     df = rows["count"] - 1
@@ -117,7 +119,7 @@ def study_power(
     if typical is None:
         return None
     sd, alike, apart = typical
-    now = int(rows["count"].median())
+    now, used_now = int(rows["count"].median()), int(done[done["used"]].groupby("row").size().median())
     recipes = done.groupby("row", sort=False)["recipe"].first() if "recipe" in done else rows["count"] * 0
     places = {row: place for place, row in enumerate(rows.index)}
     first, planned = int((stage_of(runs) == 1).sum()), len(runs)
@@ -127,6 +129,7 @@ def study_power(
         np.array([[places[name] for name in pair] for pair in pairs]),
         pd.factorize(recipes)[0].tolist(),
         share=look.share if seeds is None else spent(first, later) - spent(first, planned),
+        variance_seeds=used_now if seeds is None else None,
     )
     used = rows.loc[sorted({name for pair in pairs for name in pair}), "count"]
     between = "" if used.nunique() == 1 else f" between rows with {seeds or now} seeds"
@@ -140,7 +143,7 @@ def _typical_spread(
 
     It is the one with which two rows give the median standard error of the comparisons.
     """
-    rows = gather(runs, measure)
+    rows = gather(runs, measure, gives_variance(runs))
     results = [row for row in rows.values() if row.source == row.name]
     noise, places = fit_rows(results), {row.name: place for place, row in enumerate(results)}
     compared = np.array([[places[rows[name].source] for name in pair] for pair in pairs], dtype=np.intp)
@@ -189,7 +192,8 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
     if power is None:
         return ""
     size = f"{power.shown} {MEASURES[measure].unit} ({power.in_sds:.1f} standard deviations)"
-    return f"A true difference of {size}{power.between} is detected with 80% power{power.apart}."
+    alone = " by this look alone" if len(looks(runs)) > 1 else ""
+    return f"A true difference of {size}{power.between} is detected with 80% power{alone}{power.apart}."
 
 
 def detectable_effect(effects: pd.DataFrame, share: float, level: float = 0.95) -> float:
