@@ -12,7 +12,7 @@ from ablations.launch.claim import Place, take, work_through
 from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import StopFlag
 from ablations.machine import Machine, prepare_process
-from ablations.progress import Display, Screen
+from ablations.progress import Display, progress_console
 from ablations.recipes import MAY_CHANGE, check, read_yaml
 from ablations.studies.folder import differences
 from ablations.studies.run import RunConfig, finished, load_data, read_state
@@ -44,7 +44,7 @@ def train_one(
             writing(f"run {folder}"),
             stop.listening(),
             joined(device) as group,
-            Display(Screen(quiet=not group.main), {config.name: float(macs)}, set()) as display,
+            Display(progress_console(quiet=not group.main), {config.name: float(macs)}, set()) as display,
         ):
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
             result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
