@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from ablations.errors import RequestError
 from modernize.design import nearest
-from modernize.yaml_file import YamlFileError, read_mapping
+from modernize.numbers import is_doubtful, parse_number
+from modernize.yaml_file import YamlFileError, parse_yaml, read_mapping
 
 __all__ = ["TrainingConfig", "load_recipe", "recipe_names"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _refuse_boolean(value: Any) -> Any:
-    """Refuse YAML's `yes` and `true` for a number: pydantic would read 1."""
+def _read_number(kind: str, value: Any) -> Any:
+    """Read a number from text as YAML does, and refuse booleans; pydantic would read 100 from 0100, and 1 from true."""
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a number")
-    return value
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_number(value)
+    except ValueError as error:
+        problem = str(error) if is_doubtful(value) else f"Input should be a valid {kind}"
+        raise PydanticCustomError("number", "{problem}", {"problem": problem}) from None
 
 
-Number = Annotated[float, BeforeValidator(_refuse_boolean)]
-Whole = Annotated[int, BeforeValidator(_refuse_boolean), Field(lt=2**31)]
+def _refuse_doubtful(value: Any) -> Any:
+    return _read_number("integer", value) if isinstance(value, str) and is_doubtful(value) else value
+
+
+Number = Annotated[float, BeforeValidator(partial(_read_number, "number"))]
+Whole = Annotated[int, BeforeValidator(partial(_read_number, "integer")), Field(lt=2**31)]
+Seed = Annotated[int, BeforeValidator(_refuse_doubtful), Field(ge=0, lt=2**31, strict=True)]
 BelowOne = Annotated[Number, Field(ge=0, lt=1)]
 Fraction = Annotated[Number, Field(gt=0, le=1)]
 Probability = Annotated[Number, Field(ge=0, le=1)]
@@ -97,6 +110,11 @@ class TrainingConfig(BaseModel):
     ema_decay: BelowOne | None = Field(
         default=None, description="decay of EMA weights, which are evaluated too; none: off"
     )
+    precise_bn: Whole | None = Field(
+        default=None,
+        ge=2,
+        description="training images on which BatchNorm statistics are recomputed before evaluation; none: off",
+    )
     sync_batchnorm: bool = Field(default=False, description="compute BatchNorm statistics over all processes")
     precision: Literal["float32", "bf16", "fp16"] = Field(default="float32", description="of the autocast forward pass")
     channels_last: bool = True
@@ -120,6 +138,13 @@ class TrainingConfig(BaseModel):
     def image_by_image(self) -> bool:
         """Whether images must be transformed one by one rather than in whole batches."""
         return self.crop_scale is not None or self.randaugment is not None or self.evaluation_crop < 1
+
+    @property
+    def crops_whole_images(self) -> str | None:
+        """Name a setting that crops images at their own size, before they are resized; None if no setting does."""
+        if self.crop_scale is not None:
+            return "crop_scale"
+        return "evaluation_crop" if self.evaluation_crop < 1 else None
 
     @model_validator(mode="before")
     @classmethod
@@ -180,6 +205,11 @@ def recipe_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("shipped", "recipes").iterdir())
 
 
+def shipped(folder: str, name: str) -> dict[str, Any]:
+    """Read a recipe or a study that comes with the project."""
+    return parse_yaml(files("ablations").joinpath("shipped", folder, f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
     """Load a recipe, with settings overridden.
 
@@ -197,9 +227,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Traini
     if base.endswith((".yaml", ".yml")):
         values = read_yaml(Path(base), "recipe")
     elif base in recipe_names():
-        values = yaml.safe_load(
-            files("ablations").joinpath("shipped", "recipes", f"{base}.yaml").read_text(encoding="utf-8")
-        )
+        values = shipped("recipes", base)
     else:
         raise RequestError(f"unknown recipe {base!r} (and no YAML file): {nearest(base, recipe_names())}")
     changes = _settings_of(name, settings)
@@ -216,7 +244,7 @@ def _settings_of(name: str, settings: list[str]) -> dict[str, Any]:
     """Parse the settings in a recipe's name; raise RequestError if one is malformed or repeated."""
     values: dict[str, Any] = {}
     for setting in settings:
-        key, equals, value = (text.strip() for text in setting.partition("="))
+        key, equals, value = (text.strip(" ") for text in setting.partition("="))
         if not key or not equals or not value:
             raise RequestError(f"recipe {name}: {setting!r}: write key=value, for example learning_rate=2e-3")
         if key in values:
@@ -237,11 +265,46 @@ def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:
     return check(TrainingConfig, recipe.model_dump() | changed, f"a budget of {epochs:g} epochs")
 
 
+def without_newer(recipe: TrainingConfig, stored: Iterable[TrainingConfig]) -> TrainingConfig:
+    """Reset settings that no stored recipe mentions, because its folder is older, to their defaults.
+
+    A run that an earlier version began goes on as it began. Settings that may change when a run resumes are kept.
+    """
+    known = set(MAY_CHANGE).union(*(one.model_fields_set for one in stored))
+    return recipe.model_copy(update={name: default for name, default in _defaults().items() if name not in known})
+
+
+def as_stored(recipe: TrainingConfig, before: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a recipe as plain values, for a folder whose file contains the recipes `before`.
+
+    Settings that the file lacks stay out of it as long as they have their defaults, so that it remains older than they
+    are.
+    """
+    values = recipe.model_dump(mode="json")
+    known = {key for one in before for key in one}
+    newer = {name for name, default in _defaults().items() if known and name not in known and values[name] == default}
+    return {key: value for key, value in values.items() if key not in newer}
+
+
+def newer_settings(requested: TrainingConfig, opened: TrainingConfig) -> str | None:
+    """Say which settings a folder is older than, given the recipe as requested and as `without_newer` returns it."""
+    reset = [name for name, value in opened if name not in MAY_CHANGE and value != getattr(requested, name)]
+    if not reset:
+        return None
+    return (
+        f"{', '.join(reset)}: off, since the folder is older than {'these settings' if reset[1:] else 'this setting'}"
+    )
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: field.default for name, field in TrainingConfig.model_fields.items() if not field.is_required()}
+
+
 def parse_value(text: str, place: str) -> Any:
     """Parse a YAML value; raise RequestError if it is not one."""
     try:
-        return yaml.safe_load(text)
-    except Exception:  # not YAMLError alone: `2000-13-45` is a ValueError, `!!bool x` a KeyError
+        return parse_yaml(text)
+    except ValueError:
         raise RequestError(f"{place}: {_shown(text)} is not a YAML value") from None
 
 

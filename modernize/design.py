@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from modernize.numbers import parse_number
+
 # Larger values are typing errors, and would overflow torch's integers.
 LARGEST = 100_000
 LARGEST_KERNEL = 999
@@ -49,12 +51,15 @@ def text(value: Any) -> str:
 
 def integer(value: Any) -> int:
     """Read an integer; raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
+    number = value
+    if isinstance(value, str):
+        try:
+            number = parse_number(value)
+        except ValueError as error:
+            raise ValueError(str(error).replace("a number", "an integer")) from None
+    if isinstance(number, bool) or not isinstance(number, int):
         raise ValueError("must be an integer")
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError("must be an integer") from None
+    return number
 
 
 def _positive(value: Any) -> int:
@@ -100,10 +105,10 @@ def _switch(value: Any) -> bool:
 
 
 def _scale(value: Any) -> float | None:
-    if value is None or value is False or value == "off":
+    if value is None or value is False or str(value).lower() in ("off", "no", "false"):
         return None
     try:
-        number = float(value)
+        number = float(parse_number(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not 1e-30 <= number <= 1e3:
@@ -290,7 +295,7 @@ def read_settings(settings: Iterable[str], name: str) -> dict[str, str]:
     """Return the value as typed per flag for the `flag=value` parts of a design's name; raises DesignError."""
     values: dict[str, str] = {}
     for setting in settings:
-        flag, equals, value = (part.strip() for part in setting.partition("="))
+        flag, equals, value = (part.strip(" ") for part in setting.partition("="))
         if not equals:
             raise DesignError(f"{setting!r} in {name!r}: write flag=value, such as kernel_size=7")
         if flag in values:

@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from reports.factorial_tables import results_of
 from reports.report import Plot
 from reports.row_summary import facts, status_of
+from reports.statistics import MEASURES, Measure
+from reports.statistics.effects_over_looks import results_of
 from reports.statistics.factorial import Factorial, Family, cell_means
+from reports.statuses import shown
 from reports.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def grid_plots(title: str, runs: pd.DataFrame, grid: Factorial, tables: Mapping[str, Table]) -> Iterator[Plot]:
+def grid_plots(
+    title: str, runs: pd.DataFrame, grid: Factorial, tables: Mapping[str, Table], measure: Measure = "top1"
+) -> Iterator[Plot]:
     """The interaction plots and the effects of a grid of two flags or more."""
     table = tables.get("grid-effects")
-    if table is None or not results_of(runs):
+    if table is None or not results_of(runs, measure):
         return
-    means = _means(runs, grid)
-    heading = f"{title}: top-1 by {_pair_words(grid)}"
-    caption = "Mean top-1 at each two values"
+    means, name = _means(runs, grid, measure), MEASURES[measure].name
+    heading = f"{title}: {name} by {_pair_words(grid)}"
+    caption = f"Mean {name} at each two values"
     caption += ", averaged over the remaining flags" if len(grid.flags) > 2 else ""
     caption += ", with its 95% CI (one noise model for all cells)" if means["low"].notna().any() else ""
     caption += ". Lines far from parallel suggest an interaction."
@@ -34,10 +38,10 @@ def grid_plots(title: str, runs: pd.DataFrame, grid: Factorial, tables: Mapping[
     def draw() -> Figure:
         from reports.figures.interaction import interaction_plots
 
-        return interaction_plots(means, heading, facts(runs), [caption])
+        return interaction_plots(means, measure, heading, facts(runs), [caption])
 
-    yield Plot("interaction", heading, caption, means, draw)
-    yield _effects_plot(table)
+    yield Plot("interaction", heading, caption, means, draw, measure)
+    yield _effects_plot(table, measure)
 
 
 def _pair_words(grid: Factorial) -> str:
@@ -45,7 +49,7 @@ def _pair_words(grid: Factorial) -> str:
     return " and ".join(names) if len(names) == 2 else "each two flags"
 
 
-def _means(runs: pd.DataFrame, grid: Factorial) -> pd.DataFrame:
+def _means(runs: pd.DataFrame, grid: Factorial, measure: Measure) -> pd.DataFrame:
     """The mean at each two values of each two flags; where a cell has no result, what became of it."""
     by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
     lines = []
@@ -53,7 +57,7 @@ def _means(runs: pd.DataFrame, grid: Factorial) -> pd.DataFrame:
         for value, other_value in product(grid.flags[flag], grid.flags[other]):
             lines.append({"flag": flag, "value": value, "other_flag": other, "other_value": other_value})
     places = [{line["flag"]: line["value"], line["other_flag"]: line["other_value"]} for line in lines]
-    means = cell_means(grid, places, results_of(runs))
+    means = cell_means(grid, places, results_of(runs, measure))
     absent = [_absent(grid, place, by_row) for place in places]
     labels = [", ".join(f"{flag}={value}" for flag, value in place.items()) for place in places]
     return pd.concat([pd.DataFrame(lines).assign(label=labels), means.assign(absent=absent)], axis=1)
@@ -67,15 +71,15 @@ def _absent(grid: Factorial, place: Mapping[str, Any], by_row: Mapping[str, pd.D
             runs = by_row.get(grid.rows.get(cell, ""))
             state = status_of(runs) if runs is not None else "not in the study"
             if state != "done":
-                return {"left": "not run"}.get(state, state)
+                return shown(state)
     return ""
 
 
-def _effects_plot(table: Table) -> Plot:
+def _effects_plot(table: Table, measure: Measure) -> Plot:
     """The effects that the table shows."""
     shown = table.frame[table.frame["family"] != Family.AT_EACH].reset_index(drop=True)
     shown.insert(0, "label", shown["change"] + ", " + shown["where"])
-    caption = "Effects on mean top-1."
+    caption = f"Effects on mean {MEASURES[measure].name}."
     if shown["p"].notna().any():
         caption += " Marks go by adjusted p-values, in two families: effects at one value, and averaged effects with "
         caption += "interactions. CIs are unadjusted."
@@ -83,24 +87,24 @@ def _effects_plot(table: Table) -> Plot:
     def draw() -> Figure:
         from reports.figures.interaction import grid_effects
 
-        return grid_effects(shown, table.title, table.subtitle, [caption])
+        return grid_effects(shown, measure, table.title, table.subtitle, [caption])
 
-    return Plot(table.name, table.title, caption, shown, draw)
+    return Plot(table.name, table.title, caption, shown, draw, measure)
 
 
-def interaction_matrix_plot(table: Table) -> Iterator[Plot]:
+def interaction_matrix_plot(table: Table, measure: Measure = "top1") -> Iterator[Plot]:
     """The interaction of each two flags over orders; none if no pair has an estimate."""
     if not np.isfinite(table.frame["effect"].to_numpy()).any():
         return
     frame = table.frame.assign(label=table.frame["flag"] + " × " + table.frame["other"])
     caption = (
-        "How much more the one flag adds to top-1 (percentage points) if the other is on than if it is off (pairwise "
+        f"How much more the one flag adds to {MEASURES[measure].change} if the other is on than if it is off (pairwise "
         "Faith-Shap index). A frame marks a Holm-adjusted p-value of at most 0.05."
     )
 
     def draw() -> Figure:
         from reports.figures.interaction import interaction_matrix
 
-        return interaction_matrix(frame, table.title, table.subtitle, [caption])
+        return interaction_matrix(frame, measure, table.title, table.subtitle, [caption])
 
-    yield Plot(table.name, table.title, caption, frame, draw)
+    yield Plot(table.name, table.title, caption, frame, draw, measure)

@@ -6,77 +6,66 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from reports.row_summary import facts
-from reports.statistics import Verdict
+from reports.statistics import Measure, Verdict
+from reports.statistics.compare import verdicts
+from reports.statistics.effects_over_looks import Results, over_all_looks
 from reports.statistics.factorial import Factorial, Family, effects_frame, effects_of
-from reports.statistics.order_interactions import ALL_SETS, MIN_EACH_WAY, SetMean, pairwise_interactions
-from reports.statistics.sequential import describe_looks, gives_variance, looks, over_looks, stage_of
-from reports.statistics.weighted_contrasts import RowMeans, RowValues, verdicts
-from reports.tables import MISSING, Cell, Column, Footnotes, Table, signed
+from reports.statistics.order_interactions import ALL_SETS, MIN_EACH_WAY, pairwise_interactions
+from reports.statistics.order_walk import SetMeans
+from reports.statistics.sequential import describe_looks
+from reports.tables import Cell, Column, Footnotes, Table, effect_cells, effect_columns
 
-_RESULT = (
-    Column("effect", "effect"),
-    Column("interval", "95% CI"),
-    Column("p_adjusted", "adjusted p", short="adj. p"),
-    Column("verdict", "verdict", number=False),
-)
 _SHOWN_PAIRS = 15
 
 _EFFECTS_LEGEND = (
-    "Effect: change in mean top-1 (percentage points) between a flag's first value and another one. Averaged: over the "
-    "values of the other flags, with equal weights. interaction with b: y − x: the effect at b=y less the effect at "
-    "b=x; it is better if the two changes together gain more than the sum of what each gains alone."
+    "Effect: change in mean {measure} between a flag's first value and another one. Averaged: over the values of the "
+    "other flags, with equal weights. interaction with b: y − x: the effect at b=y less the effect at b=x; it is "
+    "better if the two changes together {gain} more than the sum of what each {gains} alone."
 )
+_SYNERGY: dict[Measure, dict[str, str]] = {
+    "top1": {"measure": "top-1 (percentage points)", "gain": "gain", "gains": "gains"},
+    "loss": {"measure": "test loss (lower is better)", "gain": "lower it", "gains": "lowers it"},
+}
 
 
-def results_of(runs: pd.DataFrame) -> dict[str, RowValues]:
-    """Collect the top-1 (%) of each row's finished runs."""
-    done = runs.assign(used=gives_variance(runs))[(runs["status"] == "done") & runs["top1"].notna()]
-    return {
-        str(row): RowValues(tuple(group["top1"].astype(float)), tuple(group.loc[group["used"], "top1"].astype(float)))
-        for row, group in done.groupby("row", sort=False)
-    }
-
-
-def over_all_looks(runs: pd.DataFrame, analyse: Callable[[Mapping[str, RowValues]], pd.DataFrame]) -> pd.DataFrame:
-    """Analyse all runs, with adjusted p-values and verdicts that hold over the looks that the study has had.
-
-    `analyse` makes a frame of effects from each row's results; its lines are the same at each look.
-    """
-    stage, seen = stage_of(runs), looks(runs)
-    found = [analyse(results_of(runs[stage <= look.stage])) for look in seen]
-    now = found[-1]
-    p = over_looks(
-        [frame["p_adjusted"].to_numpy(dtype=float) for frame in found],
-        [look.share for look in seen],
-        [np.sign(frame["effect"].to_numpy(dtype=float)) for frame in found],
-        now["p"].to_numpy(dtype=float),
-    )
-    return now.assign(p_adjusted=p, verdict=verdicts(now["effect"].to_numpy(dtype=float), p))
-
-
-def grid_effects_table(runs: pd.DataFrame, grid: Factorial) -> Table:
+def grid_effects_table(
+    runs: pd.DataFrame, grid: Factorial, measure: Measure = "top1", resolution: float = 0.0
+) -> Table:
     """Show a grid's effects: at each value of each other flag, averaged, and interactions.
 
-    Effects at each combination of the values of two other flags or more are in the raw numbers only.
+    Effects at each combination of the values of two other flags or more are in the raw numbers only, as are those on
+    the measure that is not primary.
+
+    Args:
+        runs: The study's runs.
+        grid: Its flags and cells.
+        measure: Its primary measure.
+        resolution: The step in which top-1 comes; 0 if unknown.
     """
-    frame = over_all_looks(runs, lambda results: effects_frame(grid, effects_of(grid), results))
+    effects, steps = effects_of(grid), {"top1": resolution, "loss": 0.0}
+    frame = over_all_looks(
+        runs, lambda results, each: effects_frame(grid, effects, results, each, steps[each]), measure
+    )
     shown = frame[frame["family"] != Family.AT_EACH]
     footnotes = Footnotes()
     rows = []
     for line in shown.to_dict("records"):
         marks = footnotes.marks(_footnotes(line))
-        rows.append((Cell(line["change"]), Cell(line["where"]), *_result(line, marks)))
+        rows.append((Cell(line["change"]), Cell(line["where"]), *_result(line, marks, measure)))
     changes = list(shown["change"])
     return Table(
         name="grid-effects",
         title=f"{runs['study'].iloc[0]}: effects of {_list(list(grid.flags))}, and their interactions",
         subtitle=facts(runs),
-        legend=_legend(runs, frame),
-        columns=(Column("change", "change", number=False), Column("where", "where", number=False), *_RESULT),
+        legend=_legend(runs, frame, measure),
+        columns=(
+            Column("change", "change", number=False),
+            Column("where", "where", number=False),
+            *effect_columns(measure),
+        ),
         rows=tuple(rows),
         sections=tuple(place for place in range(len(rows)) if not place or changes[place] != changes[place - 1]),
         notes=tuple(footnotes.texts),
@@ -84,9 +73,9 @@ def grid_effects_table(runs: pd.DataFrame, grid: Factorial) -> Table:
     )
 
 
-def _legend(runs: pd.DataFrame, frame: pd.DataFrame) -> str:
+def _legend(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> str:
     """Explain effects, and which are corrected together."""
-    parts = [_EFFECTS_LEGEND]
+    parts = [_EFFECTS_LEGEND.format(**_SYNERGY[measure])]
     tested = {str(family): int(group["p"].notna().sum()) for family, group in frame.groupby("family", sort=False)}
     families = [f"{number} {family}" for family, number in tested.items() if number]
     if families:
@@ -100,7 +89,12 @@ def _legend(runs: pd.DataFrame, frame: pd.DataFrame) -> str:
 
 
 def order_interactions_table(
-    runs: pd.DataFrame, flags: Sequence[str], orders: Sequence[Sequence[str]], row_of: Callable[[frozenset[str]], str]
+    runs: pd.DataFrame,
+    flags: Sequence[str],
+    orders: Sequence[Sequence[str]],
+    row_of: Callable[[frozenset[str]], str],
+    measure: Measure = "top1",
+    resolution: float = 0.0,
 ) -> Table:
     """Show the interaction of each two flags over a study's random orders, the most certain first.
 
@@ -109,8 +103,13 @@ def order_interactions_table(
         flags: Its flags, in the order to name them.
         orders: Its random orders.
         row_of: The row of a set of flags.
+        measure: The study's primary measure.
+        resolution: The step in which top-1 comes; 0 if unknown.
     """
-    frame = over_all_looks(runs, lambda results: interactions_frame(results, flags, orders, row_of))
+    steps = {"top1": resolution, "loss": 0.0}
+    frame = over_all_looks(
+        runs, lambda results, each: interactions_frame(results, flags, orders, row_of, each, steps[each]), measure
+    )
     certain = (frame["effect"].abs() / frame["se"]).fillna(frame["effect"].abs() * 1e-9).fillna(-1.0)
     frame = frame.loc[certain.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
     shown = frame if len(frame) <= _SHOWN_PAIRS else frame.head(_SHOWN_PAIRS)
@@ -118,13 +117,13 @@ def order_interactions_table(
     rows = []
     for line in shown.to_dict("records"):
         marks = footnotes.marks(_footnotes(line))
-        rows.append((Cell(f"{line['flag']} × {line['other']}"), *_result(line, marks)))
+        rows.append((Cell(f"{line['flag']} × {line['other']}"), *_result(line, marks, measure)))
     return Table(
         name="worth-interactions",
         title=f"{runs['study'].iloc[0]}: interactions of two flags",
         subtitle=facts(runs),
-        legend=" ".join(_interactions_legend(runs, frame, len(shown), len(orders))),
-        columns=(Column("flags", "flags", number=False), *_RESULT),
+        legend=" ".join(_interactions_legend(runs, frame, len(shown), len(orders), measure)),
+        columns=(Column("flags", "flags", number=False), *effect_columns(measure)),
         rows=tuple(rows),
         sections=(),
         notes=tuple(footnotes.texts),
@@ -133,39 +132,36 @@ def order_interactions_table(
 
 
 def interactions_frame(
-    results: Mapping[str, RowValues],
+    results: Results,
     flags: Sequence[str],
     orders: Sequence[Sequence[str]],
     row_of: Callable[[frozenset[str]], str],
+    measure: Measure = "top1",
+    resolution: float = 0.0,
 ) -> pd.DataFrame:
     """Estimate the interactions from each row's results: `pairwise_interactions` with verdict and reason."""
-    if not results:
-        means, noise_df, reason = {}, 0.0, "no result"
-    else:
-        rows = RowMeans.of(list(results.values()))
-        known = zip(results, rows.mean.tolist(), rows.error_variances.tolist(), strict=True)
-        means = {row: SetMean(mean, variance) for row, mean, variance in known}
-        noise_df, reason = float(rows.noise.pooled_df.max()), rows.why_untested
-    nothing = SetMean(math.nan, math.nan)
+    sets = SetMeans.of(results, resolution)
     frame = pairwise_interactions(
-        flags, orders, lambda chosen: means.get(row_of(chosen), nothing), noise_df, not_random=[flags]
+        flags, orders, lambda chosen: sets.of_row(row_of(chosen)), sets.noise_df, not_random=[flags]
     )
-    frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy())
+    frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy(), measure)
     unseen = f"fewer than {MIN_EACH_WAY} finished orders have one of the two flags first"
-    untested = frame["effect"].isna().map({True: unseen, False: reason})
+    untested = frame["effect"].isna().map({True: unseen, False: sets.why_untested})
     return frame.assign(reason=untested.where(frame["verdict"] == Verdict.NOT_TESTED, ""), note="")
 
 
-def _interactions_legend(runs: pd.DataFrame, frame: pd.DataFrame, shown: int, orders: int) -> list[str]:
+def _interactions_legend(
+    runs: pd.DataFrame, frame: pd.DataFrame, shown: int, orders: int, measure: Measure
+) -> list[str]:
     """Explain the index, its error and its correction."""
     used = int(frame["orders"].iloc[0])
     of = f"{used} random orders" if used == orders else f"{used} of {orders} random orders"
     whole = bool((frame["method"] == ALL_SETS).all())
-    source = ALL_SETS if whole else of
+    source, words = ALL_SETS if whole else of, _SYNERGY[measure]
     parts = [
-        "Effect: how much more the one flag adds to top-1 (percentage points) if the other is on than if it is off, "
+        f"Effect: how much more the one flag adds to {words['measure']} if the other is on than if it is off, "
         f"averaged over sets of the remaining flags (pairwise Faith-Shap index, Tsai et al. 2023), from {source}. "
-        "Better: the two flags together gain more than the sum of what each gains alone."
+        f"Better: the two flags together {words['gain']} more than the sum of what each {words['gains']} alone."
     ]
     tested = int(frame["p"].notna().sum())
     if tested:
@@ -189,13 +185,10 @@ def _footnotes(line: Mapping[Any, Any]) -> list[str]:
     return list(filter(None, [line["note"], "" if _untested(line) else line["reason"]]))
 
 
-def _result(line: Mapping[Any, Any], marks: tuple[int, ...]) -> tuple[Cell, ...]:
+def _result(line: Mapping[Any, Any], marks: tuple[int, ...], measure: Measure) -> tuple[Cell, ...]:
     """Effect, interval, adjusted p-value and verdict."""
-    effect, low, high, p = (line[name] for name in ("effect", "low", "high", "p_adjusted"))
     return (
-        Cell(signed(None if math.isnan(effect) else float(effect))),
-        Cell(MISSING if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"),
-        Cell(MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
+        *effect_cells(line, measure),
         Cell(f"{line['verdict']}: {line['reason']}" if _untested(line) else line["verdict"], marks),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,106 +10,134 @@ import pandas as pd
 
 from reports.row_summary import facts
 from reports.statistics import (
+    MEASURES,
     Correlation,
+    Measure,
     OrderDistance,
-    SeededValue,
     distance_from_order,
-    shapley_over_seeds,
+    sampled_shapley,
     worths_in_order,
 )
+from reports.statistics.effects_over_looks import results_of
+from reports.statistics.measures import OTHER
+from reports.statistics.order_walk import SetMeans
 from reports.tables import Cell, Column, Table, interval, number, signed
 
-_WORTHS = (
-    Column("flag", "flag", number=False),
-    Column("in_paper_order", "in the paper's order (pp)"),
-    Column("worth", "effect (pp)"),
-    Column("se", "standard error", short="SE"),
-    Column("interval", "95% CI"),
-    Column("sd", "SD over orders", short="SD"),
-    Column("min", "min"),
-    Column("max", "max"),
-)
+Orders = Sequence[Sequence[str]]
+RowOf = Callable[[frozenset[str]], str]
 
 
-def orders_table(runs: pd.DataFrame, orders: Sequence[Sequence[str]], row_of: Callable[[frozenset[str]], str]) -> Table:
+def orders_table(
+    runs: pd.DataFrame, orders: Orders, row_of: RowOf, measure: Measure = "top1", resolution: float = 0.0
+) -> Table:
     """Tabulate each flag's effect averaged over random orders (its sampled Shapley value), and in the paper's order.
 
-    The first of `orders` is the paper's; `row_of` names the row of a set of flags.
+    Args:
+        runs: The study's runs.
+        orders: Its orders, the paper's first.
+        row_of: The row of a set of flags.
+        measure: Its primary measure; effects on the other one are in the raw numbers.
+        resolution: The step in which top-1 comes; 0 if unknown.
     """
-    seeds = sorted(int(seed) for seed in runs["seed"].unique())
-    value = _values_of(runs, row_of)
     paper, random = list(orders[0]), [list(order) for order in orders[1:]]
-    worths = shapley_over_seeds(random, value, seeds)
-    if int(worths["seeds"].iloc[0]) < 2:  # the error over orders alone leaves out seed-to-seed variance
-        worths = worths.assign(se=np.nan, low=np.nan, high=np.nan)
-    whole = _seeds_of_order(paper, value, seeds)
-    in_paper = worths_in_order(paper, lambda chosen: float(np.mean([value(chosen, seed) for seed in whole or seeds])))
+    steps = {"top1": resolution, "loss": 0.0}
+    found = {each: SetMeans.of(results_of(runs, each), steps[each]) for each in (measure, OTHER[measure])}
+    worths, beside = (
+        sampled_shapley(random, lambda chosen, sets=sets: sets.of_row(row_of(chosen)), sets.noise_df)  # type: ignore[misc]
+        for sets in found.values()
+    )
+    in_paper = worths_in_order(paper, lambda chosen: found[measure].of_row(row_of(chosen)).mean)
     frame = worths.set_index("flag").loc[paper].reset_index()
     frame.insert(1, "in_paper_order", [in_paper[flag] for flag in paper])
+    beside = beside.set_index("flag").loc[paper].reset_index()
+    frame = frame.assign(**{f"{OTHER[measure]}_{name}": beside[name] for name in ("worth", "low", "high")})
+    seeds = _seeds(runs, [order for order in random if _has_results(order, found[measure], row_of)], row_of, measure)
     return Table(
         name="worths",
         title=f"{runs['study'].iloc[0]}: each flag's effect averaged over orders",
         subtitle=facts(runs),
-        legend=_worths_legend(worths, distance_from_order(in_paper, worths), len(random), (len(whole), len(seeds))),
-        columns=_WORTHS,
-        rows=tuple(_worth_cells(line) for line in frame.to_dict("records")),
+        legend=_legend(worths, distance_from_order(in_paper, worths), (len(random), seeds), measure),
+        columns=_columns(measure),
+        rows=tuple(_cells(line, measure) for line in frame.to_dict("records")),
         sections=(),
         notes=(),
         frame=frame,
     )
 
 
-def _seeds_of_order(order: Sequence[str], value: SeededValue, seeds: Sequence[int]) -> list[int]:
-    """The seeds with a result for every set of flags along an order."""
-    return [seed for seed in seeds if not np.isnan(list(worths_in_order(order, _with(value, seed)).values())).any()]
-
-
-def _with(value: SeededValue, seed: int) -> Callable[[frozenset[str]], float]:
-    return lambda chosen: value(chosen, seed)
-
-
-def _values_of(runs: pd.DataFrame, row_of: Callable[[frozenset[str]], str]) -> SeededValue:
-    """Top-1 of a set of flags with a seed; NaN if that run has no result."""
-    done = runs[runs["status"] == "done"]
-    top1 = {(row, seed): value for row, seed, value in zip(done["row"], done["seed"], done["top1"], strict=True)}
-    return lambda chosen, seed: float(top1.get((row_of(chosen), seed), np.nan))
-
-
-def _worth_cells(line: dict[Any, Any]) -> tuple[Cell, ...]:
-    return (
-        Cell(line["flag"]),
-        *(Cell(signed(line[name])) for name in ("in_paper_order", "worth")),
-        Cell(number(line["se"])),
-        Cell(interval(line["low"], line["high"])),
-        Cell(number(line["sd"])),
-        *(Cell(signed(line[name])) for name in ("min", "max")),
+def _has_results(order: Sequence[str], sets: SetMeans, row_of: RowOf) -> bool:
+    return bool(
+        np.isfinite(list(worths_in_order(order, lambda chosen: sets.of_row(row_of(chosen)).mean).values())).all()
     )
 
 
-def _worths_legend(worths: pd.DataFrame, distance: OrderDistance, orders: int, in_paper: tuple[int, int]) -> str:
-    """How to read the table, and how far the paper's order is from the averages.
+def _seeds(runs: pd.DataFrame, orders: Orders, row_of: RowOf, measure: Measure) -> str:
+    """Say over how many seeds the sets of flags along some orders are averaged: `3 seeds`, or `2 to 3 seeds`."""
+    rows = {row_of(frozenset(order[:end])) for order in orders for end in range(len(order) + 1)}
+    done = runs[(runs["status"] == "done") & runs[measure].notna() & runs["row"].isin(rows)]
+    counts = done.groupby("row")["seed"].nunique()
+    if counts.empty:
+        return "no seeds"
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low} seed{'s' if low > 1 else ''}" if low == high else f"{low} to {high} seeds"
 
-    `in_paper` is the number of seeds that have finished the paper's order, and the number of seeds.
+
+def _columns(measure: Measure) -> tuple[Column, ...]:
+    unit = {"top1": "pp", "loss": "loss"}[measure]
+    return (
+        Column("flag", "flag", number=False),
+        Column("in_paper_order", f"in the paper's order ({unit})"),
+        Column("worth", f"effect ({unit})"),
+        Column("se", "standard error", short="SE"),
+        Column("interval", "95% CI"),
+        Column("sd", "SD over orders", short="SD"),
+        Column("min", "min"),
+        Column("max", "max"),
+    )
+
+
+def _cells(line: Mapping[Any, Any], measure: Measure) -> tuple[Cell, ...]:
+    digits = MEASURES[measure].digits
+    return (
+        Cell(line["flag"]),
+        *(Cell(signed(line[name], digits)) for name in ("in_paper_order", "worth")),
+        Cell(number(line["se"], digits)),
+        Cell(interval(line["low"], line["high"], digits)),
+        Cell(number(line["sd"], digits)),
+        *(Cell(signed(line[name], digits)) for name in ("min", "max")),
+    )
+
+
+def _legend(worths: pd.DataFrame, distance: OrderDistance, planned: tuple[int, str], measure: Measure) -> str:
+    """Explain the table, and how far the paper's order is from the averages.
+
+    `planned` is the number of random orders, and the seeds that the sets of flags have, in words.
     """
-    whole, seeds = in_paper
-    of = [(int(worths["orders"].iloc[0]), orders), (int(worths["seeds"].iloc[0]), seeds)]
-    used = [str(used) if used == there else f"{used} of {there}" for used, there in of]
-    if worths["se"].notna().any():
-        error = "with standard error and 95% CI. CIs are unadjusted, and there are no verdicts."
-    else:
-        error = "without standard error or CI: one seed does not show seed-to-seed variance."
+    words, (orders, seeds) = MEASURES[measure], planned
+    used = int(worths["orders"].iloc[0])
+    of = f"{used} random orders" if used == orders else f"{used} of {orders} random orders"
+    what = {"top1": "top-1 (pp)", "loss": "test loss (lower is better)"}[measure]
     parts = [
-        f"Effect: change in top-1 (pp) on enabling the flag, averaged over {used[0]} random orders and "
-        f"{used[1]} seed{'s' if seeds != 1 else ''} (the sampled Shapley value), {error} SD, min and max: over orders."
+        f"Effect: change in {what} on enabling the flag, averaged over {of} and {seeds} (the sampled Shapley value)"
     ]
-    if not whole:
-        return f"{parts[0]} No seed has finished the paper's order yet."
-    if whole < seeds:
-        parts.append(f"In the paper's order: over {whole} of {seeds} seeds.")
-    if not np.isnan(distance.distance):
+    if worths["se"].notna().any():
+        parts[0] += (
+            ", with standard error and 95% CI. The CI covers seed-to-seed variance (one noise model for all sets of "
+            "flags) and the sampling of orders. CIs are unadjusted, and there are no verdicts."
+        )
+    elif used == 1:
+        parts[0] += ", without standard error or CI: one order does not show how effects vary over orders."
+    elif seeds == "1 seed":
+        parts[0] += ", without standard error or CI: one seed does not show seed-to-seed variance."
+    else:
+        parts[0] += ", without standard error or CI: no set of flags has a spread between seeds."
+    parts.append("SD, min and max: over orders.")
+    if np.isnan(list(distance.frame["in_order"])).any():
+        parts.append("The paper's order is not finished yet.")
+    elif not np.isnan(distance.distance):
         parts.append(
-            f"The paper's order is {number(distance.distance)} pp from the averages (root mean square over flags)"
-            f"{_typical(distance)}; rank correlation {_correlation(distance.spearman)}."
+            f"The paper's order is {number(distance.distance, words.digits)} {words.unit} from the averages (root mean "
+            f"square over flags){_typical(distance, words.digits)}; rank correlation {_correlation(distance.spearman)}."
         )
     return " ".join(parts)
 
@@ -122,6 +150,6 @@ def _correlation(rank: Correlation) -> str:
     return f"{signed(rank.rho)} ({sure})"
 
 
-def _typical(distance: OrderDistance) -> str:
+def _typical(distance: OrderDistance, digits: int) -> str:
     """How far one order is from the averages, where there are orders to tell."""
-    return "" if np.isnan(distance.typical) else f", and one order is typically {number(distance.typical)} away"
+    return "" if np.isnan(distance.typical) else f", and one order is typically {number(distance.typical, digits)} away"

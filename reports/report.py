@@ -16,7 +16,7 @@ from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.statistics import Measure
 from reports.statistics.factorial import Factorial
-from reports.study_tables import Predictions, comparison_table, references_table
+from reports.study_tables import Predictions, comparison_table, references_table, resolution
 from reports.summary import StudySummary
 from reports.tables import Table
 
@@ -37,7 +37,8 @@ class Plot:
     """A figure of a report: its file's name, title, caption, and the numbers it is drawn from.
 
     `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
-    mark, NaN where there is none. The figure is drawn when it is first asked for.
+    mark, NaN where there is none; its means, differences and effects are those of `measure`. The figure is drawn when
+    it is first asked for.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Plot:
     caption: str
     frame: pd.DataFrame
     draw: Callable[[], Figure]
+    measure: Measure = "top1"
 
     @cached_property
     def figure(self) -> Figure:
@@ -131,13 +133,14 @@ def report_tables(
     Raises:
         ReportError: If the runs cannot be reported together.
     """
+    step = resolution(runs, predictions)
     if orders is not None:
-        worths = orders_table(runs, orders.orders, orders.row_of)
+        worths = orders_table(runs, orders.orders, orders.row_of, measure, step)
         flags, *random = orders.orders
-        pairs = [order_interactions_table(runs, flags, random, orders.row_of)] if len(flags) > 1 else []
+        pairs = [order_interactions_table(runs, flags, random, orders.row_of, measure, step)] if len(flags) > 1 else []
         return [worths, *pairs, comparison_table(runs, predictions, bench, measure)]
     if grid is not None and len(grid.flags) > 1:
-        return [grid_effects_table(runs, grid), comparison_table(runs, predictions, bench, measure)]
+        return [grid_effects_table(runs, grid, measure, step), comparison_table(runs, predictions, bench, measure)]
     if factors is not None:
         found = screening_of(runs, factors, measure)
         effects = screen_table(runs, factors, found, measure)

@@ -12,6 +12,7 @@ from modernize.roadmap import Roadmap, Row, roadmap
 from reports.errors import ReportError
 from reports.row_summary import RowSummary, facts, shared_with, summarise_rows
 from reports.statistics import Summary, summarise
+from reports.statuses import shown
 from reports.tables import (
     EMA,
     EMA_LEGEND,
@@ -122,7 +123,7 @@ def _our_cells(step: _Step, units: tuple[str, str], averaged: bool, marks: tuple
         Cell(row.label if row.adopted else f"{row.label} (side branch)", marks),
         Cell(amount(ours.params, units[0])),
         Cell(amount(ours.macs, units[1])),
-        Cell(mean_sd(ours.top1.mean, ours.top1.sd) if ours.top1.seeds else ours.status),
+        Cell(mean_sd(ours.top1.mean, ours.top1.sd) if ours.top1.seeds else shown(ours.status)),
         *ema,
         Cell(mean_sd(ours.loss.mean, None, 3)),
         Cell(str(ours.top1.seeds)),

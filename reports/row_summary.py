@@ -11,6 +11,9 @@ import pandas as pd
 
 from reports.errors import shortened
 from reports.statistics import Summary, summarise
+from reports.statistics.row_results import account as describe_missing
+from reports.statistics.values import known
+from reports.statuses import SHOWN
 
 _STATUSES = ("failed", "running", "stopped", "left")  # the status of a row without a result is the first of its runs'
 _Value = TypeVar("_Value", bound=Hashable)
@@ -73,16 +76,14 @@ def status_of(runs: pd.DataFrame) -> str:
 
 
 def account(runs: pd.DataFrame) -> str:
-    """Describe the runs of a row that have no result: `1 of 3 runs failed: NaN loss`."""
-    parts = []
-    for status in _STATUSES:
-        some = runs[runs["status"] == status]
-        if len(some):
-            reasons = "; ".join(shortened(reason) for reason in _values(some, "reason"))
-            which = status if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs {status}"
-            parts.append(f"{which}: {reasons}" if reasons else which)
-    described = "; ".join(parts)
-    return "" if described == status_of(runs) else described
+    """Describe the runs of a row that have no result: `seed 1 failed (NaN loss)`; nothing if its status says it."""
+    pairs = zip(runs["seed"], runs["reason"], strict=True)
+    reasons = {int(seed): shortened(reason) for seed, reason in pairs if isinstance(reason, str) and reason}
+    if not reasons and runs["status"].nunique() == 1:
+        return ""
+    statuses = {int(seed): str(status) for seed, status in zip(runs["seed"], runs["status"], strict=True)}
+    done = runs[(runs["status"] == "done") & runs["top1"].map(known)]
+    return describe_missing(statuses, set(done["seed"].astype(int)), reasons)
 
 
 def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
@@ -128,7 +129,7 @@ def facts(runs: pd.DataFrame) -> str:
         *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
         f"recipe {', '.join(_usual(recipes))}",
         _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
-        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {status}" for status, number in statuses if number),
+        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {SHOWN[status]}" for status, number in statuses if number),
     ]
     return " · ".join(parts)
 

@@ -12,13 +12,12 @@ import pandas as pd
 from reports.report import Plot
 from reports.row_summary import facts
 from reports.screen_tables import EFFECTS, INTERACTIONS
-from reports.statistics.compare import Measure
+from reports.statistics.measures import MEASURES, Measure
 from reports.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"top1": "top-1 (%)", "loss": "test loss"}
 _FEWEST, _MOST = 4, 8  # interaction plots
 
 
@@ -29,27 +28,27 @@ def screen_plots(
     effects, interactions = tables[EFFECTS], tables[INTERACTIONS]
     if effects.frame["effect"].notna().any():
         yield pareto_plot(effects, measure)
-    yield from half_normal_plot(title, runs, effects.frame, interactions.frame)
+    yield from half_normal_plot(title, runs, effects.frame, interactions.frame, measure)
     yield from interaction_plot(title, runs, effects.frame, interactions.frame, measure)
 
 
 def pareto_plot(table: Table, measure: Measure) -> Plot:
     """The main effects."""
     caption = (
-        f"Each flag's average effect on {NAMES[measure]}, the largest first, with its unadjusted 95% CI. Colors and "
-        "verdicts use p-values adjusted for all flags."
+        f"Each flag's average effect on {MEASURES[measure].change}, the largest first, with its unadjusted 95% CI. "
+        "Colors and verdicts use p-values adjusted for all flags."
     )
 
     def draw() -> Figure:
         from reports.figures.screening import pareto
 
-        return pareto(table, f"average effect on {NAMES[measure]}", caption)
+        return pareto(table, f"average effect on {MEASURES[measure].change}", caption, MEASURES[measure].digits)
 
-    return Plot(EFFECTS, table.title, caption, table.frame, draw)
+    return Plot(EFFECTS, table.title, caption, table.frame, draw, measure)
 
 
 def half_normal_plot(
-    title: str, runs: pd.DataFrame, effects: pd.DataFrame, interactions: pd.DataFrame
+    title: str, runs: pd.DataFrame, effects: pd.DataFrame, interactions: pd.DataFrame, measure: Measure
 ) -> Iterator[Plot]:
     """All effects against half-normal quantiles; none where there is no error."""
     from reports.figures.screening import half_normal, half_normal_frame
@@ -66,7 +65,7 @@ def half_normal_plot(
     def draw() -> Figure:
         return half_normal(frame, heading, facts(runs), caption)
 
-    yield Plot("screen-half-normal", heading, caption, frame, draw)
+    yield Plot("screen-half-normal", heading, caption, frame, draw, measure)
 
 
 def interaction_plot(
@@ -78,16 +77,17 @@ def interaction_plot(
         return
     heading = f"{title}: the largest interactions"
     caption = (
-        f"The {NAMES[measure]} at both values of two flags, averaged over the other flags, ± its standard error. "
-        "Parallel lines mean no interaction. The aliases in the table fit the runs as well."
+        f"The {MEASURES[measure].value} at both values of two flags, averaged over the other flags, ± its standard "
+        "error. Parallel lines mean no interaction. The aliases in the table fit the runs as well."
     )
 
     def draw() -> Figure:
         from reports.figures.screening import interaction_plots
 
-        return interaction_plots(frame, NAMES[measure], heading, facts(runs), caption)
+        words = MEASURES[measure]
+        return interaction_plots(frame, words.value, heading, facts(runs), caption, words.digits)
 
-    yield Plot("screen-interactions", heading, caption, frame, draw)
+    yield Plot("screen-interactions", heading, caption, frame, draw, measure)
 
 
 def interaction_means(

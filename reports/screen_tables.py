@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reports.row_summary import facts
-from reports.statistics.compare import Measure
+from reports.statistics.measures import MEASURES, OTHER, Measure
 from reports.statistics.screening import Pair, Screening, screen_effects
 from reports.statistics.screening_looks import interaction_share, over_screenings
 from reports.statistics.sequential import describe_looks, looks, stage_of
-from reports.tables import MISSING, Cell, Column, Table
+from reports.tables import Cell, Column, Table, effect_cells, effect_columns
 
 EFFECTS, INTERACTIONS = "screen", "screen-interactions"
 
@@ -36,9 +36,15 @@ class Factors:
 
 
 def screening_of(runs: pd.DataFrame, factors: Factors, measure: Measure = "top1") -> Screening:
-    """The effects, from the runs that have a result, adjusted for the looks that the study has had."""
+    """The effects, from the runs that have a result, adjusted for the looks that the study has had.
+
+    Effects on the measure that is not primary are beside them, with intervals and without verdicts.
+    """
     rows = runs[runs["row"].isin(list(factors.signs))]
-    done = rows[measure].where(rows["status"] == "done").to_numpy(dtype=float, na_value=np.nan)
+    done, beside = (
+        rows[each].where(rows["status"] == "done").to_numpy(dtype=float, na_value=np.nan)
+        for each in (measure, OTHER[measure])
+    )
     signs = np.array([factors.signs[row] for row in rows["row"]], dtype=np.int8).reshape(len(rows), len(factors.values))
     stage, had = stage_of(rows), looks(rows)
     found = []
@@ -46,7 +52,19 @@ def screening_of(runs: pd.DataFrame, factors: Factors, measure: Measure = "top1"
         until = (stage <= look.stage).to_numpy()
         apart = factors.apart if look is had[-1] else ()
         found.append(screen_effects(done[until], signs[until], list(factors.values), apart, measure=measure))
-    return over_screenings(found, had, measure)
+    whole = over_screenings(found, had, measure)
+    other = screen_effects(beside, signs, list(factors.values), factors.apart, measure=OTHER[measure])
+    return replace(
+        whole,
+        effects=_with_other(whole.effects, other.effects, "flag", OTHER[measure]),
+        interactions=_with_other(whole.interactions, other.interactions, "flags", OTHER[measure]),
+    )
+
+
+def _with_other(frame: pd.DataFrame, other: pd.DataFrame, key: str, measure: Measure) -> pd.DataFrame:
+    """Add the effects on another measure as columns such as `loss_effect`, `loss_low` and `loss_high`."""
+    known = other.set_index(key)
+    return frame.assign(**{f"{measure}_{name}": frame[key].map(known[name]) for name in ("effect", "low", "high")})
 
 
 def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure: Measure = "top1") -> Table:
@@ -58,7 +76,7 @@ def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure
     aliased = bool((frame["aliases"] != "").any())
     columns = (
         Column("flag", "flag", number=False),
-        *_columns(measure),
+        *effect_columns(measure),
         *((Column("aliases", "aliases", number=False),) if aliased else ()),
     )
     rows = tuple(
@@ -77,15 +95,19 @@ def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure
 def interactions_table(runs: pd.DataFrame, found: Screening, measure: Measure = "top1") -> Table:
     """The interactions of two flags, the largest first."""
     frame = found.interactions
-    columns = (Column("flags", "flags", number=False), *_columns(measure), Column("aliases", "aliases", number=False))
+    columns = (
+        Column("flags", "flags", number=False),
+        *effect_columns(measure),
+        Column("aliases", "aliases", number=False),
+    )
     rows = tuple(
         (Cell(line["flags"]), *_numbers(line, measure), Cell(_brief(line["aliases"])))
         for line in frame.to_dict("records")
     )
     legend = (
-        f"Effect: how much more one flag changes {_NAMES[measure]} when the other has its final value than when it has "
-        "its base value, halved. The design cannot tell an interaction from its aliases: the effect is the sum of all "
-        "those named, with their signs. A coefficient stands before an alias that is confounded in part. "
+        f"Effect: how much more one flag changes {MEASURES[measure].change} when the other has its final value than "
+        "when it has its base value, halved. The design cannot tell an interaction from its aliases: the effect is the "
+        "sum of all those named, with their signs. A coefficient stands before an alias that is confounded in part. "
         f"{_ERROR} {_interactions_share(runs)} "
         "`ablations run screen --resolve FLAG:FLAG --out FOLDER` adds runs that tell aliases apart."
     )
@@ -106,26 +128,13 @@ _ERROR = (
     "Verdicts use p-values adjusted for all effects of the table (step-down, simulated). Confidence intervals (CI) are "
     "unadjusted."
 )
-_NAMES = {"top1": "top-1 (pp)", "loss": "test loss"}
-_UNITS = {"top1": " pp", "loss": ""}
-_DIGITS = {"top1": 2, "loss": 3}
-
-
-def _columns(measure: Measure) -> tuple[Column, ...]:
-    """The columns of an effect."""
-    return (
-        Column("effect", "effect (pp)" if measure == "top1" else "effect (loss)"),
-        Column("interval", "95% CI"),
-        Column("p_adjusted", "adjusted p", short="adj. p"),
-        Column("verdict", "verdict", number=False),
-    )
 
 
 def _legend(factors: Factors, found: Screening, share: str, measure: Measure) -> str:
     """How the effects were estimated, and how they relate to those of other kinds of studies."""
     how = (
-        f"Effect: mean {_NAMES[measure]} at a flag's final value minus at its base value, averaged over the other "
-        f"flags' values in the design ({factors.design})."
+        f"Effect: mean {MEASURES[measure].change} at a flag's final value minus at its base value, averaged over the "
+        f"other flags' values in the design ({factors.design})."
     )
     if not found.dimensions:
         return f"{how} The error cannot be estimated: every run is used by an effect."
@@ -133,7 +142,7 @@ def _legend(factors: Factors, found: Screening, share: str, measure: Measure) ->
     if not found.clean:
         error = "contrasts beside the main effects, which assumes that most interactions are 0"
         error += f" (kept out as real: {', '.join(found.kept_out)})" if found.kept_out else ""
-    sd = f"{found.sd:.{_DIGITS[measure]}f}{_UNITS[measure]}"
+    sd = f"{found.sd:.{MEASURES[measure].digits}f} {MEASURES[measure].unit}"
     return (
         f"{how} Standard deviation of one run: {sd}, from {found.dimensions} {error}. {_ERROR} {share} "
         "Interactions of three or more flags are assumed to be 0, and the standard deviation equal in all rows. one-in "
@@ -144,13 +153,8 @@ def _legend(factors: Factors, found: Screening, share: str, measure: Measure) ->
 
 
 def _numbers(line: dict[Any, Any], measure: Measure) -> tuple[Cell, ...]:
-    digits = _DIGITS[measure]
-    p = line["p_adjusted"]
-    interval = MISSING if np.isnan(line["low"]) else f"{line['low']:+.{digits}f} to {line['high']:+.{digits}f}"
     return (
-        Cell(MISSING if np.isnan(line["effect"]) else f"{line['effect']:+.{digits}f}"),
-        Cell(interval),
-        Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
+        *effect_cells(line, measure),
         Cell(": ".join(filter(None, [line["verdict"], line["reason"]]))),
     )
 

@@ -12,7 +12,7 @@ from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.paper_agreement import agreement_words
 from reports.report import Plot
 from reports.row_summary import facts, status_of
-from reports.statistics import Measure
+from reports.statistics import MEASURES, Measure
 from reports.statistics.factorial import Factorial
 from reports.tables import Speed, Table, speeds, unit
 
@@ -29,7 +29,6 @@ _AXES = {
     "grid": "from the first values",
     "recipes": "from the first recipe",
 }
-_MEASURES: dict[Measure, tuple[str, int]] = {"top1": ("top-1 (pp)", -1), "loss": ("test loss", 1)}  # best first
 _ORDERED = ("sweep", "grid")  # kinds whose rows have an order to keep
 
 
@@ -64,12 +63,12 @@ def _plots(
 
         yield from screen_plots(title, runs, tables, measure)
     if "worths" in tables:
-        yield worths_plot(tables["worths"])
+        yield worths_plot(tables["worths"], measure)
     if "worth-interactions" in tables:
-        yield from interaction_matrix_plot(tables["worth-interactions"])
+        yield from interaction_matrix_plot(tables["worth-interactions"], measure)
     if grid is not None:
-        yield from heatmap_plot(title, runs, grid)
-        yield from grid_plots(title, runs, grid, tables)
+        yield from heatmap_plot(title, runs, grid, measure)
+        yield from grid_plots(title, runs, grid, tables, measure)
     if any(column.name == "difference" for column in compared.columns):
         yield effects_plot(compared, runs, measure)
     if "roadmap" in tables:
@@ -95,20 +94,20 @@ def trajectory_plot(table: Table) -> Plot:
 
 def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1") -> Plot:
     """The differences of a table of comparisons with CIs and verdicts, the largest first."""
-    kind, (what, sign) = str(runs["kind"].iloc[0]), _MEASURES[measure]
+    kind, words = str(runs["kind"].iloc[0]), MEASURES[measure]
     caption = (
-        f"Change in {what} with 95% CI. Verdicts and marks use p-values adjusted for all comparisons of the table; CIs "
-        "are unadjusted. Rows without a verdict have gray marks."
+        f"Change in {words.change} with 95% CI. Verdicts and marks use p-values adjusted for all comparisons of the "
+        "table; CIs are unadjusted. Rows without a verdict have gray marks."
     )
     if kind not in _ORDERED:
-        table = _sorted(table, sign)
+        table = _sorted(table, -words.sign)  # best first
 
     def draw() -> Figure:
         from reports.figures.effects import effects
 
-        return effects(table, runs, f"change in {what} {_AXES[kind]}", caption)
+        return effects(table, runs, f"change in {words.change} {_AXES[kind]}", caption, words.digits)
 
-    return Plot(table.name, table.title, caption, table.frame, draw)
+    return Plot(table.name, table.title, caption, table.frame, draw, measure)
 
 
 def _sorted(table: Table, sign: int) -> Table:
@@ -118,37 +117,38 @@ def _sorted(table: Table, sign: int) -> Table:
     return replace(table, rows=rows, frame=table.frame.loc[places].reset_index(drop=True))
 
 
-def worths_plot(table: Table) -> Plot:
+def worths_plot(table: Table, measure: Measure = "top1") -> Plot:
     """The effect of each flag averaged over orders."""
     caption = (
-        "The effect of enabling each flag, averaged over random orders (its sampled Shapley value), with 95% CI, its "
-        "min and max over orders, and its effect in the paper's order of steps."
+        f"The effect of enabling each flag on {MEASURES[measure].name}, averaged over random orders (its sampled "
+        "Shapley value), with 95% CI, its min and max over orders, and its effect in the paper's order of steps."
     )
 
     def draw() -> Figure:
         from reports.figures.effects import worths
 
-        return worths(table, caption)
+        return worths(table, measure, caption)
 
-    return Plot(table.name, table.title, caption, table.frame, draw)
+    return Plot(table.name, table.title, caption, table.frame, draw, measure)
 
 
-def heatmap_plot(title: str, runs: pd.DataFrame, flags: Factorial) -> Iterator[Plot]:
+def heatmap_plot(title: str, runs: pd.DataFrame, flags: Factorial, measure: Measure = "top1") -> Iterator[Plot]:
     """A grid of two flags; none for a grid of more."""
     from reports.figures.grid import two_flags
 
-    grid = two_flags(flags, runs)
+    grid = two_flags(flags, runs, measure)
     if grid is None:
         return
     heading = f"{title}: {grid.down} by {grid.across}"
-    caption = "Top-1 (%), mean over seeds ± standard deviation. A hatched cell has no result."
+    what = MEASURES[measure].value
+    caption = f"{what[0].upper()}{what[1:]}, mean over seeds ± standard deviation. A hatched cell has no result."
 
     def draw() -> Figure:
         from reports.figures.heatmap import heatmap
 
         return heatmap(grid, heading, facts(runs), caption)
 
-    yield Plot("heatmap", heading, caption, grid.frame, draw)
+    yield Plot("heatmap", heading, caption, grid.frame, draw, measure)
 
 
 def against_paper_plot(

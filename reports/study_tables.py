@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from reports.errors import ReportError
 from reports.row_summary import RowSummary, account, facts, summarise_rows
 from reports.statistics import Correct, Measure, Verdict, compare, legend
+from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
 from reports.statistics.precision import describe_precision
 from reports.statistics.sequential import compare_over_looks, describe_looks
+from reports.statuses import shown
 from reports.tables import (
     EMA,
     EMA_LEGEND,
@@ -27,9 +28,9 @@ from reports.tables import (
     Speed,
     Table,
     amount,
-    interval,
+    difference_columns,
+    effect_cells,
     mean_sd,
-    signed,
     speeds,
     unit,
     with_speeds,
@@ -48,12 +49,6 @@ _TITLES = {
     "recipes": "one design under each recipe against the first",
     "screen": "the combinations of flags that were trained",
 }
-_DIFFERENCES: dict[Measure, Column] = {
-    "top1": Column("difference", "difference (pp)", short="diff. (pp)"),
-    "loss": Column("difference", "difference in loss", short="diff. in loss"),
-}
-_OTHER: dict[Measure, Measure] = {"top1": "loss", "loss": "top1"}
-DIGITS: dict[Measure, int] = {"top1": 2, "loss": 3}
 
 
 def comparison_table(
@@ -78,10 +73,10 @@ def comparison_table(
         raise ReportError("no runs to report")
     compared, other = (
         compare_over_looks(runs, pairs(runs), each, resolution=resolution(runs, predictions, each))
-        for each in (measure, _OTHER[measure])
+        for each in (measure, OTHER[measure])
     )
     for name in ("difference", "low", "high"):
-        compared[f"{_OTHER[measure]}_{name}"] = other[name]
+        compared[f"{OTHER[measure]}_{name}"] = other[name]
     kind = str(runs["kind"].iloc[0])
     title = f"{runs['study'].iloc[0]}: {_TITLES[kind]}"
     return _table(_name(runs), title, "row", runs, compared, bench, measure)
@@ -200,16 +195,7 @@ def _columns(
         LOSS,
         Column("seeds", "seeds"),
         *(speed.column for speed in measured),
-        *(_difference_columns(measure) if measure else ()),
-    )
-
-
-def _difference_columns(measure: Measure) -> tuple[Column, ...]:
-    return (
-        _DIFFERENCES[measure],
-        Column("interval", "95% CI"),
-        Column("p_adjusted", "adjusted p", short="adj. p"),
-        Column("verdict", "verdict", number=False),
+        *(difference_columns(measure) if measure else ()),
     )
 
 
@@ -222,7 +208,7 @@ def _cells(
         Cell(row.label, marks),
         Cell(amount(row.params, units[0])),
         Cell(amount(row.macs, units[1])),
-        Cell(mean_sd(row.top1.mean, top1_sd) if row.top1.seeds else row.status),
+        Cell(mean_sd(row.top1.mean, top1_sd) if row.top1.seeds else shown(row.status)),
         *([Cell(mean_sd(row.ema.mean, row.ema.sd))] if averaged else []),
         Cell(mean_sd(row.loss.mean, loss_sd, 3)),
         Cell(str(row.top1.seeds)),
@@ -249,10 +235,4 @@ def _difference_cells(line: Line | None, measure: Measure) -> tuple[Cell, ...]:
     """Difference, CI, p-value and verdict of a comparison; nothing for a row without a baseline."""
     if line is None:
         return (Cell(MISSING), Cell(MISSING), Cell(MISSING), Cell(""))
-    p, digits = line["p_adjusted"], DIGITS[measure]
-    return (
-        Cell(signed(line["difference"], digits)),
-        Cell(interval(line["low"], line["high"], digits)),
-        Cell(MISSING if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"),
-        Cell(verdict_words(line)),
-    )
+    return (*effect_cells(line, measure, "difference"), Cell(verdict_words(line)))

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from reports.row_summary import facts
-from reports.statistics import ONE_SEED, Measure, Verdict
+from reports.statistics import MEASURES, ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
 from reports.statistics.power import Power, describe_power, detectable_effect, study_power
 from reports.statistics.sequential import describe_looks, looks
 from reports.statistics.values import known
-from reports.study_tables import DIGITS, pairs
+from reports.study_tables import pairs
 from reports.tables import Column, Table, signed
 
 _HEADINGS = {
@@ -25,7 +25,7 @@ _HEADINGS = {
     Verdict.INCONCLUSIVE: "Inconclusive",
     Verdict.NOT_TESTED: "Not tested",
 }
-_UNITS = {"top1": "percentage points of top-1", "loss": "test loss"}
+_UNITS: dict[Measure, str] = {"top1": "percentage points of top-1", "loss": "test loss (lower is better)"}
 ORDERS = "worths"  # the table of a study of orders, whose effects have no verdicts
 AVERAGED = "averaged over orders"
 _EFFECTS = {"difference", "effect", "worth"}
@@ -90,18 +90,18 @@ def summarise_study(
     return StudySummary(
         title=title,
         facts=facts(runs),
-        about=about if verdicts else _without_verdicts(table),
+        about=about if verdicts else _without_verdicts(table, measure),
         groups=tuple(_groups(findings, measure)),
         notes=(*power, *notes),
         figure=table.name if table else "",
     )
 
 
-def _without_verdicts(table: Table | None) -> str:
+def _without_verdicts(table: Table | None, measure: Measure) -> str:
     if table is not None and table.name == ORDERS:
         known_error = table.frame["low"].notna().any()
         ci = "with unadjusted 95% CI" if known_error else "without CI, because one seed does not show its variance"
-        return f"Effects in percentage points of top-1 {ci}; no verdicts."
+        return f"Effects in {_UNITS[measure]} {ci}; no verdicts."
     return "No verdicts yet."
 
 
@@ -178,7 +178,7 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> 
 
 def described(finding: Finding, measure: Measure = "top1") -> str:
     """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`."""
-    numbers = (signed(value, DIGITS[measure]) for value in (finding.effect, finding.low, finding.high))
+    numbers = (signed(value, MEASURES[measure].digits) for value in (finding.effect, finding.low, finding.high))
     effect, low, high = (number.replace("-", "−") for number in numbers)
     return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "")
 
@@ -212,7 +212,7 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
 
 def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
     """What more seeds would detect and cost; a few seeds more may detect less, as a later look has less of the 5%."""
-    unit, now = ("pp" if measure == "top1" else "in loss"), study_power(runs, pairs(runs), measure)
+    unit, now = MEASURES[measure].unit, study_power(runs, pairs(runs), measure)
     for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have]:
         more = study_power(runs, pairs(runs), measure, seeds)
         if more and (now is None or more.difference < now.difference):
@@ -224,7 +224,7 @@ def _effect_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> 
     size = detectable_effect(frame, looks(runs)[-1].share)
     if not known(size):
         return
-    unit = "pp" if measure == "top1" else "in loss"
+    unit = MEASURES[measure].unit
     yield f"A true effect of {Power(size, math.nan).shown} {unit} is detected with 80% power, in any line of the table."
     if frame["verdict"].eq(Verdict.INCONCLUSIVE.value).any():
         yield f"To narrow what is inconclusive, extend the study: each further seed per row is {_cost(runs, 1)}."

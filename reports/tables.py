@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
+from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 
 OURS = "ours"
@@ -130,9 +132,9 @@ def mean_sd(mean: float | None, sd: float | None, digits: int = 2) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}" if known(sd) else f"{mean:.{digits}f}"
 
 
-def number(value: float) -> str:
-    """Format a number with two decimals."""
-    return f"{value:.2f}" if known(value) else MISSING
+def number(value: float, digits: int = 2) -> str:
+    """Format a number without a sign."""
+    return f"{value:.{digits}f}" if known(value) else MISSING
 
 
 def signed(change: float | None, digits: int = 2) -> str:
@@ -148,6 +150,42 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
 
 
 _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
+
+
+def p_value(p: float) -> str:
+    """Format an adjusted p-value."""
+    return MISSING if not known(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def effect_columns(measure: Measure) -> tuple[Column, ...]:
+    """Return the columns of an effect, its interval, p-value and verdict."""
+    return (
+        Column("effect", "effect (pp)" if measure == "top1" else "effect (loss)"),
+        *_TESTED,
+    )
+
+
+def difference_columns(measure: Measure) -> tuple[Column, ...]:
+    """Return the columns of a difference, its interval, p-value and verdict."""
+    words = {"top1": ("difference (pp)", "diff. (pp)"), "loss": ("difference in loss", "diff. in loss")}[measure]
+    return (Column("difference", words[0], short=words[1]), *_TESTED)
+
+
+_TESTED = (
+    Column("interval", "95% CI"),
+    Column("p_adjusted", "adjusted p", short="adj. p"),
+    Column("verdict", "verdict", number=False),
+)
+
+
+def effect_cells(line: Mapping[Any, Any], measure: Measure, name: str = "effect") -> tuple[Cell, ...]:
+    """Format an effect, its interval and its adjusted p-value."""
+    digits = MEASURES[measure].digits
+    return (
+        Cell(signed(line[name], digits)),
+        Cell(interval(line["low"], line["high"], digits)),
+        Cell(p_value(line["p_adjusted"])),
+    )
 
 
 def amount(count: int | None, unit: str) -> str:

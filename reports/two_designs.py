@@ -13,10 +13,10 @@ from modernize.design import Design, split_name, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
-from reports.statistics import ONE_SEED, Difference, Measure, legend, paired_correctness
+from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.sequential import compare_over_looks, describe_looks
-from reports.study_tables import DIGITS, Predictions, resolution
-from reports.tables import Cell, Column, Table, mean_sd, signed
+from reports.study_tables import Predictions, resolution
+from reports.tables import Cell, Column, Table, interval, mean_sd, signed
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def measure(
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
     compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, predictions, primary))
-    what = {"top1": "Top-1", "loss": "Test loss"}[primary]
+    what = MEASURES[primary].name.capitalize()
     words = [f"{what} in study {runs['study'].iloc[0]}: rows {base} and {row}.", legend(compared, primary)]
     if compared["p"].notna().any():
         words += [describe_looks(runs), CHOSEN_AFTERWARDS]
@@ -188,19 +188,20 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
-    line, digits = measured.line, DIGITS[measured.primary]
+    line, digits = measured.line, MEASURES[measured.primary].digits
     shown = [mean_sd(line[f"{side}mean"], line[f"{side}sd"], digits) for side in ("base_", "")]
     if math.isnan(line["difference"]):
         difference = ": ".join(filter(None, [line["verdict"], line["reason"], line["note"]]))
     else:
-        interval = "" if math.isnan(line["low"]) else f" [{line['low']:+.{digits}f}, {line['high']:+.{digits}f}]"
+        ci = "" if math.isnan(line["low"]) else f" ({interval(line['low'], line['high'], digits)})"
         verdict = ": ".join(filter(None, [line["verdict"], line["reason"]]))
-        difference = f"{signed(line['difference'], digits)}{interval}, {verdict}"
+        difference = f"{signed(line['difference'], digits)}{ci}, {verdict}"
     lines = [
-        ("top-1 (%), ours" if measured.primary == "top1" else "test loss, ours", shown[0], shown[1], difference),
+        (f"{MEASURES[measured.primary].value}, ours", shown[0], shown[1], difference),
         ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
     if (networks := measured.networks) is not None:
-        tested = f"{signed(networks.mean)} [{networks.low:+.2f}, {networks.high:+.2f}], McNemar's p = {networks.p:.2g}"
+        ci = interval(networks.low, networks.high)
+        tested = f"{signed(networks.mean)} ({ci}), McNemar's p = {networks.p:.2g}"
         lines.append(("these two networks", "", "", tested))
     return lines

@@ -44,7 +44,7 @@ def made_up_study(
 
 def write_run(folder: Path, run: RunConfig, changes: Mapping[str, Any], lines: int) -> None:
     """A run's folder: configuration, log, predictions and, unless its status is `stopped`, its result."""
-    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).encode())
     status = str(changes.get("status", "done"))
     shown = lines if status == "done" else lines // 2

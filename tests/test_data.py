@@ -623,8 +623,8 @@ def test_a_folder_of_images_is_read(images: Path) -> None:
         (painted((20, 30), (10, 120, 240)), "x.JPG", (10, 120, 240)),
         (painted((20, 30), (10, 120, 240)), "x.webp", (10, 120, 240)),
         (painted((20, 30), (10, 120, 240)), "x.bmp", (10, 120, 240)),
-        (painted((20, 30), (10, 120, 240, 99), "RGBA"), "x.png", (10, 120, 240)),
-        (painted((20, 30), (90, 99), "LA"), "x.png", (90, 90, 90)),
+        (painted((20, 30), (10, 120, 240, 99), "RGBA"), "x.png", (160, 203, 249)),  # on white
+        (painted((20, 30), (90, 99), "LA"), "x.png", (191, 191, 191)),
         (painted((20, 30), (10, 120, 240)).quantize(4), "x.png", (10, 120, 240)),
         (painted((20, 30), 1, "1"), "x.png", (255, 255, 255)),
         (painted((20, 30), (255, 0, 0, 0), "CMYK"), "x.jpg", (0, 255, 255)),
@@ -713,17 +713,14 @@ def renamed(folder: Path) -> None:
         (drop("val"), "no folder {}/val; it must contain one folder of images per class"),
         (drop("val", "class 1"), "class 'class 1' is in only one of {0}/train and {0}/val"),
         (renamed, "class 'class 1' is in only one of {0}/train and {0}/val"),
-        (empty("train", "class 1"), "{}/train: Found no valid file for the classes class 1."),
-        (empty("val", "class 0"), "{}/val: Found no valid file for the classes class 0."),
-        (no_classes, "{}/train: Couldn't find any class folder."),
-        (rewrite(lambda data: data[: len(data) // 2], "0.png"), "{}/train/class 1/0.png is not a readable image"),
-        (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png is not a readable image"),
-        (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg is not a readable image"),
-        (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp is not a readable image"),
-        (
-            rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"),
-            "{}/train/class 1/0.png is not a readable image",
-        ),
+        (empty("train", "class 1"), "class folder {}/train/class 1 contains no images"),
+        (empty("val", "class 0"), "class folder {}/val/class 0 contains no images"),
+        (no_classes, "{}/train contains no class folders"),
+        (rewrite(lambda data: data[: len(data) // 2], "0.png"), "{}/train/class 1/0.png: "),
+        (rewrite(lambda data: b"", "0.png"), "{}/train/class 1/0.png: an empty file"),
+        (rewrite(lambda data: b"hello, I am text\n", "0.jpg"), "{}/train/class 1/0.jpg: not an image that Pillow can"),
+        (rewrite(bomb, "0.bmp"), "{}/train/class 1/0.bmp: 100000×100000 pixels, more than 178956970; "),
+        (rewrite(lambda data: data[:-40] + b"\0" + data[-39:], "0.png"), "{}/train/class 1/0.png: broken data stream"),
     ],
 )
 def test_an_invalid_folder_is_one_line(images: Path, change: Callable[[Path], None], says: str) -> None:
@@ -733,7 +730,7 @@ def test_an_invalid_folder_is_one_line(images: Path, change: Callable[[Path], No
 
 def test_a_link_to_nowhere_is_one_line(images: Path) -> None:
     (images / "train" / "class 0" / "2.png").symlink_to(images / "nowhere")
-    assert "train/class 0/2.png is not a readable image" in refused("folder", images, 8)
+    assert "train/class 0/2.png: No such file or directory" in refused("folder", images, 8)
 
 
 def test_a_folder_needs_an_image_size(images: Path) -> None:
@@ -772,7 +769,6 @@ def encoded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM"])
 def test_a_broken_image_is_read_or_refused(images: Path, kind: str) -> None:
     chance = random.Random(kind)
@@ -785,5 +781,5 @@ def test_a_broken_image_is_read_or_refused(images: Path, kind: str) -> None:
         try:
             assert load("folder", images, 8).train.images.shape == (5, 8, 8, 3)
         except RequestError as error:
-            assert f"{path} is not a readable image" in str(error)
+            assert str(error).startswith(f"dataset folder: {path}: ")
             assert len(str(error).splitlines()) == 1

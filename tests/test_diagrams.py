@@ -279,7 +279,7 @@ def test_accuracies_are_those_of_the_rows_with_these_flags_and_one_recipe() -> N
     assert low <= pooled.low < pooled.high <= high  # two rows say little of how much spreads differ
     said = terminal(two_designs.two_designs_table(*sides, "images", measured), 120)
     assert "p-value of one comparison" in " ".join(said.split()) and "If you chose this pair after" in said
-    assert "81.00 ± 1.00" in said and "83.00 ± 1.32" in said and f"[{low:+.2f}, {high:+.2f}]" in said
+    assert "81.00 ± 1.00" in said and "83.00 ± 1.32" in said and f"({low:+.2f} to {high:+.2f})" in said
 
 
 def test_why_there_is_no_difference_is_said_with_what_became_of_the_runs() -> None:

@@ -17,7 +17,14 @@ from made_up import made_up_study
 
 from ablations.cli import main
 
-TRAIN: tuple[str, ...] = ("train", "pocket@separate-downsampling,depths=1-1,width=4", "--data", "digits", "--device", "cpu")
+TRAIN: tuple[str, ...] = (
+    "train",
+    "pocket@separate-downsampling,depths=1-1,width=4",
+    "--data",
+    "digits",
+    "--device",
+    "cpu",
+)
 TRAIN += ("--threads", "1", "--set", "image_size=8", "--set", "batch_size=256", "--set", "max_epochs=1")
 PATHS = ("--to", "PATH/report", "--out", "PATH/out")
 

@@ -296,7 +296,7 @@ def test_p_values_hold_over_looks_at_a_grid_that_was_extended() -> None:
     grid = grid_of({"a": ("x", "y"), "b": ("x", "y")})
     chance = np.random.default_rng(5)
     lines = [
-        {"row": row, "seed": seed, "top1": 85 + 1.2 * row.startswith("y") + chance.normal(0, 0.5)}
+        {"row": row, "seed": seed, "loss": np.nan, "top1": 85 + 1.2 * row.startswith("y") + chance.normal(0, 0.5)}
         for row in grid.rows.values()
         for seed in range(5)
     ]

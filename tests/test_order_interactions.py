@@ -19,11 +19,11 @@ from scipy import stats
 from reports.statistics.order_interactions import (
     ALL_SETS,
     SAMPLED_ORDERS,
-    SetMean,
     pairwise_interactions,
     set_weights,
     step_weights,
 )
+from reports.statistics.order_walk import SetMean
 
 Value = Callable[[frozenset[str]], float]
 FLAGS = ("a", "b", "c", "d", "e")

@@ -142,7 +142,8 @@ def test_numbers_as_yaml_1_1_takes_for_text_are_numbers(folder: Path) -> None:
         ({"learning_rate": -0.1}, "learning_rate=-0.1: must be greater than 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan: must be a finite number"),
         ({"learning_rate": float("inf")}, "learning_rate=inf: must be a finite number"),
-        ({"max_epochs": "inf"}, "max_epochs='inf': must be a finite number"),
+        ({"max_epochs": "inf"}, "max_epochs='inf': must be a valid number"),
+        ({"max_epochs": ".inf"}, "max_epochs=inf: must be a finite number"),
         ({"weight_decay": -1}, "weight_decay=-1: must be greater than or equal to 0"),
         ({"warmup_epochs": -1}, "warmup_epochs=-1: must be greater than or equal to 0"),
         ({"label_smoothing": 1}, "label_smoothing=1: must be less than 1"),
@@ -191,10 +192,10 @@ def test_a_missing_required_setting_is_named(folder: Path, key: str) -> None:
         ("", ": must contain keys and values"),
         ("# nothing\n", ": must contain keys and values"),
         ("a: 1\n---\nb: 1\n", ", line 2: not YAML (but found another document)"),
-        ("a: 2000-13-45\n", ": not YAML (month must be in 1..12)"),
-        ("a: !!bool maybe\n", ": not YAML ("),
-        ("a: !!timestamp maybe\n", ": not YAML ("),
-        ("a: !!int ''\n", ": not YAML ("),
+        ("a: 2000-13-45\n", ": unknown key 'a'"),
+        ("a: !!bool maybe\n", ", line 1: not YAML ('maybe': must be true or false)"),
+        ("a: !!timestamp maybe\n", ", line 1: not YAML (could not determine a constructor"),
+        ("a: !!int ''\n", ", line 1: not YAML ('': must be a number)"),
         ("!!map words\n", ", line 1: not YAML (expected a mapping node"),
         ("? [a, list]\n: 1\n", ", line 1: not YAML (found unhashable key)"),
         ("? {a: map}\n: 1\n", ", line 1: not YAML (found unhashable key)"),
@@ -215,7 +216,7 @@ def test_what_is_not_yaml_is_one_line_with_its_place(folder: Path, text: str | b
 def test_numbers_without_end_are_one_line(folder: Path, key: str, number: str) -> None:
     lines = {**VALID, key: number}
     name = written(folder, "".join(f"{name}: {value}\n" for name, value in lines.items()))
-    assert refused(name).startswith(f"recipe {name}: ")
+    assert refused(name).startswith((f"recipe {name}: ", f"recipe {name}, line "))
     refused("quick", {key: number})
 
 
@@ -269,7 +270,7 @@ def test_set_overrides_the_recipe() -> None:
         ("learning_rate", "0", "recipe quick: learning_rate=0: must be greater than 0"),
         ("learning_rate", "[", "--set 'learning_rate': '[' is not a YAML value"),
         ("learning_rate", "a: b: c", "--set 'learning_rate': 'a: b: c' is not a YAML value"),
-        ("learning_rate", "2000-13-45", "--set 'learning_rate': '2000-13-45' is not a YAML value"),
+        ("learning_rate", "2000-13-45", "recipe quick: learning_rate='2000-13-45': must be a valid number"),
         ("learning_rate", "!!bool x", "--set 'learning_rate': '!!bool x' is not a YAML value"),
         ("momentum", "0.9", "recipe quick: momentum: only optimizer=sgd uses it, and optimizer is adamw"),
         ("optimizer", "adam", "recipe quick: optimizer='adam': must be 'adamw' or 'sgd'"),
@@ -385,6 +386,6 @@ def test_a_recipe_round_trips_through_a_run_folder(name: str, folder: Path) -> N
 
 def test_parse_value_is_yamls() -> None:
     found = [parse_value(text, "here") for text in ("1", "0.5", "off", "[1, 2]", "a b", "null", "")]
-    assert found == [1, 0.5, False, [1, 2], "a b", None, None]
+    assert found == [1, 0.5, "off", [1, 2], "a b", None, None]
     with pytest.raises(RequestError, match=r"^here: '\[1' is not a YAML value$"):
         parse_value("[1", "here")

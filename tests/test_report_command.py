@@ -232,7 +232,7 @@ def test_a_damaged_result_is_shown_as_such(text: str, tmp_path: Path, capsys: py
     break_result(tmp_path / "study", study, text)
     assert report(tmp_path / "study", "--format", "table,csv") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "4 runs: 3 done, 1 failed" in said and "is corrupt" in said
+    assert "4 runs: 3 finished, 1 failed" in said and "is corrupt" in said
     assert "99.0" not in (tmp_path / "study/report/tables/recipes.csv").read_text()
 
 

@@ -257,8 +257,9 @@ def test_notes_on_the_papers_numbers_stand_at_them(name: str) -> None:
 def test_rows_without_a_result_are_there_with_their_status() -> None:
     table = roadmap_table(ragged_runs(), "pocket")
     expected = {"stage-ratio": "not run", "depthwise": "failed", "kernel-9": "left", "fewer-norms": "running"}
-    assert {row: shown(table, row, "top1_mean") for row in expected} == expected
-    assert notes_of(table, "depthwise") == ["failed: NaN loss at step 120 | lr_max=4e-3"]
+    printed = expected | {"kernel-9": "pending"}
+    assert {row: shown(table, row, "top1_mean") for row in expected} == printed
+    assert notes_of(table, "depthwise") == ["seeds 0, 1, 2 failed (NaN loss at step 120 | lr_max=4e-3)"]
     parsed = parse_markdown(formats.markdown(table))
     frame = pd.read_csv(io.StringIO(formats.csv(table))).set_index("row")
     assert [cells["row"].split("\N{NO-BREAK SPACE}")[0] for cells in parsed] == [row[0].text for row in table.rows]
@@ -273,7 +274,7 @@ def test_rows_without_a_result_are_there_with_their_status() -> None:
 def test_a_study_of_nothing_but_failures_is_reported() -> None:
     runs = make_runs(seeds=(0,)).assign(status="failed", reason="NaN loss", top1=None, params=None, macs=None)
     table = roadmap_table(runs, "pocket")
-    assert table.notes[:2] == ("trained with recipe quick_original", "failed: NaN loss")
+    assert table.notes[:2] == ("trained with recipe quick_original", "seed 0 failed (NaN loss)")
     assert "17 runs: 17 failed" in table.subtitle
     assert_readable(trajectory(table))
 
@@ -480,8 +481,8 @@ def test_the_axis_shows_differences_and_says_where_it_starts() -> None:
 def test_rows_without_a_result_say_so_in_the_figure() -> None:
     texts = [text.get_text() for text in visible_texts(trajectory(roadmap_table(ragged_runs(), "pocket")))]
     assert texts.count("failed") == 1 and texts.count("running") == 1
-    assert texts.count("not run") == 2  # one left, one that the study does not have
-    assert any("47 runs: 37 done, 4 failed, 3 running, 3 left" in text for text in texts)
+    assert texts.count("pending") == texts.count("not run") == 1  # the study does not have the other one
+    assert any("47 runs: 37 finished, 4 failed, 3 running, 3 pending" in text for text in texts)
 
 
 def test_names_are_never_read_as_formulas() -> None:
@@ -549,7 +550,7 @@ def test_other_peoples_networks_have_a_table_with_speeds_and_averaged_weights() 
     averaged = f"{swin['ema_top1'].mean():.2f} ± {swin['ema_top1'].std():.2f}"
     assert shown(others, "torchvision-swin_t", "ema_mean") == averaged
     assert shown(others, "torchvision-swin_t", "latency_ms") == "3.25"
-    assert [shown(others, "torchvision-vit", name) for name in ("mean", "latency_ms")] == ["left", "–"]
+    assert [shown(others, "torchvision-vit", name) for name in ("mean", "latency_ms")] == ["pending", "–"]
     assert "ablations bench" in others.legend and "exponential" in others.legend
     assert others.frame.set_index("row").loc["torchvision-swin_t", "latency_ms"] == 3.25
     assert "latency_ms" not in [column.name for column in first.columns]

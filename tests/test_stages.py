@@ -24,10 +24,10 @@ from ablations.errors import RequestError
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.precision import add_needed_seeds, describe_precision
-from ablations.studies.results import describe, study_runs, update_results
+from ablations.studies.results import describe, forget_failures, study_runs, update_results
 from ablations.studies.schema import Precision, Study
 from ablations.studies.stages import begun, extended, sized, stage_numbers, unsized
-from reports.statistics.sequential import looks
+from reports.statistics.sequential import gives_variance, looks
 
 VALUES = [3, 5, 7, 9, 11]
 
@@ -225,6 +225,80 @@ def test_published_results_without_stages_are_read(tmp_path: Path, capsys: pytes
     (tmp_path / "runs").rename(tmp_path.parent / f"{tmp_path.name}-runs")
     assert run_command(["report", str(tmp_path), "--format", "table"]) == 0
     assert "kernel_size=7" in capsys.readouterr().out
+
+
+# ---- failed runs that are tried again
+
+
+def fail(study: Study, folder: Path, seeds: set[int]) -> None:
+    """Let the runs of some seeds fail, and give every other run a result."""
+    for run in study.runs:
+        value = {"status": "failed"} if run.seed in seeds else {"top1": 80 + 3 * (run.seed % 3)}
+        write_run(run_folder(folder, run), run, value, 4)
+
+
+def test_failed_runs_that_are_tried_again_after_a_look_are_a_stage_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = open_folder(sweep((0, 1, 2, 3)), tmp_path)
+    fail(study, tmp_path, {2, 3})
+    before = study_runs(study, tmp_path)
+    assert [(look.stage, look.finished) for look in looks(before)] == [(1, True)]
+    forget_failures(study, tmp_path)
+    again = read_study(tmp_path)
+    assert again.stages[-1].why == "retried" and sorted(again.stages[-1].runs) == [
+        f"kernel_size={value}-s{seed}" for value in (3, 7) for seed in (2, 3)
+    ]
+    waiting = study_runs(again, tmp_path)
+    assert [(look.stage, look.finished) for look in looks(waiting)] == [(1, True), (2, False)]
+    finish(again, tmp_path, {"kernel_size=7": 1.0})
+    assert open_folder(sweep((0, 1, 2, 3)), tmp_path) == again  # the same command resumes
+    runs = study_runs(again, tmp_path)
+    first, second = looks(runs)
+    assert first.share == 0.9 and 0 < second.share < 0.08
+    seen = runs[runs["stage"] == 1]  # what the first look saw, no more
+    assert len(seen) == len(before[before["status"] == "done"]) == 4
+    assert run_command(["status", str(tmp_path)]) == run_command(["report", str(tmp_path), "--format", "table"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 failed runs tried again" in said and "Look 2, after 4 failed runs were tried again" in said
+
+
+def test_failed_runs_of_an_unfinished_stage_are_tried_again_without_a_look(tmp_path: Path) -> None:
+    study = open_folder(sweep((0, 1, 2)), tmp_path)
+    fail(study, tmp_path, {1})
+    (tmp_path / "runs/kernel_size=7-s2/result.json").unlink()
+    forget_failures(study, tmp_path)
+    assert [stage.why for stage in read_study(tmp_path).stages] == ["start"]
+    assert not (tmp_path / "runs/kernel_size=7-s1/result.json").exists()
+
+
+def test_seeds_added_while_failed_runs_are_tried_again_are_an_extension(tmp_path: Path) -> None:
+    study = open_folder(sweep((0, 1, 2)), tmp_path)
+    fail(study, tmp_path, {1})
+    forget_failures(study, tmp_path)
+    whole = open_folder(sweep((0, 1, 2, 3)), tmp_path)
+    assert [stage.why for stage in whole.stages] == ["start", "extended"] and len(whole.stages[-1].runs) == 2
+    assert [look.stage for look in looks(study_runs(whole, tmp_path)) if look.finished] == [1]
+
+
+def test_a_precision_is_sized_once_whatever_runs_are_tried_again(tmp_path: Path) -> None:
+    study = open_folder(sweep((0, 1, 2), precision=5.0, max_seeds=9), tmp_path)
+    finish(study, tmp_path)
+    sized = add_needed_seeds(tmp_path)
+    for run in sized.runs:
+        if run.seed >= 3:
+            status = {"status": "failed"} if run.seed == 4 else {"top1": 80.0 + run.seed}
+            write_run(run_folder(tmp_path, run), run, status, 4)
+    forget_failures(sized, tmp_path)
+    finish(sized, tmp_path)
+    again = add_needed_seeds(tmp_path)
+    assert again.seeds == sized.seeds and [stage.why for stage in again.stages][-1] == "retried"
+    assert str(describe_precision(again)).startswith("±5 needs")
+    runs = study_runs(again, tmp_path)
+    used = runs[gives_variance(runs)]
+    assert set(used["seed"]) == {0, 1, 2}  # the noise is still that of the first stage alone
+    first, _second = looks(runs)
+    assert first.share == 0.9
 
 
 # ---- precision

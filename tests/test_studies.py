@@ -706,9 +706,9 @@ EVERY_FLAG |= {"depths": ["-".join(["1000"] * 8)], "width": [8]}
         ("sweep", {"flags": {"depths": [["a", 2]]}}, "depths=a-2: must be the number of blocks per stage"),
         ("sweep", {"flags": {"depths": [[[1], 2]]}}, "flags: depths: values must be strings, numbers below"),
         ("sweep", {"flags": {"width": [2**40]}}, "flags: width: values must be strings, numbers below"),
-        ("sweep", {"flags": {"layer_scale": [10**400]}}, "flags: layer_scale: values must be strings, numbers below"),
+        ("sweep", {"flags": {"layer_scale": [10**300]}}, "flags: layer_scale: values must be strings, numbers below"),
         ("sweep", {"flags": {"norm": [{"bn": 1}]}}, "flags: norm: values must be strings, numbers below"),
-        ("sweep", {"flags": {"norm": [datetime.date(2000, 1, 1)]}}, "flags: norm: values must be strings, numbers"),
+        ("sweep", {"flags": {"norm": [datetime.date(2000, 1, 1)]}}, "norm=2000-01-01: must be one of bn, ln"),
         # orders
         ("orders", {"orders": 0}, "orders=0: must be greater than or equal to 1"),
         ("orders", {"orders": 10_001}, "orders=10001: must be less than or equal to 10000"),
@@ -762,10 +762,10 @@ def test_what_has_no_default_is_missed(folder: Path, key: str) -> None:
         ("- one-in\n", ": must contain keys and values"),
         ("", ": must contain keys and values"),
         (b"\xff\xfe", ": not YAML ("),
-        ("kind: sweep\nbase: pocket\nflags: {width: [0x" + "f" * 5000 + "]}\n", ": flags: width: values must be"),
+        ("kind: sweep\nbase: pocket\nflags: {width: [0x" + "f" * 5000 + "]}\n", ", line 3: not YAML ("),
         ("kind: sweep\nbase: pocket\nflags: {depths: [&a [*a]]}\n", ": flags: depths: values must be"),
         ("kind: sweep\nbase: pocket\nflags: &a {depths: [*a]}\n", ": flags: depths: values must be"),
-        ("kind: one-in\nbase: pocket\nseeds: [0x" + "f" * 5000 + "]\n", ": seeds.0="),
+        ("kind: one-in\nbase: pocket\nseeds: [0x" + "f" * 5000 + "]\n", ", line 3: not YAML ("),
     ],
 )
 def test_what_is_not_yaml_or_has_no_end_is_one_line(folder: Path, text: str | bytes, says: str) -> None:
@@ -815,7 +815,7 @@ def test_settings_that_are_wrong_name_the_recipe() -> None:
         (("one-in", "--budget", "5"), "budget '5': write epochs or images"),
         (("recipes", "--recipes", "quick"), "recipes=['quick']: List should have at least 2 items"),
         (("orders", "--orders", "0"), "--orders"),
-        (("one-in", "--set", "learning_rate=no"), "recipe quick: learning_rate=False: must be"),
+        (("one-in", "--set", "learning_rate=no"), "recipe quick: learning_rate='no': must be"),
     ],
 )
 def test_wrong_requests_for_a_kind(

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from made_up import made_up_study
+from matplotlib.text import Text
 from scipy import stats
 
 from ablations.errors import RequestError
 from ablations.reporting import read_report
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
+from ablations.studies.run import RunConfig
 from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
+from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
 from reports.statistics.power import describe_power, detectable_effect, study_power
 from reports.study_tables import comparison_table, pairs
@@ -114,8 +118,76 @@ def test_a_study_declares_its_measure_and_keeps_it(tmp_path: Path) -> None:
     open_folder(load_study("one-in", declared, {}), tmp_path / "study")
     with pytest.raises(RequestError, match="measure was top1 and is now loss"):
         open_folder(load_study("one-in", {**declared, "measure": "loss"}, {}), tmp_path / "study")
-    with pytest.raises(RequestError, match="measure"):
-        load_study("grid", {**declared, "flags": {"norm": ["bn", "ln"]}, "measure": "loss"}, {})
+
+
+FLAGS_OF: dict[str, Any] = {
+    "grid": {"norm": ["bn", "ln"], "kernel_size": [3, 7], "activation": ["relu", "gelu"]},
+    "orders": ["norm", "kernel_size", "activation"],
+    "screen": ["norm", "kernel_size", "activation", "fewer_norms"],
+}
+
+
+def opposite(run: RunConfig) -> dict[str, float]:
+    """Top-1 by flags, and a loss that falls by 0.02 where top-1 rises by 1."""
+    norm, kernel = run.flags["norm"] == "ln", run.flags["kernel_size"] == 7
+    luck = np.random.default_rng([len(run.row), *run.row.encode(), run.seed]).integers(-3, 4)
+    top1 = 70 + 6 * norm - 4 * kernel + 3 * (norm and kernel) + 0.2 * luck
+    return {"top1": top1, "loss": 2 - top1 / 50}
+
+
+@pytest.mark.parametrize("kind", ["orders", "grid", "screen"])
+def test_a_loss_that_mirrors_top1_gives_the_same_verdicts(tmp_path: Path, kind: str) -> None:
+    reports = {}
+    for measure in ("top1", "loss"):
+        folder = tmp_path / measure
+        study = made_up_study(folder, kind, (0, 1), opposite, flags=FLAGS_OF[kind], measure=measure)
+        reports[measure] = read_report(study, folder)
+    for top1, loss in zip(reports["top1"].tables, reports["loss"].tables, strict=True):
+        assert top1.name == loss.name
+        name = next((name for name in ("worth", "effect", "difference") if name in top1.frame), None)
+        if name is None:  # the combinations of a screen are not compared
+            continue
+        key = [column for column in ("flag", "flags", "other", "change", "where", "row") if column in top1.frame]
+        ours, mirrored = top1.frame.set_index(key), loss.frame.set_index(key).loc[top1.frame.set_index(key).index]
+        numbers = ours[name].astype(float).to_numpy()
+        assert numbers == pytest.approx(-50 * mirrored[name].astype(float).to_numpy(), abs=1e-6, nan_ok=True)
+        low, high = ours["low"].astype(float).to_numpy(), mirrored["high"].astype(float).to_numpy()
+        assert low == pytest.approx(-50 * high, abs=0.02, nan_ok=True)  # the rounding of top-1 is no part of a loss
+        # the other measure is beside it, without verdicts
+        assert mirrored[f"top1_{name}"].astype(float).to_numpy() == pytest.approx(numbers, abs=1e-6, nan_ok=True)
+        assert ours[f"loss_{name}"].notna().sum() == ours[name].notna().sum()
+        if "verdict" in ours:
+            assert ours["verdict"].tolist() == mirrored["verdict"].tolist()
+            p = (frame["p_adjusted"].astype(float).to_numpy() for frame in (ours, mirrored))
+            assert next(p) == pytest.approx(next(p), abs=0.01, nan_ok=True)
+        assert [column.name for column in loss.columns] == [column.name for column in top1.columns]
+    words = [table.legend for table in reports["loss"].tables] + [reports["loss"].summary.about]
+    assert all("loss" in text for text in words) and not any("percentage points" in text for text in words)
+
+
+@pytest.mark.parametrize("kind", ["orders", "grid", "screen"])
+def test_figures_and_page_of_a_study_of_the_loss_speak_of_the_loss(tmp_path: Path, kind: str) -> None:
+    study = made_up_study(tmp_path, kind, (0, 1), opposite, flags=FLAGS_OF[kind], measure="loss")
+    report = read_report(study, tmp_path)
+    mirrored = [plot for plot in report.plots if plot.measure == "loss"]
+    assert len(mirrored) >= {"orders": 2, "grid": 3, "screen": 3}[kind]
+    for plot in mirrored:
+        drawn = " ".join(text.get_text() for text in plot.figure.findobj(Text))
+        assert "top-1 (pp)" not in drawn and "percentage points" not in drawn and "pp)" not in drawn, plot.name
+        for place in plot.frame.index[:3]:
+            if plot.frame.get("mean", pd.Series([np.nan] * len(plot.frame), plot.frame.index)).notna()[place]:
+                assert "test loss" in described(plot, int(place)) and "top-1" not in described(plot, int(place))
+    main = next(plot for plot in mirrored if plot.name in ("grid-effects", "worths", "screen"))
+    assert "loss" in " ".join(text.get_text() for text in main.figure.findobj(Text))
+
+
+def test_the_command_line_and_a_yaml_file_declare_the_loss(tmp_path: Path) -> None:
+    for kind, flags in FLAGS_OF.items():
+        declared = {"base": "pocket", "data": "digits", "seeds": [0], "flags": flags}
+        assert load_study(kind, {**declared, "measure": "loss"}, {}).measure == "loss"
+        path = tmp_path / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump({"kind": kind, **declared, "measure": "loss"}))
+        assert load_study(str(path), {}, {}).measure == "loss"
 
 
 @pytest.mark.parametrize("kind", ["orders", "grid", "screen"])
@@ -193,7 +265,7 @@ def test_designs_are_compared_by_the_primary_measure_alone() -> None:
     measured = two_designs.measure(runs, designs, sides, primary="loss")
     table = two_designs.two_designs_table(*sides, "images", measured)
     shown = table.frame.set_index("what").loc["test loss, ours"]
-    assert shown["after"] == "0.910 ± 0.010" and str(shown["difference"]).startswith("+0.400 [")
+    assert shown["after"] == "0.910 ± 0.010" and str(shown["difference"]).startswith("+0.400 (")
     assert "lower is better" in table.legend and "top-1 (%), ours" not in set(table.frame["what"])
 
 

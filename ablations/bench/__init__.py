@@ -6,7 +6,7 @@ processes of its own.
 
 from ablations.bench.measure import Bench, Measurement, measure
 from ablations.bench.models import BenchmarkedModel, Setting, benchmarked_models
-from ablations.bench.results import for_study, ratios, subtitle, table_rows
+from ablations.bench.results import for_study, ratios, subtitle, table_rows, with_other_settings
 from ablations.bench.workers import ModelRunner
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "ratios",
     "subtitle",
     "table_rows",
+    "with_other_settings",
 ]

@@ -16,6 +16,7 @@ from ablations.errors import RequestError
 from ablations.seeding import seed_of
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.precision import PRECISIONS
+from modernize.design import integer
 from modernize.models import MODELS, build
 from modernize.models import design as design_of
 from modernize.reference import PREFIX, build_reference, is_reference
@@ -25,9 +26,13 @@ MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.cont
 
 
 def _positive_integer(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    try:
+        number = integer(text)
+    except ValueError:
+        number = 0
+    if number < 1:
         raise ValueError("a positive integer")
-    return int(text)
+    return number
 
 
 def _on_or_off(text: str) -> bool:

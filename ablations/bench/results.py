@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ablations.bench.measure import Bench, Measurement
@@ -86,6 +88,17 @@ def for_study(bench: Bench) -> list[dict[str, Any]]:
         }
         for one in bench.measured
     ]
+
+
+def with_other_settings(entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Put the entries of a `bench.json` with another device or batch size before new ones; a corrupt file has none."""
+    try:
+        before = json.loads(path.read_bytes())
+        kept = [line for line in before if line["device"] is not None and line["batch_size"] is not None]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return entries
+    new = {(line["device"], line["batch_size"]) for line in entries}
+    return [*(line for line in kept if (line["device"], line["batch_size"]) not in new), *entries]
 
 
 def subtitle(bench: Bench, varied: Collection[str]) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.cli.options import TABLE_FORMATS, image_settings, read_names, read_over, with_options
+from ablations.cli.options import TABLE_FORMATS, Integer, image_settings, read_names, read_over, with_options
 from ablations.cli.output import print_table
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
+    from ablations.bench import Bench
     from ablations.studies.schema import Study
     from modernize.roadmap import Row
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     callback=read_names,
     help="Reference implementations with our weights: torchvision, timm.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images per batch.")
+@click.option("--batch-size", type=Integer(1), default=16, show_default=True, help="Images per batch.")
 @click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), default="float32", show_default=True)
 @click.option(
     "--memory-format",
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 )
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile.")
 @click.option("--recompute", is_flag=True, help="Use activation checkpointing.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes per design, in parallel.")
-@click.option("--threads", type=click.IntRange(1), help="Threads per process. [default: cores / jobs]")
+@click.option("--jobs", type=Integer(1), default=1, show_default=True, help="Processes per design, in parallel.")
+@click.option("--threads", type=Integer(1), help="Threads per process. [default: cores / jobs]")
 @click.option(
     "--over",
     multiple=True,
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
     callback=read_over,
     help="Vary batch-size, image-size, jobs, threads, recompute, compile or precision. Repeatable.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Interleaved rounds (A B A B …).")
-@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Warm-up steps before each round.")
+@click.option("--repeats", type=Integer(1), default=5, show_default=True, help="Interleaved rounds (A B A B …).")
+@click.option("--warmup", type=Integer(0), default=1, show_default=True, help="Warm-up steps before each round.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all measurements to FILE, as JSON.")
 @with_options("image_size", "in_channels", "num_classes", "device", "debug")
@@ -85,9 +86,8 @@ def bench(
     if wrong:
         raise RequestError(f"--against {wrong[0]}: unknown; choose torchvision or timm")
 
-    from ablations.bench import Setting, benchmarked_models, for_study, measure, subtitle, table_rows
+    from ablations.bench import Setting, benchmarked_models, measure, subtitle, table_rows
     from ablations.machine import Machine
-    from ablations.store import write_bytes
     from reports.bench_table import speed_table
 
     device = Machine.plan(options.pop("device")).devices[0]
@@ -105,11 +105,20 @@ def bench(
         _check_built(model.design, model.setting.image_size, channels, classes)
     measured = measure(models, repeats, lambda line: click.echo(line, err=True))
     print_table(speed_table(table_rows(measured), subtitle(measured, over)), form, widest=100)
+    _write(measured, out, study)
+
+
+def _write(measured: Bench, out: Path | None, study: Path | None) -> None:
+    """Write the measurements to a file, and those of a study to its `bench.json`."""
+    from ablations.bench import for_study, with_other_settings
+    from ablations.store import write_bytes
+
     with writing(f"bench: {out or study}"):
         if out:
             write_bytes(out, measured.as_json().encode())
         if study:
-            write_bytes(study / "bench.json", (json.dumps(for_study(measured), indent=1) + "\n").encode())
+            entries = with_other_settings(for_study(measured), study / "bench.json")
+            write_bytes(study / "bench.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
 def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None) -> tuple[dict[str, str], str]:

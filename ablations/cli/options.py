@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,37 @@ from typing import Any
 import click
 
 from ablations.errors import RequestError
+
+
+class Integer(click.IntRange):
+    """An option's integer, read as in YAML files: 010 and 1_000 are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        from modernize.design import integer
+
+        try:
+            return super().convert(integer(value), param, context)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}.", param, context)
+
+
+class Positive(click.FloatRange):
+    """An option's positive number, read as in YAML files: 010, nan and inf are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        from modernize.numbers import parse_number
+
+        try:
+            number = parse_number(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(f"{value!r} {error}.", param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} must be finite.", param, context)
+        return super().convert(number, param, context)
+
 
 TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
@@ -19,12 +51,18 @@ def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, 
     for key, equals, value in pairs:
         if not key or not equals or not value:
             raise RequestError(f"--set {key}: write key=value, such as --set max_epochs=5")
+    keys = [key for key, _, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise RequestError(f"--set {key}: set twice; remove one")
     return {key: value for key, _, value in pairs}
 
 
 def read_seeds(_: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    from modernize.design import integer
+
     try:
-        return None if value is None else [int(seed) for seed in value.split(",")]
+        return None if value is None else [integer(seed.strip(" ")) for seed in value.split(",")]
     except ValueError:
         raise RequestError(f"--seeds {value}: write integers, such as --seeds 0,1,2") from None
 
@@ -78,13 +116,11 @@ _OPTIONS: dict[str, Callable] = {
         help="Also draw the design as an SVG file.",
     ),
     "image_size": click.option(
-        "--image-size", type=click.IntRange(1), help="Input resolution in pixels. [default: 224; pocket: 32]"
+        "--image-size", type=Integer(1), help="Input resolution in pixels. [default: 224; pocket: 32]"
     ),
-    "in_channels": click.option(
-        "--in-channels", type=click.IntRange(1), help="Input channels. [default: 3; pocket: 1]"
-    ),
+    "in_channels": click.option("--in-channels", type=Integer(1), help="Input channels. [default: 3; pocket: 1]"),
     "num_classes": click.option(
-        "--num-classes", type=click.IntRange(1), help="Number of classes. [default: 1000; pocket: 10]"
+        "--num-classes", type=Integer(1), help="Number of classes. [default: 1000; pocket: 10]"
     ),
 }
 
@@ -124,6 +160,8 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
     varied: dict[str, list[Any]] = {}
     for value in values:
         name, _sign, texts = value.partition("=")
+        if name.replace("-", "_") in varied:
+            raise RequestError(f"--over {value}: {name} is set twice")
         if name not in OVER:
             raise RequestError(f"--over {value}: {name!r} is unknown; choose from {', '.join(OVER)}")
         try:
@@ -154,6 +192,10 @@ def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> 
         )
     if not pairs[0][1]:
         return [flag for flag, _, _ in pairs]
+    names = [flag.strip() for flag, _, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"--flags {value}: {name} is set twice; write all its values once, as in {name}=A:B")
     return {flag: values.split(":") for flag, _, values in pairs}
 
 

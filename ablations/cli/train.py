@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.cli.options import check_tensorboard, read_flags, read_names, read_recipes, read_seeds, with_options
+from ablations.cli.options import (
+    Integer,
+    Positive,
+    check_tensorboard,
+    read_flags,
+    read_names,
+    read_recipes,
+    read_seeds,
+    with_options,
+)
 from ablations.errors import RequestError
 from ablations.training.distributed import is_main, processes
 
@@ -35,11 +44,11 @@ def data(name: str, data_dir: Path) -> None:
 
 @click.command()
 @click.argument("design")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]"
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads. [default: all cores]")
+@click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
 @with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
 def train(
     design: str,
@@ -108,16 +117,18 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     callback=read_flags,
     help="Flags to study. [default: all that differ between base and final design]",
 )
-@click.option("--orders", type=click.IntRange(1), help="Number of random orders. [default: 10]")
+@click.option("--orders", type=Integer(1), help="Number of random orders. [default: 10]")
 @click.option(
     "--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design. [default: IV]"
 )
 @click.option(
     "--runs",
-    type=click.IntRange(2),
+    type=Integer(2),
     help="Combinations that a screen trains, or that --resolve adds. [default: the minimum; half the study's]",
 )
-@click.option("--max-cost", type=float, help="Max. MACs of a screen's combinations, relative to the base. [default: 5]")
+@click.option(
+    "--max-cost", type=Positive(), help="Max. MACs of a screen's combinations, relative to the base. [default: 5]"
+)
 @click.option(
     "--resolve", metavar="FLAG:FLAG", help="Add runs to --out that separate this interaction from its aliases."
 )
@@ -130,11 +141,11 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds of every row; override the study's.")
 @click.option(
     "--precision",
-    type=click.FloatRange(0, min_open=True),
+    type=Positive(),
     metavar="P",
     help="Add seeds until the 95% CI of every comparison is at most ±P (pp, or loss if --measure loss).",
 )
-@click.option("--max-seeds", type=click.IntRange(2), help="Max. seeds per row, for --precision. [default: 20]")
+@click.option("--max-seeds", type=Integer(2), help="Max. seeds per row, for --precision. [default: 20]")
 @click.option("--measure", type=click.Choice(["top1", "loss"]), help="Measure to compare. [default: top1]")
 @click.option(
     "--budget", metavar="5epochs|200000images", help="Training budget; overrides the recipe and rescales its schedule."
@@ -143,11 +154,11 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Study folder. [default: runs/STUDY]")
 @click.option(
     "--jobs",
-    type=click.IntRange(1),
+    type=Integer(1),
     help="Runs in parallel. [default: one per core or GPU; 256 on Slurm; 1 with --cluster local]",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads per run. [default: cores / jobs]")
-@click.option("--per-gpu", type=click.IntRange(1), help="Runs in parallel per GPU. [default: 1]")
+@click.option("--threads", type=Integer(1), help="Threads per run. [default: cores / jobs]")
+@click.option("--per-gpu", type=Integer(1), help="Runs in parallel per GPU. [default: 1]")
 @click.option(
     "--retry-failed",
     is_flag=True,
@@ -161,11 +172,11 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 )
 @_resource("partition", str, "Partition.")
 @_resource("time", str, "Time limit per job: minutes or 2-00:00:00. A job out of time is requeued. [default: 60]")
-@_resource("nodes", click.IntRange(1), "Nodes per run. [default: 1]")
-@_resource("gpus", click.IntRange(0), "GPUs per node. [default: 0]")
-@_resource("processes", click.IntRange(1), "Processes per node. [default: one per GPU, or one]")
-@_resource("cpus", click.IntRange(1), "CPU cores per process. [default: 1]")
-@_resource("memory", click.FloatRange(0, min_open=True), "Memory per node (GB).")
+@_resource("nodes", Integer(1), "Nodes per run. [default: 1]")
+@_resource("gpus", Integer(0), "GPUs per node. [default: 0]")
+@_resource("processes", Integer(1), "Processes per node. [default: one per GPU, or one]")
+@_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
+@_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
 @with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
 def run(
@@ -215,6 +226,9 @@ def run(
     loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
     datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
+    for notice in dict.fromkeys(one.notice for one in datasets.values()):
+        if notice is not None and is_main():
+            click.echo(notice)
     loaded = loaded.on(next(iter(datasets.values())))
     for one in loaded.runs:
         one.check(datasets[one.name], processes() if kind is None else _tasks(loaded))
@@ -276,6 +290,7 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
 
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
+    from ablations.recipes import newer_settings
     from ablations.studies.folder import open_folder
     from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
 
@@ -283,7 +298,11 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     few = len(study.seeds) < 3 and study.precision is None
     if few and is_main() and (text := describe_power(study)) is not None:
         click.echo(f"{study.name}: {text}")
-    session = replace(session, study=open_folder(session.study, session.folder))
+    session = replace(session, study=open_folder(study, session.folder))
+    if is_main():
+        pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
+        for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
+            click.echo(f"{study.name}: {older}")
     while True:
         status = launch(session)
         enlarged = add_needed_seeds(session.folder)
@@ -298,6 +317,7 @@ def _find_study(
     name: str, out: Path | None, resolve: str | None, changes: dict[str, Any], settings: dict[str, str]
 ) -> tuple[Study, Path]:
     """Load a study, extended by follow-up runs if it has any; return it and its folder."""
+    from ablations.studies.folder import refuse_published
     from ablations.studies.load import is_folder, load_study
     from ablations.studies.screen import with_follow_ups
 
@@ -308,6 +328,7 @@ def _find_study(
     if is_folder(name) and out not in (None, Path(name)):
         raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
+    refuse_published(folder)
     return with_follow_ups(study, folder), folder
 
 

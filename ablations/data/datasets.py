@@ -20,7 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablations.data.image_files import ImageFiles, class_folders, shards
+from ablations.data.decode import DamagedImageError, as_uint8, decoded, max_pixels
+from ablations.data.folders import ClassFolders, class_folders
+from ablations.data.image_files import ImageFiles
+from ablations.data.inventory import Account
+from ablations.data.shards import check_labels, notes_on_labels, shard_paths, shards
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
 from modernize.design import nearest
@@ -54,6 +58,7 @@ class DataSet:
     """A training and a test split, their class names, and a checksum of both splits.
 
     `image_size` is the resolution in pixels that the network sees; images left in files are resized when read.
+    `account` lists what a folder contains besides the images.
     """
 
     name: str
@@ -64,6 +69,12 @@ class DataSet:
     place: str
     image_size: int
     channels: int
+    account: Account | None = None
+
+    @property
+    def notice(self) -> str | None:
+        """Say in one line that files are left out; None if none are."""
+        return self.account.notice(self.name, self.place) if self.account else None
 
 
 def load(
@@ -138,11 +149,11 @@ def _check_memory(what: str, images: int, channels: int, size: int) -> None:
 def _assemble(
     name: str, train: tuple[Any, Any], test: tuple[Any, Any], classes: list[str], place: str | Path
 ) -> DataSet:
-    """Make a dataset of arrays (N, H, W) or (N, H, W, C), and their checksum."""
+    """Make a dataset of arrays (N, H, W) or (N, H, W, C) of uint8, or of 16 bits, and their checksum."""
     digest = hashlib.sha256()
 
     def split(images: Any, labels: Any) -> Split:
-        images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
+        images, labels = np.ascontiguousarray(as_uint8(images)), np.ascontiguousarray(labels, np.int64)
         digest.update(repr(images.shape).encode() + images.tobytes() + labels.tobytes())
         images = images[..., None] if images.ndim == 3 else images
         return Split(torch.tensor(images), torch.tensor(labels))
@@ -307,7 +318,7 @@ def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images, labels = (digits.images * (255 / 16)).round(), digits.target
+    images, labels = (digits.images * (255 / 16)).round().astype(np.uint8), digits.target
     order = torch.randperm(len(labels), generator=generator("digits split")).numpy()
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     classes = [str(digit) for digit in digits.target_names]
@@ -318,44 +329,36 @@ def _folder(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
     """Read train/ and val/, one folder per class; resize each image's shorter side and crop its center."""
     if image_size is None:
         raise RequestError("dataset folder: its images differ in size; set one, for example --set image_size=224")
-    (train, train_classes), (test, test_classes) = (
-        _read_folder(data_dir, split, image_size, interpolation) for split in ("train", "val")
-    )
-    if train_classes != test_classes:
-        odd = sorted(set(train_classes) ^ set(test_classes))[0]
-        raise RequestError(f"dataset folder: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val")
-    return _assemble("folder", train, test, train_classes, data_dir)
+    splits = class_folders("folder", data_dir)
+    train, test = (_read_folder(split, image_size, interpolation) for split in splits)
+    data = _assemble("folder", train, test, splits[0].classes, data_dir)
+    return replace(data, account=Account(splits[0].inventory, splits[1].inventory))
 
 
-def _read_folder(
-    data_dir: Path, split: str, size: int, interpolation: str
-) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
-    from torchvision.datasets import ImageFolder
+def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images of a split in torchvision's order: by class, folder and file name."""
     from torchvision.transforms import functional as transforms
 
     def opened(path: str) -> np.ndarray:
         try:
-            with Image.open(path) as image:
-                resized = transforms.resize(image.convert("RGB"), size, transforms.InterpolationMode(interpolation))
-                return np.asarray(transforms.center_crop(resized, [size, size]))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise RequestError(f"dataset folder: {path} is not a readable image ({one_line(error)})") from None
+            image = decoded(Path(path).read_bytes(), path)
+        except OSError as error:
+            raise RequestError(f"dataset folder: {path}: {error.strerror}") from None
+        except DamagedImageError as error:
+            raise RequestError(f"dataset folder: {error}") from None
+        resized = transforms.resize(image, size, transforms.InterpolationMode(interpolation))
+        return np.asarray(transforms.center_crop(resized, [size, size]))
 
-    from PIL import Image
-
-    folder = data_dir / split
-    if not folder.is_dir():
-        raise RequestError(f"dataset folder: no folder {folder}; it must contain one folder of images per class")
-    try:
-        listed = ImageFolder(folder, loader=opened)
-    except FileNotFoundError as error:
-        problem = one_line(error).split(" Supported")[0].replace(f" in {folder}.", ".")
-        raise RequestError(f"dataset folder: {folder}: {problem}") from None
-    _check_memory(f"folder: {folder}", len(listed), 3, size)
-    images = np.empty((len(listed), size, size, 3), np.uint8)
-    for index, (image, _) in enumerate(listed):
-        images[index] = image
-    return (images, np.asarray(listed.targets)), listed.classes
+    files = [
+        (path, label)
+        for label, paths in enumerate(split.images.values())
+        for path in sorted(paths, key=lambda path: path.rpartition("/")[::2])
+    ]
+    _check_memory(f"folder: {split.place}", len(files), 3, size)
+    images = np.empty((len(files), size, size, 3), np.uint8)
+    for index, (path, _) in enumerate(files):
+        images[index] = opened(f"{split.place}/{path}")
+    return images, np.array([label for _, label in files])
 
 
 # ---- ImageNet
@@ -365,29 +368,17 @@ def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> Dat
     """List train/ and val/, one folder per class, or WebDataset shards *train*.tar and *val*.tar."""
     if image_size is None:
         raise RequestError("dataset imagenet: its images differ in size; set one, for example --set image_size=224")
+    max_pixels()  # raises now rather than in a worker process
     if (data_dir / "train").is_dir() and (data_dir / "val").is_dir():
-        (train, classes), (test, test_classes) = (class_folders(data_dir / part) for part in ("train", "val"))
-        if classes != test_classes:
-            odd = sorted(set(classes) ^ set(test_classes))[0]
-            raise RequestError(f"dataset imagenet: class {odd!r} is in only one of {data_dir}/train and {data_dir}/val")
+        splits = class_folders("imagenet", data_dir)
+        train, test = (split.files() for split in splits)
+        account, classes = Account(splits[0].inventory, splits[1].inventory), splits[0].classes
     else:
-        paths = [sorted(data_dir.glob(f"*{split}*.tar")) for split in ("train", "val")]
-        if not all(paths):
-            raise RequestError(
-                f"dataset imagenet: {data_dir} contains neither folders train and val, each with one folder of images "
-                f"per class, nor WebDataset shards *train*.tar and *val*.tar"
-            )
-        both = set(paths[0]) & set(paths[1])
-        if both:
-            raise RequestError(
-                f"dataset imagenet: {min(both)} is named as a shard of both splits; its name must contain only one "
-                f"of train and val"
-            )
-        train, test = map(shards, paths)
-        number = int(max(train.labels.max(), test.labels.max())) + 1
-        classes = [str(label) for label in range(number)]
+        (train, ours), (test, others) = map(shards, shard_paths(data_dir))
+        classes = check_labels(data_dir, train, test)
+        account = Account(ours, others, notes_on_labels(train))
     checksum = hashlib.sha256(train.digest() + test.digest()).hexdigest()
-    return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3)
+    return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3, account)
 
 
 LOADERS: dict[str, Loader] = {

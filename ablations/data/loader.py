@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL.Image import Image
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
 from ablations.data.datasets import Split
-from ablations.data.decode import DamagedImageError
+from ablations.data.decode import GRAY, DamagedImageError, as_uint8, shown
 from ablations.data.image_files import ImageFiles
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
@@ -31,16 +31,20 @@ class MapStyle(Protocol):
 
 
 class Prepared(Dataset):
-    """A dataset indexed by (index, seed): loads and transforms an item, all random numbers derived from the seed."""
+    """A dataset indexed by (index, seed): loads and transforms an item, all random numbers derived from the seed.
 
-    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor]):
-        self.items, self.transform = items, transform
+    `mode` is Pillow's mode of the images to transform, L or RGB; None for float tensors, which are used unchanged.
+    """
+
+    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], mode: str | None = None):
+        self.items, self.transform, self.mode = items, transform, mode
 
     def __getitem__(self, index_and_seed: tuple[int, int]) -> tuple[int, Tensor, int] | Damaged:
         index, seed = index_and_seed
         with seeded(seed):
             try:
                 image, label = self.items[index]
+                image = _picture(image, f"image {index}", self.mode) if self.mode else image
             except DamagedImageError as error:
                 return Damaged(index, str(error))
             return index, self.transform(image), int(label)
@@ -52,11 +56,11 @@ class Items:
     The workers live as long as an iterator; a single one runs through all epochs of training.
     """
 
-    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], workers: int, device: torch.device):
-        self.items, self.transform, self.workers, self.device = items, transform, workers, device
+    def __init__(self, prepared: Prepared, workers: int, device: torch.device):
+        self.prepared, self.workers, self.device = prepared, workers, device
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.prepared.items)
 
     def training(self, micro_batches: Iterable[MicroBatch], config: TrainingConfig, seed: int) -> Iterator[Batch]:
         """Yield each micro-batch's images and labels; an image's seed depends on seed, epoch and index alone."""
@@ -74,17 +78,16 @@ class Items:
 
         Raises DamagedImageError if none is readable.
         """
-        prepared = Prepared(self.items, self.transform)
         none = torch.empty(0, dtype=torch.int64)
         for index in range(len(self)):
-            sample = prepared[index, 0]
+            sample = self.prepared[index, 0]
             if not isinstance(sample, Damaged):
                 return Batch(sample[1][None][:0], none, none)
         raise DamagedImageError(f"all {len(self)} images are corrupt")
 
     def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
-            Prepared(self.items, self.transform),
+            self.prepared,
             batch_sampler=indices_and_seeds,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -116,7 +119,15 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> tuple[Feed, Feed]:
+class Feeds(NamedTuple):
+    """The batches of a run: training images, test images, and training images without augmentation."""
+
+    train: Feed
+    test: Feed
+    plain: Feed
+
+
+def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> Feeds:
     """Choose how training and test batches are prepared.
 
     Images in memory are augmented in whole batches if the recipe allows it. PIL and uint8 images are transformed one by
@@ -124,11 +135,13 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     """
     if isinstance(train, Split) and isinstance(test, Split) and not config.image_by_image:
         mean, std = mean_and_std(train)
-        return Batches(train, mean, std, device, config.crop_padding), Batches(test, mean, std, device)
+        training = Batches(train, mean, std, device, config.crop_padding)
+        return Feeds(training, Batches(test, mean, std, device), training)
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
-    if not isinstance(train, (Split, ImageFiles)) and _is_prepared(train):
+    first = None if isinstance(train, (Split, ImageFiles)) else _checked(train[0][0])
+    if isinstance(first, Tensor) and first.is_floating_point():
         not_applicable = [
             name for name in _IMAGE_SETTINGS if getattr(config, name) != TrainingConfig.model_fields[name].default
         ]
@@ -136,12 +149,15 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             raise ValueError(
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
-        return Items(train, _unchanged, workers, device), Items(test, _unchanged, workers, device)
+        unchanged = Items(Prepared(train, _unchanged), workers, device)
+        return Feeds(unchanged, Items(Prepared(test, _unchanged), workers, device), unchanged)
     from ablations.data.transforms import evaluation_transform, training_transform
 
-    size, (mean, std) = _size(train, config), _normalization(train)
-    train_items = Items(train, training_transform(config, size, mean, std), workers, device)
-    return train_items, Items(test, evaluation_transform(config, size, mean, std), workers, device)
+    mode = "L" if isinstance(first, Image) and first.mode in GRAY else "RGB"
+    size, (mean, std) = _size(train, config), _normalization(train, first, mode)
+    augment, plain = (make(config, size, mean, std) for make in (training_transform, evaluation_transform))
+    prepared = Prepared(train, augment, mode), Prepared(test, plain, mode), Prepared(train, plain, mode)
+    return Feeds(*(Items(one, workers, device) for one in prepared))
 
 
 # The settings of a recipe that transform single images.
@@ -157,14 +173,22 @@ _IMAGE_SETTINGS = (
 )
 
 
-def _is_prepared(items: MapStyle) -> bool:
-    """Tell whether the images are float tensors; raise ValueError if they are of an unknown type."""
-    image, _ = items[0]
+def _checked(image: Any) -> Image | Tensor:
+    """Return a dataset's first image; raise ValueError if it is of an unknown type."""
     if not isinstance(image, (Tensor, Image)):
         raise ValueError(
             f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
         )
-    return isinstance(image, Tensor) and image.is_floating_point()
+    if isinstance(image, Tensor) and not image.is_floating_point():
+        as_uint8(image.numpy())
+    return image
+
+
+def _picture(image: Image | Tensor, name: str, mode: str) -> Image | Tensor:
+    """Return an image's 8-bit pixels; raise DamagedImageError if a PIL image is corrupt, ValueError if a tensor is."""
+    if isinstance(image, Image):
+        return shown(image, name, mode)
+    return image if image.dtype == torch.uint8 else torch.from_numpy(as_uint8(image.numpy()))
 
 
 def _unchanged(image: Tensor) -> Tensor:
@@ -180,14 +204,12 @@ def _size(items: MapStyle, config: TrainingConfig) -> int:
     raise ValueError("image_size is missing: images transformed one by one need it; for example image_size=224")
 
 
-def _normalization(items: MapStyle) -> tuple[Any, Any]:
+def _normalization(items: MapStyle, first: Image | Tensor | None, mode: str) -> tuple[Any, Any]:
     """Mean and standard deviation per channel: the split's own if it is in memory, else ImageNet's, or 0.5."""
     if isinstance(items, Split):
         mean, std = mean_and_std(items)
         return mean / 255, std / 255
-    from torchvision.transforms.v2.functional import get_num_channels
-
     from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
-    channels = 3 if isinstance(items, ImageFiles) else get_num_channels(items[0][0])
+    channels = first.shape[-3] if isinstance(first, Tensor) else len(mode)
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)

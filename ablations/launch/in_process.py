@@ -13,7 +13,7 @@ from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import StopFlag
 from ablations.machine import Machine, prepare_process
 from ablations.progress import Display, progress_console
-from ablations.recipes import MAY_CHANGE, check, read_yaml
+from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, without_newer
 from ablations.studies.folder import differences
 from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.training.callbacks import NullCallbacks
@@ -35,7 +35,7 @@ def train_one(
     data = load_data(config, data_dir)
     config.check(data, processes())
     _, macs = config.cost(data)
-    _check_folder(config, folder)
+    requested, config = config, _for_folder(config, folder)
     device = own_device(device)
     share_cores(threads)
     stop = StopFlag()
@@ -47,6 +47,10 @@ def train_one(
             Display(progress_console(quiet=not group.main), {config.name: float(macs)}, set()) as display,
         ):
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
+            if older := newer_settings(requested.recipe, config.recipe):
+                callbacks.warn(older)
+            if data.notice is not None:
+                callbacks.warn(data.notice)
             result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
             if result is None:
                 result = _result_there(folder, data)
@@ -105,21 +109,24 @@ def share_cores(threads: int | None) -> None:
     prepare_process(threads or max(len(os.sched_getaffinity(0)) // local_processes(), 1))
 
 
-def _check_folder(config: RunConfig, folder: Path) -> None:
-    """Raise RequestError if the folder holds another run, however its design was spelled."""
+def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
+    """Return the run, without settings that are newer than its folder.
+
+    Raises RequestError if the folder holds another run, however its design was spelled.
+    """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; choose another --out")
     path = folder / "config.yaml"
     if not path.exists():
-        return
-    changed = differences(
-        _fixed(check(RunConfig, read_yaml(path, "run"), f"run {path}")),
-        _fixed(config),
-    )
+        return config
+    stored = check(RunConfig, read_yaml(path, "run"), f"run {path}")
+    config = config.model_copy(update={"recipe": without_newer(config.recipe, [stored.recipe])})
+    changed = differences(_fixed(stored), _fixed(config))
     if changed:
         raise RequestError(
             f"run folder {folder} was made with another configuration: {changed[0]}; choose another --out"
         )
+    return config
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
-from ablations.recipes import MAY_CHANGE, check, read_yaml
+from ablations.recipes import MAY_CHANGE, as_stored, check, read_yaml, without_newer
 from ablations.store import write_bytes
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
+from modernize.yaml_file import as_yaml
 
 
 def open_folder(study: Study, folder: Path) -> Study:
@@ -24,6 +25,7 @@ def open_folder(study: Study, folder: Path) -> Study:
     """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
+    refuse_published(folder)
     with writing(f"study folder {folder}"):
         if not (folder / "study.yaml").exists():
             _make_folder(folder)
@@ -34,6 +36,25 @@ def open_folder(study: Study, folder: Path) -> Study:
             whole = begun(study) if new else _with_additions(read_study(folder), study, folder)
             write_study(whole, folder)
     return whole
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a study's folder holds its results without its run folders."""
+    path = folder / "results.csv"
+    if not path.exists() or (folder / "runs").exists():
+        return False
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        statuses = {line.get("status") for line in csv.DictReader(file)}
+    return statuses != {"left"}  # a study of which no run was begun has no results
+
+
+def refuse_published(folder: Path) -> None:
+    """Raise RequestError if runs would replace the only record of earlier ones."""
+    if is_published(folder):
+        raise RequestError(
+            f"study folder {folder} holds published results without their runs, which new runs would replace; "
+            "choose another --out"
+        )
 
 
 def _make_folder(folder: Path) -> None:
@@ -47,12 +68,18 @@ def _make_folder(folder: Path) -> None:
 
 def write_study(study: Study, folder: Path) -> None:
     """Write `study.yaml`."""
-    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(folder / "study.yaml", text.encode())
+    path = folder / "study.yaml"
+    before = read_yaml(path, "study")["recipes"].values() if path.exists() else []
+    values = study.model_dump(mode="json")
+    values["recipes"] = {name: as_stored(recipe, before) for name, recipe in study.recipes.items()}
+    write_bytes(path, as_yaml(values).encode())
 
 
 def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
+    stored = before.recipes.values()
+    recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
+    requested = requested.model_copy(update={"recipes": recipes})
     changed = differences(_fixed(before, before), _fixed(requested, before))
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -8,10 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ablations.errors import RequestError
-from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml
+from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml, shipped
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, reference_rows, sample_orders
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
@@ -25,10 +23,10 @@ _READS: dict[str, tuple[str, ...]] = {
     "one-in": ("recipe", "end", "flags", "measure"),
     "one-out": ("recipe", "end", "flags", "measure"),
     "sweep": ("recipe", "flags", "measure"),
-    "grid": ("recipe", "flags"),
-    "orders": ("recipe", "end", "flags", "orders", "orders_seed"),
+    "grid": ("recipe", "flags", "measure"),
+    "orders": ("recipe", "end", "flags", "orders", "orders_seed", "measure"),
     "recipes": ("recipes", "measure"),
-    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost"),
+    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost", "measure"),
 }
 
 
@@ -50,9 +48,7 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
     if name.endswith((".yaml", ".yml")):
         values = read_yaml(Path(name), "study")
     elif name in study_names():
-        values = yaml.safe_load(
-            files("ablations").joinpath("shipped", "studies", f"{name}.yaml").read_text(encoding="utf-8")
-        )
+        values = shipped("studies", name)
     elif name in KINDS:
         values = {"kind": name}
     elif is_folder(name):

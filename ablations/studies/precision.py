@@ -8,7 +8,7 @@ from ablations.errors import RunError
 from ablations.studies.folder import read_study, run_folder, write_study
 from ablations.studies.run import finished
 from ablations.studies.schema import Study
-from ablations.studies.stages import sized, unsized
+from ablations.studies.stages import last_planned, sized, unsized
 
 
 def add_needed_seeds(folder: Path) -> Study:
@@ -39,7 +39,8 @@ def add_needed_seeds(folder: Path) -> Study:
 
 def describe_precision(study: Study) -> str | None:
     """Describe the seeds that the last stage needs; None if they were not computed."""
-    if not study.stages or (last := study.stages[-1]).precision is None or last.needed is None:
+    last = last_planned(study)
+    if last is None or last.precision is None or last.needed is None:
         return None
     precision, seeds = last.precision, len(study.seeds)
     text = f"±{precision.half_width:g} needs {last.needed} seeds per row"

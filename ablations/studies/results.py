@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
@@ -10,19 +11,19 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from ablations.errors import RequestError, one_line
 from ablations.progress import clock
 from ablations.store import read_json, read_log, write_bytes
-from ablations.studies.folder import run_folder
+from ablations.studies.folder import is_published, read_study, run_folder, write_study
 from ablations.studies.run import finished, locked, read_state
 from ablations.studies.schema import Study
-from ablations.studies.stages import START, describe_stage, stage_numbers
-
-# How each status of a run is printed.
-SHOWN = {"done": "finished", "running": "running", "stopped": "interrupted", "failed": "failed", "left": "pending"}
+from ablations.studies.stages import START, describe_stage, retried, stage_numbers
+from reports.statuses import SHOWN
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -32,11 +33,6 @@ def study_runs(study: Study, folder: Path) -> pd.DataFrame:
     Raises RequestError if that file does not hold the results of this study.
     """
     return _published_runs(study, folder) if is_published(folder) else _runs_in_folders(study, folder)
-
-
-def is_published(folder: Path) -> bool:
-    """Whether a study's folder holds its results without its run folders."""
-    return (folder / "results.csv").exists() and not (folder / "runs").exists()
 
 
 def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
@@ -101,12 +97,34 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
 
 
 def update_results(study: Study, folder: Path) -> pd.DataFrame:
-    """Write `results.csv` from the run folders, if the study's folder may be written; return the runs."""
+    """Write `results.csv` from the run folders, if there are any and the folder may be written; return the runs.
+
+    A file with results of runs whose folders are gone is kept under another name, and a line on stderr says so.
+    """
     runs = study_runs(study, folder)
-    if folder.is_dir() and not is_published(folder):
+    if (folder / "runs").is_dir():
         with suppress(OSError):  # the file is derived, and the report of a read-only study may be stored elsewhere
+            _keep_lost_results(folder, runs)
             write_bytes(folder / "results.csv", runs.to_csv(index=False).encode())
     return runs
+
+
+def _keep_lost_results(folder: Path, runs: pd.DataFrame) -> None:
+    """Keep a `results.csv` that has finished runs whose folders are gone: the only record of their results."""
+    path = folder / "results.csv"
+    try:
+        before = pd.read_csv(path)
+        had = set(before.loc[before["status"] == "done", "run"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return
+    begun = set(runs.loc[runs["status"] != "left", "run"])
+    lost = [run for run in sorted(had - begun) if not (folder / "runs" / str(run) / "config.yaml").exists()]
+    if not lost:
+        return
+    kept = path.with_name(f"results-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.csv")
+    write_bytes(kept, path.read_bytes())
+    many = f"{len(lost)} finished runs, such as {lost[0]}, have" if len(lost) > 1 else f"the finished run {lost[0]} has"
+    click.echo(f"ablations: study {folder}: {many} no folder any more; results are kept in {kept.name}", err=True)
 
 
 def describe(study: Study, folder: Path) -> str:
@@ -173,7 +191,19 @@ def _has_numbers(line: dict[str, Any]) -> bool:
 
 
 def forget_failures(study: Study, folder: Path) -> None:
-    """Remove the results of failed runs, so that they are trained again from their last checkpoints."""
+    """Remove the results of failed runs, so that they are trained again from their last checkpoints.
+
+    Runs that were missing at a look at the results are recorded as a stage: their results are new data after the look.
+    """
+    from reports.statistics.sequential import looks
+
+    with FileLock(folder / ".study.yaml.lock"):
+        whole = read_study(folder)
+        runs = _runs_in_folders(whole, folder)
+        looked = max((look.stage for look in looks(runs) if look.finished), default=0)
+        missing = runs.loc[(runs["status"] == "failed") & (runs["stage"] <= looked), "run"].unique()
+        if len(missing):
+            write_study(retried(whole, missing.tolist()), folder)
     for run in study.runs:
         place = run_folder(folder, run)
         if finished(place) and read_state(place).status == "failed":

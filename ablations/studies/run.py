@@ -16,16 +16,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.errors import RequestError, one_line, writing
-from ablations.recipes import TrainingConfig
+from ablations.recipes import TrainingConfig, as_stored, read_yaml
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
 from modernize.plan import compile_plan, trace
+from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,8 +221,13 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     from ablations.store import remove_leftovers, write_bytes
 
     remove_leftovers(folder)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(folder / "config.yaml", text.encode())
+    path = folder / "config.yaml"
+    try:
+        before = [read_yaml(path, "run")["recipe"]] if path.exists() else []
+    except RequestError:  # damaged: written anew
+        before = []
+    values = config.model_dump(mode="json") | {"recipe": as_stored(config.recipe, before)}
+    write_bytes(path, as_yaml(values).encode())
     _record_session(folder / "environment.json", session)
 
 
@@ -320,6 +325,11 @@ def load_data(run: RunConfig, data_dir: Path) -> DataSet:
     """Load the dataset of a run, as its recipe asks; raises RequestError."""
     from ablations.data.datasets import load
 
+    if run.data == "folder" and (setting := run.recipe.crops_whole_images):
+        raise RequestError(
+            f"dataset folder holds images that are already cropped to image_size, and recipe {run.recipe_name} crops "
+            f"whole images ({setting}); use --data imagenet, which reads the same folders"
+        )
     return load(run.data, data_dir, **data_wanted(run), evaluate=run.evaluate)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ablations.errors import RequestError
-from ablations.recipes import Number, TrainingConfig, Whole, stretched
+from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from modernize.design import BY_NAME, nearest
@@ -23,7 +23,6 @@ KINDS: tuple[str, ...] = get_args(Kind)
 Measure = Literal["top1", "loss"]
 Resolution = Literal["III", "IV", "V"]
 MAX_SEEDS = 20  # of a study that asks for precision, unless it sets another limit
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 class StudyFile(BaseModel):
@@ -48,7 +47,7 @@ class StudyFile(BaseModel):
     evaluate: Literal["test", "validation"] = "test"
     measure: Measure | None = Field(default=None, description="what verdicts are about: top1 or loss; none: top1")
     seeds: list[Seed] = Field(default=[0], min_length=1)
-    precision: float | None = Field(default=None, gt=0, description="max. half-width of the 95% CIs (pp)")
+    precision: Number | None = Field(default=None, gt=0, description="max. half-width of the 95% CIs (pp)")
     max_seeds: Whole | None = Field(default=None, ge=2, description="max. seeds per row, for precision; none: 20")
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`; overrides the recipe's")
     references: list[str] = Field(default=[], description="reference models to train too: torchvision:NAME")
@@ -143,7 +142,10 @@ class Precision(BaseModel):
 
 
 class Stage(BaseModel):
-    """Seeds and rows that were added together. Each added row has all seeds, and each added seed all rows."""
+    """Seeds and rows that were added together. Each added row has all seeds, and each added seed all rows.
+
+    Or single runs, which had failed and were tried again.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -153,6 +155,7 @@ class Stage(BaseModel):
     rows: list[str]
     precision: Precision | None = Field(default=None, description="the request that this stage fulfils")
     needed: int | None = Field(default=None, description="seeds that the request needs, where max_seeds allows fewer")
+    runs: list[str] = Field(default=[], description="failed runs that were tried again after a look at the results")
 
 
 class Study(BaseModel):
@@ -213,7 +216,7 @@ class Study(BaseModel):
 
 def read_budget(budget: str) -> tuple[float, str]:
     """Return a budget's amount and unit; raises RequestError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*(epochs?|images?)\s*", budget)
+    match = re.fullmatch(r" *((?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *(epochs?|images?) *", budget)
     if not match or not 0 < float(match[1]) < math.inf:
         raise RequestError(f"budget {budget!r}: write epochs or images, such as 5epochs or 200000images")
     return float(match[1]), match[2].rstrip("s") + "s"

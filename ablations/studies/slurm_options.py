@@ -23,6 +23,10 @@ _TAKEN = (
 )
 
 
+_WORDS = ("yes", "no", "on", "off")  # switches in YAML 1.1 and text in 1.2, while sbatch's switches have no value
+_YES_OR_NO = ("kill-on-invalid-dep",)
+
+
 class Cluster(BaseModel):
     """The Slurm resources of each run; `options` are further options of sbatch, such as {qos: long}."""
 
@@ -72,12 +76,14 @@ class Cluster(BaseModel):
                 raise ValueError(f"{key}: write it as cluster.{_OURS[name]}")
             if name in _TAKEN:
                 raise ValueError(f"{key}: every job sets it already; remove it")
+            if str(options[key]).lower() in _WORDS and name not in _YES_OR_NO:
+                raise ValueError(f"{key}={options[key]}: write true for an option without a value, or leave it out")
         return options
 
 
 def minutes(time: str | int) -> int:
     """Convert a time limit to minutes, as Slurm does: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; 0 if invalid."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time), re.ASCII)
     if not match:
         return 0
     days, first, second, third = (int(part) if part else 0 for part in match.groups())

@@ -7,11 +7,12 @@ been added because of their results.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ablations.studies.schema import Stage, Study
 
 START, PILOT, EXTENDED = "start", "pilot", "extended"  # as `reports.statistics.sequential` reads them
+RETRIED = "retried"
 PILOT_SEEDS = 3  # of a study that asks for precision and has one seed
 
 
@@ -41,15 +42,29 @@ def extended(before: Study, requested: Study, looked: bool) -> Study:
         stages.append(Stage(why=EXTENDED, date=_now(), seeds=seeds, rows=rows))
     elif seeds or rows:
         last = stages[-1]
-        stages[-1] = last.model_copy(update={"seeds": [*last.seeds, *seeds], "rows": [*last.rows, *rows]})
+        why = EXTENDED if last.why == RETRIED else last.why
+        stages[-1] = last.model_copy(update={"why": why, "seeds": [*last.seeds, *seeds], "rows": [*last.rows, *rows]})
     if len(stages) == 1 and not looked:
         stages[0] = stages[0].model_copy(update={"why": PILOT if precision else START})
     return requested.model_copy(update={"seeds": [*before.seeds, *seeds], "stages": stages, "precision": precision})
 
 
+def retried(study: Study, failed: Sequence[str]) -> Study:
+    """Return the study with a stage of runs that failed, were missing at a look at the results, and are tried again."""
+    stage = Stage(why=RETRIED, date=_now(), seeds=[], rows=[], runs=list(failed))
+    first = Stage(why=START, seeds=study.seeds, rows=[row.row for row in study.rows])
+    return study.model_copy(update={"stages": [*(study.stages or [first]), stage]})
+
+
+def last_planned(study: Study) -> Stage | None:
+    """Return the last stage that added seeds or rows, or was sized; None in folders older than stages."""
+    return next((stage for stage in reversed(study.stages) if stage.why != RETRIED), None)
+
+
 def unsized(study: Study) -> bool:
     """Whether the study asks for a precision whose number of seeds has not been computed yet."""
-    return study.precision is not None and (not study.stages or study.stages[-1].precision != study.precision)
+    last = last_planned(study)
+    return study.precision is not None and (last is None or last.precision != study.precision)
 
 
 def sized(study: Study, needed: int) -> Study:
@@ -71,14 +86,22 @@ def stage_numbers(study: Study) -> Callable[[str, int], int]:
     """Return a function from row and seed to the stage (from 1) that added the run."""
     rows = {row: number for number, stage in enumerate(study.stages, 1) for row in stage.rows}
     seeds = {seed: number for number, stage in enumerate(study.stages, 1) for seed in stage.seeds}
-    return lambda row, seed: max(rows.get(row, 1), seeds.get(seed, 1))
+    retries = {run: number for number, stage in enumerate(study.stages, 1) for run in stage.runs}
+    runs_of = {row.row: row.same_as or row.row for row in study.rows}
+
+    def number(row: str, seed: int) -> int:
+        again = retries.get(f"{runs_of.get(row, row)}-s{seed}", 1) if retries else 1
+        return max(rows.get(row, 1), seeds.get(seed, 1), again)
+
+    return number
 
 
 def describe_stage(number: int, stage: Stage) -> str:
     """Say what a stage added, when and why."""
     seeds = [f"seeds {', '.join(map(str, stage.seeds))}"] if stage.seeds else []
     rows = [f"{len(stage.rows)} row{'s' if len(stage.rows) != 1 else ''}"] if stage.rows else []
-    what = " and ".join([*rows, *seeds]) or "nothing to add"
+    again = [f"{len(stage.runs)} failed run{'s' if len(stage.runs) != 1 else ''} tried again"] if stage.runs else []
+    what = " and ".join([*rows, *seeds, *again]) or "nothing to add"
     return f"stage {number} ({', '.join(filter(None, [stage.why, stage.date]))}): {what}"
 
 

@@ -23,6 +23,7 @@ from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
 from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.batchnorm_statistics import recompute_statistics
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
@@ -119,7 +120,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         dtype = next(self.model.parameters()).dtype
         self.placement = Placement(self.device, dtype, configs.channels_last, configs.precision)
-        self.train_feed, self.test_feed = feeds(train_dataset, test_dataset, configs, self.device)
+        self.feeds = feeds(train_dataset, test_dataset, configs, self.device)
         self.averaged = self.average() if configs.ema_decay is not None else None
         self.network = self.prepare()
         self.optimizer = make_optimizer(self.model, configs)
@@ -184,9 +185,27 @@ class Trainer:
                     raise Interrupted
         finally:
             self.batches.close()  # ends the data loader's workers
-        if self.folder and self.step > self.began:
-            self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
+        if self.step > self.began:  # otherwise the checkpoint has all this already
+            self.recompute_batchnorm()
+            if self.folder:
+                self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
         return self.result()
+
+    def recompute_batchnorm(self) -> None:
+        """Recompute the BatchNorm statistics of trained and EMA weights, if the recipe asks for it."""
+        if self.config.precise_bn is None:
+            return
+        for model in (self.model, self.averaged.module) if self.averaged else (self.model,):
+            recompute_statistics(
+                model,
+                self.feeds.plain,
+                self.config.precise_bn,
+                evaluation_batch(self.config.image_size),
+                self.placement,
+                generator(self.seed, "batchnorm"),
+                lambda batch: self.corrupt.add(batch, "training"),
+            )
+        self.check_corrupt("training", len(self.feeds.train))
 
     def result(self) -> Result:
         """Evaluate the trained model."""
@@ -209,9 +228,14 @@ class Trainer:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
         batch_size = evaluation_batch(self.config.image_size)
         predictions = predict(
-            model, self.test_feed, batch_size, self.placement, self.group, lambda batch: self.corrupt.add(batch, "test")
+            model,
+            self.feeds.test,
+            batch_size,
+            self.placement,
+            self.group,
+            lambda batch: self.corrupt.add(batch, "test"),
         )
-        self.check_corrupt("test", len(self.test_feed))
+        self.check_corrupt("test", len(self.feeds.test))
         return summarize(predictions, self.group)
 
     def check_corrupt(self, split: str, images: int) -> None:
@@ -248,12 +272,12 @@ class Trainer:
 
     def prepared_batches(self) -> Generator[tuple[MicroBatch, Batch]]:
         """Yield each micro-batch with its images; data loader workers prepare them ahead."""
-        batches = self.train_feed.training(self.micro_batches(), self.config, self.seed)
+        batches = self.feeds.train.training(self.micro_batches(), self.config, self.seed)
         yield from zip(self.micro_batches(), batches, strict=True)
 
     def epoch_order(self, epoch: int) -> Tensor:
         """Return the random order (N) of the training images in an epoch."""
-        return torch.randperm(len(self.train_feed), generator=generator(self.seed, "order", epoch))
+        return torch.randperm(len(self.feeds.train), generator=generator(self.seed, "order", epoch))
 
     def train_step(self) -> None:
         """Run one training step, on a batch that depends on seed and step alone."""
@@ -299,8 +323,8 @@ class Trainer:
         """Take part in the other processes' gradient sum although all of the micro-batch's images are corrupt."""
         if self.group.size == 1:
             return
-        assert isinstance(self.train_feed, Items)  # images in memory are never corrupt
-        images, _ = self.placement.inputs(self.train_feed.no_images())
+        assert isinstance(self.feeds.train, Items)  # images in memory are never corrupt
+        images, _ = self.placement.inputs(self.feeds.train.no_images())
         with without_statistics(self.model), torch.compiler.set_stance("force_eager"):
             with self.placement.autocast():
                 loss = self.network(images).sum()
@@ -326,7 +350,7 @@ class Trainer:
     def log(self) -> None:
         """Log the training steps since the last line; raise DivergedError if the loss is not finite."""
         loss, correct, images = self.totals()
-        self.check_corrupt("training", len(self.train_feed))
+        self.check_corrupt("training", len(self.feeds.train))
         line = {
             "step": self.step,
             "steps": self.total_steps,

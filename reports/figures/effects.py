@@ -12,7 +12,7 @@ from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, signed
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
 from reports.formats import superscript
 from reports.row_summary import status_of
-from reports.statistics import Verdict
+from reports.statistics import MEASURES, Measure, Verdict
 from reports.tables import Table
 
 BETTER = Look("better", "o", BLUE)
@@ -24,13 +24,13 @@ _LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCO
 
 
 @styled
-def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure:
+def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str, digits: int = 2) -> Figure:
     """Draw every row of a table of comparisons: its difference, CI and verdict, or the status of its runs."""
     records = table.frame.to_dict("records")
     lines = []
     for record, cells in zip(records, table.rows, strict=True):
         label = f"{record['label']} {superscript(cells[0].marks)}".strip()
-        lines.append(_effect(record, label, runs))
+        lines.append(_effect(record, label, runs, digits))
     looks = [
         look
         for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED)
@@ -44,7 +44,7 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str) -> Figure
     return draw_forest(lines, words, handles)
 
 
-def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
+def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame, digits: int) -> Line:
     """Return the line of a row."""
     mine = runs[runs["row"] == record["row"]]
     value, low, high = (known(record.get(name)) for name in ("difference", "low", "high"))
@@ -56,7 +56,7 @@ def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame) -> Line:
         value=value,
         low=low,
         high=high,
-        cells=(signed_number(value), signed_interval(low, high), word),
+        cells=(signed_number(value, digits), signed_interval(low, high, digits), word),
         look=_LOOKS.get(word, UNTESTED),
         absent=absence(status_of(mine)) or _without(word, str(record["row"]), runs),
     )
@@ -72,14 +72,15 @@ def _without(word: str, row: str, runs: pd.DataFrame) -> str:
 
 
 @styled
-def worths(table: Table, caption: str) -> Figure:
+def worths(table: Table, measure: Measure, caption: str) -> Figure:
     """Draw each flag's effect over orders with CI and range, and its effect in the paper's order."""
     lines = []
     for record in table.frame.to_dict("records"):
         value, low, high, least, most, other = (
             known(record[name]) for name in ("worth", "low", "high", "min", "max", "in_paper_order")
         )
-        cells = (signed_number(value), signed_interval(low, high), signed_number(other))
+        digits = MEASURES[measure].digits
+        cells = (signed_number(value, digits), signed_interval(low, high, digits), signed_number(other, digits))
         spread = (least, most) if least is not None and most is not None and record["orders"] > 1 else None
         absent = "no order with all its runs"
         lines.append(Line(record["flag"], value, low, high, cells, WORTH, absent, spread, other))
@@ -91,5 +92,12 @@ def worths(table: Table, caption: str) -> Figure:
     if any(line.other is not None for line in lines):
         handles.append(OTHER.handle())
     headings = ("effect", "95% CI", "in the paper's order")
-    words = Words(table.title, table.subtitle, "change in top-1 on enabling the flag (pp)", headings, 3, [caption])
+    words = Words(
+        table.title,
+        table.subtitle,
+        f"change in {MEASURES[measure].change} on enabling the flag",
+        headings,
+        3,
+        [caption],
+    )
     return draw_forest(lines, words, handles)

@@ -213,11 +213,13 @@ def _off_axis(lines: Sequence[Line]) -> list[Artist]:
     return [Line2D([], [], linestyle="", marker=">", color=INK, markersize=8, label="off the axis")]
 
 
-def signed_number(value: float | None) -> str:
+def signed_number(value: float | None, digits: int) -> str:
     """Format a change as the column beside the axis shows it."""
-    return MISSING if value is None else signed(value, ".2f")
+    return MISSING if value is None else signed(value, f".{digits}f")
 
 
-def signed_interval(low: float | None, high: float | None) -> str:
+def signed_interval(low: float | None, high: float | None, digits: int) -> str:
     """An interval as it stands beside the axis."""
-    return MISSING if low is None or high is None else f"{signed(low, '.2f')} to {signed(high, '.2f')}"
+    if low is None or high is None:
+        return MISSING
+    return f"{signed(low, f'.{digits}f')} to {signed(high, f'.{digits}f')}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.row_summary import status_of
-from reports.statistics import summarise
+from reports.statistics import Measure, Summary, summarise
 from reports.statistics.factorial import Factorial
 
 
@@ -20,19 +20,25 @@ class Grid:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: dict[tuple[str, str], pd.DataFrame]
+    measure: Measure = "top1"
+
+    def summary(self, place: tuple[str, str]) -> Summary:
+        """Summarize the measure of a cell's finished runs."""
+        cell = self.cells[place]
+        return summarise(cell.loc[cell["status"] == "done", self.measure])
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A line a cell: both values, status, and mean, sd and seeds of top-1."""
+        """A line a cell: both values, status, and mean, sd and seeds of the measure."""
         lines = []
         for (down, across), runs in self.cells.items():
-            top1 = summarise(runs.loc[runs["status"] == "done", "top1"])
+            result = self.summary((down, across))
             line = {self.down: down, self.across: across, "status": status_of(runs)}
-            lines.append(line | {"mean": top1.mean, "sd": top1.sd, "seeds": top1.seeds})
+            lines.append(line | {"mean": result.mean, "sd": result.sd, "seeds": result.seeds})
         return pd.DataFrame(lines)
 
 
-def two_flags(grid: Factorial, runs: pd.DataFrame) -> Grid | None:
+def two_flags(grid: Factorial, runs: pd.DataFrame, measure: Measure = "top1") -> Grid | None:
     """Arrange the runs of a grid of two flags; None if it has another number of flags."""
     if len(grid.flags) != 2:
         return None
@@ -40,4 +46,4 @@ def two_flags(grid: Factorial, runs: pd.DataFrame) -> Grid | None:
     down, across = grid.flags
     cells = {(cell[0], cell[1]): by_row[row] for cell, row in grid.rows.items()}
     rows, columns = grid.flags.values()
-    return Grid(down, across, rows, columns, cells)
+    return Grid(down, across, rows, columns, cells, measure)

@@ -1,4 +1,4 @@
-"""A heat map of two flags: one cell per pair of values, shaded by top-1."""
+"""A heat map of two flags: one cell per pair of values, shaded by the measure, better values brighter."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from reports.figures.grid import Grid
 from reports.figures.numbered_points import axis_range
 from reports.figures.style import INK, MARGIN, MUTED, RULE, absence, page, styled, text_width, ticks, wrap
 from reports.row_summary import status_of
-from reports.statistics import summarise
+from reports.statistics import MEASURES, Measure
 from reports.tables import mean_sd
 
 _CELL, _SIZE, _LINE, _NAME, _BAR = 0.5, 9.0, 0.17, 1.8, 0.18
 _CELL_WIDE = (1.15, 2.2)  # at least and at most
+_SHADES: dict[Measure, str] = {"top1": "cividis", "loss": "cividis_r"}
 
 
 @styled
 def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
     """Draw a grid with the first flag's values from top to bottom and the second's from left to right."""
-    top1 = {place: summarise(cell.loc[cell["status"] == "done", "top1"]) for place, cell in grid.cells.items()}
-    means = [summary.mean for summary in top1.values() if summary.seeds]
+    results = {place: grid.summary(place) for place in grid.cells}
+    means = [summary.mean for summary in results.values() if summary.seeds]
     low, high = axis_range(means, [0.0] * len(means), 5.0)
+    shades, words = _SHADES[grid.measure], MEASURES[grid.measure]
     wide = min(max(_CELL_WIDE[0], *(text_width(name, _SIZE) + 0.1 for name in grid.columns)), _CELL_WIDE[1])
     heads = [wrap(name, _SIZE, wide - 0.08) for name in grid.columns]
     sides = [wrap(name, _SIZE, _NAME) for name in grid.rows]
@@ -61,16 +63,16 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
             board.text(left - 0.12, y + height / 2 + below, line, size=_SIZE, ha="right", va="center")
         for column, value in enumerate(grid.columns):
             cell = (left + column * wide, y, wide, height)
-            summary = top1.get((row, value))
+            summary = results.get((row, value))
             if summary is not None and summary.seeds:
-                words = mean_sd(summary.mean, summary.sd)
+                shown = mean_sd(summary.mean, summary.sd, words.digits)
                 gid = mark(board, list(grid.cells).index((row, value)))
-                _draw_cell(board, cell, words, colormaps["cividis"](float(scale(summary.mean))), gid)
+                _draw_cell(board, cell, shown, colormaps[shades](float(scale(summary.mean))), gid)
             else:
                 runs = grid.cells.get((row, value))
                 _draw_cell(board, cell, absence(status_of(runs)) if runs is not None else "not in the study", None)
         y += height
-    _draw_scale(sheet, left, sheet.bottom + 0.55, (low, high), off)
+    _draw_scale(sheet, (left, sheet.bottom + 0.55), (low, high), off, grid.measure)
     return sheet.figure
 
 
@@ -95,16 +97,18 @@ def _lightness(color: tuple[float, ...]) -> float:
     return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
 
 
-def _draw_scale(sheet: Any, x: float, y: float, ends: tuple[float, float], off: Sequence[bool]) -> None:
+def _draw_scale(
+    sheet: Any, at: tuple[float, float], ends: tuple[float, float], off: Sequence[bool], measure: Measure
+) -> None:
     """What the shades mean, with an arrow at an end that cells lie beyond."""
     low, high = ends
-    bar = sheet.axes(x, y, 2.6, _BAR)
-    bar.imshow([[place / 255 for place in range(256)]], cmap="cividis", aspect="auto", extent=(low, high, 0, 1))
+    bar = sheet.axes(*at, 2.6, _BAR)
+    bar.imshow([[place / 255 for place in range(256)]], cmap=_SHADES[measure], aspect="auto", extent=(low, high, 0, 1))
     bar.set_yticks([])
     bar.set_xticks(marks := ticks(low, high, 4), [f"{mark:g}" for mark in marks])
     bar.set_xlim(low, high)
     bar.tick_params(axis="x", length=3)
-    bar.set_xlabel("top-1, %")
+    bar.set_xlabel(MEASURES[measure].value)
     for place, marker, beyond in ((-0.03, "<", off[0]), (1.03, ">", off[1])):
         if beyond:
             bar.plot(place, 0.5, marker, transform=bar.transAxes, color=INK, markersize=6, clip_on=False)

@@ -33,7 +33,7 @@ from reports.figures.style import (
     ticks,
     wrap,
 )
-from reports.statistics import Verdict
+from reports.statistics import MEASURES, Measure, Verdict
 
 _LOOKS = {look.meaning: look for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED)}
 # A colour, a marker and a line for each value of the flag that has lines, told apart in grey print too.
@@ -51,7 +51,7 @@ _PER_ROW, _KEY_MOST, _NOTE_MOST, _SIZE = 2, 1.7, 3.3, 8.5
 
 
 @styled
-def interaction_plots(means: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
+def interaction_plots(means: pd.DataFrame, measure: Measure, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
     """A panel for each two flags: the second's values across, a line for each value of the first.
 
     `means` has a line per point: flag, value, other_flag, other_value, mean, low, high, absent; NaN if there is none.
@@ -71,7 +71,7 @@ def interaction_plots(means: pd.DataFrame, title: str, subtitle: str, notes: Seq
         x = MARGIN + _LEFT + (number % columns) * step
         y = sheet.top - 0.15 - _TALL - (number // columns) * height
         axes = sheet.axes(x, y, wide, _TALL)
-        axes.set(ylim=limits, ylabel="top-1 (%)" if number % columns == 0 else "", xlabel=str(other))
+        axes.set(ylim=limits, ylabel=MEASURES[measure].value if number % columns == 0 else "", xlabel=str(other))
         _draw_lines(axes, points, wide)
         axes.legend(
             handles=list(_line_keys(points, key)), title=str(flag), loc="upper left", bbox_to_anchor=(1.02, 1.0),
@@ -115,22 +115,22 @@ def _line_keys(points: pd.DataFrame, width: float) -> Iterator[Artist]:
 
 
 @styled
-def grid_effects(effects: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
+def grid_effects(effects: pd.DataFrame, measure: Measure, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
     """A grid's effects with intervals and verdicts; `effects` has label, effect, low, high, verdict and reason."""
-    lines = []
+    lines, words = [], MEASURES[measure]
     for line in effects.to_dict("records"):
         value, low, high = (known(line[name]) for name in ("effect", "low", "high"))
         untested = value is not None and line["reason"]
         verdict = f"{line['verdict']}: {line['reason']}" if untested else line["verdict"]
-        cells = (signed_number(value), signed_interval(low, high), verdict)
+        cells = (signed_number(value, words.digits), signed_interval(low, high, words.digits), verdict)
         absent = line["reason"] if text_width(line["reason"], _SIZE) <= _NOTE_MOST else "a cell has no result"
         lines.append(Line(line["label"], value, low, high, cells, _LOOKS[line["verdict"]], absent))
     used = [look for look in _LOOKS.values() if any(line.look == look and line.value is not None for line in lines)]
     handles = [look.handle() for look in used]
     if any(line.low is not None for line in lines):
         handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% CI"))
-    words = Words(title, subtitle, "effect on top-1 (percentage points)", ("effect", "95% CI", "verdict"), 2, notes)
-    return draw_forest(lines, words, handles)
+    headings = ("effect", "95% CI", "verdict")
+    return draw_forest(lines, Words(title, subtitle, f"effect on {words.change}", headings, 2, notes), handles)
 
 
 _CELL_WIDE, _CELL_TALL = 0.56, 0.34
@@ -138,7 +138,9 @@ _GAIN_LOSS = LinearSegmentedColormap.from_list("gain and loss", [VERMILION, "whi
 
 
 @styled
-def interaction_matrix(pairs: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
+def interaction_matrix(
+    pairs: pd.DataFrame, measure: Measure, title: str, subtitle: str, notes: Sequence[str]
+) -> Figure:
     """A cell for each two flags with their interaction; `pairs` has flag, other, effect and verdict.
 
     A flag's name stands at the end of its row of cells and on top of its column.
@@ -156,10 +158,10 @@ def interaction_matrix(pairs: pd.DataFrame, title: str, subtitle: str, notes: Se
     largest = float(np.nanmax([*pairs["effect"].abs(), 1e-9]))
     for index, line in zip(pairs.index, pairs.to_dict("records"), strict=True):
         first, second = sorted((flags.index(line["flag"]), flags.index(line["other"])))
-        _draw_pair(board, first, second, line, largest, mark(board, int(index)))
+        _draw_pair(board, (first, second), line, (largest, measure), mark(board, int(index)))
     handles = [
-        Patch(facecolor=_GAIN_LOSS(0.85), label="positive"),
-        Patch(facecolor=_GAIN_LOSS(0.15), label="negative"),
+        Patch(facecolor=_GAIN_LOSS(0.5 + 0.35 * MEASURES[measure].sign), label="positive"),
+        Patch(facecolor=_GAIN_LOSS(0.5 - 0.35 * MEASURES[measure].sign), label="negative"),
     ]
     if pairs["verdict"].isin([Verdict.BETTER, Verdict.WORSE]).any():
         handles.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.6, label="better or worse"))
@@ -169,13 +171,17 @@ def interaction_matrix(pairs: pd.DataFrame, title: str, subtitle: str, notes: Se
     return sheet.figure
 
 
-def _draw_pair(board: Axes, column: int, row: int, line: dict[Any, Any], largest: float, gid: str) -> None:
+def _draw_pair(
+    board: Axes, place: tuple[int, int], line: dict[Any, Any], scale: tuple[float, Measure], gid: str
+) -> None:
     """The cell of two flags: its shade the interaction, framed if significant, hatched if there is no estimate."""
+    (column, row), (largest, measure) = place, scale
+    words = MEASURES[measure]
     effect, sure = known(line["effect"]), line["verdict"] in (Verdict.BETTER, Verdict.WORSE)
     if effect is None:
         looks: dict[str, Any] = {"facecolor": "white", "edgecolor": RULE, "hatch": "////"}
     else:
-        shade = _GAIN_LOSS(0.5 + 0.35 * effect / largest)
+        shade = _GAIN_LOSS(0.5 + 0.35 * words.sign * effect / largest)
         looks = {
             "facecolor": shade,
             "edgecolor": INK if sure else "white",
@@ -187,7 +193,7 @@ def _draw_pair(board: Axes, column: int, row: int, line: dict[Any, Any], largest
     board.add_patch(Rectangle((column + inset, row + inset), size, size, gid=gid, **looks))
     if effect is not None:
         weight = "bold" if sure else "normal"
-        words = signed(effect, ".2f")
+        shown = signed(effect, f".{words.digits}f")
         board.text(
-            column + 0.5, row + 0.5, words, size=7.5, ha="center", va="center", weight=weight, color=INK, zorder=4
+            column + 0.5, row + 0.5, shown, size=7.5, ha="center", va="center", weight=weight, color=INK, zorder=4
         )

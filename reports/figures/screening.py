@@ -25,13 +25,13 @@ _SMALL, _GAP, _ACROSS = 1.9, 0.55, 4
 
 
 @styled
-def pareto(table: Table, axis: str, caption: str) -> Figure:
+def pareto(table: Table, axis: str, caption: str, digits: int = 2) -> Figure:
     """The main effects in order of size, with confidence intervals and verdicts."""
     lines = []
     for record, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
         value, low, high = (known(record[name]) for name in ("effect", "low", "high"))
         look = _LOOKS.get(record["verdict"], UNTESTED)
-        shown = (signed_number(value), signed_interval(low, high), record["verdict"])
+        shown = (signed_number(value, digits), signed_interval(low, high, digits), record["verdict"])
         lines.append(Line(cells[0].text, value, low, high, shown, look, "aliased"))
     looks = [look for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED) if any(line.look == look for line in lines)]
     handles = [look.handle() for look in looks]
@@ -108,7 +108,9 @@ def _half_normal_handles(frame: pd.DataFrame) -> Sequence[Line2D]:
 
 
 @styled
-def interaction_plots(frame: pd.DataFrame, axis: str, title: str, subtitle: str, caption: str) -> Figure:
+def interaction_plots(
+    frame: pd.DataFrame, axis: str, title: str, subtitle: str, caption: str, digits: int = 2
+) -> Figure:
     """A panel for each interaction: the response against the values of one flag, a line for each value of the other.
 
     `frame` has a line for each point: flags, aliases, effect, verdict, flag, value, other, other_value, mean, se.
@@ -120,21 +122,21 @@ def interaction_plots(frame: pd.DataFrame, axis: str, title: str, subtitle: str,
     sheet = page(title, subtitle, [caption], width, down * (_SMALL + 1.35))
     low = (frame["mean"] - frame["se"]).min()
     high = (frame["mean"] + frame["se"]).max()
-    room = 0.08 * (high - low) or 0.5
+    room = 0.08 * (high - low) or 0.5 * 10.0 ** (2 - digits)
     for place, group in enumerate(panels):
         line, column = divmod(place, _ACROSS)
         x = MARGIN + _LEFT + column * (_SMALL + _GAP)
         axes = sheet.axes(x, sheet.top - 0.35 - _SMALL - line * (_SMALL + 1.35), _SMALL, _SMALL)
-        _draw_interaction(axes, group, (low - room, high + room))
+        _draw_interaction(axes, group, (low - room, high + room), digits)
     sheet.figure.axes[0].set_ylabel(axis)
     return sheet.figure
 
 
-def _draw_interaction(axes: Axes, group: pd.DataFrame, up: tuple[float, float]) -> None:
+def _draw_interaction(axes: Axes, group: pd.DataFrame, up: tuple[float, float], digits: int) -> None:
     """One panel."""
     first = group.iloc[0]
     axes.set(xlim=(-0.35, 1.35), ylim=up, xlabel=first["flag"])
-    axes.set_title(f"{first['effect']:+.2f}, {first['verdict']}".replace("-", "−"), size=8.5, color=INK)
+    axes.set_title(f"{first['effect']:+.{digits}f}, {first['verdict']}".replace("-", "−"), size=8.5, color=INK)
     values = list(dict.fromkeys(group["value"]))
     axes.set_xticks([0, 1], values)
     axes.spines[["top", "right"]].set_visible(False)

@@ -19,6 +19,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
+from reports.statuses import shown
+
 # Okabe and Ito's colors, safe for color blindness; shapes and lines differ too, for gray print.
 INK, MUTED, BAND, RULE = "#222222", "#666666", "#F1F1F1", "#D5D5D5"
 BLUE, SKY, VERMILION, GREY = "#0072B2", "#56B4E9", "#D55E00", "#C9C9C9"
@@ -223,7 +225,7 @@ def footnotes(notes: Sequence[str]) -> Iterator[str]:
 
 def absence(status: str) -> str:
     """Describe a row without a result by its status; empty if it has a result."""
-    return {"done": "", "left": "not run"}.get(status, status)
+    return "" if status == "done" else shown(status)
 
 
 def known(value: Any) -> float | None:

@@ -17,6 +17,7 @@ from reports.page.explorer import explorer_data
 from reports.page.svg import inline
 from reports.report import Report
 from reports.row_summary import facts
+from reports.statuses import shown
 from reports.tables import Column
 
 _HERE = files("reports.page")
@@ -37,6 +38,7 @@ def page(report: Report) -> str:
         spans=spans,
         heading=heading,
         signed_word=signed_word,
+        shown=shown,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
         explorer=explorer_data(report),

@@ -23,6 +23,7 @@ from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, 
 from reports.report import Report
 from reports.row_summary import account
 from reports.statistics import summarise
+from reports.statuses import shown
 from reports.tables import mean_sd
 
 Numbers = NDArray[np.int64]
@@ -135,7 +136,7 @@ def measured(report: Report, row: str) -> str:
     label = f"{runs['label'].iloc[0]} (recipe {runs['recipe'].iloc[0]})" if len(runs) else row
     rest = account(runs) if len(runs) else "not run"
     if not top1.seeds:
-        return f"{label}: no result; {rest or ', '.join(dict.fromkeys(runs['status']))}"
+        return f"{label}: no result; {rest or ', '.join(dict.fromkeys(map(shown, runs['status'])))}"
     if top1.seeds == 1:
         result = f"{mean_sd(top1.mean, None)}%, one seed"
     else:

@@ -10,10 +10,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.report import Plot
+from reports.statistics import MEASURES
+from reports.statuses import shown
 
 _NAMES = {
     "top1_mean": "top-1 (%)",
-    "mean": "top-1 (%)",
     "top1_sd": "± sd",
     "sd": "± sd",
     "macs": "MACs",
@@ -77,8 +78,9 @@ def described(plot: Plot, place: int) -> str:
             for seed, images, loss, top1 in own[["seed", "images", "loss", "top1"]].itertuples(index=False, name=None)
         ]
         return f"{line['label']}: {'; '.join(seeds)}"
+    names = _NAMES | {"mean": MEASURES[plot.measure].value}
     numbers = [
-        f"{_NAMES.get(name, name)} {_formatted(name, line[name])}" for name in _DESCRIBED if _there(line.get(name))
+        f"{names.get(name, name)} {_formatted(name, line[name], plot)}" for name in _DESCRIBED if _there(line.get(name))
     ]
     named = [line[name] for name in ("label", "flag") if name in line][:1] or [
         f"{name} {value}" for name, value in line.items() if name not in _DESCRIBED
@@ -90,11 +92,11 @@ def _there(value: Any) -> bool:
     return bool(pd.notna(value)) and value not in ("", "done")
 
 
-def _formatted(name: str, value: Any) -> str:
+def _formatted(name: str, value: Any, plot: Plot) -> str:
     """Format a number as in the tables."""
     if isinstance(value, str):
-        return value
+        return shown(value)
     number = float(value)
     if name in ("macs", "params", "seeds"):
         return f"{number:,.0f}"
-    return f"{number:.3f}" if name == "p_adjusted" else f"{number:.2f}"
+    return f"{number:.3f}" if name == "p_adjusted" else f"{number:.{MEASURES[plot.measure].digits}f}"

@@ -16,21 +16,18 @@ from reports.statistics.compare import (
     MODERATED,
     ONE_SEED,
     WELCH,
-    Measure,
     Verdict,
     compare,
     legend,
     with_verdicts,
 )
+from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.multiple_testing import holm, step_down
 from reports.statistics.shapley import (
     OrderDistance,
-    SeededValue,
     Value,
     distance_from_order,
-    shapley_exact,
-    shapley_from_orders,
-    shapley_over_seeds,
+    sampled_shapley,
     worths_in_order,
 )
 from reports.statistics.two_networks import COVERS_IMAGES, MCNEMAR, Correct, paired_correctness
@@ -40,6 +37,7 @@ __all__ = [
     "COMPARISON_COLUMNS",
     "COVERS_IMAGES",
     "MCNEMAR",
+    "MEASURES",
     "MODERATED",
     "NO_METHOD",
     "ONE_SEED",
@@ -51,7 +49,6 @@ __all__ = [
     "Means",
     "Measure",
     "OrderDistance",
-    "SeededValue",
     "Summary",
     "Value",
     "Verdict",
@@ -64,9 +61,7 @@ __all__ = [
     "pairwise_accuracy",
     "rank_correlation",
     "rerun_agreement",
-    "shapley_exact",
-    "shapley_from_orders",
-    "shapley_over_seeds",
+    "sampled_shapley",
     "step_down",
     "summarise",
     "with_verdicts",

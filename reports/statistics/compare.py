@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,18 +16,17 @@ from numpy.typing import NDArray
 from scipy import special
 
 from reports.statistics.contrasts import contrasts, joint_p_values
+from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.multiple_testing import step_down
 from reports.statistics.noise import Noise, fit_noise
 from reports.statistics.row_results import RowResults, gather, refuse_duplicates
 from reports.statistics.values import NO_METHOD, check_level, summarise
 
-Measure = Literal["top1", "loss"]
-
 MODERATED = "moderated t-test"
 WELCH = "Welch's t-test"
 ONE_SEED = "one seed"
 
-_UNITS = {"top1": "percentage points", "loss": "test loss, lower is better"}
+_UNITS: dict[Measure, str] = {"top1": "percentage points", "loss": "test loss, lower is better"}
 _LEGENDS = {
     MODERATED: "from a moderated t-test, in which rows of the same recipe and budget share their noise model",
     WELCH: "from Welch's t-test, if no other row shares the recipe and budget or a row's variance is out of line",
@@ -97,12 +95,19 @@ def with_verdicts(
     lines: pd.DataFrame, p_adjusted: pd.Series, measure: Measure = "top1", level: float = 0.95
 ) -> pd.DataFrame:
     """Lines of `compare` with other adjusted p-values, and the verdicts that follow from them."""
-    good = lines["difference"] * (-1 if measure == "loss" else 1) > 0
-    significant = p_adjusted <= round(1 - level, 12)
-    verdict = np.where(significant, np.where(good, Verdict.BETTER, Verdict.WORSE), Verdict.INCONCLUSIVE)
-    return lines.assign(
-        p_adjusted=p_adjusted, verdict=np.where(lines["p"].isna(), Verdict.NOT_TESTED, verdict).astype(str)
-    )
+    p_adjusted = p_adjusted.where(lines["p"].notna())
+    named = verdicts(lines["difference"].to_numpy(float), p_adjusted.to_numpy(float), measure, level)
+    return lines.assign(p_adjusted=p_adjusted, verdict=named)
+
+
+def verdicts(
+    effects: NDArray[np.float64], p_adjusted: NDArray[np.float64], measure: Measure = "top1", level: float = 0.95
+) -> list[str]:
+    """Name the verdict on each effect; "not tested" if it has no p-value."""
+    better = MEASURES[measure].sign * effects > 0
+    verdict = np.where(better, Verdict.BETTER, Verdict.WORSE)
+    verdict = np.where(p_adjusted <= round(1 - level, 12), verdict, Verdict.INCONCLUSIVE)
+    return [str(one) for one in np.where(np.isnan(p_adjusted), Verdict.NOT_TESTED, verdict)]
 
 
 def fit_rows(results: Sequence[RowResults], resolution: float = 0.0) -> Noise:

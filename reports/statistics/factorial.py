@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Verdict
-from reports.statistics.weighted_contrasts import RowMeans, RowValues, verdicts, weighted_sums
+from reports.statistics.compare import Verdict, verdicts
+from reports.statistics.measures import Measure
+from reports.statistics.weighted_contrasts import RowMeans, RowValues, weighted_sums
 
 Cell = tuple[str, ...]  # one value per flag, as a user types it, in the grid's order of flags
 
@@ -54,7 +55,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Effect:
-    """A contrast of cells: what `changes` (one, or two for their interaction) make of top-1.
+    """A contrast of cells: what `changes` (one, or two for their interaction) make of the measure.
 
     Flags in `at` are held at a value; over those in neither the effect is averaged. `weights` has every cell that the
     contrast needs.
@@ -131,23 +132,30 @@ def _contrast(grid: Factorial, changes: tuple[Change, ...], at: tuple[tuple[str,
 
 
 def effects_frame(
-    grid: Factorial, effects: Sequence[Effect], results: Mapping[str, RowValues], level: float = 0.95
+    grid: Factorial,
+    effects: Sequence[Effect],
+    results: Mapping[str, RowValues],
+    measure: Measure = "top1",
+    resolution: float = 0.0,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Estimate and test effects under one noise model for all cells.
 
     Args:
         grid: The grid.
         effects: Effects to test.
-        results: Top-1 (%) of each row's finished runs.
+        results: Top-1 (%) or test loss of each row's finished runs.
+        measure: What the results are.
+        resolution: The step in which they come, as for `RowMeans.of`.
         level: Confidence level of each interval, which is not corrected for the number of effects.
 
     Returns:
         One line per effect: change and where in words, flag, before, after, other_flag, other_before, other_after,
-        family, effect (pp), se, low, high, p, p_adjusted (step-down maximum of |t| within its family), verdict,
-        reason (of "not tested") and note. Numbers that are not known are NaN.
+        family, effect (in the unit of the results), se, low, high, p, p_adjusted (step-down maximum of |t| within its
+        family), verdict, reason (of "not tested") and note. Numbers that are not known are NaN.
     """
     cells = _cell_results(grid, results)
-    means = RowMeans.of(list(cells.values()))
+    means = RowMeans.of(list(cells.values()), resolution)
     weights = _weight_matrix([effect.weights for effect in effects], list(cells))
     outliers = [cell for cell, outlier in zip(cells, means.noise.outlier, strict=True) if outlier]
     reasons, notes = [], []
@@ -159,20 +167,24 @@ def effects_frame(
         notes.append(varies if outlying and not missing else "")
     tested = weighted_sums(means, weights, [effect.family.value for effect in effects], level)
     frame = pd.concat([_described(effects), tested], axis=1)
-    frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy(), level)
+    frame["verdict"] = verdicts(frame["effect"].to_numpy(), frame["p_adjusted"].to_numpy(), measure, level)
     frame["reason"] = pd.Series(reasons).where(frame["verdict"] == Verdict.NOT_TESTED, "")
     return frame.assign(note=notes)
 
 
 def cell_means(
-    grid: Factorial, places: Sequence[Mapping[str, str]], results: Mapping[str, RowValues], level: float = 0.95
+    grid: Factorial,
+    places: Sequence[Mapping[str, str]],
+    results: Mapping[str, RowValues],
+    resolution: float = 0.0,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Estimate the mean at some values, averaged over the flags without one: mean, low and high of each place."""
     cells = _cell_results(grid, results)
     weights = _weight_matrix(
         [_contrast(grid, (), tuple(at.items()), Family.MAIN).weights for at in places], list(cells)
     )
-    sums = weighted_sums(RowMeans.of(list(cells.values())), weights, [""] * len(weights), level)
+    sums = weighted_sums(RowMeans.of(list(cells.values()), resolution), weights, [""] * len(weights), level)
     return sums[["effect", "low", "high"]].rename(columns={"effect": "mean"})
 
 

@@ -23,9 +23,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import stats
 
 from reports.statistics.multiple_testing import holm
+from reports.statistics.order_walk import SetMean, Walk, is_complete
 from reports.statistics.values import check_level
 
 Floats = NDArray[np.float64]
@@ -35,14 +36,6 @@ ALL_SETS = "all sets of flags"
 SAMPLED_ORDERS = "sampled orders"
 PRIOR_DF = 4  # of the variance over orders; by simulation, see tests/test_order_interactions.py
 MIN_EACH_WAY = 2  # orders in which the one flag comes before the other, and as many in which it comes after
-
-
-@dataclass(frozen=True)
-class SetMean:
-    """The mean top-1 of a set of flags over seeds and the variance of that mean; NaN if unknown."""
-
-    mean: float
-    variance: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ def pairwise_interactions(
     level: float = 0.95,
     not_random: Sequence[Sequence[str]] = (),
 ) -> pd.DataFrame:
-    """Estimate the pairwise Faith-Shap index of each two flags (pp), with its error, interval and p-value.
+    """Estimate the pairwise Faith-Shap index of each two flags with error, interval and p-value, in the means' unit.
 
     If every set of flags has a result, the index is computed from all of them and its error is that of the runs. Else
     it is estimated from the orders. Its error variance is then the noise of the runs, each counted once however many
@@ -89,7 +82,7 @@ def pairwise_interactions(
     every = [frozenset(chosen) for size in range(len(flags) + 1) for chosen in combinations(flags, size)]
     visited = {frozenset(order[:end]) for order in (*orders, *not_random) for end in range(len(flags) + 1)}
     means = {chosen: value(chosen) for chosen in visited}
-    kept = [order for order in orders if _complete(order, means)]
+    kept = [order for order in orders if is_complete(order, means)]
     if len(visited) == len(every) and all(math.isfinite(known.mean) for known in means.values()):
         method, estimates = (
             ALL_SETS,
@@ -107,10 +100,6 @@ def pairwise_interactions(
     columns = ["flag", "other", "effect", "se", "df", "low", "high", "p"]
     frame = pd.DataFrame(lines, columns=columns)
     return frame.assign(p_adjusted=holm(frame["p"].astype(float)), method=method, orders=len(kept))
-
-
-def _complete(order: Sequence[str], means: Mapping[frozenset[str], SetMean]) -> bool:
-    return all(math.isfinite(means[frozenset(order[:end])].mean) for end in range(len(order) + 1))
 
 
 def set_weights(n: int) -> Floats:
@@ -160,14 +149,14 @@ def _from_orders(
     pairs = list(combinations(range(n), 2))
     if number < 2 * MIN_EACH_WAY:
         return [_NONE] * len(pairs)
-    walk = _Walk.of(flags, orders, means)
+    walk = Walk.of(flags, orders, means)
     weights = step_weights(walk.positions)
     weights -= weights.mean(axis=0)
     steps = walk.steps - walk.steps.mean(axis=0)
     scale = number / (number - 1)
     parts = {(i, j): scale / 2 * (weights[:, i, j] * steps[:, i] + weights[:, j, i] * steps[:, j]) for i, j in pairs}
-    own = [walk.noise(flag, flag) for flag in range(n)]
-    noises = [_part_noise(pair, weights, own, walk.noise(*pair)) for pair in pairs]
+    own = [walk.centered_noise(flag, flag) for flag in range(n)]
+    noises = [_part_noise(pair, weights, own, walk.centered_noise(*pair)) for pair in pairs]
     over_orders = np.array([part.var(ddof=1) for part in parts.values()]) / number
     order_df = number - 1 + PRIOR_DF
     moderated = ((number - 1) * over_orders + PRIOR_DF * over_orders.mean()) / order_df
@@ -184,52 +173,6 @@ def _from_orders(
             df = variance**2 / (order_variance**2 / order_df + shared**2 / noise_df)
         estimates.append(_Estimate(float(part.mean()), float(variance), float(df)))
     return estimates
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """Orders in numbers: the place and the step of each flag, and which sets' means each step is the difference of.
-
-    positions, steps    (orders, flags): the flags before a flag, and what it adds (pp)
-    visits              for each flag (orders, sets): +1 for the set with it, −1 for the set without
-    variances           (sets,): error variances of the sets' means
-    """
-
-    positions: NDArray[np.intp]
-    steps: Floats
-    visits: list[sparse.csr_array]
-    variances: Floats
-
-    @classmethod
-    def of(
-        cls, flags: Sequence[str], orders: Sequence[Sequence[str]], means: Mapping[frozenset[str], SetMean]
-    ) -> _Walk:
-        sets: dict[frozenset[str], int] = {}
-        place = {flag: number for number, flag in enumerate(flags)}
-        positions, ends = np.empty((2, len(orders), len(flags)), dtype=int)
-        starts = np.empty_like(ends)
-        for line, order in enumerate(orders):
-            numbers = [sets.setdefault(frozenset(order[:end]), len(sets)) for end in range(len(order) + 1)]
-            for before, flag in enumerate(order):
-                column = place[flag]
-                positions[line, column] = before
-                starts[line, column], ends[line, column] = numbers[before], numbers[before + 1]
-        reached = np.array([means[chosen].mean for chosen in sets])
-        lines = np.arange(len(orders))
-        signs, both = np.repeat([1.0, -1.0], len(orders)), np.tile(lines, 2)
-        shape = (len(orders), len(sets))
-        visits = [
-            sparse.csr_array((signs, (both, np.concatenate([ends[:, flag], starts[:, flag]]))), shape=shape)
-            for flag in range(len(flags))
-        ]
-        variances = np.array([means[chosen].variance for chosen in sets])
-        return cls(positions, reached[ends] - reached[starts], visits, variances)
-
-    def noise(self, one: int, other: int) -> Floats:
-        """Return the noise covariance of two flags' steps, each less its mean over orders: (orders, orders)."""
-        covariance = (self.visits[one].multiply(self.variances) @ self.visits[other].T).toarray()
-        covariance = covariance - covariance.mean(axis=0)
-        return np.asarray(covariance - covariance.mean(axis=1, keepdims=True))
 
 
 def _part_noise(pair: Pair, weights: Floats, own: Sequence[Floats], between: Floats) -> Floats:

@@ -14,6 +14,7 @@ from scipy import optimize, special
 
 from reports.statistics.compare import fit_rows, matching_df
 from reports.statistics.contrasts import contrasts
+from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.noise import fit_noise
 from reports.statistics.row_results import gather
 from reports.statistics.sequential import FIRST_SHARE, looks, spent, stage_of
@@ -88,7 +89,7 @@ def _detectable(
 
 
 def study_power(
-    runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1", seeds: int | None = None
+    runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: Measure = "top1", seeds: int | None = None
 ) -> Power | None:
     """Compute which true difference a study detects, from the variance that its runs show.
 
@@ -127,13 +128,12 @@ def study_power(
     return Power(size * sd, size, "" if used.nunique() == 1 else f" between rows with {seeds or now} seeds")
 
 
-def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str = "top1") -> str:
+def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: Measure = "top1") -> str:
     """Say which true difference a study with these runs detects; nothing if it cannot be computed."""
     power = study_power(runs, pairs, measure)
     if power is None:
         return ""
-    unit = "pp" if measure == "top1" else "in loss"
-    size = f"{power.shown} {unit} ({power.in_sds:.1f} standard deviations)"
+    size = f"{power.shown} {MEASURES[measure].unit} ({power.in_sds:.1f} standard deviations)"
     return f"A true difference of {size}{power.between} is detected with 80% power."
 
 

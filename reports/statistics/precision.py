@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Measure, fit_rows
+from reports.statistics.compare import fit_rows
 from reports.statistics.contrasts import contrasts
+from reports.statistics.measures import Measure
 from reports.statistics.noise import Noise
 from reports.statistics.row_results import gather
-from reports.statistics.sequential import PRECISION, gives_variance
+from reports.statistics.sequential import PRECISION, gives_variance, last_added
 
 LEVEL = 0.95
 
@@ -64,7 +65,7 @@ def seeds_needed(runs: pd.DataFrame, half_width: float, measure: Measure = "top1
 
 def describe_precision(runs: pd.DataFrame, compared: pd.DataFrame, measure: Measure = "top1") -> str:
     """Say how wide the intervals of a study are that asked for a precision; nothing of another study."""
-    asked = str(runs["added"].iloc[runs["stage"].argmax()]) if "added" in runs and len(runs) else ""
+    asked = last_added(runs)[1] if "added" in runs and len(runs) else ""
     widths = (compared["high"] - compared["low"]).dropna() / 2
     if PRECISION not in asked or not len(widths):
         return ""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from reports.errors import ReportError, shortened
+from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
+from reports.statuses import shown
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class _Lines:
     runs: set[object] = field(default_factory=set)
 
 
-def gather(runs: pd.DataFrame, measure: str, variance_from: pd.Series | None = None) -> dict[str, RowResults]:
+def gather(runs: pd.DataFrame, measure: Measure, variance_from: pd.Series | None = None) -> dict[str, RowResults]:
     """The results of every row of a study, in its order (arguments as `compare`)."""
     frame = pd.DataFrame(
         {name: runs.get(name) for name in ("reason", "recipe", "images_seen", "run")}, index=runs.index
@@ -70,11 +72,13 @@ def gather(runs: pd.DataFrame, measure: str, variance_from: pd.Series | None = N
     }
 
 
-def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
+def _results(name: str, row: _Lines, source: str, measure: Measure) -> RowResults:
     reason = ""
     if not row.values:
         statuses = set(row.statuses.values())
-        reason = "failed" if "failed" in statuses else f"no {_NAMES[measure]}" if "done" in statuses else "not run"
+        reason = (
+            "failed" if "failed" in statuses else f"no {MEASURES[measure].name}" if "done" in statuses else "not run"
+        )
     elif len(row.recipes) > 1:
         reason = "several recipes"
     elif len(row.images) > 1:
@@ -82,18 +86,26 @@ def _results(name: str, row: _Lines, source: str, measure: str) -> RowResults:
     group = (next(iter(row.recipes), None), next(iter(row.images), None))
     values = tuple(value for _, value in sorted(row.values.items()))
     used = tuple(value for seed, value in sorted(row.values.items()) if seed in row.for_variance)
-    return RowResults(name, values, used, group, source, reason, _account(row.statuses, row.values, row.reasons))
+    note = account(row.statuses, row.values, row.reasons, measure)
+    return RowResults(name, values, used, group, source, reason, note)
 
 
-_NAMES = {"top1": "top-1", "loss": "test loss"}
+def account(
+    statuses: Mapping[int, str], values: Collection[int], reasons: Mapping[int, str], measure: Measure = "top1"
+) -> str:
+    """Describe the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`.
 
-
-def _account(statuses: Mapping[int, str], values: Mapping[int, float], reasons: Mapping[int, str]) -> str:
-    """What became of the runs of a row that have no result, like ones together: `seeds 0, 2 failed (loss is nan)`."""
+    Args:
+        statuses: Status of each seed's run.
+        values: The seeds that have a result.
+        reasons: Why runs failed, by seed.
+        measure: The result that is missing.
+    """
     fates: dict[str, list[str]] = {}
     for seed, status in sorted(statuses.items()):
         if seed not in values:
-            fates.setdefault(f"{status} ({reasons[seed]})" if seed in reasons else status, []).append(str(seed))
+            fate = f"finished without {MEASURES[measure].name}" if status == "done" else shown(status)
+            fates.setdefault(f"{fate} ({reasons[seed]})" if seed in reasons else fate, []).append(str(seed))
     return ", ".join(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}" for fate, seeds in fates.items())
 
 

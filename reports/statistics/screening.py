@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Measure, Verdict
+from reports.statistics.compare import Verdict, verdicts
+from reports.statistics.measures import Measure
 from reports.statistics.unreplicated import Floats, Reference, Space, complement, estimate, reference
 from reports.statistics.values import check_level
 
@@ -361,16 +362,10 @@ def _share(draws: Floats, t: float) -> float:
 
 def with_verdicts(frame: pd.DataFrame, level: float = 0.95, measure: Measure = "top1") -> pd.DataFrame:
     """Add the verdicts that adjusted p-values give, and the reasons of effects that are not tested."""
-    verdicts, reasons = [], []
-    better = 1 if measure == "top1" else -1
-    for effect, se, p in zip(frame["effect"], frame["se"], frame["p_adjusted"], strict=True):
-        reason = "aliased with another effect" if math.isnan(effect) else "no spread to judge it by"
-        tested = not math.isnan(se)
-        significant = p <= round(1 - level, 12)
-        found = (Verdict.BETTER if better * effect > 0 else Verdict.WORSE) if significant else Verdict.INCONCLUSIVE
-        verdicts.append((found if tested else Verdict.NOT_TESTED).value)
-        reasons.append("" if tested else reason)
-    return frame.assign(verdict=verdicts, reason=reasons)
+    effect, tested = frame["effect"].to_numpy(float), frame["se"].notna()
+    p = frame["p_adjusted"].where(tested).to_numpy(float)
+    reasons = np.where(np.isnan(effect), "aliased with another effect", "no spread to judge it by")
+    return frame.assign(verdict=verdicts(effect, p, measure, level), reason=np.where(tested, "", reasons))
 
 
 def _untested(model: _Model, flags: Sequence[str]) -> Screening:

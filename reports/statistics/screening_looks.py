@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from reports.statistics.compare import Measure
+from reports.statistics.measures import Measure
 from reports.statistics.screening import Screening, with_verdicts
 from reports.statistics.sequential import FIRST_SHARE, LATER_SHARE, Look, over_looks
 

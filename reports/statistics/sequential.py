@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.statistics.compare import Measure, compare, with_verdicts
+from reports.statistics.compare import compare, with_verdicts
+from reports.statistics.measures import Measure
 
 FIRST_SHARE = 0.90
 LATER_SHARE = 0.08
@@ -33,6 +34,7 @@ START = "start"
 PILOT = "pilot"  # the first stage of a study whose second stage is sized by the pilot's variance
 PRECISION = "precision"  # that second stage; `precision 0.5` says what was asked
 EXTENDED = "extended"  # added when results were there; `extended to precision 0.5` where the size was computed
+RETRIED = "retried"  # runs that failed, were missing at an earlier look, and were tried again
 
 ENDED = ("done", "failed")  # statuses of a run that will not change by itself
 
@@ -82,9 +84,18 @@ def gives_variance(runs: pd.DataFrame) -> pd.Series:
     stage = stage_of(runs)
     if "added" not in runs or runs.empty:
         return stage >= 1
-    why = str(runs.loc[stage == stage.max(), "added"].iloc[0])
-    sized = stage.max() > 1 and why.removeprefix(f"{EXTENDED} to ").startswith(PRECISION)
-    return stage < stage.max() if sized else stage >= 1
+    last, why = last_added(runs)
+    sized = last > 1 and why.removeprefix(f"{EXTENDED} to ").startswith(PRECISION)
+    return stage < last if sized else stage >= 1
+
+
+def last_added(runs: pd.DataFrame) -> tuple[int, str]:
+    """The number of the last stage that is more than another trial of failed runs, and why it was added."""
+    stage = stage_of(runs)
+    added = runs["added"] if "added" in runs else pd.Series(START, runs.index)
+    planned = added != RETRIED
+    last = int(stage[planned].max()) if planned.any() else 1
+    return last, str(added[stage == last].iloc[0]) if planned.any() else START
 
 
 def _stages(runs: pd.DataFrame) -> list[tuple[int, int, bool, str]]:
@@ -188,6 +199,9 @@ def describe_looks(runs: pd.DataFrame) -> str:
     if not earlier:
         return f"Verdicts use {share}; the rest is kept for extensions of the study."
     before = int((stage_of(runs) <= earlier[-1].stage).sum())
+    if "added" in runs and (runs.loc[stage_of(runs) > earlier[-1].stage, "added"] == RETRIED).all():
+        again = f"{len(runs) - before} failed run{'s were' if len(runs) - before > 1 else ' was'} tried again"
+        return f"Look {len(earlier) + 1}, after {again}: it uses {share}. {_EARLIER}"
     return f"Look {len(earlier) + 1}, after {before} runs were extended to {len(runs)}: it uses {share}. {_EARLIER}"
 
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import special
 
-from reports.statistics.compare import Verdict
 from reports.statistics.contrasts import POINTS, Contrasts, normal_points, row_variances
 from reports.statistics.multiple_testing import step_down
 from reports.statistics.noise import Floats, Noise, fit_noise
@@ -40,12 +38,18 @@ class RowMeans:
     noise: Noise
 
     @classmethod
-    def of(cls, results: Sequence[RowValues]) -> RowMeans:
-        """Summarize the results of rows, each of which has one or more."""
+    def of(cls, results: Sequence[RowValues], resolution: float = 0.0) -> RowMeans:
+        """Summarize the results of rows, each of which has one or more.
+
+        Values come in steps of `resolution` (0: unknown). If any row varies, no variance is less than that of rounding
+        to this step.
+        """
         runs = np.array([len(row.values) for row in results], dtype=float)
         used = [np.array(row.for_variance) for row in results]
         variance = np.array([values.var(ddof=1) if len(values) > 1 else math.nan for values in used])
         df = np.array([max(len(values) - 1, 0) for values in used], dtype=float)
+        if (variance > 0).any():
+            variance = np.maximum(variance, resolution**2 / 12)
         mean = np.array([np.mean(row.values) for row in results])
         return cls(mean, runs, fit_noise(variance, df, np.zeros(len(results), dtype=np.intp)))
 
@@ -110,16 +114,3 @@ def weighted_sums(means: RowMeans, weights: Floats, families: Sequence[str], lev
             null = 2 * special.ndtr(-np.abs(errors @ weights[mine].T) / scale)
             frame.loc[mine, "p_adjusted"] = step_down(frame.loc[mine, "p"].to_numpy(), null)
     return frame
-
-
-def verdicts(effect: NDArray[np.float64], p_adjusted: NDArray[np.float64], level: float = 0.95) -> list[str]:
-    """Name the verdict on each effect; "not tested" if it has no p-value."""
-    words = []
-    for size, p in zip(effect, p_adjusted, strict=True):
-        if math.isnan(p):
-            words.append(Verdict.NOT_TESTED)
-        elif p <= round(1 - level, 12):
-            words.append(Verdict.BETTER if size > 0 else Verdict.WORSE)
-        else:
-            words.append(Verdict.INCONCLUSIVE)
-    return [word.value for word in words]
