@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from ablations.streams import Lasting, is_interactive
+from reports.marks import warnings_of
 
 PLAIN_SECONDS = 30  # between plain lines of one run
 
@@ -83,8 +84,12 @@ class Display:
         if result["status"] == "done":
             ema = f" (EMA weights {result['ema_top1']:.2f}%)" if "ema_top1" in result else ""
             speed = f"{result['seconds']:.0f} s  {result['images_per_second']:.0f} images/s"
-            summary = f"top-1 {result['top1']:.2f}%{ema}  {speed}"
+            some = result.get("evaluated_images", 0) < result.get("test_images", 0)
+            read = f" on {result['evaluated_images']:,} of {result['test_images']:,} test images" if some else ""
+            summary = f"top-1 {result['top1']:.2f}%{ema}{read}  {speed}"
             self.print(f"{run}: {summary}")
+            for warning in warnings_of(result):
+                self.print(f"{run}: warning: {warning}", style="yellow")
         else:
             self.print(f"{run}: failed: {result['reason']}", style="red")
         self.ended.add(run)

@@ -124,7 +124,7 @@ class TrainingConfig(BaseModel):
     workers: Whole | None = Field(
         default=None, ge=0, le=1024, description="data loader processes; none: threads on a GPU, 0 on a CPU"
     )
-    max_damaged: BelowOne = Field(default=0.001, description="fraction of corrupt images above which a run fails")
+    max_damaged: BelowOne = Field(default=0.001, description="fraction of unreadable images above which a run fails")
     checkpoint_seconds: Number = Field(default=60.0, gt=0, description="max seconds between checkpoints")
     checkpoint_steps: Whole | None = Field(default=None, ge=1, description="also every so many steps")
     checkpoint_every: Number | None = Field(default=None, gt=0, description="epochs between permanent checkpoints")

@@ -10,11 +10,12 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
-from ablations.studies.results import curves_frame, predictions, update_results
+from ablations.studies.results import curves_frame, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
 from modernize.design import nearest, text
 from reports.paper_agreement import agreement_words
+from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
@@ -72,12 +73,12 @@ def read_report(study: Study, folder: Path) -> Report:
     Raises ReportError if the runs cannot be reported together, RequestError if `bench.json` or the published results
     are invalid.
     """
-    runs = update_results(study, folder)
+    runs = on_compared_images(update_results(study, folder))
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
-    tables = report_tables(runs, study.name, predictions(study, folder), orders, bench, grid, factors, study.measure)
+    tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure)
     notes = agreement_words(runs[runs["roadmap"].notna()], study.base) if study.kind == "roadmap" else []
     return Report(
         title=study.name,

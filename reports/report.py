@@ -16,7 +16,7 @@ from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.statistics import Measure
 from reports.statistics.factorial import Factorial
-from reports.study_tables import Predictions, comparison_table, references_table, resolution
+from reports.study_tables import comparison_table, references_table, resolution
 from reports.summary import StudySummary
 from reports.tables import Table
 
@@ -111,7 +111,6 @@ class Report:
 def report_tables(
     runs: pd.DataFrame,
     title: str,
-    predictions: Predictions | None = None,
     orders: Orders | None = None,
     bench: pd.DataFrame | None = None,
     grid: Factorial | None = None,
@@ -123,7 +122,6 @@ def report_tables(
     Args:
         runs: The study's tidy frame, see `Report`.
         title: The title of a roadmap's table.
-        predictions: Which test images the run of a row and seed classified correctly.
         orders: The orders of a study of orders, whose main table has the flags' effects averaged over them.
         bench: The study's measurements; a roadmap shows them in its own table, other studies in the last.
         grid: The design of a grid, whose main table has the flags' effects.
@@ -133,22 +131,22 @@ def report_tables(
     Raises:
         ReportError: If the runs cannot be reported together.
     """
-    step = resolution(runs, predictions)
+    step = resolution(runs)
     if orders is not None:
         worths = orders_table(runs, orders.orders, orders.row_of, measure, step)
         flags, *random = orders.orders
         pairs = [order_interactions_table(runs, flags, random, orders.row_of, measure, step)] if len(flags) > 1 else []
-        return [worths, *pairs, comparison_table(runs, predictions, bench, measure)]
+        return [worths, *pairs, comparison_table(runs, bench, measure)]
     if grid is not None and len(grid.flags) > 1:
-        return [grid_effects_table(runs, grid, measure, step), comparison_table(runs, predictions, bench, measure)]
+        return [grid_effects_table(runs, grid, measure, step), comparison_table(runs, bench, measure)]
     if factors is not None:
         found = screening_of(runs, factors, measure)
         effects = screen_table(runs, factors, found, measure)
         interactions = interactions_table(runs, found, measure)
-        return [effects, interactions, comparison_table(runs, predictions, bench, measure)]
+        return [effects, interactions, comparison_table(runs, bench, measure)]
     roadmap = runs["roadmap"].iloc[0] if len(runs) else None
     if isinstance(roadmap, str):
-        compared = comparison_table(runs, predictions, None, measure)
+        compared = comparison_table(runs, None, measure)
         others = references_table(runs[runs["roadmap"].isna()], bench)
         return [replace(roadmap_table(runs, roadmap, bench), title=title), *([others] if others else []), compared]
-    return [comparison_table(runs, predictions, bench, measure)]
+    return [comparison_table(runs, bench, measure)]

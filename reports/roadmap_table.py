@@ -10,6 +10,7 @@ import pandas as pd
 
 from modernize.roadmap import Roadmap, Row, roadmap
 from reports.errors import ReportError
+from reports.predictions import images_of
 from reports.row_summary import RowSummary, facts, shared_with, summarise_rows
 from reports.statistics import Summary, summarise
 from reports.statuses import shown
@@ -89,7 +90,7 @@ def roadmap_table(runs: pd.DataFrame, roadmap_name: str, bench: pd.DataFrame | N
         rows=tuple(rows),
         sections=tuple(i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group),
         notes=tuple(footnotes.texts),
-        frame=with_speeds(_frame(shown, averaged), measured),
+        frame=with_speeds(_frame(shown, averaged, images_of(runs)), measured),
     )
 
 
@@ -112,7 +113,7 @@ def _steps(runs: pd.DataFrame, steps: Roadmap) -> list[_Step]:
 
 def _not_run(row: Row) -> RowSummary:
     none: Summary = summarise(())
-    return RowSummary(row.name, row.label, "", "not run", "", 0, None, None, none, none, none, ())
+    return RowSummary(row.name, row.label, "", "not run", "", 0, None, None, none, none, none, none, ())
 
 
 def _our_cells(step: _Step, units: tuple[str, str], averaged: bool, marks: tuple[int, ...]) -> tuple[Cell, ...]:
@@ -175,7 +176,7 @@ def _check(runs: pd.DataFrame, steps: Roadmap) -> None:
         raise ReportError(f"roadmap {steps.name}: row {row} has two runs of seed {seed}")
 
 
-def _frame(shown: Sequence[_Step], averaged: bool) -> pd.DataFrame:
+def _frame(shown: Sequence[_Step], averaged: bool, images: int | None) -> pd.DataFrame:
     """The raw table."""
     lines = []
     for step in shown:
@@ -188,5 +189,9 @@ def _frame(shown: Sequence[_Step], averaged: bool) -> pd.DataFrame:
         line |= {"loss_mean": ours.loss.mean, "loss_sd": ours.loss.sd, "before": step.before, "change": step.change}
         line |= {"paper_gflops": row.paper.gflops, "paper_top1": row.paper.top1}
         line |= {"paper_top1_sd": row.paper.top1_std, "paper_change": step.paper_change}
-        lines.append(line | {"note": "; ".join([*ours.notes, *([row.paper.note] if row.paper.note else [])])})
-    return pd.DataFrame(lines).astype({"params": "Int64", "macs": "Int64", "paper_top1_sd": "float64"})
+        line |= {"note": "; ".join([*ours.notes, *([row.paper.note] if row.paper.note else [])])}
+        line |= {"marks": "; ".join(ours.marks), "train_top1_mean": ours.train.mean, "compared_images": images}
+        lines.append(line)
+    return pd.DataFrame(lines).astype(
+        {"params": "Int64", "macs": "Int64", "paper_top1_sd": "float64", "compared_images": "Int64"}
+    )

@@ -10,18 +10,21 @@ from typing import TypeVar
 import pandas as pd
 
 from reports.errors import shortened
+from reports.marks import count_marks, row_mark_notes, row_marks
+from reports.predictions import describe_images, unread_note
 from reports.statistics import Summary, summarise
 from reports.statistics.row_results import account as describe_missing
 from reports.statistics.values import known
-from reports.statuses import SHOWN
+from reports.statuses import NOT_COMPARED, shown
 
-_STATUSES = ("failed", "running", "stopped", "left")  # the status of a row without a result is the first of its runs'
+# The status of a row without a result is the first of its runs'.
+_STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
 _Value = TypeVar("_Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class RowSummary:
-    """All runs of a row: its cost and, over its finished runs, top-1, EMA top-1 and test loss.
+    """All runs of a row: its cost and, over its finished runs, top-1, EMA top-1, test loss and top-1 in training.
 
     `notes` say what a reader must know before comparing the row with others; `params` and `macs` are None if unknown.
     """
@@ -37,7 +40,9 @@ class RowSummary:
     top1: Summary
     ema: Summary
     loss: Summary
+    train: Summary
     notes: tuple[str, ...]
+    marks: tuple[str, ...] = ()
 
 
 def summarise_rows(runs: pd.DataFrame) -> list[RowSummary]:
@@ -49,7 +54,7 @@ def summarise_rows(runs: pd.DataFrame) -> list[RowSummary]:
 
 def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummary:
     done = runs[runs["status"] == "done"]
-    top1, ema, loss = (summarise(done.get(measure, ())) for measure in ("top1", "ema_top1", "loss"))
+    top1, ema, loss, train = (summarise(done.get(name, ())) for name in ("top1", "ema_top1", "loss", "train_top1"))
     params, macs = (_first_count(runs[column]) for column in ("params", "macs"))
     return RowSummary(
         row=name,
@@ -63,12 +68,14 @@ def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummar
         top1=top1,
         ema=ema,
         loss=loss,
+        train=train,
         notes=tuple(notes),
+        marks=tuple(mark.value for mark in row_marks(runs)),
     )
 
 
 def status_of(runs: pd.DataFrame) -> str:
-    """Return `done` if a row has a result, else the first of failed, running, stopped and left among its runs."""
+    """Return `done` if a row has a result, else the first of `_STATUSES` among those of its runs."""
     if summarise(runs.loc[runs["status"] == "done", "top1"]).seeds:
         return "done"
     statuses = set(runs["status"])
@@ -95,7 +102,7 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for name, runs in by_row.items():
         notes[name] = []
-        if recipes[name] and recipes[name] != usual_recipe:
+        if recipes[name] and recipes[name] != usual_recipe and not _all_differ(recipes):
             notes[name].append(f"trained with recipe {', '.join(recipes[name])}")
         if images[name] and images[name] != usual_images:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
@@ -105,8 +112,7 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
         if shared:
             notes[name].append(f"the same runs as {shared}: one design under one recipe")
         notes[name] += _values(runs, "note") if "note" in runs else []
-        if account(runs):
-            notes[name].append(account(runs))
+        notes[name] += filter(None, [*row_mark_notes(runs), unread_note(runs), account(runs)])
     return notes
 
 
@@ -126,10 +132,12 @@ def facts(runs: pd.DataFrame) -> str:
     parts = [
         f"study {', '.join(_values(runs, 'study'))}",
         f"data {', '.join(_values(runs, 'dataset'))}",
+        *filter(None, [describe_images(runs)]),
         *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
-        f"recipe {', '.join(_usual(recipes))}",
+        f"{len(recipes)} recipes" if _all_differ(recipes) else f"recipe {', '.join(_usual(recipes))}",
         _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
-        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {SHOWN[status]}" for status, number in statuses if number),
+        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number),
+        *count_marks(runs),
     ]
     return " · ".join(parts)
 
@@ -150,6 +158,11 @@ def _usual(values: Mapping[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
     counts = Counter(value for value in values.values() if value)
     latest = {value: place for place, value in enumerate(values.values())}
     return max(counts, key=lambda value: (counts[value], latest[value]), default=())
+
+
+def _all_differ(values: Mapping[str, tuple[_Value, ...]]) -> bool:
+    """Whether each of several rows has another value, as the recipes of a study of recipes are."""
+    return len(values) > 1 and len(set(values.values())) == len(values)
 
 
 def _images(runs: pd.DataFrame) -> tuple[int, ...]:

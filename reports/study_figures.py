@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
+from reports.marks import row_marks
 from reports.paper_agreement import agreement_words
 from reports.report import Plot
 from reports.row_summary import facts, status_of
@@ -192,6 +193,11 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
         return
     by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
     points.insert(2, "status", [status_of(by_row[row]) for row in points["row"]])
+    marked = {row: ", ".join(row_marks(mine)) for row, mine in by_row.items()}
+    points["label"] = [
+        f"{label} [{marked[row]}]" if marked[row] else label
+        for row, label in zip(points["row"], points["label"], strict=True)
+    ]
     latencies = [speed for speed in speeds(bench, list(points["row"])) if speed.column.title.startswith("latency")]
     for speed in latencies:
         points[speed.column.name] = points["row"].map(speed.values)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from reports.errors import ReportError
+from reports.predictions import images_of
 from reports.row_summary import RowSummary, account, facts, summarise_rows
-from reports.statistics import Correct, Measure, Verdict, compare, legend
+from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
 from reports.statistics.precision import describe_precision
@@ -36,7 +37,6 @@ from reports.tables import (
     with_speeds,
 )
 
-Predictions = Callable[[str, int], Correct | None]
 Line = Mapping[Any, Any]  # of `statistics.compare`
 
 _TITLES = {
@@ -51,18 +51,11 @@ _TITLES = {
 }
 
 
-def comparison_table(
-    runs: pd.DataFrame,
-    predictions: Predictions | None = None,
-    bench: pd.DataFrame | None = None,
-    measure: Measure = "top1",
-) -> Table:
+def comparison_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:
     """Tabulate every row of a study: its cost, results, and difference from its baseline.
 
     Args:
         runs: The study's tidy frame, see `Report`.
-        predictions: Which test images the run of a row and seed classified correctly; their number is the resolution
-            of top-1.
         bench: The study's measurements, see `speeds`.
         measure: The study's primary measure, which the verdicts are about. The other one is shown without verdicts.
 
@@ -72,7 +65,7 @@ def comparison_table(
     if runs.empty:
         raise ReportError("no runs to report")
     compared, other = (
-        compare_over_looks(runs, pairs(runs), each, resolution=resolution(runs, predictions, each))
+        compare_over_looks(runs, pairs(runs), each, resolution=resolution(runs, each))
         for each in (measure, OTHER[measure])
     )
     for name in ("difference", "low", "high"):
@@ -106,6 +99,7 @@ def _table(
     averaged = any(row.ema.seeds for row, _ in rows)
     measured = speeds(bench, [row.row for row, _ in rows])
     units = unit(row.params for row, _ in rows), unit(row.macs for row, _ in rows)
+    marks = _all_marks(rows)
     footnotes = Footnotes()
     legends = [
         TOP1_LEGEND,
@@ -124,13 +118,13 @@ def _table(
             (
                 *_cells(row, units, averaged, measure, footnotes.marks(notes[row.row])),
                 *(Cell(speed.shown(row.row)) for speed in measured),
-                *(_difference_cells(line, measure) if by_name else ()),
+                *(_difference_cells(line, measure, footnotes.marks(_of_baseline(marks[row.row]))) if by_name else ()),
             )
             for row, line in rows
         ),
         sections=(),
         notes=tuple(footnotes.texts),
-        frame=with_speeds(_raw(rows, notes, averaged), measured),
+        frame=with_speeds(_raw(rows, notes, marks, averaged, images_of(runs)), measured),
     )
 
 
@@ -160,14 +154,10 @@ def _notes(row: RowSummary, line: Line | None, runs: pd.DataFrame) -> tuple[str,
     return (*(note for note in row.notes if note != account(runs)), str(line["note"]))
 
 
-def resolution(runs: pd.DataFrame, predictions: Predictions | None, measure: Measure = "top1") -> float:
+def resolution(runs: pd.DataFrame, measure: Measure = "top1") -> float:
     """The step in which top-1 comes, 100 / test images; 0 if unknown, and for the loss."""
-    done = runs[runs["status"] == "done"] if predictions and measure == "top1" else runs.iloc[:0]
-    for row, seed in zip(done["row"], done["seed"], strict=True):
-        correct = predictions(row, int(seed)) if predictions else None
-        if correct is not None and len(correct):
-            return 100 / len(correct)
-    return 0.0
+    images = images_of(runs) if measure == "top1" else None
+    return 100 / images if images else 0.0
 
 
 def verdict_words(line: Line) -> str:
@@ -216,7 +206,11 @@ def _cells(
 
 
 def _raw(
-    rows: Sequence[tuple[RowSummary, Line | None]], notes: Mapping[str, Sequence[str]], averaged: bool
+    rows: Sequence[tuple[RowSummary, Line | None]],
+    notes: Mapping[str, Sequence[str]],
+    marks: Mapping[str, Sequence[str]],
+    averaged: bool,
+    images: int | None,
 ) -> pd.DataFrame:
     """The raw table."""
     lines = []
@@ -228,11 +222,30 @@ def _raw(
         raw |= {"loss_mean": row.loss.mean, "loss_sd": row.loss.sd}
         compared = {name: value for name, value in (line or {}).items() if name not in ("mean", "sd", "seeds")}
         lines.append(raw | compared | {"note": "; ".join(notes[row.row])})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).assign(
+        marks=["; ".join(marks[row.row]) for row, _ in rows],
+        train_top1_mean=[row.train.mean for row, _ in rows],
+        compared_images=pd.array([images] * len(rows), dtype="Int64"),
+    )
 
 
-def _difference_cells(line: Line | None, measure: Measure) -> tuple[Cell, ...]:
-    """Difference, CI, p-value and verdict of a comparison; nothing for a row without a baseline."""
+def _all_marks(rows: Sequence[tuple[RowSummary, Line | None]]) -> dict[str, list[str]]:
+    """The marks of each row and of its baseline, `baseline at chance`."""
+    own = {row.row: row.marks for row, _ in rows}
+    bases = {row.row: own.get(str(line["base"]), ()) if line else () for row, line in rows}
+    return {row: [*marks, *(f"{_BASELINE}{mark}" for mark in bases[row])] for row, marks in own.items()}
+
+
+def _of_baseline(marks: Sequence[str]) -> list[str]:
+    """The marks of a row's baseline, which stand beside the verdict."""
+    return [mark for mark in marks if mark.startswith(_BASELINE) and "EMA" not in mark]
+
+
+_BASELINE = "baseline "
+
+
+def _difference_cells(line: Line | None, measure: Measure, marks: tuple[int, ...]) -> tuple[Cell, ...]:
+    """Difference, CI, p-value and marked verdict of a comparison; nothing for a row without a baseline."""
     if line is None:
         return (Cell(MISSING), Cell(MISSING), Cell(MISSING), Cell(""))
-    return (*effect_cells(line, measure, "difference"), Cell(verdict_words(line)))
+    return (*effect_cells(line, measure, "difference"), Cell(verdict_words(line), marks))

@@ -10,10 +10,18 @@ from typing import Any
 
 import pandas as pd
 
+from reports.marks import study_warnings
 from reports.row_summary import facts
 from reports.statistics import MEASURES, ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
-from reports.statistics.power import Power, describe_power, detectable_effect, study_power
+from reports.statistics.power import (
+    MOST_SEEDS,
+    Power,
+    describe_power,
+    detectable_effect,
+    seeds_to_detect,
+    study_power,
+)
 from reports.statistics.sequential import describe_looks, looks
 from reports.statistics.values import known
 from reports.study_tables import pairs
@@ -35,7 +43,10 @@ _NAMED = 8  # inconclusive effects listed by name, the largest first
 
 @dataclass(frozen=True)
 class Finding:
-    """An effect with its 95% CI (NaN: none) and verdict; `reason` says why it was not tested."""
+    """An effect with its 95% CI (NaN: none) and verdict; `reason` says why it was not tested.
+
+    `marks` are those of the row and its baseline: `at chance; baseline at chance`.
+    """
 
     label: str
     effect: float
@@ -43,6 +54,7 @@ class Finding:
     high: float
     verdict: str
     reason: str = ""
+    marks: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class StudySummary:
     title    the study's name
     facts    dataset, recipe, seeds and runs
     about    what the effects are, their unit and the correction
+    warnings which rows are marked, and what that means for the effects
     groups   findings by verdict: helped, hurt, inconclusive, not tested
     notes    what the study can detect, what would settle it, how it agrees with the paper
     figure   the name of the figure of the effects; empty if there is none
@@ -73,6 +86,7 @@ class StudySummary:
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
     figure: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def summarise_study(
@@ -94,6 +108,7 @@ def summarise_study(
         groups=tuple(_groups(findings, measure)),
         notes=(*power, *notes),
         figure=table.name if table else "",
+        warnings=tuple(study_warnings(runs)),
     )
 
 
@@ -127,7 +142,7 @@ def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
             effect, low, high = (_number(line.get(column)) for column in (name, "low", "high"))
             label = ", ".join(cell.text for cell, column in zip(cells, table.columns, strict=True) if _names(column))
             reason = line["reason"] if isinstance(line.get("reason"), str) else ""
-            findings.append(Finding(label, effect, low, high, verdict, reason))
+            findings.append(Finding(label, effect, low, high, verdict, reason, str(line.get("marks", ""))))
     sign = -1 if measure == "top1" else 1
     return sorted(findings, key=lambda finding: sign * finding.effect if known(finding.effect) else math.inf)
 
@@ -144,7 +159,7 @@ def _number(value: Any) -> float:
 def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
     if findings and findings[0].verdict == AVERAGED:
         shown = "; ".join(described(finding, measure) for finding in findings)
-        yield Group("averaged", "Effects averaged over orders, the largest first", tuple(findings), shown)
+        yield Group("averaged", "Effects averaged over orders, the best first", tuple(findings), shown)
         return
     tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
     for verdict, heading in _HEADINGS.items():
@@ -177,10 +192,11 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> 
 
 
 def described(finding: Finding, measure: Measure = "top1") -> str:
-    """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`."""
+    """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`, and its marks in brackets."""
     numbers = (signed(value, MEASURES[measure].digits) for value in (finding.effect, finding.low, finding.high))
     effect, low, high = (number.replace("-", "−") for number in numbers)
-    return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "")
+    marks = f" [{finding.marks}]" if finding.marks else ""
+    return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "") + marks
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -206,8 +222,28 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     if power := describe_power(runs, pairs(runs), measure):
         yield power
-    if verdicts.eq(Verdict.INCONCLUSIVE.value).any() and (offers := list(_offers(runs, have, measure))):
-        yield f"To resolve inconclusive comparisons, add seeds: {'; '.join(offers[:2])}."
+    if verdicts.eq(Verdict.INCONCLUSIVE.value).any():
+        if offers := list(_offers(runs, have, measure)):
+            yield f"To resolve inconclusive comparisons, add seeds: {'; '.join(offers[:2])}."
+        yield _largest_inconclusive(runs, frame, have, measure)
+
+
+def _largest_inconclusive(runs: pd.DataFrame, frame: pd.DataFrame, have: int, measure: Measure) -> str:
+    """Say what it takes to settle the largest inconclusive difference, if it is as large as it looks."""
+    open_lines = frame[frame["verdict"] == Verdict.INCONCLUSIVE]
+    line = open_lines.iloc[int(open_lines["difference"].astype(float).abs().argmax())]
+    seeds = seeds_to_detect(runs, frame, line.to_dict())
+    effect, low, high = (float(line[name]) for name in ("difference", "low", "high"))
+    shown = described(Finding(str(line["label"]), effect, low, high, Verdict.INCONCLUSIVE), measure)
+    needs = (
+        f"about {seeds} seeds per row ({_cost(runs, seeds - have)})" if seeds else f"over {MOST_SEEDS} seeds per row"
+    )
+    several = len(open_lines) > 1
+    rough = "the largest of several estimates is often too large" if several else "the true difference may be smaller"
+    return (
+        f"The {'largest ' if several else ''}inconclusive difference is {shown}. Detecting a true difference of that "
+        f"size with 80% power takes {needs}. This is rough: {rough}, and half the size takes about four times as many."
+    )
 
 
 def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
@@ -256,7 +292,7 @@ def _duration(seconds: float) -> str:
 
 def as_text(summary: StudySummary) -> str:
     """The summary as plain text, for a terminal or a mail."""
-    lines = [summary.title, summary.facts, summary.about, ""]
+    lines = [summary.title, summary.facts, summary.about, *(f"Warning: {text}" for text in summary.warnings), ""]
     lines += [f"{group.heading}: {group.text}." for group in summary.groups]
     return "\n".join([*lines, *summary.notes]) + "\n"
 
@@ -266,6 +302,7 @@ def as_markdown(summary: StudySummary) -> str:
     from reports.formats import escape
 
     lines = [f"# {escape(summary.title)}", "", escape(summary.facts), "", summary.about, ""]
+    lines += [f"- **Warning**: {escape(text)}" for text in summary.warnings]
     lines += [f"- **{group.heading}**: {escape(group.text)}." for group in summary.groups]
     lines += [f"- {escape(note)}" for note in summary.notes]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,14 @@ from modernize.design import Design, split_name, text
 from modernize.roadmap import NAMES, Row, roadmap
 from reports.cost_table import gflops
 from reports.errors import ReportError
+from reports.marks import row_mark_notes
+from reports.predictions import Predicted, describe_images, joined, unread_note
 from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.sequential import compare_over_looks, describe_looks
-from reports.study_tables import Predictions, resolution
-from reports.tables import Cell, Column, Table, interval, mean_sd, signed
+from reports.study_tables import resolution
+from reports.tables import Cell, Column, Footnotes, Table, interval, mean_sd, signed
+
+Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and seed
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,28 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Networks:
+    """The difference of two trained networks on the test images that both read, of so many; or why it is unknown."""
+
+    difference: Difference | None
+    compared: int = 0
+    images: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class MeasuredDifference:
     """The second of two designs against the first: a line of `statistics.compare` and its legend.
 
-    `networks` is the difference of the two trained networks, if each design has one seed; `primary` the study's
-    primary measure, which the line is about.
+    `networks` compares the two trained networks, if each design has one seed; `primary` is the study's primary
+    measure, which the line is about. `notes` say what a reader must know of the runs of each.
     """
 
     line: Mapping[str, Any]
     legend: str
-    networks: Difference | None = None
+    networks: Networks | None = None
     primary: Measure = "top1"
+    notes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 CHOSEN_AFTERWARDS = (
@@ -62,9 +77,15 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
     lines += _paper_lines(*paper) if paper else []
     lines += _measured_lines(measured) if measured else []
     flags = len(_flags(before, after))
-    texts = list(dict.fromkeys(row.paper.note for row in paper or () if row.paper.note))
-    places = enumerate(paper or (), start=1)
-    notes = {(_PAPERS_GFLOPS, place): (texts.index(row.paper.note) + 1,) for place, row in places if row.paper.note}
+    footnotes = Footnotes()
+    notes = {
+        (_PAPERS_GFLOPS, place): footnotes.marks([row.paper.note])
+        for place, row in enumerate(paper or (), start=1)
+        if row.paper.note
+    }
+    if measured:
+        ours = _ours(measured.primary)
+        notes |= {(ours, place): footnotes.marks(texts) for place, texts in enumerate(measured.notes, start=1)}
     legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
     if paper:
         legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are G MACs.")
@@ -83,7 +104,7 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
             tuple(Cell(shown, notes.get((line[0], place), ())) for place, shown in enumerate(line)) for line in lines
         ),
         sections=(0, flags) if flags else (0,),
-        notes=tuple(texts),
+        notes=tuple(footnotes.texts),
         frame=pd.DataFrame(lines, columns=["what", "before", "after", "difference"]),
     )
 
@@ -153,19 +174,22 @@ def measure(
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
-    compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, predictions, primary))
+    compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, primary))
     what = MEASURES[primary].name.capitalize()
-    words = [f"{what} in study {runs['study'].iloc[0]}: rows {base} and {row}.", legend(compared, primary)]
+    where = ", ".join(filter(None, [f"{what} in study {runs['study'].iloc[0]}", describe_images(runs)]))
+    words = [f"{where}: rows {base} and {row}.", legend(compared, primary)]
     if compared["p"].notna().any():
         words += [describe_looks(runs), CHOSEN_AFTERWARDS]
     line = dict(zip(compared.columns, compared.iloc[0], strict=True))
     networks = _two_networks(runs, base, row, predictions) if line["reason"] == ONE_SEED else None
     words += [TWO_NETWORKS] if networks else []
-    return MeasuredDifference(line, " ".join(filter(None, words)), networks, primary)
+    mine = [runs[runs["row"] == name] for name in (base, row)]
+    notes = [(*row_mark_notes(runs_of), *filter(None, [unread_note(runs_of)])) for runs_of in mine]
+    return MeasuredDifference(line, " ".join(filter(None, words)), networks, primary, (notes[0], notes[1]))
 
 
-def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predictions | None) -> Difference | None:
-    """The difference of the two trained networks of one seed that both rows have; None if it cannot be tested."""
+def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predictions | None) -> Networks | None:
+    """Compare the two trained networks of one seed that both rows have; None if there are no predictions."""
     if predictions is None:
         return None
     done = runs[runs["status"] == "done"]
@@ -173,7 +197,11 @@ def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predicti
     for seed in sorted(seeds[0] & seeds[1]):
         before, after = predictions(base, seed), predictions(row, seed)
         if before is not None and after is not None:
-            return paired_correctness(after, before)
+            try:
+                ours, theirs = joined(after, before)
+            except ReportError as error:
+                return Networks(None, reason=str(error))
+            return Networks(paired_correctness(ours, theirs), len(ours), after.images)
     return None
 
 
@@ -197,11 +225,23 @@ def _measured_lines(measured: MeasuredDifference) -> list[_Line]:
         verdict = ": ".join(filter(None, [line["verdict"], line["reason"]]))
         difference = f"{signed(line['difference'], digits)}{ci}, {verdict}"
     lines = [
-        (f"{MEASURES[measured.primary].value}, ours", shown[0], shown[1], difference),
+        (_ours(measured.primary), shown[0], shown[1], difference),
         ("seeds", str(line["base_seeds"]), str(line["seeds"]), ""),
     ]
     if (networks := measured.networks) is not None:
-        ci = interval(networks.low, networks.high)
-        tested = f"{signed(networks.mean)} ({ci}), McNemar's p = {networks.p:.2g}"
-        lines.append(("these two networks", "", "", tested))
+        lines.append(("these two networks", "", "", _networks_words(networks)))
     return lines
+
+
+def _ours(measure: Measure) -> str:
+    """Name the line of our results."""
+    return f"{MEASURES[measure].value}, ours"
+
+
+def _networks_words(networks: Networks) -> str:
+    """Describe the comparison of two networks: difference and p-value, and on which images if not on all."""
+    found, whole = networks.difference, networks.images in (None, networks.compared)
+    if found is None:
+        return f"not compared: {networks.reason}"
+    tested = f"{signed(found.mean)} ({interval(found.low, found.high)}), McNemar's p = {found.p:.2g}"
+    return tested if whole else f"{tested}, on the {networks.compared:,} of {networks.images:,} images that both read"

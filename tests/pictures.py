@@ -251,15 +251,25 @@ def _tiffs(
     shows: Callable[[np.ndarray], Any] | None,
     sample: int = 1,
     channels: int = 0,
+    planes: int = 1,
 ) -> Maker:
-    """Make TIFFs that Pillow cannot save; `sample` is their sample format."""
+    """Make TIFFs that Pillow cannot save; `sample` is their sample format, `planes` is 2 if channels are separate."""
 
     def make(chance: np.random.Generator, orientation: int) -> Made:
         values = blocks(chance, channels, 2**bits if bits < 32 else 1000).astype(kind)
-        data = tiff(values, bits, photometric, {339: [sample] * max(channels, 1), ORIENTATION: [orientation]})
+        data = tiff(
+            values, bits, photometric, {339: [sample] * max(channels, 1), ORIENTATION: [orientation], 284: [planes]}
+        )
         return data, None if shows is None else rgb(shows(values)), 1 if channels else 0
 
     return make
+
+
+def _palette_of_8_bits(chance: np.random.Generator, orientation: int) -> Made:
+    """Make a TIFF whose palette has values up to 255 instead of 65,535, as libtiff allows."""
+    values, palette = blocks(chance).astype(EIGHT), chance.integers(0, 256, (256, 3))
+    data = tiff(values, 8, 3, {320: palette.T.ravel().tolist(), ORIENTATION: [orientation]})
+    return data, rgb(palette[values]), 0
 
 
 def _gray_scale(bits: int, photometric: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -357,6 +367,8 @@ def _makers() -> dict[str, Maker]:
             makers[f"{bits} bits {name}.tif"] = _tiffs(bits, photometric, kind, _gray_scale(bits, photometric))
     makers["12 bits.tif"] = _tiffs(12, 1, "<u2", lambda values: values / 4095 * 255)
     makers["16 bits rgb.tif"] = _tiffs(16, 2, "<u2", lambda values: values / 257, channels=3)
+    makers["16 bits rgb in planes.tif"] = _tiffs(16, 2, "<u2", None, channels=3, planes=2)
+    makers["8 bits palette of 8 bits.tif"] = _palette_of_8_bits
     makers["8 bits signed.tif"] = _tiffs(8, 1, "i1", None, sample=2)
     makers["16 bits signed.tif"] = _tiffs(16, 1, "<i2", None, sample=2)
     makers["32 bits.tif"] = _tiffs(32, 1, "<u4", None)
@@ -381,11 +393,26 @@ def _makers() -> dict[str, Maker]:
         makers[f"WEBP {mode}.webp"] = _by_pillow(mode, "WEBP", 1, lossless=True, exact=True)
     for mode in ("L", "RGB", "CMYK", "YCbCr"):
         makers[f"JPEG {mode}.jpg"] = _by_pillow(mode, "JPEG", 6, quality=100, subsampling=0)
+    for mode in ("L", "LA", "RGB", "RGBA"):
+        makers[f"AVIF {mode}.avif"] = _by_pillow(mode, "AVIF", 4, quality=100, subsampling="4:4:4")
+    others = {
+        ("TGA", "tga"): ("1", "L", "LA", "P", "RGB", "RGBA"),
+        ("JPEG2000", "jp2"): ("L", "LA", "RGB", "RGBA", "I;16"),
+        ("GIF", "gif"): ("1", "L", "P"),
+        ("QOI", "qoi"): ("RGB", "RGBA"),
+        ("PCX", "pcx"): ("1", "L", "P", "RGB"),
+        ("SGI", "sgi"): ("L", "RGB", "RGBA"),
+        ("DDS", "dds"): ("L", "LA", "RGB", "RGBA"),
+        ("PPM", "pfm"): ("F",),
+    }
+    for (form, suffix), modes in others.items():
+        for mode in modes:
+            makers[f"{form} {mode}.{suffix}"] = _by_pillow(mode, form)
     return makers
 
 
 MAKERS = _makers()
-HOLDS_ORIENTATION = (".png", ".tif", ".tiff", ".webp", ".jpg")
+HOLDS_ORIENTATION = (".png", ".tif", ".tiff", ".webp", ".jpg", ".avif")
 
 
 def picture(kind: str, orientation: int, seed: int) -> Picture:

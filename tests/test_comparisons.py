@@ -453,15 +453,9 @@ def test_a_row_of_another_recipe_says_so() -> None:
 # ---- one seed
 
 
-def images(right: int, of: int = 1000, start: int = 0) -> np.ndarray:
-    correct = np.zeros(of, dtype=bool)
-    correct[start : start + right] = True
-    return correct
-
-
 def test_one_seed_has_no_verdicts_whatever_images_it_got_right() -> None:
     rows = [("base", "base", None), ("up", "up", "base")]
-    table = comparison_table(make_runs(rows, (5,), {"base": 0, "up": 5}, luck=0), lambda row, seed: images(800))
+    table = comparison_table(make_runs(rows, (5,), {"base": 0, "up": 5}, luck=0, compared_images=800))
     assert word_of(table, "up") == "not tested: one seed"
     assert cell_of(table, "up", "difference") == "+5.00" and cell_of(table, "up", "interval") == "–"
     assert "McNemar" not in table.legend
@@ -471,7 +465,7 @@ def test_rows_without_any_spread_between_seeds_are_not_tested() -> None:
     """One image in 1,000 more with every seed is no evidence, whether the number of images is known or not."""
     rows = [("base", "base", None), ("up", "up", "base")]
     runs = make_runs(rows, (0, 1, 2), {"base": 0, "up": 0.1}, luck=0)
-    for table in (comparison_table(runs), comparison_table(runs, lambda row, seed: images(800))):
+    for table in (comparison_table(runs), comparison_table(runs.assign(compared_images=800))):
         assert word_of(table, "up") == "not tested: no spread between seeds"
         assert numbers(cell_of(table, "up", "interval")) == []
 
@@ -656,7 +650,7 @@ def all_tables() -> dict[str, Table]:
     nasty = changed(nasty.assign(study=NASTY, dataset=NASTY), "*y*", 1, status="failed", reason=NASTY)
     return {
         "comparisons": comparison_table(changed(make_runs(), "with-norm", 1, status="failed", reason="x")),
-        "one seed": comparison_table(make_runs(seeds=(0,)), lambda row, seed: images(800)),
+        "one seed": comparison_table(make_runs(seeds=(0,), compared_images=800)),
         "orders": orders_table(walk(orders, additive), orders, row_of),
         "sets": comparison_table(walk(orders, additive)),
         "roadmap": roadmap_table(paper, "pocket"),
@@ -871,7 +865,7 @@ def body_of(text: str) -> list[str]:
 @pytest.mark.parametrize("width", [106, 120])
 def test_a_study_of_every_flag_fits_with_its_labels_whole(width: int, seeds: tuple[int, ...]) -> None:
     runs = changed(make_runs(seeds=seeds), "with-norm", 0, status="failed", reason="loss is nan")
-    text = terminal(comparison_table(runs, lambda row, seed: images(800)), width)
+    text = terminal(comparison_table(runs.assign(compared_images=800)), width)
     assert max(map(len, text.splitlines())) <= width
     body = body_of(text)
     for _, label, _ in ROWS:

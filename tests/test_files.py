@@ -51,8 +51,16 @@ DAMAGES: dict[int, Callable[[bytes], bytes]] = {
 }
 DAMAGED_VALIDATION = 250
 SET = ("image_size=32", f"batch_size={BATCH}", "max_epochs=1", "warmup_epochs=0.1", "max_damaged=0.01")
-PAPER = ("--recipe", "paper_enhanced", *(word for one in SET for word in ("--set", one)))
-TRAIN = ("train", DESIGN, "--data", "imagenet", *PAPER, "--device", "cpu", "--threads", "1")
+
+
+def paper(*changes: str) -> tuple[str, ...]:
+    """Options of the paper's recipe on small images, with some settings changed."""
+    chosen = {one.partition("=")[0]: one for one in (*SET, *changes)}
+    return "--recipe", "paper_enhanced", *(word for one in chosen.values() for word in ("--set", one))
+
+
+def train(*changes: str) -> tuple[str, ...]:
+    return "train", DESIGN, "--data", "imagenet", *paper(*changes), "--device", "cpu", "--threads", "1"
 
 
 @dataclass(frozen=True)
@@ -614,7 +622,7 @@ def test_any_fault_of_an_image_makes_it_corrupt_and_nothing_worse() -> None:
 
 
 def damaged_lines(output: str) -> list[str]:
-    return [line for line in output.splitlines() if "skipped a corrupt image" in line]
+    return [line for line in output.splitlines() if "skipped an unreadable image" in line]
 
 
 def test_data_prints_the_same_for_folders_and_shards(drawn: Drawn) -> None:
@@ -632,8 +640,7 @@ def test_the_paper_recipe_trains_equally_from_folders_and_shards_and_names_corru
     found = []
     for layout, workers in (("folders", 0), ("shards", 2)):
         out = tmp_path / layout
-        where = ("--data-dir", drawn.place(layout), "--out", out, "--set", f"workers={workers}")
-        done = ablations(*TRAIN, *where)
+        done = ablations(*train(f"workers={workers}"), "--data-dir", drawn.place(layout), "--out", out)
         assert done.returncode == 0 and not done.stderr, done.stderr
         result = read_json(out / "result.json")
         assert len(result["damaged"]) == len(damaged_lines(done.stdout)) == 4
@@ -646,9 +653,9 @@ def test_the_paper_recipe_trains_equally_from_folders_and_shards_and_names_corru
 
 def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, tmp_path: Path) -> None:
     where = ("--data-dir", drawn.folders, "--out", tmp_path / "run")
-    done = ablations(*TRAIN, *where, "--set", "max_damaged=0.001", "--set", "workers=1")
+    done = ablations(*train("max_damaged=0.001", "workers=1"), *where)
     assert done.returncode == 1 and not done.stderr
-    reason = "3 of 1700 training images are corrupt, more than max_damaged=0.001, such as train/n0"
+    reason = "3 of 1700 training images are unreadable, more than max_damaged=0.001, such as train/n0"
     assert len([line for line in done.stdout.splitlines() if reason in line]) == 1
     result = read_json(tmp_path / "run/result.json")
     assert result["status"] == "failed" and reason in result["reason"]
@@ -656,9 +663,9 @@ def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, 
 
 @pytest.mark.slow
 def test_a_study_trains_from_shards(drawn: Drawn, tmp_path: Path) -> None:
-    study = ("run", "sweep", "--base", DESIGN, "--flags", "kernel_size=3:5", "--data", "imagenet", *PAPER)
+    study = ("run", "sweep", "--base", DESIGN, "--flags", "kernel_size=3:5", "--data", "imagenet", *paper("workers=1"))
     where = ("--data-dir", drawn.shards, "--out", tmp_path / "study", "--jobs", "1", "--device", "cpu")
-    done = ablations(*study, *where, "--evaluate", "validation", "--set", "workers=1")
+    done = ablations(*study, *where, "--evaluate", "validation")
     assert done.returncode == 0 and not done.stderr, done.stderr
     results = [read_json(path) for path in sorted((tmp_path / "study/runs").glob("*/result.json"))]
     assert [result["status"] for result in results] == ["done", "done"]
@@ -730,11 +737,11 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> None:
         time.sleep(0.02)
 
 
-LONG = ("--set", "max_epochs=60", "--set", "workers=2", "--set", "checkpoint_steps=1")
+LONG = train("max_epochs=60", "workers=2", "checkpoint_steps=1")
 
 
 def test_no_process_is_left_of_a_run_that_is_killed(drawn: Drawn, tmp_path: Path) -> None:
-    process = started(*TRAIN, *LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
+    process = started(*LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
     try:
         until(lambda: len(loaders(process)) == 2 and checkpoints(tmp_path / "run/checkpoints"))
         left = descendants(process.pid)
@@ -746,8 +753,9 @@ def test_no_process_is_left_of_a_run_that_is_killed(drawn: Drawn, tmp_path: Path
 
 def test_ctrl_c_in_a_terminal_ends_a_run_with_workers_at_a_checkpoint(drawn: Drawn, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    where = ("--data-dir", drawn.folders, "--out", out, "--set", "workers=2", "--set", "max_epochs=2")
-    process = started(*TRAIN, *where, "--set", "checkpoint_steps=1", start_new_session=True)
+    where = ("--data-dir", drawn.folders, "--out", out)
+    twice = train("max_epochs=2", "workers=2", "checkpoint_steps=1")
+    process = started(*twice, *where, start_new_session=True)
     until(lambda: len(loaders(process)) == 2 and checkpoints(out / "checkpoints"))
     left = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
@@ -755,19 +763,19 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_workers_at_a_checkpoint(drawn: Dra
     assert process.returncode == 130 and err == "ablations: interrupted; rerun the command to resume\n"
     assert checkpoints(out / "checkpoints") and not (out / "result.json").exists()
     until(lambda: not any(map(alive, left)), 10)
-    assert ablations(*TRAIN, *where, "--set", "workers=0").returncode == 0
+    assert ablations(*train("max_epochs=2", "workers=0"), *where).returncode == 0
     run = trainer(load("imagenet", drawn.folders, 32), max_epochs=2)
     assert read_json(out / "result.json")["images_seen"] == run.total_steps * BATCH
 
 
-STUDY = ("run", "sweep", "--base", DESIGN, "--flags", "kernel_size=3:5", "--data", "imagenet", *PAPER)
+STUDY = ("run", "sweep", "--base", DESIGN, "--flags", "kernel_size=3:5", "--data", "imagenet", *paper("workers=2"))
 
 
 @pytest.mark.slow
 def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_continues(
     drawn: Drawn, tmp_path: Path
 ) -> None:
-    small = ("--set", "max_epochs=1", "--set", "workers=2", "--jobs", "1", "--device", "cpu")
+    small = ("--jobs", "1", "--device", "cpu")
     process = started(*STUDY, *small, "--data-dir", drawn.folders, "--out", tmp_path / "study")
     first, second = (tmp_path / f"study/runs/kernel_size={size}-s0" for size in (3, 5))
     until(lambda: len(loaders(process)) == 2 and (first / "config.yaml").exists())
@@ -790,7 +798,7 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_conti
 def test_workers_end_with_a_killed_run(drawn: Drawn, tmp_path: Path) -> None:
     from ablations.studies.run import locked
 
-    process = started(*TRAIN, *LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
+    process = started(*LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
     until(lambda: len(loaders(process)) == 2)
     left = loaders(process)
     for pid in left:

@@ -299,9 +299,9 @@ def test_corrupt_images_are_named_once_and_too_many_end_the_run(workers: int) ->
         )
         result = run.train()
     assert result.damaged == ("image 11 is torn", "image 3 is torn")
-    assert [str(one.message) for one in said if "corrupt" in str(one.message)] == [
-        "skipped a corrupt image: image 11 is torn",
-        "skipped a corrupt image: image 3 is torn",
+    assert [str(one.message) for one in said if "unreadable" in str(one.message)] == [
+        "skipped an unreadable image: image 11 is torn",
+        "skipped an unreadable image: image 3 is torn",
     ]
     run = Trainer(Small(), Numbers(24, broken), Numbers(3, floats), configs(max_damaged=0.05), device="cpu")
     with (

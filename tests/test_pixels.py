@@ -44,15 +44,17 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from ablations.data.batches import MicroBatch, mean_and_std
 from ablations.data.datasets import DataSet, Split, load
-from ablations.data.decode import DamagedImageError, as_uint8, decoded, header
+from ablations.data.decode import VERSION, DamagedImageError, as_uint8, decoded, header
 from ablations.data.image_files import ImageFiles
 from ablations.data.loader import feeds
 from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig, load_recipe
+from ablations.store import read_json, write_json
 
 SIZE = min(HEIGHT, WIDTH)
 CPU = torch.device("cpu")
+REFUSED = r"^x: .*(is unknown|cannot match|misreads|Pillow can read)"
 LOSSLESS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 100, "subsampling": 0},
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
@@ -100,10 +102,8 @@ def test_a_file_decodes_to_what_it_shows_in_every_orientation_or_is_refused_by_n
     for orientation in range(1, 9):
         one = picture(kind, orientation, seed=orientation)
         if one.shows is None:
-            with pytest.raises(
-                DamagedImageError, match=r"^some\.file: .*(unknown|cannot match|Pillow can read)"
-            ) as why:
-                decoded(one.data, "some.file")
+            with pytest.raises(DamagedImageError, match=REFUSED) as why:
+                decoded(one.data, "x")
             assert "\n" not in str(why.value)
             continue
         found = decoded(one.data, kind)
@@ -527,6 +527,58 @@ def test_the_papers_crops_from_imagenet_reach_the_sides_of_wide_images(tmp_path:
         levels = batch.images * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]
         seen |= {channel for channel in (0, 2) if (levels[:, channel] > 0.9).any()}
     assert seen == {0, 2}
+
+
+# Runs of earlier versions ---------------------------------------------------------------------------------------------
+
+
+def forget_decoder(run: Path) -> None:
+    """Make an unfinished run's folder as an earlier version made it."""
+    (run / "result.json").unlink()
+    sessions = read_json(run / "environment.json")["sessions"]
+    for session in sessions:
+        assert session.pop("decoder") == VERSION
+    write_json(run / "environment.json", {"sessions": sessions})
+
+
+def resumes_and_says_so(run: Path, *command: str | Path) -> None:
+    """Train, make the run's folder an earlier version's, and resume it: one line says that pixels differ."""
+    small = [word for one in (f"image_size={SIZE}", "batch_size=4", "max_epochs=1") for word in ("--set", one)]
+    command = (*command, "--data", "imagenet", *small, "--device", "cpu")
+    assert ablations_here(*command).returncode == 0
+    forget_decoder(run)
+    done = ablations_here(*command)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "began with an earlier version" in line]
+    assert "1 run began" in line and "orientation" in line and "Choose another --out" in line
+    assert read_json(run / "result.json")["status"] == "done"
+
+
+def test_a_run_that_began_with_other_pixels_says_so_and_resumes(tmp_path: Path) -> None:
+    run, place = tmp_path / "run", photographs(tmp_path / "data")
+    design = "pocket,depths=1-1,width=4"
+    resumes_and_says_so(run, "train", design, "--data-dir", place, "--threads", "1", "--out", run)
+
+
+@pytest.mark.slow
+def test_a_study_that_began_with_other_pixels_says_so_and_resumes(tmp_path: Path) -> None:
+    study, place = tmp_path / "study", photographs(tmp_path / "data")
+    rows = ("--base", "pocket,depths=1-1,width=4", "--flags", "kernel_size=3:5", "--seeds", "0", "--jobs", "1")
+    run = study / "runs/kernel_size=3-s0"
+    resumes_and_says_so(run, "run", "sweep", *rows, "--data-dir", place, "--out", study)
+
+
+def test_a_folder_whose_pixels_have_changed_is_other_data(tmp_path: Path) -> None:
+    """Its checksum covers the pixels."""
+    place = photographs(tmp_path / "data")
+    before = load("folder", place, SIZE).checksum
+    path = place / "train/a/0.jpg"
+    with Image.open(path) as image:
+        image.load()
+    turned = Image.Exif()
+    turned[ORIENTATION] = 3
+    image.save(path, quality="keep", exif=turned)
+    assert load("folder", place, SIZE).checksum != before
 
 
 # Headers --------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reports.statistics import compare
 from reports.statistics.contrasts import contrasts
 from reports.statistics.noise import fit_noise
-from reports.statistics.power import detectable_difference
+from reports.statistics.power import detectable_difference, study_power
 from reports.statistics.precision import describe_precision, seeds_needed
 from reports.statistics.sequential import (
     FIRST_SHARE,
@@ -209,6 +209,20 @@ def test_a_report_says_which_width_was_reached(asked: str, says: str) -> None:
     runs.loc[runs["row"] == "row0", "base"] = None
     assert says in describe_precision(runs, compare_over_looks(runs, PAIRS))
     assert describe_precision(study([3]), compare_over_looks(study([3]), PAIRS)) == ""
+
+
+def test_an_interim_report_does_not_count_seeds_that_have_not_finished() -> None:
+    runs = study([3, 2], ("pilot", "precision 0.1"), status="left").assign(base="row0", run=None)
+    runs.loc[runs["row"] == "row0", "base"] = None
+    runs.loc[runs["status"] == "left", "top1"] = np.nan
+    words = describe_precision(runs, compare_over_looks(runs, PAIRS))
+    assert "with 3 finished seeds per row" in words
+
+
+def test_the_power_of_a_sized_study_follows_from_the_noise_of_its_first_stage() -> None:
+    sized = study([3, 5], ("pilot", "precision 0.5"))
+    few, many = study_power(sized, PAIRS), study_power(sized.assign(stage=1, added="start"), PAIRS)
+    assert few is not None and many is not None and few.in_sds > many.in_sds  # fewer degrees of freedom
 
 
 def test_each_look_is_described() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from modernize.roadmap import roadmap
 from reports import two_designs
 from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
-from reports.statistics.power import describe_power, detectable_effect, study_power
+from reports.predictions import Predicted
+from reports.statistics.power import describe_power, detectable_effect, seeds_to_detect, study_power
+from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
@@ -98,6 +101,58 @@ def test_an_unfinished_study_does_not_ask_for_seeds_that_it_has_planned() -> Non
     runs.loc[late, ["top1", "loss"]] = np.nan
     summary = summarise_study("mine", runs, [comparison_table(runs)])
     assert summary.notes == ("8 of 12 runs are not finished; 3 seeds per row are planned.",)
+
+
+def test_the_seeds_that_would_settle_a_difference_have_the_power_that_is_promised() -> None:
+    runs = study_runs(4)
+    compared = comparison_table(runs).frame
+    compared = compared[compared["p"].notna()]
+    line = compared.set_index("row", drop=False).loc["same"].to_dict()
+
+    def power(seeds: int, size: float) -> float:
+        """Of a test of the look after the extension, at its Bonferroni level, with this comparison's standard error."""
+        level = 0.05 * (spent(len(runs), len(EFFECTS) * seeds) - spent(len(runs), len(runs))) / len(compared)
+        df, se = line["df"] * (seeds - 1) / 3, line["se"] * math.sqrt(4 / seeds)
+        return float(stats.nct.sf(stats.t.isf(level / 2, df), df, size / se))
+
+    needed = {size: seeds_to_detect(runs, compared, {**line, "difference": size}) for size in (0.3, -0.6, 1.2)}
+    for size, seeds in needed.items():
+        assert seeds is not None and power(seeds, abs(size)) > 0.78 and power(seeds - 1, abs(size)) < 0.81
+    assert needed[0.3] / needed[-0.6] == pytest.approx(4, rel=0.35)  # type: ignore[operator]
+    assert seeds_to_detect(runs, compared, {**line, "difference": 0.01}) is None
+    wide = {**line, "difference": 1.2, "se": 3 * line["se"]}  # a row that varies more needs more
+    assert (seeds_to_detect(runs, compared, wide) or 999) > 3 * (needed[1.2] or 0)
+
+
+def test_a_summary_says_what_would_settle_the_largest_inconclusive_difference() -> None:
+    runs = study_runs(3)
+    runs.loc[runs["row"] == "same", ["top1"]] += 0.5
+    table = comparison_table(runs)
+    (note,) = [note for note in summarise_study("mine", runs, [table]).notes if "inconclusive difference" in note]
+    line = table.frame.set_index("row", drop=False).loc["same"].to_dict()
+    seeds = seeds_to_detect(runs, table.frame, line)
+    assert seeds is not None and f"about {seeds} seeds per row ({4 * (seeds - 3)} more runs" in note
+    assert "This is rough" in note and line["verdict"] == "inconclusive"
+
+
+def test_the_detectable_difference_does_not_speak_for_a_row_that_varies_more() -> None:
+    runs = study_runs(5)
+    alike = study_runs(5)
+    assert describe_power(alike, pairs(alike)).endswith("is detected with 80% power.")
+    runs.loc[runs["row"] == "up", "top1"] += 40 * (runs["seed"] - 2)  # one of three comparisons
+    assert ", in the median comparison, is detected" in describe_power(runs, pairs(runs))
+    many = pd.concat([runs, *(runs[runs["row"] == "same"].assign(row=f"same{n}", run=f"same{n}") for n in range(9))])
+    chance = np.random.default_rng(1)
+    many["top1"] += 0.3 * chance.normal(size=len(many))
+    many = many.reset_index(drop=True).assign(run=lambda frame: frame["row"] + "-s" + frame["seed"].astype(str))
+    assert describe_power(many, pairs(many)).endswith("with 80% power, but not for row up, which varies more.")
+
+
+def test_a_study_of_recipes_calls_no_recipe_the_usual_one(tmp_path: Path) -> None:
+    recipes = ["quick", "quick,learning_rate=1e-3", "quick,learning_rate=3e-3"]
+    report = read_report(made_up_study(tmp_path, "recipes", recipes=recipes), tmp_path)
+    assert "· 3 recipes ·" in report.summary.facts
+    assert not any("trained with recipe" in note for note in report.tables[0].notes)
 
 
 def test_the_primary_measure_alone_has_verdicts() -> None:
@@ -237,10 +292,11 @@ def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> No
     runs = study_runs(seeds=1)
     designs = {row: {"width": 7 + place} for place, row in enumerate(EFFECTS)}
     sides = tuple(two_designs.Side(name, Design(width=7 + place), 1, 1) for place, name in enumerate(("a", "b")))
-    right = {"base": np.arange(400) < 320, "up": np.arange(400) < 332}
+    order, labels = np.arange(400), np.zeros(400, dtype=int)
+    right = {row: Predicted(row, order < hits, labels, order, images=400) for row, hits in (("base", 320), ("up", 332))}
     measured = two_designs.measure(runs, designs, (sides[0], sides[1]), lambda row, seed: right[row])
-    assert measured.networks is not None and measured.networks.mean == pytest.approx(3.0)
-    assert measured.networks.p == pytest.approx(stats.binomtest(12, 12).pvalue)
+    assert measured.networks and (found := measured.networks.difference)
+    assert found.mean == pytest.approx(3.0) and found.p == pytest.approx(stats.binomtest(12, 12).pvalue)
     assert measured.line["verdict"] == "not tested" and "not the designs" in measured.legend
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
+import shutil
 import socket
+import subprocess
 import tarfile
+import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import ablations_here
 from PIL import Image
 
-from ablations.data.datasets import DataSet, load
+from ablations.data import folders, inspection
+from ablations.data.datasets import DataSet, Split, load
+from ablations.data.image_files import ImageFiles
+from ablations.data.inspection import describe, inspect
 from ablations.data.inventory import Inventory
 from ablations.errors import RequestError
 
-NAMES = ("folder", "imagenet")
+NAMES, PARTS = ("folder", "imagenet"), ("train", "val")
 
 
 def encoded(number: int, form: str = "JPEG", size: tuple[int, int] = (12, 10)) -> bytes:
@@ -240,20 +251,74 @@ def test_names_with_newlines_and_undecodable_bytes_are_one_line(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_too_deep_to_be_read_is_one_line(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_too_deep_to_be_read_is_one_line(tmp_path: Path, name: str) -> None:
     tree(tmp_path)
-    monkeypatch.chdir(tmp_path / "train/a")
-    for depth in range(1100):  # deeper than Python's recursion
-        Path("d").mkdir()
-        monkeypatch.chdir("d")
-        if depth == 1050:
-            Path("1.jpg").write_bytes(PICTURE)
-    assert counted(load(name, tmp_path, 8)) == (9, 9)
-    for _ in range(80):
-        Path("d" * 40).mkdir()
-        monkeypatch.chdir("d" * 40)
-    message = refused(name, tmp_path)
+    with descended(tmp_path / "train/a") as down:
+        down("d", 1_050)  # deeper than Python's recursion
+        Path("1.jpg").write_bytes(PICTURE)
+        assert counted(load(name, tmp_path, 8)) == (9, 9)
+        down("d" * 40, 80)
+        message = refused(name, tmp_path)
     assert "cannot be read (File name too long)" in message and len(message) < 500
+
+
+@contextmanager
+def descended(folder: Path) -> Iterator[Callable[[str, int], None]]:
+    """Make folders in folders, and remove them again: Python's own removal fails on such a depth."""
+    home = Path.cwd()
+
+    def down(name: str, times: int) -> None:
+        for _ in range(times):
+            Path(name).mkdir()
+            os.chdir(name)
+
+    os.chdir(folder)
+    try:
+        yield down
+    finally:
+        os.chdir(home)
+        subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@contextmanager
+def unprivileged() -> Iterator[Path]:
+    """A folder in which permissions hold, also if the tests are run by root."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        try:
+            if root:
+                os.seteuid(65534)
+            yield Path(name)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_without_permission_is_one_line(tmp_path: Path, name: str) -> None:
+    load(name, tree(tmp_path), 8)  # imports, from folders that others may not read, perhaps
+    with unprivileged() as place:
+        tree(place / "data")
+        put(place, "data/train/a/.trash/1.jpg", "data/train/b/part/1.jpg")
+        (place / "data/train/a/.trash").chmod(0)  # it is left out anyway
+        assert counted(load(name, place / "data", 8))[0] == 9
+        (place / "data/train/b/part").chmod(0)
+        message = refused(name, place / "data")
+        assert f"folder {place}/data/train/b/part cannot be read (Permission denied)" in message
+        (place / "data/train/b/part").chmod(0o700)
+        (place / "data/train/b/part/1.jpg").chmod(0)
+        (place / "data/val").chmod(0)
+        assert f"{place}/data/val cannot be read (Permission denied)" in refused(name, place / "data")
+        (place / "data").chmod(0)
+        assert f"{place}/data/train cannot be read (Permission denied)" in refused(name, place / "data")
+        (place / "data").chmod(0o700)
+    assert "cannot be read (File name too long)" in refused(name, Path("x" * 5_000))
+
+
+def test_more_classes_than_predictions_can_store_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "CLASSES", 1)
+    assert f"{tmp_path}/train contains 2 class folders; maximum: 1" in refused("imagenet", tree(tmp_path))
 
 
 # ---- shards
@@ -273,6 +338,217 @@ def test_splits_of_shards_have_the_same_classes(tmp_path: Path) -> None:
     shard(tmp_path / "train.tar", samples(1, 2))
     shard(tmp_path / "val.tar", samples(0, 1))
     assert "class 0 is in only one of" in refused("imagenet", tmp_path)
+
+
+def left_out(place: Path) -> dict[str, int]:
+    data = load("imagenet", place, 8)
+    assert data.account is not None
+    assert data.account.train.files == len(data.train) + data.account.train.labels + data.account.train.left_out
+    return skipped(data.account.train)
+
+
+def test_every_file_of_a_shard_is_a_sample_or_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    others = [(name, b"x") for name in ("0.json", "0.txt", "._0.jpg", "__MACOSX/0.jpg", ".ipynb_checkpoints/1.jpg")]
+    others += [("0.seg.png", PICTURE), ("photo.heic", PICTURE), ("photo.cls", b"1")]
+    shard(tmp_path / "train.tar", [*samples(0, 1), *others])
+    shard(tmp_path / "val.tar", samples(0, 1))
+    expected = {
+        **{f"not an image suffix: {suffix}": 1 for suffix in (".json", ".txt", ".heic")},
+        **{"hidden": 2, "system files": 1, "further images of a sample": 1, "classes (.cls) without an image": 1},
+    }
+    assert left_out(tmp_path) == expected
+    assert len(list(tmp_path.glob(".index-*.npz"))) == 2
+    assert left_out(tmp_path) == expected  # from the stored index
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("a.jpg", PICTURE), ("a.png", PICTURE), ("a.cls", b"0")], "sample a has two images (a.jpg and a.png)"),
+        ([("a.l.jpg", PICTURE), ("a.r.jpg", PICTURE), ("a.cls", b"0")], "two images (a.l.jpg and a.r.jpg)"),
+        ([("a.jpg", PICTURE), ("a.cls", b"0"), ("a.jpg", PICTURE)], "a.jpg is in it twice"),
+        ([("a.jpg", PICTURE), ("a.cls", b"0"), ("a.cls", b"1")], "a.cls is in it twice"),
+        ([("a.v1.jpg", PICTURE), ("a.v2.cls", b"0")], "a has no class (a .cls file)"),
+        ([("a\n.jpg", PICTURE), ("a\n.cls", b"x\ny")], r"the class of a\n is x\ny; classes must be integers"),
+    ],
+)
+def test_an_ambiguous_sample_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], words: str) -> None:
+    shard(tmp_path / "train.tar", members)
+    shard(tmp_path / "val.tar", samples(0))
+    message = refused("imagenet", tmp_path)
+    assert f"shard {tmp_path}/train.tar: " in message and words in message
+
+
+def test_a_sample_with_one_image_of_another_field_is_taken(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        shard(tmp_path / f"{part}.tar", [("0.image.jpg", PICTURE), ("0.cls", b"0"), ("0.meta.json", b"{}")])
+    data = load("imagenet", tmp_path, 8)
+    assert len(data.train) == 1 and isinstance(data.train, ImageFiles)
+    assert (data.train.name(0), data.train.read(0)) == ("train.tar/0", PICTURE)
+
+
+def test_hard_links_in_a_shard_are_the_files_they_lead_to(tmp_path: Path) -> None:
+    """As tar writes files of which it has stored another link."""
+    for part in ("train", "val"):
+        shard(tmp_path / f"{part}.tar", samples(0, 1))
+    with tarfile.open(tmp_path / "train.tar", "a") as tar:
+        for name, target in (("2.jpg", "0.jpg"), ("2.cls", "1.cls")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            tar.addfile(member)
+    images = load("imagenet", tmp_path, 8).train
+    assert isinstance(images, ImageFiles) and images.labels.tolist() == [0, 1, 1] and images.read(2) == PICTURE
+
+
+def test_an_index_of_earlier_rules_is_not_read(tmp_path: Path) -> None:
+    """The index that version 0.2.0 stored: its name is a digest of names, sizes and dates, without the rules."""
+    for part in ("train", "val"):
+        path = shard(tmp_path / f"{part}.tar", samples(0, 1, key="img.v{}"))
+        stamp = hashlib.sha256(repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns)]).encode()).hexdigest()
+        index = tmp_path / f".index-{stamp[:16]}.npz"
+        np.savez(index, names=np.array([b"x"]), labels=np.array([0]), spans=np.array([[0, 0, 1]]))
+    assert counted(load("imagenet", tmp_path, 8)) == (2, 4)
+
+
+def test_what_looks_like_a_shard_and_classes_without_images_are_noted(tmp_path: Path) -> None:
+    shard(tmp_path / "train-0.tar", samples(0, 2))
+    put(tmp_path, "._train-0.tar", "train-1.tar.gz", "train-2.tgz", "train-3.tar.part", "trainer.txt", data=b"x")
+    (tmp_path / "train-4.tar").mkdir()
+    os.mkfifo(tmp_path / "train-5.tar")
+    (tmp_path / "val.tar").symlink_to("train-0.tar")
+    notice = load("imagenet", tmp_path, 8).notice
+    assert notice is not None
+    assert notice.startswith(
+        "imagenet: 1 of 3 classes have no images (1); shards of both splits: train-0.tar; "
+        "left out, though named as shards: ._train-0.tar, train-1.tar.gz, train-2.tgz, …; see ablations data imagenet"
+    )
+    (tmp_path / "train-6.tar").symlink_to("unmounted")
+    assert f"shard {tmp_path}/train-6.tar cannot be read" in refused("imagenet", tmp_path)
+
+
+def test_a_missing_number_among_the_shards_is_noted(tmp_path: Path) -> None:
+    """As after a download that was interrupted."""
+    for number in (0, 1, 3, 12):
+        shard(tmp_path / f"small-train-{number:06}.tar", samples(0))
+    for name in ("val-9", "val-10", "val-2012-50000000000", "val"):
+        shard(tmp_path / f"{name}.tar", samples(0))
+    notice = load("imagenet", tmp_path, 8).notice
+    names = "small-train-000002.tar, small-train-000004.tar, small-train-000005.tar, …"
+    assert notice is not None and notice.startswith(f"imagenet: missing among the numbered shards: {names}; see ")
+    assert "val-" not in notice
+
+
+# ---- the same as before
+
+
+def test_checksums_of_clean_datasets_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """As version 0.2.0 computed them: runs on these datasets resume."""
+    for part in ("train", "val"):
+        paths = ("b/1.PNG", "b/x/0.png", "b/é.png", "a/z.png", "a/y/1.png", "a/y.d/1.png", "A/1.png")
+        for number, path in enumerate(paths):
+            put(tmp_path, f"{part}/{path}", data=encoded(number, "PNG", (8, 8)))
+        shard(tmp_path / f"{part}.tar", [(name, data[:1]) for name, data in samples(1, 0, 2, 1)])
+    assert load("folder", tmp_path, 8).checksum[:16] == "d525f338026a397f"
+    assert load("imagenet", tmp_path, 8).checksum[:16] == "5187e88970fea6b8"
+    for part in ("train", "val"):
+        shutil.rmtree(tmp_path / part)
+    assert load("imagenet", tmp_path, 8).checksum[:16] == "f92c922dfdb439d4"
+
+
+# ---- inspection
+
+
+def inspected(name: str, place: Path) -> dict[str, Any]:
+    done = ablations_here("data", name, "--data-dir", place, "--format", "json")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("layout", ["folder", "imagenet", "shards"])
+def test_data_prints_classes_what_is_left_out_sizes_modes_and_duplicates(tmp_path: Path, layout: str) -> None:
+    """Of 4 test images, two are training images of another class."""
+    pictures = {
+        part: [encoded(10 * seed + n, "PNG", (12 + n, 10)) for n in range(6)] for seed, part in enumerate(PARTS)
+    }
+    pictures["val"][1], pictures["val"][2] = pictures["train"][0], pictures["train"][1]
+    for split, count in (("train", 6), ("val", 4)):
+        members = []
+        for index in range(count):
+            label = index % 2
+            put(tmp_path, f"{split}/{'ab'[label]}/{index}.png", data=pictures[split][index])
+            members += [(f"{index}.png", pictures[split][index]), (f"{index}.cls", b"%d" % label)]
+        put(tmp_path, f"{split}/a/notes.txt", f"{split}/a/.0.png")
+        if layout == "shards":
+            shutil.rmtree(tmp_path / split)
+            shard(tmp_path / f"{split}.tar", [*members, ("0.txt", b""), ("._0.png", b"")])
+    name = "folder" if layout == "folder" else "imagenet"
+    found = inspected(name, tmp_path)
+    names = ["0", "1"] if layout == "shards" else ["a", "b"]
+    assert [(one["name"], one["train"], one["test"]) for one in found["classes"]] == [(n, 3, 2) for n in names]
+    for split in ("train", "test"):
+        reasons = {one["reason"]: one["files"] for one in found["account"][split]["skipped"]}
+        assert reasons == {"hidden": 1, "not an image suffix: .txt": 1}
+        assert found["account"][split]["left_out"] == 2
+        headers = found["headers"][split]
+        assert headers["modes"] == {"RGB": found["images"][split]} == {"RGB": headers["examined"]}
+        assert sum(one["images"] for one in headers["sizes"]) == headers["examined"] and not headers["unreadable"]
+    pairs = found["duplicates"]["pairs"]
+    assert [pair["same_class"] for pair in pairs] == [False, False] and found["duplicates"]["compared"] == 4
+    text = ablations_here("data", name, "--data-dir", tmp_path).stdout
+    for words in (
+        f"{name}: 6 training and 4 test images of 3×224×224 in 2 classes, checksum ",
+        f"{names[0]} 3 and 2, {names[1]} 3 and 2",
+        "1 hidden: ",
+        "training images (width×height, pixels): 12 to 17 wide (median 15), 10 to 10 high (median 10); RGB 6; PNG 6",
+        "duplicates: 2 test images equal a training image exactly, 2 of them under another class, such as ",
+    ):
+        assert words in text
+
+
+def test_data_compares_images_in_memory() -> None:
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 4, 4, 1)
+    train, test = Split(images[:4], torch.tensor([0, 1, 0, 1])), Split(images[2:], torch.tensor([0, 0, 1]))
+    found = inspect(DataSet("made up", train, test, ("x", "y"), "0" * 64, "nowhere", 4, 1))
+    pairs = [(pair.test, pair.train, pair.same_class) for pair in found.duplicates.pairs]
+    assert pairs == [("test 0", "train 2", True), ("test 1", "train 3", False)] and found.duplicates.compared == 3
+    assert "training images (width×height, pixels): 4×4; L 4" in describe(found)
+    digits = inspected("digits", Path())
+    assert sum(one["test"] for one in digits["classes"]) == 359 and digits["duplicates"]["compared"] == 359
+
+
+def test_data_claims_no_more_than_it_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, 40)
+    monkeypatch.setattr(inspection, "HEADERS", 30)
+    monkeypatch.setattr(inspection, "READS", 50)
+    data = load("imagenet", tmp_path, 8)
+    assert "0 test images equal a training image exactly (0 of 80 were compared)" in describe(inspect(data))
+    monkeypatch.setattr(inspection, "READS", 100)  # the 80 training images, and 20 test images
+    text = describe(inspect(data))
+    assert "20 test images equal a training image exactly (20 of 80 were compared)" in text
+    assert "training images, 30 of 80 examined (width×height, pixels): 12×10; RGB 30; JPEG 30" in text
+
+
+def test_data_names_unreadable_images_and_is_short_for_many_classes(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        put(tmp_path, *(f"{part}/class {label:03}/1.jpg" for label in range(200)))
+    put(tmp_path, "train/class 007/1.jpg", data=b"")
+    (tmp_path / "val/class 008/2.jpg").symlink_to("nowhere")
+    done = ablations_here("data", "imagenet", "--data-dir", tmp_path)
+    assert "class 000 to class 199; per class training 1 to 1, median 1; test 1 to 2, median 1" in done.stdout
+    assert "unreadable images: 2, such as train/class 007/1.jpg, val/class 008/2.jpg" in done.stdout
+    assert len(done.stdout.splitlines()) < 12
+    assert len(inspected("imagenet", tmp_path)["classes"]) == 200
+
+
+def test_folders_of_both_splits_are_noted(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "train/a/more").symlink_to("../../val/a")
+    notice = load("imagenet", tmp_path, 8).notice
+    assert notice is not None and notice.startswith("imagenet: folders of train that val contains too: a/more; see ")
+    assert (
+        "folders of train that val contains too: a/more"
+        in ablations_here("data", "imagenet", "--data-dir", tmp_path).stdout
+    )
 
 
 # ---- runs
@@ -307,3 +583,24 @@ def test_a_run_says_in_one_line_what_is_left_out(tmp_path: Path, name: str) -> N
         f"{name}: 3 of 19 files are left out (1 hidden; 1 not an image suffix: .txt; 1 system files)"
     )
     assert line.endswith(f"see ablations data {name} --data-dir {tmp_path}")
+
+
+def test_training_one_design_says_it_too(tmp_path: Path) -> None:
+    put(tree(tmp_path / "my data"), "train/a/.0.jpg")
+    small = (
+        "--set",
+        "image_size=16",
+        "--set",
+        "batch_size=8",
+        "--set",
+        "max_epochs=1",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    )
+    where = ("--data", "imagenet", "--data-dir", tmp_path / "my data", "--out", tmp_path / "run")
+    done = ablations_here("train", "pocket,depths=1-1,width=4", *where, *small, "--threads", "1")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "left out" in line]
+    assert line.endswith(f"(1 hidden); see ablations data imagenet --data-dir '{tmp_path}/my data'")

@@ -156,11 +156,13 @@ def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
     from ablations.studies.folder import read_study
     from ablations.studies.results import predictions, study_runs
     from reports.errors import ReportError
+    from reports.predictions import on_compared_images
     from reports.two_designs import measure
 
     study = read_study(folder)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     try:
-        return measure(study_runs(study, folder), designs, sides, predictions(study, folder), study.measure)
+        runs = on_compared_images(study_runs(study, folder))
+        return measure(runs, designs, sides, predictions(study, folder), study.measure)
     except ReportError as error:
         raise RequestError(f"--results {folder}: {error}") from None

@@ -29,17 +29,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @with_options("data_dir", "debug")
-def data(name: str, data_dir: Path) -> None:
-    """Download a dataset if missing, verify it and print its path."""
-    from ablations.data.datasets import load
+def data(name: str, form: str, data_dir: Path) -> None:
+    """Inspect a dataset; download it if it is missing.
 
-    dataset = load(name, data_dir, 224 if name in ("folder", "imagenet") else None)
-    images = f"{dataset.channels}×{dataset.image_size}×{dataset.image_size}"
-    click.echo(
-        f"{name}: {len(dataset.train)} training and {len(dataset.test)} test images of {images} in "
-        f"{len(dataset.classes)} classes, checksum {dataset.checksum[:12]}, in {dataset.place}"
-    )
+    Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
+    are also in the training split.
+    """
+    import json
+
+    from ablations.data.datasets import load
+    from ablations.data.inspection import as_json, describe, inspect
+
+    found = inspect(load(name, data_dir, 224 if name in ("folder", "imagenet") else None))
+    click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 
 @click.command()
@@ -291,8 +295,9 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.recipes import newer_settings
-    from ablations.studies.folder import open_folder
+    from ablations.studies.folder import open_folder, run_folder
     from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
+    from ablations.studies.run import older_pixels
 
     study = session.study
     few = len(study.seeds) < 3 and study.precision is None
@@ -303,6 +308,8 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
         for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
             click.echo(f"{study.name}: {older}")
+        if pixels := older_pixels(run_folder(session.folder, run) for run in session.study.runs):
+            click.echo(f"{study.name}: {pixels}")
     while True:
         status = launch(session)
         enlarged = add_needed_seeds(session.folder)

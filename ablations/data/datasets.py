@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ablations.data.decode import DamagedImageError, as_uint8, decoded, max_pixels
-from ablations.data.folders import ClassFolders, class_folders
+from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import Account
-from ablations.data.shards import check_labels, notes_on_labels, shard_paths, shards
+from ablations.data.inventory import Account, shown
+from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
 from modernize.design import nearest
@@ -332,7 +332,7 @@ def _folder(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
     splits = class_folders("folder", data_dir)
     train, test = (_read_folder(split, image_size, interpolation) for split in splits)
     data = _assemble("folder", train, test, splits[0].classes, data_dir)
-    return replace(data, account=Account(splits[0].inventory, splits[1].inventory))
+    return replace(data, account=account_for(*splits))
 
 
 def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -341,9 +341,9 @@ def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np
 
     def opened(path: str) -> np.ndarray:
         try:
-            image = decoded(Path(path).read_bytes(), path)
+            image = decoded(Path(path).read_bytes(), shown(path))
         except OSError as error:
-            raise RequestError(f"dataset folder: {path}: {error.strerror}") from None
+            raise RequestError(f"dataset folder: {shown(path)}: {error.strerror}") from None
         except DamagedImageError as error:
             raise RequestError(f"dataset folder: {error}") from None
         resized = transforms.resize(image, size, transforms.InterpolationMode(interpolation))
@@ -369,14 +369,14 @@ def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> Dat
     if image_size is None:
         raise RequestError("dataset imagenet: its images differ in size; set one, for example --set image_size=224")
     max_pixels()  # raises now rather than in a worker process
-    if (data_dir / "train").is_dir() and (data_dir / "val").is_dir():
+    if all(is_folder("imagenet", data_dir / part) for part in ("train", "val")):
         splits = class_folders("imagenet", data_dir)
         train, test = (split.files() for split in splits)
-        account, classes = Account(splits[0].inventory, splits[1].inventory), splits[0].classes
+        account, classes = account_for(*splits), splits[0].classes
     else:
         (train, ours), (test, others) = map(shards, shard_paths(data_dir))
         classes = check_labels(data_dir, train, test)
-        account = Account(ours, others, notes_on_labels(train))
+        account = Account(ours, others, shard_notes(data_dir, train, test))
     checksum = hashlib.sha256(train.digest() + test.digest()).hexdigest()
     return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3, account)
 

@@ -22,13 +22,14 @@ from PIL.Image import Transpose
 
 from ablations.errors import RequestError, one_line
 
+VERSION = 2  # raise it if a file gives other pixels; a run's environment.json holds it
 MAX_PIXELS = "ABLATIONS_MAX_PIXELS"  # environment variable: max pixels of an image, instead of Pillow's limit
 METADATA = 2**26  # max bytes of a PNG's profile or XMP; Pillow's 2**20 refuses photographs with an editing history
 GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes without color
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # what a color profile calls each mode's space
 NEAR = 2  # levels: a profile whose colors differ from sRGB by no more is one of sRGB's many variants
-BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339  # TIFF tags
-SIGNED = 2  # a SAMPLE_FORMAT
+BITS, PHOTOMETRIC, ORIENTATION, PLANES, COLORMAP, SAMPLE_FORMAT = 258, 262, 274, 284, 320, 339  # TIFF tags
+SEPARATE, SIGNED = 2, 2  # a value of PLANES, and one of SAMPLE_FORMAT
 TURNS = {  # what makes an image of each EXIF orientation upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -140,8 +141,8 @@ def _faults(name: str) -> Iterator[None]:
 
 def _shown(image: Image.Image, mode: str) -> Image.Image:
     """Return an image as a viewer shows it, in mode RGB or L; the image itself if nothing has to change."""
-    _check_range(image)
-    _scale_key(image)
+    _check(image)
+    _correct(image)
     image.load()
     color, alpha = _color_and_alpha(image)
     profile = image.info.get("icc_profile")
@@ -156,29 +157,39 @@ def _shown(image: Image.Image, mode: str) -> Image.Image:
     return found
 
 
-def _check_range(image: Image.Image) -> None:
-    """Raise ValueError if the range of an image's values is unknown."""
+def _check(image: Image.Image) -> None:
+    """Raise ValueError if the range of an image's values is unknown, or if Pillow misreads them."""
     tags = getattr(image, "tag_v2", {})
+    kind = ""
     if image.mode == "F":
         kind = "floats"
     elif SIGNED in tags.get(SAMPLE_FORMAT, ()):
         kind = "signed integers"
     elif image.mode == "I" and image.format not in ("PNG", "PPM"):  # in these, 16 bits
         kind = "32-bit integers"
-    else:
-        return
-    raise ValueError(f"its values are {kind}, whose range is unknown; convert it to 8 or 16 bits per channel")
-
-
-def _scale_key(image: Image.Image) -> None:
-    """Correct a PNG's transparent color, which Pillow leaves in the file's depth where it rescales the pixels."""
-    raw = str(image.tile[0].args) if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else ""
-    if "transparency" not in image.info or image.mode not in ("L", "RGB"):
-        return
-    if raw == "RGB;16B":
+    if kind:
+        raise ValueError(f"its values are {kind}, whose range is unknown; convert it to 8 or 16 bits per channel")
+    if tags.get(PLANES) == SEPARATE:
+        deep = 16 in tags.get(BITS, ()) and image.info["compression"] == "raw"
+        if deep or image.mode in ("LA", "La", "PA"):
+            raise ValueError("its channels are stored one after another, which Pillow misreads; interleave them")
+    if _raw_mode(image) == "RGB;16B" and "transparency" in image.info:
         raise ValueError("it has a transparent color of 16 bits per channel, which Pillow cannot match")
-    if raw in ("L;2", "L;4"):
+
+
+def _correct(image: Image.Image) -> None:
+    """Correct a transparent color and a palette that Pillow takes for another depth than the file's."""
+    raw = _raw_mode(image)
+    if raw in ("L;2", "L;4") and "transparency" in image.info:
         image.info["transparency"] *= 85 if raw == "L;2" else 17
+    colors = getattr(image, "tag_v2", {}).get(COLORMAP, ())
+    if image.mode in ("P", "PA") and 0 < max(colors, default=0) < 256:  # of 8 bits; libtiff corrects this too
+        image.putpalette(bytes(colors), "RGB;L")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how a PNG's pixels are stored, in Pillow's terms; nothing once they are decoded."""
+    return str(image.tile[0].args) if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else ""
 
 
 def _color_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -6,14 +6,14 @@ import heapq
 import os
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import CLASSES, Inventory, Tally, is_image_name, reason_to_skip, shown
+from ablations.data.inventory import CLASSES, Account, Inventory, Tally, is_image_name, reason_to_skip, shown, some
 from ablations.errors import RequestError
 
 Identity = tuple[int, int]  # of a folder: device and inode
@@ -26,6 +26,7 @@ class ClassFolders:
     place: Path
     images: dict[str, list[str]]
     inventory: Inventory
+    folders: dict[Identity, str]  # that were read, with their paths below `place`
 
     @property
     def classes(self) -> list[str]:
@@ -33,7 +34,7 @@ class ClassFolders:
 
     def ordered(self, classes: list[str]) -> ClassFolders:
         """Return the same images with the classes in this order."""
-        return ClassFolders(self.place, {name: self.images[name] for name in classes}, self.inventory)
+        return replace(self, images={name: self.images[name] for name in classes})
 
     def files(self) -> ImageFiles:
         """Return the images, to be decoded when they are read."""
@@ -55,8 +56,6 @@ def class_folders(dataset: str, data_dir: Path) -> tuple[ClassFolders, ClassFold
         raise RequestError(
             f"dataset {dataset}: {train.place} contains {len(train.classes)} class folders; maximum: {CLASSES}"
         )
-    if train.classes == test.classes:
-        return train, test
     forms, others = _forms(dataset, train), _forms(dataset, test)
     odd = sorted(forms.keys() ^ others.keys())
     if odd:
@@ -66,6 +65,13 @@ def class_folders(dataset: str, data_dir: Path) -> tuple[ClassFolders, ClassFold
             + (f", and '{shown(other[0])}' in the other: rename one" if other else "")
         )
     return train, test.ordered([others[form] for form in forms])
+
+
+def account_for(train: ClassFolders, test: ClassFolders) -> Account:
+    """Account for the files of both splits; say which folders are in both."""
+    both = [path for identity, path in train.folders.items() if identity in test.folders]
+    notes = (f"folders of {train.place.name} that {test.place.name} contains too: {some(both)}",) if both else ()
+    return Account(train.inventory, test.inventory, notes)
 
 
 def _forms(dataset: str, split: ClassFolders) -> dict[str, str]:
@@ -86,9 +92,23 @@ def _loosely(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
+def is_folder(dataset: str, place: Path) -> bool:
+    """Whether there is such a folder; raise RequestError if that may not be known."""
+    try:
+        return place.is_dir()
+    except OSError as error:
+        raise _unreadable(dataset, place, error) from None
+
+
+def _unreadable(dataset: str, place: Path, error: OSError) -> RequestError:
+    name = shown(str(place))
+    name = name if len(name) <= 300 else f"{name[:150]}…{name[-100:]}"
+    return RequestError(f"dataset {dataset}: folder {name} cannot be read ({error.strerror or error})")
+
+
 def _scanned(dataset: str, place: Path) -> ClassFolders:
     """List the class folders of a split; raise RequestError if there are none, or one has no images."""
-    if not place.is_dir():
+    if not is_folder(dataset, place):
         raise RequestError(f"dataset {dataset}: no folder {place}; it must contain one folder of images per class")
     walk = _Walk(dataset, place)
     walk.run()
@@ -107,7 +127,7 @@ def _scanned(dataset: str, place: Path) -> ClassFolders:
                 f"dataset {dataset}: class folder {place}/{shown(name)} contains no images"
                 + (f"; left out: {others}" if others else "; remove it, or add images such as .jpg or .png")
             )
-    return ClassFolders(place, images, inventory)
+    return ClassFolders(place, images, inventory, walk.read)
 
 
 class _Walk:
@@ -123,6 +143,7 @@ class _Walk:
         self.links: list[tuple[int, str]] = []  # depth and path of each link to a folder
         real = place.resolve()
         self.visited: set[Identity] = {_identity(folder) for folder in (real, *real.parents)}
+        self.read: dict[Identity, str] = {}
 
     def run(self) -> None:
         """Raise RequestError if a folder cannot be read."""
@@ -146,14 +167,14 @@ class _Walk:
                 kind = _kind(entry)
                 reason = reason_to_skip(entry.name)
                 if reason is not None:
-                    self.tally.skip(reason, path, _count(entry.path) if kind == "folder" else 1)
+                    self._skip(reason, path, kind)
                 elif kind == "link to a folder":
                     heapq.heappush(self.links, (path.count("/"), path))
                 elif kind == "folder":
                     if self._is_new(path):
                         stack.append(path)
                     else:  # within a link to a folder that contains the dataset, or mounted twice
-                        self.tally.skip("folders that are read already", path, _count(entry.path))
+                        self._skip("folders that are read already", path, kind)
                 elif not folder and kind == "link to nowhere":
                     raise RequestError(
                         f"dataset {self.dataset}: {self.place / shown(path)} is a link to nowhere; mend or remove it"
@@ -169,16 +190,24 @@ class _Walk:
                 else:
                     self.tally.skip_suffix(path)
 
+    def _skip(self, reason: str, path: str, kind: str) -> None:
+        """Leave out an entry, if it is a folder with all files in it."""
+        if kind == "folder":
+            self.tally.skip(reason, f"{path}/", _count(f"{self.place}/{path}"))
+        else:
+            self.tally.skip(reason, path)
+
     def _is_new(self, path: str) -> bool:
         """Whether a folder has not been visited; visit it."""
         full = self.place / path
         try:
             identity = _identity(full)
         except OSError as error:
-            raise self._unreadable(full, error) from None
+            raise _unreadable(self.dataset, full, error) from None
         if identity in self.visited:
             return False
         self.visited.add(identity)
+        self.read[identity] = path
         return True
 
     def _leads_up(self, path: str) -> bool:
@@ -192,12 +221,7 @@ class _Walk:
             with os.scandir(place) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise self._unreadable(place, error) from None
-
-    def _unreadable(self, place: Path, error: OSError) -> RequestError:
-        name = shown(str(place))
-        name = name if len(name) <= 300 else f"{name[:150]}…{name[-100:]}"
-        return RequestError(f"dataset {self.dataset}: folder {name} cannot be read ({error.strerror or error})")
+            raise _unreadable(self.dataset, place, error) from None
 
 
 def _identity(folder: Path) -> Identity:

@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# The suffixes of files that are read as images: raster formats that Pillow decodes by itself.
-SUFFIXES = frozenset(
-    [
-        ".jpeg",
-        ".jpg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".gif",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".tga",
-        ".jp2",
-        ".j2k",
-        ".j2c",
-        ".jpc",
-        ".jpf",
-        ".jpx",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pfm",
-        ".qoi",
-        ".pcx",
-        ".psd",
-        ".sgi",
-        ".ras",
-        ".dds",
-        ".ico",
-    ]
-)
+# The suffixes of files that are read as images: raster formats that Pillow decodes by itself; no icons (.ico), and no
+# working files (.psd).
+_PHOTOS = ".jpeg .jpg .jpe .jfif .mpo .png .apng .gif .webp .avif .bmp .dib .tif .tiff .tga"
+_OTHERS = ".jp2 .j2k .j2c .jpc .jpf .jpx .ppm .pgm .pbm .pnm .pfm .qoi .pcx .sgi .ras .dds"
+SUFFIXES = frozenset(f"{_PHOTOS} {_OTHERS}".split())
 # Folders and files of operating systems and network storage, in lower case; other such names begin with a dot.
 _SYSTEM = frozenset(
     (
@@ -159,3 +127,8 @@ def shown(name: str) -> str:
     """Return a name on one line that any terminal prints: undecodable bytes and control characters are escaped."""
     text = os.fsencode(name).decode(errors="backslashreplace")
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def some(names: Sequence[str]) -> str:
+    """List the first few names."""
+    return ", ".join(map(shown, names[:EXAMPLES])) + (", …" if len(names) > EXAMPLES else "")

@@ -83,7 +83,7 @@ class Items:
             sample = self.prepared[index, 0]
             if not isinstance(sample, Damaged):
                 return Batch(sample[1][None][:0], none, none)
-        raise DamagedImageError(f"all {len(self)} images are corrupt")
+        raise DamagedImageError(f"all {len(self)} images are unreadable")
 
     def _batches(self, indices_and_seeds: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(

@@ -20,7 +20,17 @@ import numpy as np
 import torch
 
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import CLASSES, Inventory, Skipped, Tally, is_image_name, parted, reason_to_skip, shown
+from ablations.data.inventory import (
+    CLASSES,
+    Inventory,
+    Skipped,
+    Tally,
+    is_image_name,
+    parted,
+    reason_to_skip,
+    shown,
+    some,
+)
 from ablations.errors import RequestError, one_line
 
 _RULES = "2"  # of what is a sample; a stored index made by other rules is not read
@@ -31,8 +41,7 @@ Span = tuple[int, int, int]  # shard number, first byte, length
 def shard_paths(data_dir: Path) -> tuple[list[Path], list[Path]]:
     """Return the shards *train*.tar and *val*.tar of a folder; raise RequestError unless each split has its own."""
     train, test = (
-        sorted(path for path in data_dir.glob(f"*{split}*.tar") if reason_to_skip(path.name) is None)
-        for split in ("train", "val")
+        sorted(path for path in data_dir.glob(f"*{split}*.tar") if _is_shard(path)) for split in ("train", "val")
     )
     if not train or not test:
         raise RequestError(
@@ -46,6 +55,11 @@ def shard_paths(data_dir: Path) -> tuple[list[Path], list[Path]]:
             f"of train and val"
         )
     return train, test
+
+
+def _is_shard(path: Path) -> bool:
+    """Whether a path is a file that is not hidden, or a link to nowhere, which cannot be read."""
+    return reason_to_skip(path.name) is None and (path.is_file() or not path.exists())
 
 
 def shards(paths: Sequence[Path]) -> tuple[ImageFiles, Inventory]:
@@ -90,14 +104,46 @@ def check_labels(data_dir: Path, train: ImageFiles, test: ImageFiles) -> list[st
     return [str(label) for label in range(max(ours) + 1)]
 
 
-def notes_on_labels(train: ImageFiles) -> tuple[str, ...]:
-    """Say which classes below the largest have no images."""
+def shard_notes(data_dir: Path, train: ImageFiles, test: ImageFiles) -> tuple[str, ...]:
+    """Say which classes have no images, which shards are missing or in both splits, and what only looks like one."""
+    notes = []
     there = set(train.labels.unique().tolist())
-    missing = [label for label in range(max(there)) if label not in there]
-    if not missing:
-        return ()
-    names = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
-    return (f"{len(missing)} of {max(there) + 1} classes have no images ({names})",)
+    missing = [str(label) for label in range(max(there)) if label not in there]
+    if missing:
+        notes.append(f"{len(missing)} of {max(there) + 1} classes have no images ({some(missing)})")
+    both = {path.resolve() for path in train.shards} & {path.resolve() for path in test.shards}
+    if both:
+        notes.append(f"shards of both splits: {some(sorted(path.name for path in both))}")
+    absent = [name for split in (train, test) for name in _absent(split.shards)]
+    if absent:
+        notes.append(f"missing among the numbered shards: {some(absent)}")
+    used = {path.name for path in (*train.shards, *test.shards)}
+    others = sorted(
+        path.name
+        for path in data_dir.iterdir()
+        if path.name not in used and re.search(r"(train|val).*\.(tar|tgz)\b", path.name)
+    )
+    if others:
+        notes.append(f"left out, though named as shards: {some(others)}")
+    return tuple(notes)
+
+
+def _absent(paths: Sequence[Path]) -> list[str]:
+    """Return the shards whose numbers are missing between the first and the last of the same name."""
+    names = {path.name for path in paths}
+    numbered: dict[str, list[str]] = {}
+    for name in names:
+        if match := re.fullmatch(r"(.*?)([0-9]+)\.tar", name):
+            numbered.setdefault(match[1], []).append(match[2])
+    expected = (
+        f"{stem}{number:0{min(map(len, numbers))}}.tar"
+        for stem, numbers in sorted(numbered.items())
+        for number in range(min(map(int, numbers)), min(max(map(int, numbers)), _MOST_SHARDS))
+    )
+    return [name for name in expected if name not in names]
+
+
+_MOST_SHARDS = 100_000  # larger numbers are dates and the like, not counts
 
 
 def _inventory(values: dict[str, Any]) -> Inventory:

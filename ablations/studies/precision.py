@@ -26,10 +26,12 @@ def add_needed_seeds(folder: Path) -> Study:
         if not unsized(study) or not all(finished(run_folder(folder, run)) for run in study.runs):
             return study
         from ablations.studies.results import study_runs
+        from reports.predictions import on_compared_images
         from reports.statistics.precision import seeds_needed
 
         assert study.precision is not None
-        needed = seeds_needed(study_runs(study, folder), study.precision.half_width, study.measure)
+        runs = on_compared_images(study_runs(study, folder))
+        needed = seeds_needed(runs, study.precision.half_width, study.measure)
         if needed is None:
             raise RunError(f"study folder {folder}: no comparison has two finished runs, so the variance is unknown")
         study = sized(study, needed)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pandas as pd
 from filelock import FileLock
 
 from ablations.errors import RequestError, one_line
 from ablations.progress import clock
-from ablations.store import read_json, read_log, write_bytes
+from ablations.store import read_log, write_bytes
+from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
 from ablations.studies.folder import is_published, read_study, run_folder, write_study
-from ablations.studies.run import finished, locked, read_state
+from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, describe_stage, retried, stage_numbers
+from reports.marks import marks_of
+from reports.predictions import Predicted
 from reports.statuses import SHOWN
 
 
@@ -38,6 +38,7 @@ def study_runs(study: Study, folder: Path) -> pd.DataFrame:
 def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
     rows = []
     states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
+    evaluations = _evaluations(study, folder, states)
     stage_of = stage_numbers(study)
     for seed in study.seeds:
         for row in study.rows:
@@ -73,9 +74,34 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "images_per_second": result.get("images_per_second"),
                     "seconds": result.get("seconds", state.last.get("seconds")),
                     "weights_sha256": result.get("weights_sha256"),
+                    **evaluations[run.name],
                 }
             )
     return pd.DataFrame(rows)
+
+
+# Columns that results published by earlier versions lack.
+EVALUATION = (
+    *("train_top1", "chance_top1", "test_images", "evaluated_images", "unread", "data_checksum"),
+    *("compared_images", "compared_top1", "compared_loss", "not_compared"),
+)
+
+
+def _evaluations(study: Study, folder: Path, states: Mapping[str, State]) -> dict[str, dict[str, Any]]:
+    """Return for each run what it was evaluated on, its training accuracy, and its results on all runs' images."""
+    places = {run.name: run_folder(folder, run) for run in study.runs}
+    results = {name: state.result for name, state in states.items() if state.status == "done"}
+    tests = {name: evaluated_images(places[name], result) for name, result in results.items()}
+    compared = on_common_images(results, tests, lambda name: read_predictions(places[name], results[name]))
+    columns: dict[str, dict[str, Any]] = {name: dict.fromkeys(EVALUATION) for name in places}
+    for name, result in results.items():
+        images, common = tests[name], compared[name]
+        trained = result["train_top1"] if "train_top1" in result else train_top1(_log(places[name]))
+        columns[name] |= {"train_top1": trained, "chance_top1": images.chance, "test_images": images.images}
+        columns[name] |= {"evaluated_images": images.read, "unread": images.names}
+        columns[name] |= {"data_checksum": result.get("data_checksum"), "compared_images": common.images}
+        columns[name] |= {"compared_top1": common.top1, "compared_loss": common.loss, "not_compared": common.left_out}
+    return columns
 
 
 def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -85,10 +111,13 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
         runs = pd.read_csv(path)
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: cannot be read ({one_line(error)})") from None
-    for column in ("stage", "added"):  # published before stages were recorded
+    for column in ("stage", "added", *EVALUATION):  # published before these were recorded
         if column not in runs:
             runs[column] = expected[column]
     missing = [column for column in expected if column not in runs]
+    if not missing:  # whatever the order of the file's lines
+        order = expected[["row", "seed"]].merge(runs[["row", "seed"]].reset_index(), how="left")["index"]
+        runs = runs.loc[order].reset_index(drop=True) if order.notna().all() and len(order) == len(runs) else runs
     if missing or not runs[["row", "seed"]].equals(expected[["row", "seed"]]):
         problem = f"column {missing[0]} is missing" if missing else "rows and seeds differ"
         raise RequestError(f"{path}: not the results of {folder / 'study.yaml'}: {problem}")
@@ -138,7 +167,10 @@ def describe(study: Study, folder: Path) -> str:
         if run["status"] == "failed":
             lines.append(f"{name}: {run['reason']}")
         elif run["status"] in ("running", "stopped"):
-            lines.append(f"{name}: {run['images_seen'] or 0:.0f} images seen")
+            seen = run["images_seen"]
+            lines.append(f"{name}: {0 if pd.isna(seen) else seen:.0f} images seen")
+        elif run["status"] == "done" and (marks := marks_of(run)):
+            lines.append(f"{name}: top-1 {run['top1']:.2f}%, {', '.join(marks)}")
     done = runs[runs["status"] == "done"]
     open_runs = len(runs) - len(done) - counts.get("failed", 0)
     if open_runs and len(done):
@@ -151,22 +183,15 @@ def describe(study: Study, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def predictions(study: Study, folder: Path) -> Callable[[str, int], np.ndarray | None]:
-    """Return a function from row and seed to which test images were classified correctly, or None if not recorded."""
+def predictions(study: Study, folder: Path) -> Callable[[str, int], Predicted | None]:
+    """Return a function from row and seed to the predictions of its run; None if they are missing."""
     rows = {row.row: row for row in study.rows}
 
-    def correct(row: str, seed: int) -> np.ndarray | None:
-        try:
-            place = run_folder(folder, study.run(rows[row], seed))
-            written = (place / "predictions.npz").read_bytes()
-            if sha256(written).hexdigest() != read_json(place / "result.json")["predictions_sha256"]:
-                return None
-            with np.load(io.BytesIO(written)) as arrays:
-                return arrays["predicted"] == arrays["labels"]
-        except (OSError, ValueError, KeyError):
-            return None
+    def read(row: str, seed: int) -> Predicted | None:
+        place = run_folder(folder, study.run(rows[row], seed))
+        return read_predictions(place, read_state(place).result)
 
-    return correct
+    return read
 
 
 def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
@@ -175,7 +200,7 @@ def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
     Rows of one design share a run and its log. A running run has the lines written so far. A log is read up to
     the first line that lacks one of the numbers.
     """
-    logs = {run.name: list(takewhile(_has_numbers, read_log(run_folder(folder, run)))) for run in study.runs}
+    logs = {run.name: _log(run_folder(folder, run)) for run in study.runs}
     lines = [
         (row.row, row.label, seed, line["images"], line["loss"], line["top1"])
         for row in study.rows
@@ -183,6 +208,11 @@ def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
         for line in logs[study.run(row, seed).name]
     ]
     return pd.DataFrame(lines, columns=["row", "label", "seed", "images", "loss", "top1"])
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    """Read a run's log up to the first line that lacks one of the numbers."""
+    return list(takewhile(_has_numbers, read_log(folder)))
 
 
 def _has_numbers(line: dict[str, Any]) -> bool:

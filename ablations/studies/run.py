@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import os
 import platform
 import subprocess
@@ -28,7 +26,7 @@ from modernize.plan import compile_plan, trace
 from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import nn
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from ablations.training.trainer import Result
     from modernize.cost import Cost
 
-PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pandas", "pydantic")
+PACKAGES = ("torch", "torchvision", "pillow", "numpy", "fvcore", "pandas", "pydantic")
 
 
 def _whole(flags: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +180,8 @@ def execute(
     this, and rank 0 writes. Raises Interrupted if the callbacks stop it, RequestError if the recipe does not fit the
     data, RunError if the folder cannot be written.
     """
-    from ablations.store import write_bytes, write_json
+    from ablations.store import read_log, write_bytes, write_json
+    from ablations.studies.evaluated_images import train_top1, write_predictions
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
     params, macs = config.cost(data)
@@ -193,7 +192,7 @@ def execute(
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
             trained = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
-            result = {"status": "done", **_measured(trained), **facts}
+            result = {"status": "done", **_measured(trained), "train_top1": train_top1(read_log(folder)), **facts}
         except (OSError, Interrupted, RequestError):
             raise
         except (DivergedError, DamagedDataError) as error:
@@ -209,7 +208,7 @@ def execute(
 
         def end() -> None:
             if result["status"] == "done":
-                result["predictions_sha256"] = _write_predictions(folder, trained)
+                result["predictions_sha256"] = write_predictions(folder, trained.evaluation)
             write_json(folder / "result.json", result)
 
         group.by_main(end)
@@ -269,6 +268,8 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
 
 def _measured(trained: Result) -> dict[str, Any]:
     """Return the numbers of a result."""
+    from ablations.studies.evaluated_images import evaluated
+
     averaged = trained.averaged
     return {
         "top1": trained.evaluation.top1,
@@ -280,20 +281,8 @@ def _measured(trained: Result) -> dict[str, Any]:
         "evaluation_seconds": trained.evaluation_seconds,
         "weights_sha256": trained.weights_sha256,
         **({"damaged": list(trained.damaged)} if trained.damaged else {}),
+        **evaluated(trained.evaluation, trained.unread),
     }
-
-
-def _write_predictions(folder: Path, trained: Result) -> str:
-    """Write the predicted class of each test image; return the file's checksum."""
-    import numpy as np
-
-    from ablations.store import write_bytes
-
-    predictions = io.BytesIO()
-    predicted, labels = trained.evaluation.predictions.numpy(), trained.evaluation.labels.numpy()
-    np.savez(predictions, predicted=predicted.astype(np.uint16), labels=labels.astype(np.uint16))
-    write_bytes(folder / "predictions.npz", predictions.getvalue())
-    return hashlib.sha256(predictions.getvalue()).hexdigest()
 
 
 def _record_session(path: Path, session: dict[str, Any]) -> None:
@@ -305,8 +294,35 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
     except (FileNotFoundError, DamagedError):
         sessions = []
     if sessions and sessions[0]["data"] != session["data"]:
-        raise RequestError(f"run {path.parent} was started with other data; restore that data, or choose another --out")
+        raise RequestError(
+            f"run {path.parent} was started with other data, or by a version that read it differently; "
+            f"restore that data, or choose another --out"
+        )
     write_json(path, {"sessions": [*sessions, session]})
+
+
+def older_pixels(folders: Iterable[Path]) -> str | None:
+    """Say how many of these folders' runs began when images in files were decoded to other pixels; None if none did.
+
+    The checksum of such a dataset covers its files' names and labels, not their pixels.
+    """
+    from ablations.data.decode import VERSION
+    from ablations.store import DamagedError, read_json
+
+    older = 0
+    for folder in folders:
+        try:
+            first = read_json(folder / "environment.json")["sessions"][0]
+        except (FileNotFoundError, DamagedError):
+            continue
+        older += first["data"]["name"] == "imagenet" and first.get("decoder", 1) < VERSION
+    if not older:
+        return None
+    return (
+        f"{older} {'runs' if older > 1 else 'run'} began with an earlier version, which ignored orientation, "
+        f"transparency, color profiles and depths above 8 bits; images with these are read differently now. "
+        f"Choose another --out to read all alike"
+    )
 
 
 def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
@@ -360,6 +376,8 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
     """Describe what produces a run: code, packages, machine, device, threads, seed and data."""
     import torch
 
+    from ablations.data.decode import VERSION
+
     cuda = device.startswith("cuda")
     return {
         "code": metadata.version("modernize-convnets"),
@@ -372,6 +390,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "processes": processes,
         "seed": seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+        "decoder": VERSION,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

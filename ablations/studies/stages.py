@@ -98,7 +98,8 @@ def stage_numbers(study: Study) -> Callable[[str, int], int]:
 
 def describe_stage(number: int, stage: Stage) -> str:
     """Say what a stage added, when and why."""
-    seeds = [f"seeds {', '.join(map(str, stage.seeds))}"] if stage.seeds else []
+    word = "seed" if len(stage.seeds) == 1 else "seeds"
+    seeds = [f"{word} {', '.join(map(str, stage.seeds))}"] if stage.seeds else []
     rows = [f"{len(stage.rows)} row{'s' if len(stage.rows) != 1 else ''}"] if stage.rows else []
     again = [f"{len(stage.runs)} failed run{'s' if len(stage.runs) != 1 else ''} tried again"] if stage.runs else []
     what = " and ".join([*rows, *seeds, *again]) or "nothing to add"

@@ -1,4 +1,4 @@
-"""Corrupt images of a run: skip them, report each once, and fail if there are too many."""
+"""Unreadable images of a run: skip them, report each once, and fail if there are too many."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class CorruptImages:
         """Report new corrupt images; raise DamagedDataError if they exceed `max_fraction` of the split's images."""
         self.gather(group)
         for key in sorted(self.reasons.keys() - self.reported):
-            callbacks.warn(f"skipped a corrupt image: {self.reasons[key]}")
+            callbacks.warn(f"skipped an unreadable image: {self.reasons[key]}")
         self.reported |= self.reasons.keys()
         reasons = [reason for key, reason in sorted(self.reasons.items()) if key.startswith(split)]
         if len(reasons) > max_fraction * images:
             raise DamagedDataError(
-                f"{len(reasons)} of {images} {split} images are corrupt, more than max_damaged={max_fraction:g}, "
+                f"{len(reasons)} of {images} {split} images are unreadable, more than max_damaged={max_fraction:g}, "
                 f"such as {reasons[0]}"
             )

@@ -28,16 +28,38 @@ class Evaluation:
     """The results of an evaluation; N is the number of readable images.
 
     Attributes:
-        top1: Top-1 accuracy (%).
-        loss: Mean cross-entropy.
+        top1: Top-1 accuracy (%) over the readable images.
+        loss: Mean cross-entropy over the readable images.
         predictions: Predicted classes (N), in the order of the split.
         labels: Labels (N).
+        indices: Which images of the split these are (N), ascending.
+        losses: Cross-entropy of each image (N).
+        images: Images of the split, readable or not.
     """
 
     top1: float
     loss: float
     predictions: Tensor
     labels: Tensor
+    indices: Tensor
+    losses: Tensor
+    images: int
+
+    @property
+    def missing(self) -> list[int]:
+        """Return the indices of the images that could not be read."""
+        return sorted(set(range(self.images)).difference(self.indices.tolist()))
+
+    def on(self, indices: Tensor) -> Evaluation:
+        """Return the evaluation on those of its images that are among `indices`."""
+        kept = torch.isin(self.indices, indices)
+        return evaluation(self.indices[kept], self.labels[kept], self.predictions[kept], self.losses[kept], self.images)
+
+
+def evaluation(indices: Tensor, labels: Tensor, predictions: Tensor, losses: Tensor, images: int) -> Evaluation:
+    """Compute top-1 and loss of these images, given in the order of the split."""
+    top1 = 100 * int((predictions == labels).sum()) / len(labels)
+    return Evaluation(top1, losses.mean().item(), predictions, labels, indices, losses, images)
 
 
 def evaluation_batch(image_size: int | None) -> int:
@@ -70,13 +92,12 @@ def predict(
     return predictions
 
 
-def summarize(predictions: Predictions, group: Group) -> Evaluation:
-    """Merge the predictions of all processes into one evaluation; raise DivergedError if the loss is not finite."""
+def summarize(predictions: Predictions, group: Group, images: int) -> Evaluation:
+    """Merge all processes' predictions on a split of so many images; raise DivergedError if the loss is not finite."""
     merged = [batch for batches in group.gathered(predictions) for batch in batches]
     indices, labels, predicted, losses = (torch.cat(column) for column in zip(*merged, strict=True))
     order = indices.argsort()
-    labels, predicted, losses = labels[order], predicted[order], losses[order]
-    loss = losses.mean().item()
-    if not math.isfinite(loss):
-        raise DivergedError(f"the loss on the test split is {loss}")
-    return Evaluation(100 * int((predicted == labels).sum()) / len(labels), loss, predicted, labels)
+    merged_evaluation = evaluation(indices[order], labels[order], predicted[order], losses[order], images)
+    if not math.isfinite(merged_evaluation.loss):
+        raise DivergedError(f"the loss on the test split is {merged_evaluation.loss}")
+    return merged_evaluation

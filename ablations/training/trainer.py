@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Result:
         evaluation_seconds: Time of the evaluation of the trained weights (s).
         weights_sha256: Checksum of the trained weights.
         damaged: Names of the skipped corrupt images, and why each cannot be read.
+        unread: Those of the test split, by index.
     """
 
     evaluation: Evaluation
@@ -66,6 +68,7 @@ class Result:
     evaluation_seconds: float
     weights_sha256: str
     damaged: tuple[str, ...]
+    unread: dict[int, str]
 
 
 class Trainer:
@@ -213,30 +216,28 @@ class Trainer:
         started = time.monotonic()
         evaluation = self.evaluate(self.model)
         evaluation_seconds = time.monotonic() - started
+        averaged = self.evaluate(self.averaged.module) if self.averaged else None
+        if averaged:  # an image that could be read only once is in neither
+            evaluation, averaged = evaluation.on(averaged.indices), averaged.on(evaluation.indices)
         return Result(
             evaluation=evaluation,
-            averaged=self.evaluate(self.averaged.module) if self.averaged else None,
+            averaged=averaged,
             images_seen=seen,
             seconds=self.seconds,
             images_per_second=seen / self.seconds,
             evaluation_seconds=evaluation_seconds,
             weights_sha256=weights_sha256(self.model.state_dict()),
             damaged=tuple(sorted(self.corrupt.reasons.values())),
+            unread={index: self.corrupt.reasons[f"test {index}"] for index in evaluation.missing},
         )
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
         batch_size = evaluation_batch(self.config.image_size)
-        predictions = predict(
-            model,
-            self.feeds.test,
-            batch_size,
-            self.placement,
-            self.group,
-            lambda batch: self.corrupt.add(batch, "test"),
-        )
+        note = partial(self.corrupt.add, split="test")
+        predictions = predict(model, self.feeds.test, batch_size, self.placement, self.group, note)
         self.check_corrupt("test", len(self.feeds.test))
-        return summarize(predictions, self.group)
+        return summarize(predictions, self.group, len(self.feeds.test))
 
     def check_corrupt(self, split: str, images: int) -> None:
         """Report new corrupt images; raise DamagedDataError if they are too many."""

@@ -31,6 +31,7 @@ from reports.figures.style import (
     ticks,
     wrap,
 )
+from reports.statuses import NOT_COMPARED
 
 POINTS = 150  # of a curve, at most; of a longer log the means of as many stretches
 _BETWEEN, _LEFT = 0.22, 0.45
@@ -243,7 +244,7 @@ def _draw_curve(board: Axes, frame: _Frame, curve: _Curve, base: _Curve | None) 
         rest = alone[alone.index >= whole.index[-1]] if len(whole) else alone
         if len(rest) > 1:
             board.plot(frame.across(rest.index), frame.up(rest), color=BLUE, linewidth=0.6, zorder=4)
-        marker = {"failed": "X", "done": ""}.get(curve.statuses[int(seed)], "o")
+        marker = {"failed": "X", "done": "", NOT_COMPARED: ""}.get(curve.statuses[int(seed)], "o")
         if marker and len(alone):
             looks = {
                 "color": VERMILION if marker == "X" else INK,

@@ -27,10 +27,12 @@ _LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCO
 def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str, digits: int = 2) -> Figure:
     """Draw every row of a table of comparisons: its difference, CI and verdict, or the status of its runs."""
     records = table.frame.to_dict("records")
+    verdict = next((place for place, column in enumerate(table.columns) if column.name == "verdict"), None)
     lines = []
     for record, cells in zip(records, table.rows, strict=True):
         label = f"{record['label']} {superscript(cells[0].marks)}".strip()
-        lines.append(_effect(record, label, runs, digits))
+        marks = superscript(cells[verdict].marks) if verdict is not None else ""
+        lines.append(_effect(record, label, runs, digits, marks))
     looks = [
         look
         for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED)
@@ -44,8 +46,8 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str, digits: i
     return draw_forest(lines, words, handles)
 
 
-def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame, digits: int) -> Line:
-    """Return the line of a row."""
+def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame, digits: int, marks: str) -> Line:
+    """Return the line of a row; `marks` stand behind its verdict."""
     mine = runs[runs["row"] == record["row"]]
     value, low, high = (known(record.get(name)) for name in ("difference", "low", "high"))
     word = ": ".join(
@@ -56,7 +58,7 @@ def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame, digits: int)
         value=value,
         low=low,
         high=high,
-        cells=(signed_number(value, digits), signed_interval(low, high, digits), word),
+        cells=(signed_number(value, digits), signed_interval(low, high, digits), f"{word} {marks}".strip()),
         look=_LOOKS.get(word, UNTESTED),
         absent=absence(status_of(mine)) or _without(word, str(record["row"]), runs),
     )

@@ -20,6 +20,7 @@ from modernize.design import FLAGS, Design, DesignError, split_name, text
 from modernize.plan import Activation, Layers, Plan, compile_plan, trace
 from modernize.roadmap import NAMES, Roadmap, roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
+from reports.marks import row_marks
 from reports.report import Report
 from reports.row_summary import account
 from reports.statistics import summarise
@@ -145,7 +146,7 @@ def measured(report: Report, row: str) -> str:
             f"{mean_sd(top1.mean, top1.sd)}% over {top1.seeds} seeds, "
             f"95% CI of the mean {top1.mean - half:.2f} to {top1.mean + half:.2f}"
         )
-    return f"{label}: {result}" + (f"; {rest}" if rest else "")
+    return "; ".join(filter(None, [f"{label}: {result}", *row_marks(runs), rest]))
 
 
 # ---- tables over all combinations

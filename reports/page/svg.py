@@ -21,6 +21,7 @@ _NAMES = {
     "params": "parameters",
     "low": "95% CI from",
     "high": "to",
+    "marks": "marked",
     "paper_top1": "the paper's top-1 (%)",
     "paper_change": "the paper's change",
     "p_adjusted": "adjusted p",
@@ -39,7 +40,8 @@ _DESCRIBED: tuple[str, ...] = (
     "high",
     "p_adjusted",
 )
-_DESCRIBED += ("verdict", "macs", "params", "paper_top1", "paper_change", "worth", "se", "in_paper_order", "min", "max")
+_DESCRIBED += ("verdict", "marks", "macs", "params", "paper_top1", "paper_change")
+_DESCRIBED += ("worth", "se", "in_paper_order", "min", "max")
 
 
 def inline(plot: Plot) -> Markup:

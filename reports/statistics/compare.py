@@ -29,7 +29,7 @@ ONE_SEED = "one seed"
 _UNITS: dict[Measure, str] = {"top1": "percentage points", "loss": "test loss, lower is better"}
 _LEGENDS = {
     MODERATED: "from a moderated t-test, in which rows of the same recipe and budget share their noise model",
-    WELCH: "from Welch's t-test, if no other row shares the recipe and budget or a row's variance is out of line",
+    WELCH: "from Welch's t-test, used if no other row shares the recipe and budget or a row's variance is out of line",
 }
 
 

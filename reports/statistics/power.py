@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,12 @@ from reports.statistics.contrasts import contrasts
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.noise import fit_noise
 from reports.statistics.row_results import gather
-from reports.statistics.sequential import FIRST_SHARE, looks, spent, stage_of
+from reports.statistics.sequential import FIRST_SHARE, gives_variance, looks, spent, stage_of
 
-POWER = 0.8
+POWER, LEVEL = 0.8, 0.95
 STUDIES = 40  # whose variances stand for those that the study may have
+ALIKE = 1.5  # standard errors of comparisons that differ by less have one number
+MOST_SEEDS = 100  # per row that anybody is told to train
 HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
 
 
@@ -28,12 +31,13 @@ HOPELESS = 5.0  # standard deviations between seeds: no design change of one fla
 class Power:
     """The true difference that is detected with 80% power, in the measure's unit and in standard deviations.
 
-    `between` names the rows that it holds for, if rows differ in their number of seeds.
+    `between` names the rows that it holds for, if rows differ in their number of seeds; `apart` rows that vary more.
     """
 
     difference: float
     in_sds: float
     between: str = ""
+    apart: str = ""
 
     @property
     def shown(self) -> str:
@@ -48,6 +52,7 @@ def detectable_difference(
     power: float = POWER,
     level: float = 0.95,
     share: float = FIRST_SHARE,
+    variance_seeds: int | None = None,
 ) -> float:
     """Compute the smallest true difference that is significant with this power, in standard deviations between seeds.
 
@@ -61,6 +66,7 @@ def detectable_difference(
         power: Probability that one comparison with this difference is significant.
         level: One minus the family-wise error rate.
         share: The share of the error rate that the look uses.
+        variance_seeds: Seeds per row that the variance is estimated from; None: all.
 
     Returns:
         That difference, averaged over the comparisons; infinity if they cannot be tested.
@@ -68,17 +74,17 @@ def detectable_difference(
     if seeds < 2 or not len(pairs):
         return math.inf
     places = tuple((int(row), int(base)) for row, base in pairs)
-    return _detectable(seeds, places, tuple(groups), power, 1 - (1 - level) * share)
+    return _detectable((seeds, variance_seeds or seeds), places, tuple(groups), power, 1 - (1 - level) * share)
 
 
 @lru_cache(maxsize=32)
 def _detectable(
-    seeds: int, pairs: tuple[tuple[int, int], ...], groups: tuple[int, ...], power: float, level: float
+    numbers: tuple[int, int], pairs: tuple[tuple[int, int], ...], groups: tuple[int, ...], power: float, level: float
 ) -> float:
-    """The detectable difference at an unadjusted level, see `detectable_difference`."""
-    rows = len(groups)
-    variance = np.random.default_rng(0).chisquare(seeds - 1, (STUDIES, rows)) / (seeds - 1)
-    noise = fit_noise(variance, np.full(rows, seeds - 1.0), np.asarray(groups, dtype=np.intp))
+    """The detectable difference at an unadjusted level, see `detectable_difference`; seeds of means and variances."""
+    (seeds, used), rows = numbers, len(groups)
+    variance = np.random.default_rng(0).chisquare(used - 1, (STUDIES, rows)) / (used - 1)
+    noise = fit_noise(variance, np.full(rows, used - 1.0), np.asarray(groups, dtype=np.intp))
     found = contrasts(noise, np.full(rows, float(seeds)), np.asarray(pairs, dtype=np.intp))
     critical = found.half_widths(1 - (1 - level) / len(pairs))
 
@@ -102,18 +108,18 @@ def study_power(
     Returns:
         None if it cannot be computed: a look is unfinished, or the noise is unknown.
     """
-    done = runs[(runs["status"] == "done") & runs[measure].notna()]
+    done = runs.assign(used=gives_variance(runs))[(runs["status"] == "done") & runs[measure].notna()]
     rows = done.groupby("row", sort=False)[measure].agg(["var", "count"])
     pairs = [pair for pair in pairs if set(pair) <= set(rows.index)]
     df = rows["count"] - 1
     look = looks(runs)[-1]
     if not look.finished or not pairs or df.sum() < 1 or rows["count"].median() < 2:
         return None
-    noise = fit_rows([row for row in gather(runs, measure).values() if row.source == row.name])
-    pooled = noise.pooled[noise.pooled > 0]
-    if not len(pooled):
+    typical = _typical_spread(runs, pairs, measure)
+    if typical is None:
         return None
-    sd, now = math.sqrt(np.median(pooled)), int(rows["count"].median())
+    sd, alike, apart = typical
+    now, used_now = int(rows["count"].median()), int(done[done["used"]].groupby("row").size().median())
     recipes = done.groupby("row", sort=False)["recipe"].first() if "recipe" in done else rows["count"] * 0
     places = {row: place for place, row in enumerate(rows.index)}
     first, planned = int((stage_of(runs) == 1).sum()), len(runs)
@@ -123,9 +129,61 @@ def study_power(
         np.array([[places[name] for name in pair] for pair in pairs]),
         pd.factorize(recipes)[0].tolist(),
         share=look.share if seeds is None else spent(first, later) - spent(first, planned),
+        variance_seeds=used_now if seeds is None else None,
     )
     used = rows.loc[sorted({name for pair in pairs for name in pair}), "count"]
-    return Power(size * sd, size, "" if used.nunique() == 1 else f" between rows with {seeds or now} seeds")
+    between = "" if used.nunique() == 1 else f" between rows with {seeds or now} seeds"
+    return Power(size * sd, size, between + ("" if alike else ", in the median comparison,"), apart)
+
+
+def _typical_spread(
+    runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: Measure
+) -> tuple[float, bool, str] | None:
+    """Return a standard deviation between seeds, whether it holds for all comparisons, and for which rows it does not.
+
+    It is the one with which two rows give the median standard error of the comparisons.
+    """
+    rows = gather(runs, measure, gives_variance(runs))
+    results = [row for row in rows.values() if row.source == row.name]
+    noise, places = fit_rows(results), {row.name: place for place, row in enumerate(results)}
+    compared = np.array([[places[rows[name].source] for name in pair] for pair in pairs], dtype=np.intp)
+    compared = compared[noise.known[compared].all(axis=1)]
+    if not len(compared):
+        return None
+    counts = np.array([max(len(row.values), 1) for row in results], dtype=float)
+    errors = contrasts(noise, counts, compared).standard_errors / np.sqrt((1 / counts[compared]).sum(axis=1))
+    apart = [row.name for row, outlier in zip(results, noise.outlier, strict=True) if outlier]
+    apart = [name for name in apart if places[name] in compared]
+    usual = errors[~noise.outlier[compared].any(axis=1)] if not noise.outlier[compared].any(axis=1).all() else errors
+    named = ", ".join(apart[:3]) + (f" and {len(apart) - 3} more" if len(apart) > 3 else "")
+    vary = f"row{'s' if len(apart) > 1 else ''} {named}, which var{'y' if len(apart) > 1 else 'ies'} more"
+    return float(np.median(usual)), bool(usual.max() < ALIKE * usual.min()), f", but not for {vary}" if apart else ""
+
+
+def seeds_to_detect(runs: pd.DataFrame, compared: pd.DataFrame, line: Mapping[Any, Any]) -> int | None:
+    """Compute the seeds per row at which an extended study detects a comparison's difference, if it is true.
+
+    The standard error is this comparison's own, which shrinks with the number of seeds, as its degrees of freedom grow.
+    The test is that of the look after the extension, by Bonferroni's correction.
+
+    Args:
+        runs: The study's tidy frame; its last look is finished.
+        compared: All comparisons, as from `compare`.
+        line: The comparison, with difference, se, df, seeds and base_seeds.
+
+    Returns:
+        The fewest seeds, more than the rows have; None if `MOST_SEEDS` are too few.
+    """
+    first, planned, many = int((stage_of(runs) == 1).sum()), len(runs), int(compared["p"].notna().sum())
+    size, now = abs(float(line["difference"])), 2 / (1 / line["seeds"] + 1 / line["base_seeds"])
+    for seeds in range(int(max(line["seeds"], line["base_seeds"])) + 1, MOST_SEEDS + 1):
+        later = round(planned * seeds / now)
+        level = (1 - LEVEL) * (spent(first, later) - spent(first, planned)) / many
+        df = line["df"] * (seeds - 1) / max(now - 1, 1)
+        critical = special.stdtrit(df, 1 - level / 2) if np.isfinite(df) else special.ndtri(1 - level / 2)
+        if (critical + special.ndtri(POWER)) * line["se"] * math.sqrt(now / seeds) <= size:
+            return seeds
+    return None
 
 
 def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: Measure = "top1") -> str:
@@ -134,7 +192,8 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
     if power is None:
         return ""
     size = f"{power.shown} {MEASURES[measure].unit} ({power.in_sds:.1f} standard deviations)"
-    return f"A true difference of {size}{power.between} is detected with 80% power."
+    alone = " by this look alone" if len(looks(runs)) > 1 else ""
+    return f"A true difference of {size}{power.between} is detected with 80% power{alone}{power.apart}."
 
 
 def detectable_effect(effects: pd.DataFrame, share: float, level: float = 0.95) -> float:

@@ -69,8 +69,9 @@ def describe_precision(runs: pd.DataFrame, compared: pd.DataFrame, measure: Meas
     widths = (compared["high"] - compared["low"]).dropna() / 2
     if PRECISION not in asked or not len(widths):
         return ""
-    half_width, widest, seeds = float(asked.split()[-1]), float(widths.max()), runs["seed"].nunique()
-    text = f"Precision asked ±{half_width:g}: the widest 95% CI is ±{widest:.2g} with {seeds} seeds per row"
+    half_width, widest = float(asked.split()[-1]), float(widths.max())
+    seeds = int(compared.loc[widths.index, ["seeds", "base_seeds"]].to_numpy(dtype=int).min())
+    text = f"Precision asked ±{half_width:g}: the widest 95% CI is ±{widest:.2g} with {seeds} finished seeds per row"
     if widest <= half_width * (1 + 1e-6):
         return f"{text}."
     needed = seeds_needed(runs[gives_variance(runs)], half_width, measure)

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.errors import ReportError, shortened
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
-from reports.statuses import shown
+from reports.statuses import NOT_COMPARED, shown
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ def _results(name: str, row: _Lines, source: str, measure: Measure) -> RowResult
     reason = ""
     if not row.values:
         statuses = set(row.statuses.values())
-        reason = (
-            "failed" if "failed" in statuses else f"no {MEASURES[measure].name}" if "done" in statuses else "not run"
-        )
+        ended = next((status for status in ("failed", NOT_COMPARED) if status in statuses), "not run")
+        reason = f"no {MEASURES[measure].name}" if ended != "failed" and "done" in statuses else ended
     elif len(row.recipes) > 1:
         reason = "several recipes"
     elif len(row.images) > 1:

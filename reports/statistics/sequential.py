@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from reports.statistics.compare import compare, with_verdicts
 from reports.statistics.measures import Measure
+from reports.statuses import NOT_COMPARED
 
 FIRST_SHARE = 0.90
 LATER_SHARE = 0.08
@@ -36,7 +37,7 @@ PRECISION = "precision"  # that second stage; `precision 0.5` says what was aske
 EXTENDED = "extended"  # added when results were there; `extended to precision 0.5` where the size was computed
 RETRIED = "retried"  # runs that failed, were missing at an earlier look, and were tried again
 
-ENDED = ("done", "failed")  # statuses of a run that will not change by itself
+ENDED = ("done", "failed", NOT_COMPARED)  # statuses of a run that will not change by itself
 
 
 @dataclass(frozen=True)

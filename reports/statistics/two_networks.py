@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from reports.predictions import Correct
 from reports.statistics.values import Difference, check_level
-
-Correct = NDArray[np.bool_]  # for each test image, in the data set's order, whether the run named its class
 
 MCNEMAR = "McNemar's test of two trained networks"
 
