@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
@@ -50,22 +51,25 @@ class Plot:
     @cached_property
     def figure(self) -> Figure:
         """The figure, drawn."""
-        return self.draw()
+        with drawing(self.name):
+            return self.draw()
 
     def encoded(self, suffix: str) -> bytes:
         """The bytes of a `png`, `svg` or `pdf` file."""
         if suffix == "svg":
             return self.svg
-        from reports.figures.style import encode
+        with drawing(self.name):
+            from reports.figures.style import encode
 
-        return encode(self.figure, suffix)
+            return encode(self.figure, suffix)
 
     @cached_property
     def svg(self) -> bytes:
         """The bytes of an SVG file, for a folder and a page."""
-        from reports.figures.style import encode
+        with drawing(self.name):
+            from reports.figures.style import encode
 
-        return encode(self.figure, "svg")
+            return encode(self.figure, "svg")
 
 
 @dataclass(frozen=True, eq=False)
