@@ -14,6 +14,7 @@ GRAPH = import_graph(HOME)
 LAYERS = (
     ("modernize",),
     ("reports",),
+    ("ablations.streams",),
     ("ablations.errors", "ablations.seeding", "ablations.progress", "ablations.store"),
     ("ablations.machine", "ablations.recipes"),
     ("ablations.recipe_checks",),

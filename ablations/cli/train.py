@@ -281,6 +281,8 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
     jobs = jobs or (slurm.AT_ONCE if kind == "slurm" else 1)
     if kind == "local":
         slurm.check_here(session.study, jobs)
+        if (text := slurm.ignored_here(session.study)) is not None:
+            click.echo(f"{session.study.name}: {text}")
     if dry_run:
         click.echo(slurm.describe_plan(session, kind, jobs))
         return 0

@@ -268,7 +268,9 @@ def _apt_fashion(data_dir: Path) -> None:
         ):
             package = next((path.name for path in Path(scratch).glob("*.deb")), "")
             arguments = [package if word == "PACKAGE" else word for word in command]
-            process = subprocess.run(arguments, cwd=scratch, capture_output=True, text=True, timeout=600)
+            process = subprocess.run(
+                arguments, cwd=scratch, capture_output=True, encoding="utf-8", errors="replace", timeout=600
+            )
             if process.returncode:
                 raise RuntimeError((process.stderr or process.stdout).strip().splitlines()[-1])
 

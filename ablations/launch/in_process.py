@@ -12,7 +12,7 @@ from ablations.launch.claim import Place, take, work_through
 from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import StopFlag
 from ablations.machine import Machine, prepare_process
-from ablations.progress import Display, Screen
+from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
 from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, without_newer
 from ablations.studies.folder import differences
@@ -45,7 +45,7 @@ def train_one(
             writing(f"run {folder}"),
             stop.listening(),
             joined(device) as group,
-            Display(Screen(quiet=not group.main), {config.name: float(macs)}, set()) as display,
+            Display(progress_console(quiet=not group.main), {config.name: float(macs)}, set()) as display,
         ):
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
             if older := newer_settings(requested.recipe, config.recipe):

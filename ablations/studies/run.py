@@ -414,7 +414,7 @@ def _commit() -> str | None:
     place = Path(__file__).parent
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, cwd=place, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
