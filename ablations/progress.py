@@ -1,8 +1,7 @@
-"""Show training progress: live bars on a terminal, plain lines elsewhere."""
+"""Show training progress: live bars on a terminal that can redraw them, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,17 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from ablations.streams import Lasting, is_interactive
 from reports.marks import warnings_of
 
 PLAIN_SECONDS = 30  # between plain lines of one run
-
-
-class Screen(Console):
-    """Print output; a closed pipe, as after `| head`, silences it but does not stop training."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display:
@@ -29,6 +21,7 @@ class Display:
 
     def __init__(self, console: Console, work: Mapping[str, float], ended: set[str]):
         self.console = console
+        self.live = is_interactive(console.file)
         self.work = work
         self.ended = set(ended)
         self.progress = dict.fromkeys(ended, 1.0)
@@ -42,13 +35,13 @@ class Display:
         self.total = self.bars.add_task("[bold]all runs", total=1.0, text="")
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
+        if self.live:
             self.bars.start()
         self.tick()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
+        if self.live:
             self.bars.stop()
 
     @property
@@ -107,12 +100,18 @@ class Display:
         self.bars.update(self.total, completed=self.done, text=text)
 
     def _print_plain(self, line: str) -> None:
-        if not self.console.is_terminal:
+        if not self.live:
             self.print(line)
 
     def print(self, line: str, style: str | None = None) -> None:
         """Print a line, above the bars if there are any."""
         self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def progress_console(quiet: bool = False) -> Console:
+    """Return a console on standard output; output that cannot be written is lost, and training goes on."""
+    lasting = Lasting(sys.stdout) if sys.stdout is not None else None
+    return Console(file=lasting, quiet=quiet)  # type: ignore[arg-type]
 
 
 def clock(seconds: float) -> str:

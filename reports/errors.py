@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ReportError(ValueError):
     """Runs that cannot be reported together: one line saying what and where."""
+
+
+class FigureError(RuntimeError):
+    """A figure cannot be drawn: one line saying which and why."""
+
+
+@contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """Raise FigureError if the block, which draws or encodes a figure, raises anything."""
+    try:
+        yield
+    except FigureError:
+        raise
+    except Exception as error:
+        raise FigureError(f"figure {name} cannot be drawn ({type(error).__name__}: {shortened(str(error))})") from error
 
 
 def shortened(reason: str) -> str:

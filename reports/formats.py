@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from reports.latex_escape import tex, tex_prose, tex_stack
+from reports.plain_text import plain
 from reports.tables import Cell, Column, Table
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -171,35 +172,77 @@ def as_json(table: Table) -> str:
     return json.dumps(records, indent=1) + "\n"
 
 
-def terminal(table: Table, width: int) -> str:
-    """Format as plain text at most `width` wide, or as narrow as the table can be."""
-    out = io.StringIO()
-    console = Console(file=out, width=max(width, _narrowest(table)), color_system=None, legacy_windows=False)
-    show(table, console)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+def terminal(table: Table, width: int, unicode: bool = True) -> str:
+    """Format as plain text at most `width` wide, in ASCII unless `unicode`.
 
-
-def show(table: Table, console: Console) -> None:
-    """Print the table on a console, fitted to its width."""
-    width = max(console.width, _narrowest(table))
-    table, widths, gap = _fitted(table, width)
-    notes = [Text(f"{superscript([number])} {note}", style="dim") for number, note in enumerate(table.notes, start=1)]
-    grouped = any(column.group for column in table.columns)
-    groups = [Text(_group_heading(table.columns, widths, gap), style="dim")] if grouped else []
-    console.print(
-        Group(
-            Text(table.title, style="bold"),
-            *([Text(table.subtitle)] if table.subtitle else []),
-            Text(),
-            *groups,
-            _grid(table, widths, gap),
-            Text(),
-            Text(table.legend, style="dim"),
-            *notes,
-        ),
-        width=width,
-        crop=False,
+    Columns that do not fit beside each other are printed below each other, each time with the rows' labels.
+    """
+    marks = [superscript([number]) if unicode else f"[{number}]" for number in range(1, len(table.notes) + 1)]
+    notes = [f"{mark} {note}" for mark, note in zip(marks, table.notes, strict=True)]
+    if not unicode:
+        table, notes = _in_ascii(table), [plain(note) for note in notes]
+    head = [table.title, *([table.subtitle] if table.subtitle else []), ""]
+    bodies = "\n".join(_printed(_body(part, width), max(width, _narrowest(part))) for part in _parts(table, width))
+    text = (
+        _printed(Group(*map(Text, head)), width)
+        + bodies
+        + _printed(Group(*map(Text, ["", table.legend, *notes])), width)
     )
+    return text if unicode else plain(text)
+
+
+def _body(table: Table, width: int) -> Group:
+    """The columns of a table, with the headings of groups above theirs."""
+    fitted, widths, gap = _fitted(table, max(width, _narrowest(table)))
+    grouped = any(column.group for column in fitted.columns)
+    groups = [Text(_group_heading(fitted.columns, widths, gap))] if grouped else []
+    return Group(*groups, _grid(fitted, widths, gap))
+
+
+def _printed(what: Group, width: int) -> str:
+    """Lay out text at a width, without trailing spaces."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, legacy_windows=False).print(what, crop=False)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _in_ascii(table: Table) -> Table:
+    """The table in ASCII, with footnotes as [1]: before columns are measured, since replacements may be longer."""
+    room = [
+        max(len(_ascii_mark(row[place])) for row in table.rows) if column.number and table.rows else 0
+        for place, column in enumerate(table.columns)
+    ]
+    rows = tuple(
+        tuple(Cell(plain(cell.text) + _ascii_mark(cell).ljust(space)) for cell, space in zip(row, room, strict=True))
+        for row in table.rows
+    )
+    columns = tuple(
+        replace(one, title=plain(one.title), group=plain(one.group), short=plain(one.short)) for one in table.columns
+    )
+    title, subtitle, legend = map(plain, (table.title, table.subtitle, table.legend))
+    return replace(table, columns=columns, rows=rows, title=title, subtitle=subtitle, legend=legend)
+
+
+def _ascii_mark(cell: Cell) -> str:
+    return f" [{','.join(map(str, cell.marks))}]" if cell.marks else ""
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """Split the columns into tables that fit, each with the rows' labels; one column may be too wide for itself."""
+    if _narrowest(table) <= width:
+        return [table]
+    parts: list[list[int]] = [[0]]
+    for place in range(1, len(table.columns)):
+        if len(parts[-1]) > 1 and _narrowest(_columns(table, [*parts[-1], place])) > width:
+            parts.append([0])
+        parts[-1].append(place)
+    return [_columns(table, places) for places in parts]
+
+
+def _columns(table: Table, places: list[int]) -> Table:
+    """The table with some of its columns."""
+    rows = tuple(tuple(row[place] for place in places) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
 
 
 def _fitted(table: Table, width: int) -> tuple[Table, list[int], int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
@@ -50,22 +51,25 @@ class Plot:
     @cached_property
     def figure(self) -> Figure:
         """The figure, drawn."""
-        return self.draw()
+        with drawing(self.name):
+            return self.draw()
 
     def encoded(self, suffix: str) -> bytes:
         """The bytes of a `png`, `svg` or `pdf` file."""
         if suffix == "svg":
             return self.svg
-        from reports.figures.style import encode
+        with drawing(self.name):
+            from reports.figures.style import encode
 
-        return encode(self.figure, suffix)
+            return encode(self.figure, suffix)
 
     @cached_property
     def svg(self) -> bytes:
         """The bytes of an SVG file, for a folder and a page."""
-        from reports.figures.style import encode
+        with drawing(self.name):
+            from reports.figures.style import encode
 
-        return encode(self.figure, "svg")
+            return encode(self.figure, "svg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +81,10 @@ class Report:
     base        the design the study starts from, as the command line names it
     runs        a line a row and seed, in the study's order, whatever became of its run: study, kind, roadmap (None
                 unless a roadmap), row, label, base (the row it is compared with, or None), run, seed, recipe, dataset,
-                evaluate, status (done, failed, running, stopped, left), reason, top1 (percent), ema_top1, note, loss,
-                params, macs, image_size, in_channels, num_classes, images_seen, images_per_second, seconds
+                evaluate, status (done, failed, running, stopped, left, or not compared), reason, top1 (percent, as
+                loss on the test images that all runs read), ema_top1, note, loss, params, macs, image_size,
+                in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
+                test_images, evaluated_images, unread (names), data_checksum, compared_images
     designs     for each row all its design flags, as `Design.flags()` gives them; not for reference models
     summary     what helped, what hurt, what is inconclusive and what would settle it
     tables      in the order to show them, the main one first; `frame` of each has the raw numbers

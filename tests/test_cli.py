@@ -72,7 +72,8 @@ def test_launching_loads_neither_reports_nor_statistics() -> None:
     import sys
 
     modules = "ablations.launch.pool, ablations.launch.worker, ablations.launch.in_process, ablations.launch.slurm"
-    code = f"import sys, {modules}; print(sorted({{'reports', 'scipy', 'matplotlib'}} & set(sys.modules)))"
+    unwanted = "{'reports.statistics', 'reports.tables', 'scipy', 'matplotlib'}"
+    code = f"import sys, {modules}; print(sorted({unwanted} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

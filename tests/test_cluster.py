@@ -6,14 +6,17 @@ import contextlib
 import errno
 import io
 import itertools
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +27,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations.cli import run_command
+from ablations.errors import RequestError
 from ablations.launch.job import Job
-from ablations.launch.slurm import free_gpus
+from ablations.launch.slurm import arrays, free_gpus, largest_array
 from ablations.store import read_json, read_log
 from ablations.studies.folder import open_folder, read_study
 from ablations.studies.load import load_study
@@ -276,6 +280,45 @@ def test_of_two_commands_at_once_each_run_is_submitted_by_one(tmp_path: Path, id
     assert sum(map(int, re.findall(r": (\d) of 4 runs submitted", "".join(out for out, _ in said)))) == 4, said
 
 
+@pytest.fixture
+def arrays_of_three(idle: None) -> Iterator[None]:
+    """Slurm with arrays of three jobs at most."""
+    conf = Path(os.environ["SLURM_CONF"])
+    before = conf.read_text()
+    conf.write_text(f"{before}MaxArraySize=3\n")
+    slurm.ask("scontrol", "reconfigure")
+    until(lambda: largest_array() == 3)
+    yield
+    conf.write_text(before)
+    slurm.ask("scontrol", "reconfigure")
+
+
+@in_one_worker
+def test_more_runs_than_an_array_may_have_are_several_arrays(
+    tmp_path: Path, arrays_of_three: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submitted from within an allocation, whose variables would contradict those of the jobs."""
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU", "SLURM_NTASKS", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "7")
+    folder = tmp_path / "the lab's study, 50%"
+    study: tuple[str | Path, ...] = (*FOUR[:-1], "max_epochs=1", "--seeds", "0,1", "--jobs", "2", "--memory", "0.5")
+    study += ("--out", folder)
+    submitted(*study, count=8)
+    queued = slurm.queue()
+    assert sorted(Counter(job.partition("_")[0] for job in queued).values()) == [2, 3, 3]
+    submitted(*study, count=0)
+    status = here("status", folder).stdout
+    assert set(re.findall(r"\d+", status.partition("scancel ")[2])) == {job.partition("_")[0] for job in queued}
+    most = 0
+    until(lambda: len(slurm.queue()) < 8)
+    deadline = time.monotonic() + 300
+    while states := slurm.queue():
+        most = max(most, Counter(states.values())["RUNNING"])
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert most <= 2 and len(exact(folder)) == 8, outputs(folder)
+
+
 @in_one_worker
 @pytest.mark.parametrize("time", ["7", "7:01", "1:02:03", "2-3", "2-3:04", "2-03:04:05", "0:30", "100:00:00"])
 def test_slurm_itself_reads_a_time_as_we_do(idle: None, time: str) -> None:
@@ -305,6 +348,80 @@ def test_what_is_no_format_of_slurms_is_no_time(text: str) -> None:
     formats = (r"\d+", r"\d+:\d+", r"\d+:\d+:\d+", r"\d+-\d+", r"\d+-\d+:\d+", r"\d+-\d+:\d+:\d+")
     if not any(re.fullmatch(form, text) for form in formats):
         assert minutes(text) == 0
+
+
+@given(st.integers(0, 3000), st.integers(1, 1200), st.integers(1, 300))
+def test_arrays_have_every_job_once_and_run_no_more_at_once_than_asked(runs: int, largest: int, jobs: int) -> None:
+    work: list[Any] = [SimpleNamespace(number=number) for number in range(runs)]
+    found = arrays(work, largest, jobs)
+    assert [one.number for array in found for one in array.work] == list(range(runs))  # type: ignore[attr-defined]
+    assert all(0 < len(array.work) <= largest and array.at_once > 0 for array in found)
+    lanes = {array.lane: array.at_once for array in found}
+    assert all(array.at_once == lanes[array.lane] for array in found)
+    assert sum(lanes.values()) == (jobs if runs else 0)
+    assert max(map(len, (array.work for array in found)), default=0) - runs / max(len(found), 1) < 1
+
+
+def test_what_accounting_allows_is_submitted_and_the_rest_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"id": "me\n", "sacctmgr": "|\n4|20\n", "squeue": "7_0\n", "scontrol": "MaxArraySize            = 2\n"}
+    sent: list[int] = []
+
+    def submit(executor: Any, place: Path, work: Sequence[Job]) -> list[str]:
+        sent.append(len(work))
+        return [f"{len(sent)}_{number}" for number in range(len(work))]
+
+    monkeypatch.setattr("ablations.launch.slurm.check_slurm", lambda: None)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("ablations.launch.slurm._ask", lambda *command: answers.get(command[0]))
+    monkeypatch.setattr("ablations.launch.slurm._submit_array", submit)
+    done = here("run", *FOUR, "--out", tmp_path / "study", "--cluster", "slurm")
+    assert done.returncode == 1 and sent == [1, 2]
+    assert done.stderr.startswith(
+        "ablations: --cluster slurm: the cluster takes 3 more jobs of yours; 3 of 4 runs subm"
+    )
+    assert len(json.loads((tmp_path / "study/cluster/jobs.json").read_text())) == 3
+
+
+def test_an_array_that_is_refused_after_others_is_one_line_and_the_others_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+
+    def submit(executor: Any, place: Path, work: Sequence[Job]) -> list[str]:
+        sent.append(len(work))
+        if len(sent) == 2:
+            raise RequestError("--cluster slurm: Job violates accounting/QOS policy")
+        return [f"5_{number}" for number in range(len(work))]
+
+    monkeypatch.setattr("ablations.launch.slurm.check_slurm", lambda: None)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("ablations.launch.slurm._ask", lambda *command: None)
+    monkeypatch.setattr("ablations.launch.slurm.largest_array", lambda: 3)
+    monkeypatch.setattr("ablations.launch.slurm._submit_array", submit)
+    done = here("run", *FOUR, "--out", tmp_path / "study", "--cluster", "slurm")
+    assert done.returncode == 1 and done.stderr == (
+        "ablations: --cluster slurm: Job violates accounting/QOS policy; 2 of 4 runs submitted: rerun the command when "
+        "jobs have finished\n"
+    )
+    assert set(json.loads((tmp_path / "study/cluster/jobs.json").read_text()).values()) == {"5_0", "5_1"}
+
+
+def test_keys_of_the_block_that_only_slurm_has_are_said_on_this_machine(tmp_path: Path) -> None:
+    block = "  partition: long\n  memory: 16\n  options: {qos: low}\n  time: 5\n"
+    done = asking(tmp_path, block, "--cluster", "local")
+    assert (done.returncode, done.stderr) == (0, "")
+    words = "cluster: partition=long, memory=16.0, options={'qos': 'low'}: only for Slurm; --cluster local ignores it\n"
+    assert words in done.stdout
+    assert "ignores" not in asking(tmp_path, block, "--cluster", "slurm").stdout
+    assert "ignores" not in asking(tmp_path, "  time: 5\n", "--cluster", "local").stdout
+
+
+def test_a_folder_whose_name_slurm_would_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.launch.slurm.check_slurm", lambda: None)
+    done = here("run", *LONG, "--out", tmp_path / "of%job", "--cluster", "slurm")
+    assert done.returncode == 2 and "Slurm replaces '%j' in file names; choose another --out" in done.stderr
 
 
 def asking(tmp_path: Path, block: str, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from ablations.store import read_json, read_log
 from ablations.studies.run import RunConfig, execute
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.checkpoint import checkpoints
-from ablations.training.distributed import ALONE, Group
+from ablations.training.distributed import ALONE, Group, _store_of_this_start
 from ablations.training.sync_batchnorm import synchronize_batchnorm
 from ablations.training.trainer import Trainer
 
@@ -386,9 +388,11 @@ def test_a_trainer_without_its_group_is_refused() -> None:
 RUN = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1", "--device", "cpu")
 
 
-def torchrun(processes: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
+def torchrun(
+    processes: int, *arguments: str | Path, restarts: int = 0, options: Sequence[str] = ("--standalone",)
+) -> subprocess.Popen[str]:
     """Start the command line under torchrun in its own session."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "--local-addr", "127.0.0.1"]
     command += ["--max-restarts", str(restarts)]
     command += ["--nproc-per-node", str(processes), "-m", "ablations", *map(str, arguments)]
     pipe = subprocess.PIPE
@@ -499,6 +503,48 @@ def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: 
     os.kill(members(process)[1], signal.SIGKILL)
     finish(process)
     assert exact(folder) == exact(whole) and sessions(folder) == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_run_on_two_nodes_that_torchrun_restarts_goes_on(tmp_path: Path, victim: int, whole: Path) -> None:
+    """Each node's torchrun counts its own restarts: only that of the killed process counts one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={meeting}", "--rdzv-id=study")
+    nodes = [torchrun(1, *TRAIN, "--out", tmp_path / "run", restarts=2, options=options) for _ in range(2)]
+    try:
+        until(lambda: checkpoints(tmp_path / "run/checkpoints"), nodes[0])
+        (killed,) = members(nodes[victim]).values()
+        os.kill(killed, signal.SIGKILL)
+        for node in nodes:
+            finish(node)
+    finally:
+        for node in nodes:
+            node.kill()
+    assert exact(tmp_path / "run") == exact(whole) and sessions(tmp_path / "run") == [2, 2]
+
+
+def test_processes_that_start_again_meet_in_a_part_of_the_store_of_their_own() -> None:
+    """torchrun's store holds what ended processes have written, whatever the order in which new ones come."""
+    from torch.distributed import HashStore
+
+    store = HashStore()
+
+    def meet(rank: int, delay: float) -> str:
+        time.sleep(delay)
+        part = _store_of_this_start(store, rank, 3)
+        part.set(str(rank), "here")
+        assert part.get(str((rank + 1) % 3)) == b"here"  # waits for the next one
+        return store.get("start/0").decode()
+
+    names = set()
+    for delays in ((0.0, 0.1, 0.2), (0.3, 0.0, 0.1), (0.0, 0.3, 0.0)):
+        with ThreadPoolExecutor(3) as threads:
+            (name,) = set(threads.map(meet, range(3), delays))
+        names.add(name)
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

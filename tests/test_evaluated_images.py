@@ -19,7 +19,7 @@ from scipy import stats
 from torch import nn
 
 from ablations.data.datasets import load
-from ablations.data.image_files import DamagedImageError
+from ablations.data.decode import DamagedImageError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, write_bytes, write_json
 from ablations.studies.folder import open_folder, run_folder
@@ -30,7 +30,8 @@ from ablations.training.callbacks import NullCallbacks
 from ablations.training.trainer import Trainer
 from reports.errors import ReportError
 from reports.predictions import Predicted, joined
-from reports.tables import signed
+from reports.statistics import paired_correctness
+from reports.tables import interval, signed
 
 BASE = "pocket,depths=1-1,width=4"
 SIDES = (f"{BASE},kernel_size=3", f"{BASE},kernel_size=5")
@@ -121,7 +122,8 @@ def test_two_networks_are_compared_on_the_images_that_both_read(make: Make, miss
     assert (
         f"McNemar's p = {stats.binomtest(gained, gained + lost).pvalue:.2g}, on the {len(both)} of 60 images" in words
     )
-    assert f"{signed(100 * (gained - lost) / len(both))} (" in words
+    truth = paired_correctness(*(np.array([run[index] for index in both]) for run in (after, before)))
+    assert f"{signed(truth.mean)} ({interval(truth.low, truth.high)})" in words
 
 
 def test_a_report_compares_rows_on_the_images_that_all_runs_read(make: Make, tmp_path: Path) -> None:

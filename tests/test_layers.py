@@ -14,8 +14,10 @@ GRAPH = import_graph(HOME)
 LAYERS = (
     ("modernize",),
     ("reports",),
+    ("ablations.streams",),
     ("ablations.errors", "ablations.seeding", "ablations.progress", "ablations.store"),
     ("ablations.machine", "ablations.recipes"),
+    ("ablations.recipe_checks",),
     ("ablations.data",),
     ("ablations.training",),
     ("ablations", "ablations.bench", "ablations.distributed", "ablations.studies"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,29 @@ def test_training_accuracy_is_that_of_the_last_fifty_steps_at_least() -> None:
     assert train_top1(log((39, 59.0))) == 59.0
     assert train_top1(log((50, 20.0), (100, 60.0))) == 60.0
     assert train_top1(log((50, 20.0), (100, 60.0), (101, 100.0))) == pytest.approx((50 * 60 + 100) / 51)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "roadmap": {},
+    "one-in": {"flags": ["norm", "activation"]},
+    "one-out": {"flags": ["norm", "activation"]},
+    "grid": {"flags": {"kernel_size": ["3", "5"], "activation": ["relu", "gelu"]}},
+    "orders": {"flags": ["norm", "activation"], "orders": 2},
+    "screen": {"flags": ["norm", "activation", "kernel_size", "depthwise"]},
+    "recipes": {"recipes": ["quick", "quick_original"]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_table_and_summary_of_every_kind_counts_the_rows_at_chance(tmp_path: Path, kind: str) -> None:
+    made_up_study(tmp_path / "study", kind, (0, 1), lambda run: {"top1": 10.0 + 0.2 * run.seed}, 1, **KINDS[kind])
+    with warnings.catch_warnings(action="error"):
+        report = read_report(read_study(tmp_path / "study"), tmp_path / "study")
+    rows = report.runs["row"].nunique()
+    for table in report.tables:
+        assert f"{rows} of {rows} rows at chance" in table.subtitle, table.name
+    assert f"{rows} of {rows} rows at chance" in report.summary.facts
+    assert report.summary.warnings[0].startswith(f"{rows} of {rows} rows at chance")
+    for group in report.summary.groups:
+        if group.kind in ("helped", "hurt") and "effect" not in report.tables[0].frame:
+            assert group.text.count("[at chance") == len(group.findings[:8])

@@ -24,7 +24,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
-from rich.console import Console
 
 import reports
 from modernize.design import DesignError
@@ -341,11 +340,22 @@ def test_group_headings_stand_over_their_columns() -> None:
     assert lines[heads][slice(*ours)].split() == ["(k)", "(M)", "(%)", "loss", "seeds", "(pp)"]
 
 
-def test_show_prints_to_the_console_it_is_given() -> None:
-    out = io.StringIO()
-    formats.show(roadmap_table(make_runs(), "pocket"), Console(file=out, width=100, force_terminal=True))
-    assert "\x1b[1m" in out.getvalue()
-    assert "move up depthwise conv" in out.getvalue()
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_columns_that_do_not_fit_a_narrow_terminal_follow_below(width: int) -> None:
+    table = roadmap_table(ragged_runs(), "pocket")
+    text = formats.terminal(table, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("row ") == (1 if width == 80 else 2 if width == 60 else 3)
+
+
+def test_a_terminal_table_in_ascii_has_the_same_numbers() -> None:
+    table = roadmap_table(ragged_runs(), "pocket")
+    text = formats.terminal(table, 120, unicode=False)
+    assert text.isascii() and max(map(len, text.splitlines())) <= 120
+    numbers = r"\d+\.\d+(?: ± \d+\.\d+)?"
+    expected = re.findall(numbers, formats.terminal(table, 120))
+    assert re.findall(numbers, text.replace("+/-", "±")) == expected
+    assert [note for note in table.notes if f"[{table.notes.index(note) + 1}] {note[:20]}" not in text] == []
 
 
 # ---- the figure
@@ -650,7 +660,7 @@ def test_what_cannot_be_drawn_leaves_the_older_report_whole(tmp_path: Path) -> N
     first = write_report(report_of(make_runs(), "One"), tmp_path, ["markdown"])
     report = report_of(make_runs(), "Two")
     broken = dataclasses.replace(report, plots=(dataclasses.replace(report.plots[0], draw=fail),))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"^figure .* cannot be drawn \(RuntimeError: no such figure\)$"):
         write_report(broken, tmp_path, FILES)
     assert first[0].read_text().startswith("# One\n") and not (tmp_path / "figures").exists()
 

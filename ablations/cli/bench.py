@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablations.cli.options import TABLE_FORMATS, Integer, image_settings, read_names, read_over, with_options
+from ablations.cli.output import print_table
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ def bench(
     from ablations.bench import Setting, benchmarked_models, measure, subtitle, table_rows
     from ablations.machine import Machine
     from reports.bench_table import speed_table
-    from reports.formats import RENDERERS
 
     device = Machine.plan(options.pop("device")).devices[0]
     setting = Setting(
@@ -104,7 +104,7 @@ def bench(
     for model in models:
         _check_built(model.design, model.setting.image_size, channels, classes)
     measured = measure(models, repeats, lambda line: click.echo(line, err=True))
-    click.echo(RENDERERS[form](speed_table(table_rows(measured), subtitle(measured, over))), nl=False)
+    print_table(speed_table(table_rows(measured), subtitle(measured, over)), form, widest=100)
     _write(measured, out, study)
 
 

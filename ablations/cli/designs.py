@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ablations.cli.options import TABLE_FORMATS, image_settings, with_options
+from ablations.cli.output import print_table, print_words, shown
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
@@ -20,19 +19,14 @@ if TYPE_CHECKING:
 @with_options("debug")
 def flags() -> None:
     """List the design flags, with their values in two models."""
-    from rich.table import Table
-
-    from ablations.progress import Screen
     from modernize.design import FLAGS, text
     from modernize.models import MODELS
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("flag", "takes", "ResNet-50", "ConvNeXt-T", "meaning"):
-        table.add_column(heading, no_wrap=heading != "meaning")
+    rows = []
     for flag in FLAGS:
         ends = [text(getattr(MODELS[name], flag.name)) for name in ("resnet50", "convnext_tiny")]
-        table.add_row(flag.name, flag.accepts, *ends, flag.meaning)
-    Screen().print(table, highlight=False)
+        rows.append((flag.name, flag.accepts, *ends, flag.meaning))
+    print_words(("flag", "takes", "ResNet-50", "ConvNeXt-T", "meaning"), rows)
 
 
 @click.command()
@@ -42,24 +36,17 @@ def show(
     design: str, diagram: Path | None, image_size: int | None, in_channels: int | None, num_classes: int | None
 ) -> None:
     """Show the layers of a design, with parameters and MACs."""
-    from rich.table import Table
-
-    from ablations.progress import Screen
     from modernize.models import design as named
     from modernize.plan import compile_plan, trace
 
     size, channels, classes = image_settings(design, image_size, in_channels, num_classes)
     plan = compile_plan(named(design), channels, classes)
     steps = trace(plan, size)
-    table = Table(title=f"{design}, {channels}×{size}×{size}", box=None, pad_edge=False, title_justify="left")
-    for heading in ("layer", "what", "out", "parameters", "MACs"):
-        table.add_column(heading, justify="left" if heading in ("layer", "what") else "right", no_wrap=True)
-    for step in steps:
-        table.add_row(step.path, str(step.layer), f"{step.out_size}²", f"{step.params:,}", f"{step.macs:,}")
+    click.echo(shown(f"{design}, {channels}×{size}×{size}"))
+    rows = [(step.path, str(step.layer), f"{step.out_size}²", f"{step.params:,}", f"{step.macs:,}") for step in steps]
     params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
-    table.add_section()
-    table.add_row("total", f"{macs / 1e9:.3g} GFLOPs", "", f"{params:,}", f"{macs:,}")
-    Screen(width=None if sys.stdout.isatty() else 120).print(table, highlight=False)
+    rows.append(("total", f"{macs / 1e9:.3g} GFLOPs", "", f"{params:,}", f"{macs:,}"))
+    print_words(("layer", "what", "out", "parameters", "MACs"), rows, right=2)
     if diagram:
         from reports.diagrams import diagram as draw
 
@@ -103,7 +90,6 @@ def count(
 
     from modernize.cost import count as count_cost
     from reports.cost_table import CostRow, cost_table
-    from reports.formats import RENDERERS
 
     costs = []
     for name, design in parsed:
@@ -116,7 +102,7 @@ def count(
         paper = (row.paper.gflops, row.paper.note) if printed else (None, "")
         costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
     table = cost_table(costs, f"Cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
-    click.echo(RENDERERS[form](table), nl=False)
+    print_table(table, form, widest=100)
 
 
 @click.command()
@@ -158,10 +144,7 @@ def compare(
     measured = _measured(results, sides) if results else None
     images = f"{channels}×{size}×{size} images and {classes} classes"
 
-    from reports.formats import terminal
-
-    width = max(shutil.get_terminal_size((120, 24)).columns, 100)
-    click.echo(terminal(two_designs_table(*sides, images, measured), width), nl=False)
+    print_table(two_designs_table(*sides, images, measured))
     if diagram:
         from reports.diagrams import difference
 

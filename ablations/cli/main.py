@@ -13,6 +13,7 @@ from ablations.cli.designs import compare, count, flags, show
 from ablations.cli.report import report
 from ablations.cli.train import data, run, status, train
 from ablations.errors import RequestError, RunError, one_line
+from ablations.streams import flush, prepare_streams
 from ablations.training.distributed import local_rank
 
 INTERRUPTED = 130
@@ -20,7 +21,13 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command; exit status 0 if it succeeds, 1 if a run fails, 2 for a wrong request, 130 if interrupted."""
-    sys.exit(run_command(sys.argv[1:]))
+    prepare_streams()
+    _drop_invalid_threads()
+    status = run_command(sys.argv[1:])
+    if (error := flush()) is not None:
+        click.echo(f"ablations: the output cannot be written ({error.strerror})", err=True)
+        status = status or 1
+    sys.exit(status)
 
 
 def run_command(arguments: list[str]) -> int:
@@ -41,9 +48,25 @@ def run_command(arguments: list[str]) -> int:
             traceback.print_exc()
         status, message = _describe(error)
         # Of torchrun's processes, one per machine prints an error that all raise; any prints an unexpected one.
-        if local_rank() == 0 or _is_unexpected(error):
+        if _is_first() or _is_unexpected(error):
             click.echo(one_line(f"ablations: {message}"), err=True)
         return status
+
+
+def _drop_invalid_threads() -> None:
+    """Drop a thread count that OpenMP would complain about; each run sets its own."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        counts = os.environ.get(name, "1").split(",")
+        if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
+            del os.environ[name]
+
+
+def _is_first() -> bool:
+    """Whether this process is the first one of its run on this machine."""
+    try:
+        return local_rank() == 0
+    except RequestError:  # the launcher's variables are invalid
+        return True
 
 
 def _describe(error: BaseException) -> tuple[int, str]:
@@ -59,6 +82,10 @@ def _describe(error: BaseException) -> tuple[int, str]:
             return 2, str(error)
         case RunError():
             return 1, str(error)
+        case OSError(filename=None, strerror=str()):
+            return 1, f"the output cannot be written ({error.strerror})"
+        case UnicodeEncodeError(encoding=str()) if error.object.isprintable():
+            return 1, f"{error.object}: not a file name in this locale ({error.encoding}); set LC_ALL=C.UTF-8"
     return 1, f"{type(error).__name__}: {error} (rerun with --debug for a traceback)"
 
 

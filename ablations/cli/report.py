@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
 from ablations.cli.options import REPORTS, read_formats, with_options
+from ablations.cli.output import print_table
 from ablations.errors import RequestError, RunError, writing
 
 
@@ -32,10 +32,9 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
     """
     from ablations.reporting import read_report
     from ablations.studies.folder import read_study
-    from reports.errors import ReportError
-    from reports.formats import terminal
+    from reports.errors import FigureError, ReportError
     from reports.summary import as_text
-    from reports.write import write_report
+    from reports.write import TABLES, write_report
 
     study = read_study(folder)
     try:
@@ -44,12 +43,15 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
         raise RequestError(f"report {folder}: {error}") from None
     except OSError as error:
         raise RunError(f"report {folder}: {error.filename} cannot be read ({error.strerror})") from error
-    with writing(f"report {to or folder / 'report'}"):
-        written = write_report(gathered, to or folder / "report", formats)
     if "table" in formats:
-        width = max(shutil.get_terminal_size((120, 24)).columns, 100)
         click.echo(as_text(gathered.summary))
         for table in gathered.tables:
-            click.echo(terminal(table, width))
+            print_table(table)
+            click.echo()
+    try:
+        with writing(f"report {to or folder / 'report'}"):
+            written = write_report(gathered, to or folder / "report", formats)
+    except FigureError as error:
+        raise RunError(f"report {folder}: {error}; --format {','.join(TABLES)} writes the tables alone") from error
     for path in written:
         click.echo(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.launch.signals import handled
+from ablations.streams import prepare_streams
 from ablations.studies.folder import run_folder
 from ablations.studies.run import finished
 from ablations.training.callbacks import Callbacks, NullCallbacks
@@ -43,6 +44,7 @@ class Job:
         from ablations.training.distributed import joined
         from ablations.training.trainer import Interrupted
 
+        prepare_streams()
         _tell_torch_of_tasks()
         prepare_process(self.threads)
         device = own_device("cuda" if self.on_gpu else "cpu")

@@ -58,7 +58,12 @@ class Pool:
         command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
         command += [*(["--tensorboard"] if self.session.tensorboard else []), "--", str(self.session.folder)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
         )
         worker = _Worker(process, DisplayCallbacks(self.display))
         self.workers.append(worker)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.errors import RequestError, writing
-from ablations.progress import Display, Screen
+from ablations.progress import Display, progress_console
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.results import forget_failures, update_results
 from ablations.studies.run import RunConfig, finished
@@ -53,7 +53,7 @@ class Session:
         for run in self.study.runs:
             data = self.load(run)
             work[run.name] = float(run.cost(data)[1] * run.images(data))
-        display = Display(Screen(quiet=quiet), work, ended)
+        display = Display(progress_console(quiet), work, ended)
         display.print(f"{self.study.name}: {len(work)} runs, {len(ended)} finished; {how}; folder {self.folder}")
         return display
 

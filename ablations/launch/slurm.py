@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ SIGNAL_SECONDS = 120  # a job gets a signal this long before its time limit: tim
 COMMAND_SECONDS = 15  # timeout of the cluster's own commands
 AT_ONCE = 256  # jobs of a study that run at the same time on a cluster, by default
 ALWAYS = 10_000  # requeues after a time limit
+_SETTINGS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_UMASK", "SLURM_EXIT_ERROR")
 
 
 def check_here(study: Study, jobs: int) -> None:
@@ -49,6 +50,13 @@ def check_here(study: Study, jobs: int) -> None:
         gpus = len(_gpus())
         if cluster.gpus * jobs > gpus:
             raise RequestError(f"cluster: gpus={cluster.gpus}: {jobs} runs at once, but this machine has {gpus} GPUs")
+
+
+def ignored_here(study: Study) -> str | None:
+    """Describe what the study's `cluster` block asks for that only Slurm can give; None if nothing."""
+    given = (study.cluster or Cluster()).model_dump(include={"partition", "constraint", "memory", "options"})
+    wanted = [f"{key}={value}" for key, value in given.items() if value]
+    return f"cluster: {', '.join(wanted)}: only for Slurm; --cluster local ignores it" if wanted else None
 
 
 def check_slurm() -> None:
@@ -91,20 +99,92 @@ def _unfinished(cluster: Cluster, session: Session) -> list[Job]:
 
 
 def _submit(cluster: Cluster, session: Session, jobs: int) -> int:
-    """Submit the unfinished runs as one array of jobs; return their number."""
+    """Submit the unfinished runs as arrays of jobs; return their number."""
     place = session.folder.resolve() / "cluster"
+    if pattern := re.search(r"%\d*[A-Za-z%]|[\\\n]", str(place)):
+        raise RequestError(
+            f"--cluster slurm: {place}: Slurm replaces {pattern[0]!r} in file names; choose another --out"
+        )
     with writing(f"--cluster slurm: {place}"):
         place.mkdir(exist_ok=True)
         with FileLock(place / ".lock"):  # of two commands at the same time, the second finds the first's jobs
-            if work := _unfinished(cluster, session):
-                submitted = _submit_array(_executor(cluster, session.study, place, jobs), place, work)
-                _record(place.parent, dict(zip((job.run for job in work), submitted, strict=True)))
-    return len(work)
+            work = _unfinished(cluster, session)
+            room = _room(cluster)
+            done = 0
+            last: dict[int, str] = {}  # the last array of each lane
+            for array in arrays(work[:room], largest_array(), jobs):
+                executor = _executor(cluster, session.study, place, array.at_once, last.get(array.lane))
+                try:
+                    submitted = _submit_array(executor, place, array.work)
+                except RequestError as error:
+                    if not done:
+                        raise
+                    raise _refused(done, len(work), str(error)) from None
+                _record(place.parent, dict(zip((job.run for job in array.work), submitted, strict=True)))
+                last[array.lane] = submitted[0].partition("_")[0]
+                done += len(array.work)
+    if done < len(work):
+        raise _refused(done, len(work), f"--cluster slurm: the cluster takes {room} more jobs of yours")
+    return done
 
 
-def _executor(cluster: Cluster, study: Study, place: Path, jobs: int) -> submitit.AutoExecutor:
+def _refused(done: int, wanted: int, reason: str) -> RunError:
+    return RunError(f"{reason}; {done} of {wanted} runs submitted: rerun the command when jobs have finished")
+
+
+@dataclass(frozen=True)
+class Array:
+    """Jobs submitted as one array: at most `at_once` run at the same time, after the previous array of the lane."""
+
+    work: Sequence[Job]
+    at_once: int
+    lane: int
+
+
+def arrays(work: Sequence[Job], largest: int, jobs: int) -> list[Array]:
+    """Split jobs into arrays of about the same size, at most `largest`, that run at most `jobs` at once together.
+
+    Arrays have limits of their own, so they are spread over lanes that share `jobs`; the arrays of a lane run one after
+    the other.
+    """
+    count = -(-len(work) // largest)
+    lanes = min(jobs, count)
+    ends = [len(work) * number // count for number in range(1, count + 1)]
+    return [
+        Array(work[start:end], jobs // lanes + (number % lanes < jobs % lanes), number % lanes)
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]
+
+
+def largest_array() -> int:
+    """Return the number of jobs that one array may have on the cluster, which allows 1001 by default."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config") or "", re.MULTILINE)
+    return max(int(match[1]), 1) if match else 1001
+
+
+def _room(cluster: Cluster) -> int | None:
+    """Return how many more jobs the cluster's accounting lets this user submit; None without a limit that is known."""
+    user = _ask("id", "-un") or ""
+    limits = _ask("sacctmgr", "-nP", "show", "assoc", f"user={user.strip()}", "format=MaxSubmitJobs,GrpSubmitJobs")
+    if isinstance(qos := cluster.options.get("qos"), str):
+        own = _ask("sacctmgr", "-nP", "show", "qos", qos, "format=MaxSubmitJobsPerUser,GrpSubmitJobs")
+        limits = f"{limits or ''}\n{own or ''}"
+    known = [int(limit) for limit in re.split(r"[|\s]+", limits or "") if limit.isdigit()]
+    if not known:
+        return None
+    queued = _ask("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i") or ""
+    return max(min(known) - len(queued.split()), 0)
+
+
+def _executor(
+    cluster: Cluster, study: Study, place: Path, at_once: int, after: str | None = None
+) -> submitit.AutoExecutor:
+    """Make what submits an array of which `at_once` jobs run at the same time, once the array `after` has ended."""
     import submitit
 
+    further = dict(cluster.options)
+    if after is not None:
+        further["dependency"] = ",".join(filter(None, [str(further.get("dependency", "")), f"afterany:{after}"]))
     executor = submitit.AutoExecutor(place, cluster="slurm", slurm_max_num_timeout=ALWAYS)
     limit = minutes(cluster.time)
     options: dict[str, Any] = {
@@ -114,13 +194,13 @@ def _executor(cluster: Cluster, study: Study, place: Path, jobs: int) -> submiti
         "tasks_per_node": cluster.processes_each,
         "cpus_per_task": cluster.cpus,
         "stderr_to_stdout": True,
-        "slurm_array_parallelism": jobs,
+        "slurm_array_parallelism": at_once,
         "slurm_signal_delay_s": min(SIGNAL_SECONDS, limit * 20),
         "slurm_partition": cluster.partition,
         "slurm_constraint": cluster.constraint,
         "slurm_setup": cluster.setup or None,
         "slurm_srun_args": ["--kill-on-bad-exit=1"],  # other processes would wait for one that died
-        "slurm_additional_parameters": cluster.options or None,
+        "slurm_additional_parameters": further or None,
         "gpus_per_node": cluster.gpus or None,
         "mem_gb": cluster.memory,
     }
@@ -134,7 +214,8 @@ def _submit_array(executor: submitit.AutoExecutor, folder: Path, work: Sequence[
 
     before = _unsubmitted(folder)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # sbatch's message is reported below
+        # sbatch's message is reported below
+        with contextlib.redirect_stderr(io.StringIO()), _outside_of_jobs(), executor.batch():
             jobs = [executor.submit(job) for job in work]
     except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError, OSError) as error:
         for path in _unsubmitted(folder) - before:
@@ -144,6 +225,18 @@ def _submit_array(executor: submitit.AutoExecutor, folder: Path, work: Sequence[
             raise
         raise RequestError(f"--cluster slurm: {_message(error)}{_partitions()}") from None
     return [job.job_id for job in jobs]
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of a job or an interactive allocation; the jobs would get them and contradict themselves."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("SLURM_") and name not in _SETTINGS}
+    for name in own:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(own)
 
 
 def _unsubmitted(folder: Path) -> set[Path]:
@@ -170,7 +263,7 @@ def _partitions() -> str:
 def _ask(*command: str) -> str | None:
     """Return the output of a cluster command; None if it is missing, fails or times out."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -211,8 +304,11 @@ def describe_queue(folder: Path) -> str | None:
     """Count a study's jobs in the queue by state; None if none were ever submitted."""
     if not _recorded(folder):
         return None
-    counts = Counter(in_queue(folder).values())
-    return f"Slurm queue: {', '.join(f'{n} {state}' for state, n in counts.items()) or 'no jobs'}"
+    states, jobs = in_queue(folder), _recorded(folder)
+    counts = Counter(states.values())
+    numbers = dict.fromkeys(jobs[run].partition("_")[0] for run in states)
+    cancel = f"; to cancel them: scancel {' '.join(numbers)}" if numbers else ""
+    return f"Slurm queue: {', '.join(f'{n} {state}' for state, n in counts.items()) or 'no jobs'}{cancel}"
 
 
 # ---- jobs of this machine

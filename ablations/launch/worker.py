@@ -15,6 +15,7 @@ from ablations.errors import RequestError, RunError, writing
 from ablations.launch.claim import Place, data_loader, work_through
 from ablations.launch.signals import StopFlag
 from ablations.machine import prepare_process
+from ablations.streams import prepare_streams
 from ablations.studies.folder import read_study
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import joined
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--tensorboard", action="store_true")
     arguments = parser.parse_args()
 
+    prepare_streams()
     stop = StopFlag(arguments.launcher)
     channel = Channel(stop, os.fdopen(os.dup(1), "w", buffering=1))
     os.dup2(2, 1)  # anything else that is printed goes to stderr

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from ablations.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store
 
 __all__ = ["joined"]
 
@@ -81,8 +87,34 @@ ALONE = Group()
 
 
 def processes() -> int:
-    """Return the number of processes that torchrun or a Slurm job started for this run; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    """Return the number of processes that torchrun or a Slurm job started for this run; 1 without them.
+
+    Raises RequestError if the environment variables of such a launcher are incomplete or contradict each other.
+    """
+    given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
+    if not given:
+        return 1
+    size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
+    if rank >= size:
+        raise RequestError(f"RANK={rank}: must be less than WORLD_SIZE={size}{_REMEDY}")
+    if size > 1 and (place := _number("LOCAL_RANK", 0)) >= _number("LOCAL_WORLD_SIZE", 1, default=place + 1):
+        raise RequestError(f"LOCAL_RANK={place}: must be less than LOCAL_WORLD_SIZE{_REMEDY}")
+    return size
+
+
+_REMEDY = "; start the processes with torchrun, or unset RANK and WORLD_SIZE"
+
+
+def _number(name: str, least: int, default: int | None = None) -> int:
+    """Read an integer that a launcher sets; raises RequestError if it is missing or invalid."""
+    value = os.environ.get(name)
+    if value is None and default is not None:
+        return default
+    if value is None:
+        raise RequestError(f"{name}: missing, but {'RANK' if 'RANK' in os.environ else 'WORLD_SIZE'} is set{_REMEDY}")
+    if not (value.isascii() and value.isdigit() and int(value) >= least):
+        raise RequestError(f"{name}={value}: must be an integer of at least {least}{_REMEDY}")
+    return int(value)
 
 
 def is_main() -> bool:
@@ -92,7 +124,7 @@ def is_main() -> bool:
 
 def local_rank() -> int:
     """Return this process's rank on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if processes() > 1 else 0
+    return int(os.environ["LOCAL_RANK"]) if processes() > 1 else 0
 
 
 def local_processes() -> int:
@@ -100,14 +132,46 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if processes() > 1 else 1
 
 
-def _attempt() -> str:
-    """Return the number of torchrun's restarts (`--max-restarts`), which separates the keys in its store.
+def _store(rank: int, size: int) -> Store:
+    """Connect to the store where the processes meet: torchrun's, or one in rank 0; raises RequestError if it cannot."""
+    from torch.distributed import TCPStore
 
-    The store outlives a restart and holds the addresses of ended processes. Each machine counts its own restarts, so
-    the number is used on a single machine only.
+    host, port = os.environ.get("MASTER_ADDR", ""), _number("MASTER_PORT", 1)
+    if port > 65535:
+        raise RequestError(f"MASTER_PORT={port}: the largest port is 65535{_REMEDY}")
+    try:
+        socket.getaddrinfo(host or None, port)
+    except (OSError, UnicodeError) as error:
+        raise RequestError(f"MASTER_ADDR={host}: unknown host ({error}){_REMEDY}") from None
+    if not host:
+        raise RequestError(f"MASTER_ADDR: missing, but WORLD_SIZE={size}{_REMEDY}")
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return TCPStore(host, port, None if hosted else size, is_master=not hosted and rank == 0, timeout=TIMEOUT)
+
+
+def _store_of_this_start(store: Store, rank: int, size: int) -> Store:
+    """Return a part of the store that no earlier start of the processes has written to.
+
+    torchrun's store outlives a restart (`--max-restarts`) and holds the addresses of ended processes. The number of
+    the restart does not tell starts apart, because each machine counts its own. So each process has a name of its own,
+    and the others take the part named after rank 0 as soon as rank 0 lists them by their new names.
     """
-    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
+    from torch.distributed import PrefixStore
+
+    name = uuid4().hex
+    store.set(f"start/{rank}", name)
+    listed = ""
+    while True:
+        names = [store.get(f"start/{other}").decode() for other in range(size)] if rank == 0 else []
+        if names and " ".join(names) != listed:
+            listed = " ".join(names)
+            store.set("start/all", listed)
+        elif names and store.check([f"start/{name}/{other}" for other in names[1:]]):
+            return PrefixStore(name, store)
+        elif not names and name in (known := store.get("start/all").decode().split()):
+            store.set(f"start/{known[0]}/{name}", "here")
+            return PrefixStore(known[0], store)
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -130,8 +194,8 @@ def joined(device: str) -> Iterator[Group]:
         return
     import torch.distributed as dist
 
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    store = dist.PrefixStore(_attempt(), store)
+    rank, size = int(os.environ["RANK"]), processes()
+    store = _store_of_this_start(_store(rank, size), rank, size)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
     try:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+# Figures here need no backend, but matplotlib cannot be imported if MPLBACKEND names one that is not installed.
+_new, _backend = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
+try:
+    import matplotlib
+finally:
+    if _backend is not None:
+        os.environ["MPLBACKEND"] = _backend
+if _new and _backend:
+    with suppress(ValueError):
+        matplotlib.rcParams["backend"] = _backend  # as matplotlib does when imported
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -118,7 +118,8 @@ def change_correlation(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -
     ranks = [stats.rankdata(np.diff(means, axis=-1), axis=-1) for means in np.broadcast_arrays(ours, theirs)]
     centered = [rank - rank.mean(axis=-1, keepdims=True) for rank in ranks]
     scale = np.sqrt((centered[0] ** 2).sum(axis=-1) * (centered[1] ** 2).sum(axis=-1))
-    return np.asarray((centered[0] * centered[1]).sum(axis=-1) / scale)
+    with np.errstate(invalid="ignore"):  # NaN if all changes of a study are equal
+        return np.asarray((centered[0] * centered[1]).sum(axis=-1) / scale)
 
 
 def agreement(ours: Means, theirs: Means, of: Literal["pairs", "changes"] = "pairs", level: float = 0.95) -> Agreement:
