@@ -110,6 +110,7 @@ class TrainingConfig(BaseModel):
     ema_decay: BelowOne | None = Field(
         default=None, description="decay of EMA weights, which are evaluated too; none: off"
     )
+    ema_warmup: bool = Field(default=False, description="raise the decay of EMA weights from 0, as timm does")
     precise_bn: Whole | None = Field(
         default=None,
         ge=2,
@@ -174,6 +175,8 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"crop_scale={list(self.crop_scale)}: the smaller fraction must come first")
         if self.crop_scale and self.crop_padding:
             raise ValueError("crop_padding: crop_scale crops already; set only one of the two")
+        if self.ema_warmup and self.ema_decay is None:
+            raise ValueError("ema_warmup: only ema_decay uses it, and it is off")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"accumulation={self.accumulation}: it does not divide batch_size={self.batch_size}; "

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
-from ablations.studies.results import curves_frame, update_results
+from ablations.studies.results import curves_frame, recorded_warnings, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
 from modernize.design import nearest, text
@@ -80,6 +80,7 @@ def read_report(study: Study, folder: Path) -> Report:
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure)
     notes = agreement_words(runs[runs["roadmap"].notna()], study.base) if study.kind == "roadmap" else []
+    notes = [*notes, *recorded_warnings(study, folder)]
     return Report(
         title=study.name,
         kind=study.kind,

@@ -17,6 +17,7 @@ LAYERS = (
     ("ablations.streams",),
     ("ablations.errors", "ablations.seeding", "ablations.progress", "ablations.store"),
     ("ablations.machine", "ablations.recipes"),
+    ("ablations.recipe_checks",),
     ("ablations.data",),
     ("ablations.training",),
     ("ablations", "ablations.bench", "ablations.distributed", "ablations.studies"),

@@ -52,10 +52,12 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("label smoothing", "label_smoothing", 0, 0.1, 0.1),
     ("stochastic depth", "drop_path_rate", 0, 0.1, 0.5),
     ("EMA of weights: off for every row of the roadmap", "ema_decay", None, None, None),
+    ("EMA of weights: the same decay throughout", "ema_warmup", False, False, False),
     ("weight initialisation", "init", "kaiming", "trunc_normal", "trunc_normal"),
     ("evaluation: crop ratio", "evaluation_crop", 0.875, 0.875, 0.875),
     # what the table has no row for, and so must be off
     ("no gradient clipping", "clip_norm", None, None, None),
+    ("BatchNorm's running averages", "precise_bn", None, None, None),
     ("BatchNorm of each process's own", "sync_batchnorm", False, False, False),
 ]
 NAMES = ("paper_original", "paper_enhanced", "paper_enhanced_b")
@@ -98,7 +100,7 @@ def test_the_desk_recipes_keep_what_the_papers_do_where_small_images_allow() -> 
     """They differ in sizes, rates, epochs, padded crops and RandAugment, for a budget of an hour."""
     other = {"max_epochs", "batch_size", "learning_rate", "learning_rate_batch", "warmup_epochs", "step_epochs"}
     other |= {"image_size", "crop_padding", "crop_scale", "interpolation", "evaluation_crop"}
-    other |= {"randaugment", "randaugment_std"}
+    other |= {"randaugment", "randaugment_std", "precise_bn"}
     for desk, paper in (("desk_original", "paper_original"), ("desk_enhanced", "paper_enhanced")):
         mine, theirs = load_recipe(desk).model_dump(), load_recipe(paper).model_dump()
         assert {key for key in mine if mine[key] != theirs[key]} <= other

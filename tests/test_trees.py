@@ -540,6 +540,16 @@ def test_data_names_unreadable_images_and_is_short_for_many_classes(tmp_path: Pa
     assert len(inspected("imagenet", tmp_path)["classes"]) == 200
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_data_says_if_files_left_out_for_their_suffix_are_images(tmp_path: Path, name: str) -> None:
+    put(tree(tmp_path), "train/a/0a1b2c", "train/b/photo.dat", "val/b/photo.jpg~")
+    put(tmp_path, "train/a/notes.txt", "val/a/README", "train/a/.hidden", data=b"words")
+    found = ["train/a/0a1b2c", "train/b/photo.dat", "val/b/photo.jpg~"]
+    assert sorted(inspected(name, tmp_path)["misnamed"]) == found
+    printed = ablations_here("data", name, "--data-dir", tmp_path).stdout
+    assert "left out for their suffix, but images by their contents: train/a/0a1b2c, " in printed
+
+
 def test_folders_of_both_splits_are_noted(tmp_path: Path) -> None:
     tree(tmp_path)
     (tmp_path / "train/a/more").symlink_to("../../val/a")

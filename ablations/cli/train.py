@@ -23,6 +23,7 @@ from ablations.errors import RequestError
 from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
+    from ablations.data.datasets import DataSet
     from ablations.launch.session import Session
     from ablations.studies.schema import Study
 
@@ -71,6 +72,7 @@ def train(
 
     DESIGN may also be torchvision:NAME. Under torchrun, all processes train the run together.
     """
+    from ablations.recipe_checks import refuse_contradictions
     from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
     from ablations.studies.run import RunConfig
@@ -93,6 +95,7 @@ def train(
     )
     from ablations.launch.in_process import train_one
 
+    refuse_contradictions(config.recipe, f"recipe {recipe}")
     return train_one(
         config, out or Path("runs") / config.name, data_dir, device=device, threads=threads, tensorboard=tensorboard
     )
@@ -234,8 +237,11 @@ def run(
         if notice is not None and is_main():
             click.echo(notice)
     loaded = loaded.on(next(iter(datasets.values())))
+    tasks = processes() if kind is None else _tasks(loaded)
     for one in loaded.runs:
-        one.check(datasets[one.name], processes() if kind is None else _tasks(loaded))
+        one.check(datasets[one.name], tasks)
+    for warning in _warnings(loaded, datasets, tasks) if is_main() else ():
+        click.echo(f"{loaded.name}: warning: {warning}")
     session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
     if kind is not None:
         return _run_jobs(session, dry_run, kind, jobs)
@@ -379,6 +385,18 @@ def _report_failures(session: Session) -> int:
         if is_main():
             click.echo(f"ablations: run {run} failed: {reason}", err=True)
     return 1 if failed else 0
+
+
+def _warnings(study: Study, datasets: dict[str, DataSet], tasks: int) -> list[str]:
+    """Return each warning about the recipes of a study once, with the recipe's name if there are several."""
+    from ablations.recipe_checks import unused
+
+    warnings: dict[str, None] = {}
+    for run in study.runs:
+        name = f"recipe {run.recipe_name}: " if len(study.recipes) > 1 else ""
+        for warning in (*run.doubts(datasets[run.name], tasks), *unused(run.recipe)):
+            warnings[f"{name}{warning}"] = None
+    return list(warnings)
 
 
 def _tasks(study: Study) -> int:

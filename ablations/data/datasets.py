@@ -24,6 +24,7 @@ from ablations.data.decode import DamagedImageError, as_uint8, decoded, max_pixe
 from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
 from ablations.data.image_files import ImageFiles
 from ablations.data.inventory import Account, shown
+from ablations.data.labels import label_tensor
 from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
@@ -32,10 +33,17 @@ from modernize.design import nearest
 
 @dataclass(frozen=True)
 class Split:
-    """Images in memory, uint8 (N, H, W, C), and their labels, int64 (N)."""
+    """Images in memory, uint8 (N, H, W, C), and their labels, int64 (N).
+
+    Raises:
+        RequestError: If the labels are not one integer from 0 per image.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", label_tensor(self.labels, "Split", len(self.images)).to(self.labels.device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,7 +66,8 @@ class DataSet:
     """A training and a test split, their class names, and a checksum of both splits.
 
     `image_size` is the resolution in pixels that the network sees; images left in files are resized when read.
-    `account` lists what a folder contains besides the images.
+    `account` lists what a folder contains besides the images. `own_size` is the resolution of the images as they are
+    stored; None if they differ.
     """
 
     name: str
@@ -70,6 +79,7 @@ class DataSet:
     image_size: int
     channels: int
     account: Account | None = None
+    own_size: int | None = None
 
     @property
     def notice(self) -> str | None:
@@ -152,15 +162,19 @@ def _assemble(
     """Make a dataset of arrays (N, H, W) or (N, H, W, C) of uint8, or of 16 bits, and their checksum."""
     digest = hashlib.sha256()
 
-    def split(images: Any, labels: Any) -> Split:
-        images, labels = np.ascontiguousarray(as_uint8(images)), np.ascontiguousarray(labels, np.int64)
-        digest.update(repr(images.shape).encode() + images.tobytes() + labels.tobytes())
+    def split(part: str, images: Any, labels: Any) -> Split:
+        images = np.ascontiguousarray(as_uint8(images))
+        labels = label_tensor(labels, f"dataset {name}: {part} split", len(images), len(classes))
+        digest.update(repr(images.shape).encode() + images.tobytes() + labels.numpy().tobytes())
         images = images[..., None] if images.ndim == 3 else images
-        return Split(torch.tensor(images), torch.tensor(labels))
+        return Split(torch.tensor(images), labels)
 
-    splits = split(*train), split(*test)
+    splits = split("training", *train), split("test", *test)
     _, size, _, channels = splits[0].images.shape
-    return DataSet(name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels)
+    own = None if name == "folder" else size
+    return DataSet(
+        name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels, own_size=own
+    )
 
 
 # ---- Fashion-MNIST

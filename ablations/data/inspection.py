@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections import Counter
@@ -16,7 +17,7 @@ from ablations.data.datasets import DataSet, Split
 from ablations.data.decode import DamagedImageError, header
 from ablations.data.folders import class_folders
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import Account, Inventory, shown
+from ablations.data.inventory import Account, Inventory, shown, some
 
 HEADERS = 5_000  # of each split that are read for sizes and modes
 READS = 20_000  # files that are read to find images of both splits
@@ -75,6 +76,7 @@ class Inspection:
     shape: tuple[int, int, int]  # channels, height and width that the network sees
     classes: tuple[ClassCount, ...]
     account: Account | None
+    misnamed: tuple[str, ...]  # images by their contents, among the examples of files left out for their suffix
     headers: dict[str, Headers]  # by split
     duplicates: Duplicates
 
@@ -99,7 +101,8 @@ def inspect(data: DataSet) -> Inspection:
         duplicates = _duplicate_arrays(train, test)
     headers = {"train": _headers(train), "test": _headers(test)}
     shape = (data.channels, data.image_size, data.image_size)
-    return Inspection(data.name, data.place, data.checksum, shape, classes, data.account, headers, duplicates)
+    misnamed = tuple(_misnamed(data))
+    return Inspection(data.name, data.place, data.checksum, shape, classes, data.account, misnamed, headers, duplicates)
 
 
 def _files(data: DataSet) -> tuple[Split | ImageFiles, Split | ImageFiles]:
@@ -108,6 +111,17 @@ def _files(data: DataSet) -> tuple[Split | ImageFiles, Split | ImageFiles]:
         return data.train, data.test
     train, test = class_folders("folder", Path(data.place))
     return train.files(), test.files()
+
+
+def _misnamed(data: DataSet) -> Iterator[str]:
+    """Yield the examples of files left out of class folders for their suffix that are images by their contents."""
+    if data.account is None or (isinstance(data.train, ImageFiles) and data.train.shards):
+        return
+    for split, inventory in (("train", data.account.train), ("val", data.account.test)):
+        for name in (name for one in inventory.skipped if "suffix" in one.reason for name in one.examples):
+            with contextlib.suppress(OSError, DamagedImageError), Path(data.place, split, name).open("rb") as file:
+                header(file, name)
+                yield f"{split}/{name}"
 
 
 def _headers(split: Split | ImageFiles) -> Headers:
@@ -208,6 +222,8 @@ def describe(found: Inspection) -> str:
         lines += [f"  {note}" for note in found.account.notes]
         for split, inventory in (("training", found.account.train), ("test", found.account.test)):
             lines += _describe_inventory(split, inventory)
+    if found.misnamed:
+        lines.append(f"  left out for their suffix, but images by their contents: {some(found.misnamed)}")
     lines += [_describe_headers("training", found.headers["train"], train)]
     lines += [_describe_headers("test", found.headers["test"], test)]
     lines += [f"  unreadable images: {text}" for text in _describe_unreadable(found.headers.values())]

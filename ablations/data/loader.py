@@ -18,8 +18,12 @@ from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and
 from ablations.data.datasets import Split
 from ablations.data.decode import GRAY, DamagedImageError, as_uint8, shown
 from ablations.data.image_files import ImageFiles
+from ablations.data.labels import check_classes, label_of
+from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
+
+TRAINING, TEST = "training set", "test set"  # as errors name the splits
 
 
 class MapStyle(Protocol):
@@ -36,8 +40,8 @@ class Prepared(Dataset):
     `mode` is Pillow's mode of the images to transform, L or RGB; None for float tensors, which are used unchanged.
     """
 
-    def __init__(self, items: MapStyle, transform: Callable[[Any], Tensor], mode: str | None = None):
-        self.items, self.transform, self.mode = items, transform, mode
+    def __init__(self, items: MapStyle, split: str, transform: Callable[[Any], Tensor], mode: str | None = None):
+        self.items, self.split, self.transform, self.mode = items, split, transform, mode
 
     def __getitem__(self, index_and_seed: tuple[int, int]) -> tuple[int, Tensor, int] | Damaged:
         index, seed = index_and_seed
@@ -47,7 +51,7 @@ class Prepared(Dataset):
                 image = _picture(image, f"image {index}", self.mode) if self.mode else image
             except DamagedImageError as error:
                 return Damaged(index, str(error))
-            return index, self.transform(image), int(label)
+            return index, self.transform(image), label_of(label, self.split, index)
 
 
 class Items:
@@ -58,6 +62,7 @@ class Items:
 
     def __init__(self, prepared: Prepared, workers: int, device: torch.device):
         self.prepared, self.workers, self.device = prepared, workers, device
+        self.labels = prepared.items.labels if isinstance(prepared.items, (Split, ImageFiles)) else None
 
     def __len__(self) -> int:
         return len(self.prepared.items)
@@ -95,7 +100,11 @@ class Items:
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_signals,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except RequestError as error:  # a worker's has a traceback before its message
+            last = str(error).strip().splitlines()[-1]
+            raise RequestError(last.partition("RequestError: ")[2] or last) from None
 
 
 Feed = Batches | Items
@@ -126,6 +135,17 @@ class Feeds(NamedTuple):
     test: Feed
     plain: Feed
 
+    def check_labels(self, classes: int) -> None:
+        """Raise RequestError if the label of an image in memory or in a listed file is not one of so many classes."""
+        for feed, split in ((self.train, TRAINING), (self.test, TEST)):
+            if feed.labels is not None:
+                check_classes(feed.labels, torch.arange(len(feed)), classes, split)
+
+    def check_batch(self, batch: Batch, classes: int) -> None:
+        """Raise RequestError if a label of a training batch, known only now, is not one of so many classes."""
+        if self.train.labels is None:
+            check_classes(batch.labels, batch.indices, classes, TRAINING)
+
 
 def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch.device) -> Feeds:
     """Choose how training and test batches are prepared.
@@ -140,7 +160,7 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
-    first = None if isinstance(train, (Split, ImageFiles)) else _checked(train[0][0])
+    first = None if isinstance(train, (Split, ImageFiles)) else _first(train)
     if isinstance(first, Tensor) and first.is_floating_point():
         not_applicable = [
             name for name in _IMAGE_SETTINGS if getattr(config, name) != TrainingConfig.model_fields[name].default
@@ -149,14 +169,18 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             raise ValueError(
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
-        unchanged = Items(Prepared(train, _unchanged), workers, device)
-        return Feeds(unchanged, Items(Prepared(test, _unchanged), workers, device), unchanged)
+        unchanged = Items(Prepared(train, TRAINING, _unchanged), workers, device)
+        return Feeds(unchanged, Items(Prepared(test, TEST, _unchanged), workers, device), unchanged)
     from ablations.data.transforms import evaluation_transform, training_transform
 
     mode = "L" if isinstance(first, Image) and first.mode in GRAY else "RGB"
     size, (mean, std) = _size(train, config), _normalization(train, first, mode)
     augment, plain = (make(config, size, mean, std) for make in (training_transform, evaluation_transform))
-    prepared = Prepared(train, augment, mode), Prepared(test, plain, mode), Prepared(train, plain, mode)
+    prepared = (
+        Prepared(train, TRAINING, augment, mode),
+        Prepared(test, TEST, plain, mode),
+        Prepared(train, TRAINING, plain, mode),
+    )
     return Feeds(*(Items(one, workers, device) for one in prepared))
 
 
@@ -173,15 +197,21 @@ _IMAGE_SETTINGS = (
 )
 
 
-def _checked(image: Any) -> Image | Tensor:
-    """Return a dataset's first image; raise ValueError if it is of an unknown type."""
-    if not isinstance(image, (Tensor, Image)):
-        raise ValueError(
-            f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
-        )
-    if isinstance(image, Tensor) and not image.is_floating_point():
-        as_uint8(image.numpy())
-    return image
+def _first(items: MapStyle) -> Image | Tensor:
+    """Return a dataset's first readable image; raise ValueError if it is of an unknown type, or none is readable."""
+    for index in range(len(items)):
+        try:
+            image = items[index][0]
+        except DamagedImageError:
+            continue
+        if not isinstance(image, (Tensor, Image)):
+            raise ValueError(
+                f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
+            )
+        if isinstance(image, Tensor) and not image.is_floating_point():
+            as_uint8(image.numpy())
+        return image
+    raise DamagedImageError(f"all {len(items)} images are unreadable")
 
 
 def _picture(image: Image | Tensor, name: str, mode: str) -> Image | Tensor:

@@ -13,6 +13,7 @@ from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import StopFlag
 from ablations.machine import Machine, prepare_process
 from ablations.progress import Display, progress_console
+from ablations.recipe_checks import unused
 from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, without_newer
 from ablations.studies.folder import differences
 from ablations.studies.run import RunConfig, finished, load_data, older_pixels, read_state
@@ -53,6 +54,8 @@ def train_one(
                 callbacks.warn(older)
             if data.notice is not None:
                 callbacks.warn(data.notice)
+            for warning in (*config.doubts(data, group.size), *unused(config.recipe)):
+                callbacks.warn(f"warning: {warning}")
             result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
             if result is None:
                 result = _result_there(folder, data)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import RequestError
+from ablations.recipe_checks import refuse_contradictions
 from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml, shipped
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, reference_rows, sample_orders
@@ -143,6 +144,8 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         used: load_recipe(used, {key: value for key, value in settings.items() if used == main or _shared(key)})
         for used in names
     }
+    for used, recipe in recipes.items():
+        refuse_contradictions(recipe, f"recipe {used}")
     return Study(
         name=name,
         kind=request.kind,

@@ -183,6 +183,15 @@ def describe(study: Study, folder: Path) -> str:
     return "\n".join(lines)
 
 
+def recorded_warnings(study: Study, folder: Path) -> list[str]:
+    """Return the warnings with which the runs of a study were trained, each with its recipes."""
+    recipes: dict[str, dict[str, None]] = {}
+    for run in study.runs:
+        for warning in read_state(run_folder(folder, run)).result.get("warnings", ()):
+            recipes.setdefault(warning, {})[run.recipe_name] = None
+    return [f"Warning (recipe {', '.join(names)}): {warning}." for warning, names in recipes.items()]
+
+
 def predictions(study: Study, folder: Path) -> Callable[[str, int], Predicted | None]:
     """Return a function from row and seed to the predictions of its run; None if they are missing."""
     rows = {row.row: row for row in study.rows}

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.errors import RequestError, one_line, writing
+from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
@@ -102,6 +103,18 @@ class RunConfig(BaseModel):
             check_batch(self.recipe, len(data.train), processes)
         except ValueError as error:
             raise RequestError(f"{error} ({self.row} on {data.name})") from None
+
+    def doubts(self, data: DataSet, processes: int = 1) -> list[str]:
+        """Return a sentence for each setting that makes the results on this dataset meaningless."""
+        facts = Facts(
+            train=len(data.train),
+            test=len(data.test),
+            classes=len(data.classes),
+            image_size=data.own_size,
+            processes=processes,
+            batch_norm=self.reference is None and self.design.norm == "bn",
+        )
+        return doubts(self.recipe, facts)
 
     @property
     def note(self) -> str | None:
@@ -194,6 +207,7 @@ def execute(
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"note": config.note} if config.note else {}
+    facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
     with writing(f"run {folder}"):
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:

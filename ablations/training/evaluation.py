@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablations.data.batches import Batch
-from ablations.data.loader import Feed
+from ablations.data.labels import check_classes
+from ablations.data.loader import TEST, Feed
 from ablations.training.distributed import Group
 from ablations.training.precision import Placement
 
@@ -62,6 +63,15 @@ def evaluation(indices: Tensor, labels: Tensor, predictions: Tensor, losses: Ten
     return Evaluation(top1, losses.mean().item(), predictions, labels, indices, losses, images)
 
 
+@torch.inference_mode()
+def count_classes(model: nn.Module, images: Tensor) -> int:
+    """Return the number of classes that a model in training predicts for images (N, C, H, W)."""
+    model.eval()
+    logits = model.forward(images[:1])  # bypasses torch.compile, which would compile for a batch of one
+    model.train()
+    return logits.shape[1]
+
+
 def evaluation_batch(image_size: int | None) -> int:
     """Return the number of images to evaluate at once, which memory must hold."""
     return max(min(EVALUATION_BATCH, EVALUATION_PIXELS // (image_size or 1) ** 2), 1)
@@ -87,6 +97,7 @@ def predict(
         images, labels = placement.inputs(batch)
         with placement.autocast():
             logits = model(images)
+            check_classes(labels, batch.indices, logits.shape[1], TEST)
             losses = F.cross_entropy(logits, labels, reduction="none")
         predictions.append((batch.indices, labels.cpu(), logits.argmax(1).cpu(), losses.double().cpu()))
     return predictions

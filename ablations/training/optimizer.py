@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.recipes import TrainingConfig
 
@@ -53,6 +55,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         for name, moment in moments.items():
             if name != "step" and isinstance(moment, Tensor):
                 moments[name] = moment.view(weights.shape)
+
+
+def ema_decay(config: TrainingConfig, step: int) -> float:
+    """Return the decay of the EMA weights at a step, counted from 0; with warm-up, that of timm's ModelEmaV3."""
+    assert config.ema_decay is not None
+    return min(config.ema_decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else config.ema_decay
+
+
+def averaged_model(model: nn.Module, decay: Callable[[], float]) -> AveragedModel:
+    """Create the exponential moving average of weights and BatchNorm statistics; `decay` is called at each update."""
+
+    def update(averages: Any, values: Any, updates: Any) -> None:
+        get_ema_multi_avg_fn(decay())(averages, values, updates)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.data.batches import Batch, MicroBatch
 from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
+from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
@@ -29,8 +29,8 @@ from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group, processes
-from ablations.training.evaluation import DivergedError, Evaluation, evaluation_batch, predict, summarize
-from ablations.training.optimizer import learning_rate, load_optimizer, make_optimizer
+from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
+from ablations.training.optimizer import averaged_model, ema_decay, learning_rate, load_optimizer, make_optimizer
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
@@ -115,6 +115,11 @@ class Trainer:
             raise ValueError("the test set has no images")
         self.config, self.seed, self.folder, self.group = configs, seed, folder, group
         self.callbacks = callbacks or Callbacks()
+        if callbacks is None:  # a study prints its warnings once, for all its runs
+            norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+            facts = Facts(len(train_dataset), len(test_dataset), processes=group.size, batch_norm=norm)
+            for warning in doubts(configs, facts):
+                self.callbacks.warn(warning)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
@@ -124,7 +129,8 @@ class Trainer:
         dtype = next(self.model.parameters()).dtype
         self.placement = Placement(self.device, dtype, configs.channels_last, configs.precision)
         self.feeds = feeds(train_dataset, test_dataset, configs, self.device)
-        self.averaged = self.average() if configs.ema_decay is not None else None
+        averaging = configs.ema_decay is not None
+        self.averaged = averaged_model(self.model, lambda: ema_decay(configs, self.step)) if averaging else None
         self.network = self.prepare()
         self.optimizer = make_optimizer(self.model, configs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=configs.precision == "fp16")
@@ -134,14 +140,9 @@ class Trainer:
         self.seconds = 0.0
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
+        self.classes = 0  # that the model predicts; counted with the first batch
         self.corrupt = CorruptImages()
         self.sums = RunningSums(self.device)
-
-    def average(self) -> AveragedModel:
-        """Create the exponential moving average of weights and BatchNorm statistics."""
-        assert self.config.ema_decay is not None
-        averaging = get_ema_multi_avg_fn(self.config.ema_decay)
-        return AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
 
     def prepare(self) -> nn.Module:
         """Apply SyncBatchNorm, activation checkpointing, torch.compile and data parallelism as the recipe asks."""
@@ -307,8 +308,12 @@ class Trainer:
             return
         images, labels = self.placement.inputs(batch)
         targets = labels
+        if not self.classes:
+            self.classes = count_classes(self.model, images)
+            self.feeds.check_labels(self.classes)
+        self.feeds.check_batch(batch, self.classes)
         if self.config.mixup or self.config.cutmix:
-            self.mix = self.mix or mixing(self.config, self.count_classes(images), self.seed)
+            self.mix = self.mix or mixing(self.config, self.classes, self.seed)
             images, targets = self.mix(micro_batch, images, labels)
         # seeds stochastic depth and dropout
         torch.manual_seed(seed_of(self.seed, "network", micro_batch.epoch, micro_batch.position, micro_batch.first))
@@ -330,14 +335,6 @@ class Trainer:
             with self.placement.autocast():
                 loss = self.network(images).sum()
             self.scaler.scale(loss).backward()
-
-    @torch.inference_mode()
-    def count_classes(self, images: Tensor) -> int:
-        """Return the number of classes that the model predicts."""
-        self.model.eval()
-        logits = self.model.forward(images[:1])  # bypasses torch.compile, which would compile for a batch of one
-        self.model.train()
-        return logits.shape[1]
 
     # ---- Log and checkpoints
 

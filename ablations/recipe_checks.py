@@ -1,0 +1,188 @@
+"""Settings that make a number meaningless on a dataset, as one-line warnings; what cannot be met at all is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ablations.errors import RequestError
+from ablations.recipes import TrainingConfig
+
+FIRST_WEIGHTS = 0.1  # share of the first step's weights in the EMA weights from which these are below the trained ones
+MIN_STEPS = 10
+MIN_TEST_IMAGES = 100
+DROPPED = 0.25  # share of the training images that an epoch may leave out
+ENLARGED = 8  # times an image's own side, above which pixels only repeat
+MAX_RATE = {"adamw": 0.1, "sgd": 10.0}
+MIN_MOVEMENT = 1e-3  # sum of the learning rates of all steps, below which weights stay as they were initialized
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks know of a run besides its recipe; None or 0 if unknown.
+
+    Attributes:
+        train: Number of training images.
+        test: Number of test images.
+        classes: Number of classes.
+        image_size: The images' own resolution in pixels.
+        processes: Number of processes of the run.
+        batch_norm: Whether the network has BatchNorm.
+    """
+
+    train: int
+    test: int = 0
+    classes: int = 0
+    image_size: int | None = None
+    processes: int = 1
+    batch_norm: bool = False
+
+
+def refuse_contradictions(recipe: TrainingConfig, place: str) -> None:
+    """Raise RequestError if settings that a user writes contradict each other; stored runs that have them resume."""
+    if recipe.warmup_epochs > recipe.max_epochs:
+        raise RequestError(
+            f"{place}: warmup_epochs={recipe.warmup_epochs:g}: longer than the training, max_epochs="
+            f"{recipe.max_epochs:g}, which would end at the peak learning rate; max. {recipe.max_epochs / 2:g} is usual"
+        )
+
+
+def doubts(recipe: TrainingConfig, facts: Facts) -> list[str]:
+    """Return a sentence for each setting that makes the results meaningless, or has no effect on them."""
+    steps = total_steps(recipe, facts)
+    return [
+        *_of_data(recipe, facts, steps),
+        *_of_batches(recipe, facts),
+        *_of_schedule(recipe, steps),
+        *_of_averaging(recipe, steps),
+        *_of_augmentation(recipe, facts),
+    ]
+
+
+def unused(recipe: TrainingConfig) -> list[str]:
+    """Return a sentence for each setting that has no effect, and does not concern the results."""
+    if recipe.checkpoint_every is not None and recipe.checkpoint_every > recipe.max_epochs:
+        return [
+            f"checkpoint_every={recipe.checkpoint_every:g} is beyond max_epochs={recipe.max_epochs:g}: none is kept"
+        ]
+    return []
+
+
+def total_steps(recipe: TrainingConfig, facts: Facts) -> int:
+    """Return the number of training steps."""
+    return max(round(recipe.max_epochs * (facts.train // recipe.batch_size)), 1)
+
+
+def _of_data(recipe: TrainingConfig, facts: Facts, steps: int) -> Iterator[str]:
+    if facts.classes == 1:
+        yield "the dataset has one class, so every prediction is right"
+    elif facts.train < facts.classes:
+        yield f"the training set has {facts.train} images for {facts.classes} classes"
+    if 0 < facts.test < MIN_TEST_IMAGES:
+        yield f"the test set has {facts.test} images: one image is {100 / facts.test:.2g} pp of top-1"
+    if steps < MIN_STEPS:
+        yield (
+            f"training ends after {steps} {'step' if steps == 1 else 'steps'} of batch_size={recipe.batch_size}; "
+            "use smaller batches or more epochs"
+        )
+
+
+def _of_batches(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
+    batch = recipe.batch_size
+    per_epoch, left = divmod(facts.train, batch)
+    if per_epoch and left > DROPPED * facts.train:
+        yield f"batch_size={batch} leaves {left} of {facts.train} training images out of each epoch, as a partial batch"
+    elif per_epoch == 1:
+        yield f"batch_size={batch} leaves one training step per epoch of {facts.train} images"
+    images = batch // (facts.processes * recipe.accumulation)
+    if images == 1 and (recipe.mixup or recipe.cutmix):
+        yield f"mixup, cutmix: not applied, because a micro-batch has one image ({_divided(recipe, facts)})"
+    shared = images * facts.processes if recipe.sync_batchnorm else images
+    if shared <= 2 and facts.batch_norm:
+        yield f"BatchNorm's statistics are of micro-batches of {_images(shared)} ({_divided(recipe, facts)})"
+
+
+def _divided(recipe: TrainingConfig, facts: Facts) -> str:
+    processes = f", {facts.processes} processes" if facts.processes > 1 else ""
+    return f"batch_size={recipe.batch_size}, accumulation={recipe.accumulation}{processes}"
+
+
+def _images(number: int) -> str:
+    return "one image" if number == 1 else f"{number} images"
+
+
+def _of_schedule(recipe: TrainingConfig, steps: int) -> Iterator[str]:
+    epochs, peak = recipe.max_epochs, recipe.peak_learning_rate
+    if recipe.schedule == "step":
+        assert recipe.step_epochs is not None and recipe.step_factor is not None
+        if recipe.step_epochs >= epochs or recipe.step_factor == 1:
+            yield (
+                f"step_epochs={recipe.step_epochs:g}, step_factor={recipe.step_factor:g}: the learning rate never "
+                f"drops in max_epochs={epochs:g}"
+            )
+        elif recipe.step_factor ** (epochs / 2 / recipe.step_epochs) < 1e-4:
+            yield (
+                f"step_epochs={recipe.step_epochs:g}: from half of max_epochs={epochs:g} on, the learning rate is "
+                "below 1/10000 of its peak"
+            )
+    if recipe.warmup_epochs >= epochs:
+        yield f"warmup_epochs={recipe.warmup_epochs:g}: training (max_epochs={epochs:g}) ends at the peak learning rate"
+    if peak > MAX_RATE[recipe.optimizer]:
+        yield f"a peak learning rate of {peak:g}{_scaled(recipe)} is too large for {recipe.optimizer}"
+    elif peak * steps < MIN_MOVEMENT:
+        yield (
+            f"with a peak learning rate of {peak:g}{_scaled(recipe)}, {steps} steps hardly change the initial weights"
+        )
+    if peak * recipe.weight_decay > 0.1:
+        yield (
+            f"weight_decay={recipe.weight_decay:g} at a learning rate of {peak:g} removes "
+            f"{min(100 * peak * recipe.weight_decay, 100):.0f}% of each weight per step"
+        )
+    inertia = recipe.momentum if recipe.optimizer == "sgd" else recipe.betas and recipe.betas[0]
+    if inertia is not None and inertia > 0.99 and 1 / (1 - inertia) >= steps:
+        name = "momentum" if recipe.optimizer == "sgd" else "betas[0]"
+        yield f"{name}={inertia:g} averages gradients over more steps than the training has ({steps})"
+    if recipe.clip_norm is not None and recipe.optimizer == "sgd" and recipe.clip_norm * peak * steps < MIN_MOVEMENT:
+        yield f"clip_norm={recipe.clip_norm:g}: {steps} steps hardly change the initial weights"
+
+
+def _scaled(recipe: TrainingConfig) -> str:
+    if recipe.learning_rate_batch in (None, recipe.batch_size):
+        return ""
+    return (
+        f" (learning_rate={recipe.learning_rate:g}, scaled from learning_rate_batch={recipe.learning_rate_batch} to "
+        f"batch_size={recipe.batch_size})"
+    )
+
+
+def _of_averaging(recipe: TrainingConfig, steps: int) -> Iterator[str]:
+    if recipe.ema_decay is None or recipe.ema_warmup:
+        return
+    share = recipe.ema_decay ** (steps - 1)
+    if share > FIRST_WEIGHTS:
+        yield (
+            f"ema_decay={recipe.ema_decay:g}: after {steps} steps, {100 * share:.0f}% of the EMA weights are those of "
+            f"the first step; set ema_warmup=true"
+        )
+
+
+def _of_augmentation(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
+    size, own = recipe.image_size or facts.image_size, facts.image_size
+    if size is not None and recipe.crop_padding >= size / 2:
+        seen = 100 * max(1 - recipe.crop_padding / size, 0)
+        yield f"crop_padding={recipe.crop_padding}: crops of {size} px may show {seen:.0f}% of an image's width"
+    if size is not None and recipe.crop_scale and recipe.crop_scale[0] ** 0.5 * (own or size) < 4:
+        yield (f"crop_scale={list(recipe.crop_scale)}: crops may be smaller than 4 px of an image of {own or size} px")
+    if size is not None and own is not None and size >= ENLARGED * own:
+        yield (f"image_size={size} is {size / own:.0f} times the images' own {own} px: it adds cost and no detail")
+    if recipe.evaluation_crop < 0.5:
+        seen = 100 * recipe.evaluation_crop**2
+        yield f"evaluation_crop={recipe.evaluation_crop:g}: networks see {seen:.0f}% of each test image"
+    if recipe.mix_probability == 0:
+        yield "mix_probability=0: mixup and cutmix are never applied"
+    elif recipe.mixup and recipe.cutmix and recipe.mix_switch in (0, 1):
+        yield f"mix_switch={recipe.mix_switch:g}: {'mixup' if recipe.mix_switch else 'cutmix'} is never applied"
+    if recipe.label_smoothing > 0.5 and facts.classes != 1:
+        yield f"label_smoothing={recipe.label_smoothing:g}: most of each target is spread over all classes"
+    if recipe.drop_path_rate > 0.8:
+        yield f"drop_path_rate={recipe.drop_path_rate:g}: most images skip the last block"
