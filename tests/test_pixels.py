@@ -111,6 +111,33 @@ def test_a_file_decodes_to_what_it_shows_in_every_orientation_or_is_refused_by_n
         assert_shows(found, one)
 
 
+def test_16_bit_gray_is_not_white_and_a_turned_photograph_is_upright(tmp_path: Path) -> None:
+    """As the public reports have it: 5,000 and 50,000 were both 255; a camera held sideways gave sideways images."""
+    deep = np.where(np.arange(WIDTH) < WIDTH // 2, 5_000, 50_000) * np.ones((HEIGHT, 1), int)
+    left, right = round(5_000 / 257), round(50_000 / 257)
+    gray = Picture("gray", png(deep, 16, 0), ".png", rgb(np.where(deep == 5_000, left, right)))
+    sky = np.where(np.arange(HEIGHT)[:, None, None] < HEIGHT // 2, (90, 160, 250), (90, 60, 20)) + np.zeros(
+        (1, WIDTH, 1)
+    )
+    turned = np.rot90(sky).astype(np.uint8)  # as stored by a camera that was turned to its right
+    camera = Image.Exif()
+    camera[ORIENTATION] = 6
+    photograph = saved(Image.fromarray(turned), "JPEG", exif=camera, **LOSSLESS["JPEG"])
+    compare_storages(tmp_path, [gray, Picture("photograph", photograph, ".jpg", rgb(sky), 6)])
+
+
+def test_the_first_readable_image_of_a_dataset_decides_its_kind() -> None:
+    class Torn(list):
+        def __getitem__(self, index: Any) -> Any:
+            if index == 0:
+                raise DamagedImageError("image 0 is torn")
+            return super().__getitem__(index)
+
+    data = Torn([(in_mode("L", np.random.default_rng(0))[0], 0)] * 3)
+    batch = next(feeds(data, data, recipe(), CPU).test.evaluation(torch.arange(3), 3))
+    assert batch.images.shape == (2, 1, SIZE, SIZE) and batch.damaged[0].reason == "image 0 is torn"
+
+
 def stored(place: Path, pictures: Sequence[Picture]) -> None:
     """Write pictures as class folders, and as shards below `shards`."""
     (place / "shards").mkdir()
@@ -591,6 +618,6 @@ def test_a_header_has_mode_and_upright_size_without_decoding_pixels() -> None:
             assert one.shows is not None
             found = header(io.BytesIO(one.data), "x")
             assert (found.mode, found.height, found.width) == (mode, *one.shows.shape[:2])
-    for data in (b"", b"words"):
+    for data in (b"", b"words", picture("32 bits float.tif", 1, 0).data):
         with pytest.raises(DamagedImageError, match=r"^x: "):
             header(io.BytesIO(data), "x")
