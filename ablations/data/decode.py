@@ -218,6 +218,11 @@ def _color_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
         color = image.convert("L" if image.mode in GRAY else "RGB")
     if gamma := _gamma(image):
         color = color.point(_levels(255, gamma).tolist() * len(color.getbands()))
+    box = getattr(image, "dispose_extent", None)  # of a GIF's frame; viewers leave the rest of its screen transparent
+    if box and box != (0, 0, *image.size):
+        whole = Image.new("L", image.size, 0)
+        whole.paste(alpha.crop(box) if alpha else 255, box)
+        alpha = whole
     return color, alpha
 
 
