@@ -357,7 +357,7 @@ def _mark_room(table: Table, place: int) -> int:
     """The width kept for marks in a column of numbers, so that a footnote does not move the digits out of line."""
     if not table.columns[place].number:
         return 0
-    return max(len(_mark(row[place])) for row in table.rows)
+    return max((len(_mark(row[place])) for row in table.rows), default=0)
 
 
 def _padded(cell: Cell, room: int) -> str:

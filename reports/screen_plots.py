@@ -13,6 +13,7 @@ from reports.report import Plot
 from reports.row_summary import facts
 from reports.screen_tables import EFFECTS, INTERACTIONS
 from reports.statistics.measures import MEASURES, Measure
+from reports.statistics.values import known
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -98,11 +99,12 @@ def interaction_means(
     Columns: flags, aliases, effect, verdict, flag, value, other, other_value, mean, se.
     """
     mains = effects.set_index("flag")
-    mean = runs.loc[runs["status"] == "done", measure].astype(float).mean()
-    known = interactions[interactions["se"].notna()]
-    shown = min(max(int(known["verdict"].isin(["better", "worse"]).sum()), _FEWEST), _MOST)
+    done = runs.loc[(runs["status"] == "done") & runs[measure].map(known), measure]
+    mean = done.astype(float).mean()
+    tested = interactions[interactions["se"].notna()]
+    shown = min(max(int(tested["verdict"].isin(["better", "worse"]).sum()), _FEWEST), _MOST)
     lines = []
-    for line in known.head(shown).to_dict("records"):
+    for line in tested.head(shown).to_dict("records"):
         first, second = line["flags"].split(":")
         a, b = mains.loc[first], mains.loc[second]
         if np.isnan(a["effect"]) or np.isnan(b["effect"]):

@@ -17,6 +17,7 @@ from commands import command, environment
 from made_up import made_up_study
 
 from ablations.cli import main
+from modernize.design import FLAGS
 
 TRAIN: tuple[str, ...] = (
     "train",
@@ -227,6 +228,19 @@ def test_nothing_is_lost_in_a_narrow_terminal(run: Run, columns: str) -> None:
         assert done.status == 0 and "…" not in done.out.replace(", …", "")
         assert all(word in "".join(done.out.split()) for word in whole.split())
         assert columns != "60" or arguments == ("show", "pocket") or max(map(len, done.out.splitlines())) <= 60
+
+
+def test_a_design_longer_than_a_file_name_is_trained(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = {flag.name: flag.name for flag in FLAGS} | {"depths": "1-1", "width": "4", "stem": "patchify"}
+    flags |= {"stem_stride": "1", "kernel_size": "3", "activation": "gelu", "norm": "ln", "layer_scale": "1e-6"}
+    settings = ",".join(f"{name}={'off' if value == name else value}" for name, value in flags.items())
+    for row in ("separate-downsampling", "depthwise-first"):
+        design = f"pocket@{row},{settings}"
+        assert len(f"{design}-s0") > 255
+        done = run("train", design, *TRAIN[2:])
+        assert (done.status, done.err) == (0, "")
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 # ---- variables of other programs

@@ -44,7 +44,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from ablations.data.batches import MicroBatch, mean_and_std
 from ablations.data.datasets import DataSet, Split, load
-from ablations.data.decode import VERSION, DamagedImageError, as_uint8, decoded, header
+from ablations.data.decode import VERSION, DamagedImageError, as_uint8, decoded, header, shown
 from ablations.data.image_files import ImageFiles
 from ablations.data.loader import feeds
 from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -109,6 +109,33 @@ def test_a_file_decodes_to_what_it_shows_in_every_orientation_or_is_refused_by_n
         found = decoded(one.data, kind)
         assert found.mode == "RGB"
         assert_shows(found, one)
+
+
+def test_16_bit_gray_is_not_white_and_a_turned_photograph_is_upright(tmp_path: Path) -> None:
+    """As the public reports have it: 5,000 and 50,000 were both 255; a camera held sideways gave sideways images."""
+    deep = np.where(np.arange(WIDTH) < WIDTH // 2, 5_000, 50_000) * np.ones((HEIGHT, 1), int)
+    left, right = round(5_000 / 257), round(50_000 / 257)
+    gray = Picture("gray", png(deep, 16, 0), ".png", rgb(np.where(deep == 5_000, left, right)))
+    sky = np.where(np.arange(HEIGHT)[:, None, None] < HEIGHT // 2, (90, 160, 250), (90, 60, 20)) + np.zeros(
+        (1, WIDTH, 1)
+    )
+    turned = np.rot90(sky).astype(np.uint8)  # as stored by a camera that was turned to its right
+    camera = Image.Exif()
+    camera[ORIENTATION] = 6
+    photograph = saved(Image.fromarray(turned), "JPEG", exif=camera, **LOSSLESS["JPEG"])
+    compare_storages(tmp_path, [gray, Picture("photograph", photograph, ".jpg", rgb(sky), 6)])
+
+
+def test_the_first_readable_image_of_a_dataset_decides_its_kind() -> None:
+    class Torn(list):
+        def __getitem__(self, index: Any) -> Any:
+            if index == 0:
+                raise DamagedImageError("image 0 is torn")
+            return super().__getitem__(index)
+
+    data = Torn([(in_mode("L", np.random.default_rng(0))[0], 0)] * 3)
+    batch = next(feeds(data, data, recipe(), CPU).test.evaluation(torch.arange(3), 3))
+    assert batch.images.shape == (2, 1, SIZE, SIZE) and batch.damaged[0].reason == "image 0 is torn"
 
 
 def stored(place: Path, pictures: Sequence[Picture]) -> None:
@@ -345,6 +372,21 @@ def test_a_transparent_gif_is_composited() -> None:
     data = saved(image, "GIF", transparency=2)
     shows = np.where((values == 2)[..., None], 255, palette[values])
     assert_shows(decoded(data, "x"), Picture("GIF", data, ".gif", rgb(shows)))
+
+
+def test_a_gif_whose_first_frame_is_smaller_than_its_screen_is_white_around_it() -> None:
+    for transparent in (False, True):
+        frame = Image.new("P", (8, 6), 1)
+        frame.putpalette([200, 0, 0, 0, 200, 0])
+        frame.putpixel((2, 3), 0)
+        data = bytearray(saved(frame, "GIF", **({"transparency": 0} if transparent else {})))
+        data[6:10] = struct.pack("<HH", WIDTH, HEIGHT)
+        shows = np.full((HEIGHT, WIDTH, 3), 255)
+        shows[:6, :8] = (0, 200, 0)
+        shows[3, 2] = 255 if transparent else (200, 0, 0)
+        opened = Image.open(io.BytesIO(data))
+        for found in (decoded(bytes(data), "x"), shown(opened, "x"), shown(opened, "x")):
+            assert_shows(found, Picture("GIF", bytes(data), ".gif", rgb(shows)))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
@@ -591,6 +633,6 @@ def test_a_header_has_mode_and_upright_size_without_decoding_pixels() -> None:
             assert one.shows is not None
             found = header(io.BytesIO(one.data), "x")
             assert (found.mode, found.height, found.width) == (mode, *one.shows.shape[:2])
-    for data in (b"", b"words"):
+    for data in (b"", b"words", picture("32 bits float.tif", 1, 0).data):
         with pytest.raises(DamagedImageError, match=r"^x: "):
             header(io.BytesIO(data), "x")

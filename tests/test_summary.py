@@ -23,6 +23,7 @@ from ablations.studies.run import RunConfig
 from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
+from reports.formats import terminal
 from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
 from reports.predictions import Predicted
@@ -234,6 +235,33 @@ def test_figures_and_page_of_a_study_of_the_loss_speak_of_the_loss(tmp_path: Pat
                 assert "test loss" in described(plot, int(place)) and "top-1" not in described(plot, int(place))
     main = next(plot for plot in mirrored if plot.name in ("grid-effects", "worths", "screen"))
     assert "loss" in " ".join(text.get_text() for text in main.figure.findobj(Text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure"), [("orders", "loss"), ("grid", "loss"), ("screen", "loss"), ("screen", "top1")]
+)
+def test_losses_that_are_no_numbers_and_designs_that_lost_their_runs_are_reported(
+    tmp_path: Path, kind: str, measure: str
+) -> None:
+    def outcome(run: RunConfig) -> dict[str, Any] | None:
+        place = sum(run.row.encode()) % 5
+        losses = {0: math.inf, 1: math.nan, 2: None}
+        return opposite(run) | ({"loss": losses[place]} if place in losses and run.seed == 0 else {})
+
+    study = made_up_study(tmp_path / "odd", kind, (0, 1), outcome, flags=FLAGS_OF[kind], measure=measure)
+    kept = [run.name for run in study.runs[:3]]  # no run is left to estimate an error from
+    few = made_up_study(
+        tmp_path / "few", kind, (0,), lambda run: {} if run.name in kept else None, flags=FLAGS_OF[kind]
+    )
+    for name, made in {"odd": study, "few": few}.items():
+        report = read_report(made, tmp_path / name)
+        assert as_text(report.summary)
+        for table in report.tables:
+            assert terminal(table, 100)
+            numbers = table.frame.select_dtypes(float).to_numpy()
+            assert not np.isinf(numbers).any(), table.name
+        for plot in report.plots:
+            assert plot.name.startswith(("curves", "tradeoff")) or plot.figure
 
 
 def test_the_command_line_and_a_yaml_file_declare_the_loss(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,13 @@ def shown(text: str) -> str:
     from reports.plain_text import plain
 
     return text if is_unicode(sys.stdout) else plain(text)
+
+
+def print_text(text: str) -> None:
+    """Print lines of text; on a terminal they are wrapped between words."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = "\n".join(textwrap.fill(line, width(), break_on_hyphens=False) for line in text.splitlines())
+    click.echo(text)
 
 
 def print_table(table: Table, form: str = "table", widest: int | None = None) -> None:

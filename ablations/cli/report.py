@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ablations.cli.options import REPORTS, read_formats, with_options
-from ablations.cli.output import print_table
+from ablations.cli.output import print_table, print_text
 from ablations.errors import RequestError, RunError, writing
 
 
@@ -44,7 +44,7 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
     except OSError as error:
         raise RunError(f"report {folder}: {error.filename} cannot be read ({error.strerror})") from error
     if "table" in formats:
-        click.echo(as_text(gathered.summary))
+        print_text(as_text(gathered.summary))
         for table in gathered.tables:
             print_table(table)
             click.echo()

@@ -56,8 +56,8 @@ class Header:
 
 
 def header(file: BinaryIO, name: str) -> Header:
-    """Read an image's header; raise DamagedImageError if the file is no image."""
-    with _faults(name), Image.open(file) as image:
+    """Read an image's header; raise DamagedImageError if it is no image, or as `decoded` does for what it tells."""
+    with _opened(file, name) as image:
         # Pillow turns TIFF itself; of a PNG it would have to decode the pixels first
         turned = image.format not in ("TIFF", "PNG") and _orientation(image) in (5, 6, 7, 8)
         return Header(image.format or "", image.mode, *(image.size[::-1] if turned else image.size))
@@ -67,14 +67,7 @@ def decoded(data: bytes, name: str) -> Image.Image:
     """Decode an image to RGB; raise DamagedImageError if it is corrupt, too large, or of values of unknown range."""
     if not data:
         raise DamagedImageError(f"{name}: an empty file")
-    limit = max_pixels()
-    with _faults(name), Image.open(io.BytesIO(data)) as image:
-        pixels = image.width * image.height
-        if limit is not None and pixels > limit:
-            raise ValueError(
-                f"{image.width}×{image.height} pixels, more than {limit}; "
-                f"to decode it, set the environment variable {MAX_PIXELS}={pixels}"
-            )
+    with _opened(io.BytesIO(data), name) as image:
         found = _shown(image, "RGB")
     found.info = {}
     return found
@@ -90,6 +83,7 @@ def shown(image: Image.Image, name: str, mode: str = "RGB") -> Image.Image:
     with _faults(name):
         if mode == "L" and image.mode not in GRAY:
             raise ValueError(f"mode {image.mode}, but the dataset's first image is gray; convert all to one mode")
+        _check(image)
         found = _shown(image, mode)
     found = found.copy() if found is image else found
     found.info = {}  # so that it is not turned again
@@ -121,6 +115,21 @@ def max_pixels() -> int | None:
 
 
 @contextlib.contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """Open an image whose header allows to decode it; turn any fault into DamagedImageError."""
+    limit = max_pixels()
+    with _faults(name), Image.open(file) as image:
+        pixels = image.width * image.height
+        if limit is not None and pixels > limit:
+            raise ValueError(
+                f"{image.width}×{image.height} pixels, more than {limit}; "
+                f"to decode it, set the environment variable {MAX_PIXELS}={pixels}"
+            )
+        _check(image)
+        yield image
+
+
+@contextlib.contextmanager
 def _faults(name: str) -> Iterator[None]:
     """Turn any fault of an image into DamagedImageError; suspend Pillow's warnings and limits meanwhile."""
     limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
@@ -141,7 +150,6 @@ def _faults(name: str) -> Iterator[None]:
 
 def _shown(image: Image.Image, mode: str) -> Image.Image:
     """Return an image as a viewer shows it, in mode RGB or L; the image itself if nothing has to change."""
-    _check(image)
     _correct(image)
     image.load()
     color, alpha = _color_and_alpha(image)
@@ -179,9 +187,9 @@ def _check(image: Image.Image) -> None:
 
 def _correct(image: Image.Image) -> None:
     """Correct a transparent color and a palette that Pillow takes for another depth than the file's."""
-    raw = _raw_mode(image)
-    if raw in ("L;2", "L;4") and "transparency" in image.info:
-        image.info["transparency"] *= 85 if raw == "L;2" else 17
+    scale = {"1": 255, "L;2": 85, "L;4": 17}.get(_raw_mode(image))
+    if scale and "transparency" in image.info:
+        image.info["transparency"] = min(image.info["transparency"] * scale, 255)
     colors = getattr(image, "tag_v2", {}).get(COLORMAP, ())
     if image.mode in ("P", "PA") and 0 < max(colors, default=0) < 256:  # of 8 bits; libtiff corrects this too
         image.putpalette(bytes(colors), "RGB;L")
@@ -210,6 +218,11 @@ def _color_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
         color = image.convert("L" if image.mode in GRAY else "RGB")
     if gamma := _gamma(image):
         color = color.point(_levels(255, gamma).tolist() * len(color.getbands()))
+    box = getattr(image, "dispose_extent", None)  # of a GIF's frame; viewers leave the rest of its screen transparent
+    if box and box != (0, 0, *image.size):
+        whole = Image.new("L", image.size, 0)
+        whole.paste(alpha.crop(box) if alpha else 255, box)
+        alpha = whole
     return color, alpha
 
 

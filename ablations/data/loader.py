@@ -157,7 +157,7 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
-    first = None if isinstance(train, (Split, ImageFiles)) else _checked(train[0][0])
+    first = None if isinstance(train, (Split, ImageFiles)) else _first(train)
     if isinstance(first, Tensor) and first.is_floating_point():
         not_applicable = [
             name for name in _IMAGE_SETTINGS if getattr(config, name) != TrainingConfig.model_fields[name].default
@@ -194,15 +194,21 @@ _IMAGE_SETTINGS = (
 )
 
 
-def _checked(image: Any) -> Image | Tensor:
-    """Return a dataset's first image; raise ValueError if it is of an unknown type."""
-    if not isinstance(image, (Tensor, Image)):
-        raise ValueError(
-            f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
-        )
-    if isinstance(image, Tensor) and not image.is_floating_point():
-        as_uint8(image.numpy())
-    return image
+def _first(items: MapStyle) -> Image | Tensor:
+    """Return a dataset's first readable image; raise ValueError if it is of an unknown type, or none is readable."""
+    for index in range(len(items)):
+        try:
+            image = items[index][0]
+        except DamagedImageError:
+            continue
+        if not isinstance(image, (Tensor, Image)):
+            raise ValueError(
+                f"the dataset's images have type {type(image).__name__}; they must be PIL images or torch tensors"
+            )
+        if isinstance(image, Tensor) and not image.is_floating_point():
+            as_uint8(image.numpy())
+        return image
+    raise DamagedImageError(f"all {len(items)} images are unreadable")
 
 
 def _picture(image: Image | Tensor, name: str, mode: str) -> Image | Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ablations.training.trainer import Result
     from modernize.cost import Cost
 
+NAME_BYTES = 255  # of a file
 PACKAGES = ("torch", "torchvision", "pillow", "numpy", "fvcore", "pandas", "pydantic")
 
 
@@ -66,8 +68,12 @@ class RunConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """Name the run's folder."""
-        return f"{self.row}-s{self.seed}"
+        """Name the run's folder, in at most as many bytes as a file's name may have."""
+        name, end = f"{self.row}-s{self.seed}", f"-s{self.seed}"
+        if len(name.encode()) <= NAME_BYTES:
+            return name
+        end = f"-{hashlib.sha256(name.encode()).hexdigest()[:16]}{end}"
+        return name.encode()[: NAME_BYTES - len(end)].decode(errors="ignore") + end
 
     @property
     def design(self) -> Design:

@@ -10,6 +10,7 @@ import pandas as pd
 from reports.statistics.compare import verdicts
 from reports.statistics.measures import OTHER, Measure
 from reports.statistics.sequential import gives_variance, looks, over_looks, stage_of
+from reports.statistics.values import known
 from reports.statistics.weighted_contrasts import RowValues
 
 Results = Mapping[str, RowValues]  # of each row that has any
@@ -17,7 +18,7 @@ Results = Mapping[str, RowValues]  # of each row that has any
 
 def results_of(runs: pd.DataFrame, measure: Measure = "top1") -> dict[str, RowValues]:
     """Collect the top-1 (%) or test loss of each row's finished runs."""
-    done = runs.assign(used=gives_variance(runs))[(runs["status"] == "done") & runs[measure].notna()]
+    done = runs.assign(used=gives_variance(runs))[(runs["status"] == "done") & runs[measure].map(known)]
     return {
         str(row): RowValues(tuple(group[measure].astype(float)), tuple(group.loc[group["used"], measure].astype(float)))
         for row, group in done.groupby("row", sort=False)
