@@ -204,6 +204,9 @@ def test_training_goes_on_if_its_output_cannot_be_written(run: Run, tmp_path: Pa
     done = run(*TRAIN, "--out", tmp_path / "run", out=Full())
     assert (done.status, done.err) == (0, "")  # nothing is left to be flushed
     assert (tmp_path / "run/result.json").exists()
+    study = ("run", "grid", "--base", TRAIN[1], "--flags", "norm=ln", *TRAIN[2:], "--jobs", "1", "--seeds", "0")
+    assert run(*study, "--out", tmp_path / "study", out=Full()).status == 0
+    assert (tmp_path / "study/runs/norm=ln-s0/result.json").exists()
 
 
 @pytest.mark.parametrize(
