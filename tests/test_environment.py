@@ -310,3 +310,15 @@ def test_other_programs_variables_change_nothing(variables: dict[str, str]) -> N
         command("count", "pocket"), capture_output=True, text=True, env={**environment(), **variables}, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "") and "338,686" in done.stdout
+
+
+def test_a_study_runs_where_warnings_are_errors(tmp_path: Path) -> None:
+    arguments = ("run", "grid", "--base", TRAIN[1], "--flags", "norm=ln", *TRAIN[2:], "--jobs", "1", "--seeds", "0")
+    done = subprocess.run(
+        command(*arguments, "--out", tmp_path / "study"),
+        capture_output=True,
+        text=True,
+        env={**environment(), "PYTHONWARNINGS": "error"},
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
