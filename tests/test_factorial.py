@@ -276,6 +276,27 @@ def test_a_grids_report_states_each_effect_in_every_format(tmp_path: Path) -> No
     assert [plot.name for plot in report.plots][:4] == ["heatmap", "interaction", "grid-effects", "grid"]
 
 
+def test_cells_that_are_constant_to_the_rounding_have_the_errors_of_the_other_comparisons(tmp_path: Path) -> None:
+    """Top-1 comes in steps of 0.2, and one cell alone varies by a step: no variance is less than that of rounding."""
+
+    def constant(run: RunConfig) -> dict[str, Any]:
+        varies = run.row == "norm=bn,kernel_size=3" and run.seed == 0
+        return {"top1": 80.0 + 0.2 * (run.flags["norm"] == "ln") + 0.2 * varies}
+
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]}
+    report = read_report(made_up_study(tmp_path, "grid", outcome=constant, flags=flags), tmp_path)
+    effects, compared = (table.frame for table in report.tables)
+    differences = compared.set_index("row").astype({"difference": float, "low": float, "high": float})
+    for change, where, row in (
+        ("norm: ln − bn", "at kernel_size=3", "norm=ln,kernel_size=3"),
+        ("kernel_size: 7 − 3", "at norm=bn", "norm=bn,kernel_size=7"),
+    ):
+        line = effect(effects, change, where)
+        expected = [float(differences[name][row]) for name in ("difference", "low", "high")]
+        assert [line["effect"], line["low"], line["high"]] == pytest.approx(expected)
+    assert effects["se"].min() > 0.9 * 0.2 * math.sqrt(2 / 12 / 3 / 2)  # of an average over two cells
+
+
 def test_one_seed_is_not_tested_and_a_lost_cell_is_named(tmp_path: Path) -> None:
     flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]}
     one = read_report(made_up_study(tmp_path / "one", "grid", (0,), additive, flags=flags), tmp_path / "one").tables[0]

@@ -44,7 +44,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from ablations.data.batches import MicroBatch, mean_and_std
 from ablations.data.datasets import DataSet, Split, load
-from ablations.data.decode import VERSION, DamagedImageError, as_uint8, decoded, header
+from ablations.data.decode import VERSION, DamagedImageError, as_uint8, decoded, header, shown
 from ablations.data.image_files import ImageFiles
 from ablations.data.loader import feeds
 from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -372,6 +372,21 @@ def test_a_transparent_gif_is_composited() -> None:
     data = saved(image, "GIF", transparency=2)
     shows = np.where((values == 2)[..., None], 255, palette[values])
     assert_shows(decoded(data, "x"), Picture("GIF", data, ".gif", rgb(shows)))
+
+
+def test_a_gif_whose_first_frame_is_smaller_than_its_screen_is_white_around_it() -> None:
+    for transparent in (False, True):
+        frame = Image.new("P", (8, 6), 1)
+        frame.putpalette([200, 0, 0, 0, 200, 0])
+        frame.putpixel((2, 3), 0)
+        data = bytearray(saved(frame, "GIF", **({"transparency": 0} if transparent else {})))
+        data[6:10] = struct.pack("<HH", WIDTH, HEIGHT)
+        shows = np.full((HEIGHT, WIDTH, 3), 255)
+        shows[:6, :8] = (0, 200, 0)
+        shows[3, 2] = 255 if transparent else (200, 0, 0)
+        opened = Image.open(io.BytesIO(data))
+        for found in (decoded(bytes(data), "x"), shown(opened, "x"), shown(opened, "x")):
+            assert_shows(found, Picture("GIF", bytes(data), ".gif", rgb(shows)))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])

@@ -187,9 +187,9 @@ def _check(image: Image.Image) -> None:
 
 def _correct(image: Image.Image) -> None:
     """Correct a transparent color and a palette that Pillow takes for another depth than the file's."""
-    raw = _raw_mode(image)
-    if raw in ("L;2", "L;4") and "transparency" in image.info:
-        image.info["transparency"] *= 85 if raw == "L;2" else 17
+    scale = {"1": 255, "L;2": 85, "L;4": 17}.get(_raw_mode(image))
+    if scale and "transparency" in image.info:
+        image.info["transparency"] = min(image.info["transparency"] * scale, 255)
     colors = getattr(image, "tag_v2", {}).get(COLORMAP, ())
     if image.mode in ("P", "PA") and 0 < max(colors, default=0) < 256:  # of 8 bits; libtiff corrects this too
         image.putpalette(bytes(colors), "RGB;L")
@@ -218,6 +218,11 @@ def _color_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
         color = image.convert("L" if image.mode in GRAY else "RGB")
     if gamma := _gamma(image):
         color = color.point(_levels(255, gamma).tolist() * len(color.getbands()))
+    box = getattr(image, "dispose_extent", None)  # of a GIF's frame; viewers leave the rest of its screen transparent
+    if box and box != (0, 0, *image.size):
+        whole = Image.new("L", image.size, 0)
+        whole.paste(alpha.crop(box) if alpha else 255, box)
+        alpha = whole
     return color, alpha
 
 
