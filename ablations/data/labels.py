@@ -26,7 +26,7 @@ def label_of(value: Any, what: str, index: int) -> int:
     number = value.item() if isinstance(value, (Tensor, np.ndarray, np.generic)) else value
     valid = isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number <= _LARGEST
     if not valid or number != int(number):
-        shown = printable(number)[:80]
+        shown = printable(repr(number) if isinstance(number, (str, bytes)) else number)[:80]
         raise RequestError(
             f"{what}: the label of image {index} is {shown}; labels must be integers from 0 to {_LARGEST}"
         )

@@ -135,14 +135,11 @@ class Feeds(NamedTuple):
     test: Feed
     plain: Feed
 
-    def check_labels(self, classes: int) -> None:
-        """Raise RequestError if the label of an image in memory or in a listed file is not one of so many classes."""
-        for feed, split in ((self.train, TRAINING), (self.test, TEST)):
+    def check_labels(self, batch: Batch, classes: int, first: bool) -> None:
+        """Raise RequestError if a label is not one of so many classes: of a batch; at first, all that are known."""
+        for feed, split in ((self.train, TRAINING), (self.test, TEST)) if first else ():
             if feed.labels is not None:
                 check_classes(feed.labels, torch.arange(len(feed)), classes, split)
-
-    def check_batch(self, batch: Batch, classes: int) -> None:
-        """Raise RequestError if a label of a training batch, known only now, is not one of so many classes."""
         if self.train.labels is None:
             check_classes(batch.labels, batch.indices, classes, TRAINING)
 

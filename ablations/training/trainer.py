@@ -140,7 +140,7 @@ class Trainer:
         self.seconds = 0.0
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
-        self.classes = 0  # that the model predicts; counted with the first batch
+        self.classes = 0  # that the model predicts; counted for Mixup and CutMix
         self.corrupt = CorruptImages()
         self.sums = RunningSums(self.device)
 
@@ -308,17 +308,16 @@ class Trainer:
             return
         images, labels = self.placement.inputs(batch)
         targets = labels
-        if not self.classes:
-            self.classes = count_classes(self.model, images)
-            self.feeds.check_labels(self.classes)
-        self.feeds.check_batch(batch, self.classes)
         if self.config.mixup or self.config.cutmix:
+            self.classes = self.classes or count_classes(self.model, images)
+            self.feeds.check_labels(batch, self.classes, self.step == self.began)
             self.mix = self.mix or mixing(self.config, self.classes, self.seed)
             images, targets = self.mix(micro_batch, images, labels)
         # seeds stochastic depth and dropout
         torch.manual_seed(seed_of(self.seed, "network", micro_batch.epoch, micro_batch.position, micro_batch.first))
         with self.placement.autocast():
             logits = self.network(images)
+            self.feeds.check_labels(batch, logits.shape[1], self.step == self.began)
             losses = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing, reduction="none")
         # gradients are averaged over the processes, hence the factor
         loss = losses.sum() * self.group.size / self.config.batch_size
