@@ -46,7 +46,7 @@ TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
 def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Parse every --set key=value, of which the last of a key counts; `recipes.load_recipe` validates keys and values."""
+    """Parse every --set key=value; the last of a key counts. `recipes.load_recipe` validates keys and values."""
     pairs = [value.partition("=") for value in values]
     for key, equals, value in pairs:
         if not key or not equals or not value:
