@@ -42,8 +42,8 @@ def refuse_contradictions(recipe: TrainingConfig, place: str) -> None:
     """Raise RequestError if settings that a user writes contradict each other; stored runs that have them resume."""
     if recipe.warmup_epochs > recipe.max_epochs:
         raise RequestError(
-            f"{place}: warmup_epochs={recipe.warmup_epochs:g}: longer than the training, max_epochs="
-            f"{recipe.max_epochs:g}, which would end at the peak learning rate; max. {recipe.max_epochs / 2:g} is usual"
+            f"{place}: warmup_epochs={recipe.warmup_epochs:g}: longer than the training, which would end at the peak "
+            f"learning rate; set it below max_epochs={recipe.max_epochs:g}"
         )
 
 

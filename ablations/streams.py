@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
 from typing import IO, Any
+
+import click
 
 from reports.plain_text import REPLACE
 
@@ -50,6 +53,12 @@ def flush() -> OSError | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it again at its end
         return None if isinstance(error, BrokenPipeError) else error
     return None
+
+
+def say(text: str) -> None:
+    """Print a line if it can be printed; a study goes on without it."""
+    with contextlib.suppress(OSError):
+        click.echo(text)
 
 
 class Lasting:

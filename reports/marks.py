@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 Line = Mapping[Any, Any]  # of a study's frame, or a `result.json`
 LEVEL = 0.01
@@ -191,4 +193,4 @@ def _what(mark: Mark) -> str:
 def _known(run: Line, name: str) -> float | None:
     """Return a number of a run, None if it is missing."""
     value = run.get(name)
-    return None if value is None or pd.isna(value) else float(value)
+    return float(value) if isinstance(value, Real) and not math.isnan(value) else None

@@ -102,7 +102,7 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for name, runs in by_row.items():
         notes[name] = []
-        if recipes[name] and recipes[name] != usual_recipe and not _all_differ(recipes):
+        if recipes[name] and recipes[name] != usual_recipe and not _compares_recipes(runs):
             notes[name].append(f"trained with recipe {', '.join(recipes[name])}")
         if images[name] and images[name] != usual_images:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
@@ -134,7 +134,7 @@ def facts(runs: pd.DataFrame) -> str:
         f"data {', '.join(_values(runs, 'dataset'))}",
         *filter(None, [describe_images(runs)]),
         *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
-        f"{len(recipes)} recipes" if _all_differ(recipes) else f"recipe {', '.join(_usual(recipes))}",
+        f"{len(recipes)} recipes" if _compares_recipes(runs) else f"recipe {', '.join(_usual(recipes))}",
         _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
         f"{len(runs)} {run_word}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number),
         *count_marks(runs),
@@ -160,9 +160,9 @@ def _usual(values: Mapping[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
     return max(counts, key=lambda value: (counts[value], latest[value]), default=())
 
 
-def _all_differ(values: Mapping[str, tuple[_Value, ...]]) -> bool:
-    """Whether each of several rows has another value, as the recipes of a study of recipes are."""
-    return len(values) > 1 and len(set(values.values())) == len(values)
+def _compares_recipes(runs: pd.DataFrame) -> bool:
+    """Whether a study compares recipes, so that none is the usual one."""
+    return "kind" in runs and bool((runs["kind"] == "recipes").any())
 
 
 def _images(runs: pd.DataFrame) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ BASE = ("grid", "--base", "pocket@separate-downsampling,depths=1-1,width=4", *SE
 FOUR = (*BASE, "--flags", "norm=bn:ln,activation=relu:gelu", "--set", "max_epochs=2")
 # One run of some seconds, so that there is a half-way. What it writes by itself comes after each epoch of 44 steps.
 LONG = (*BASE, "--flags", "norm=ln", "--set", "max_epochs=10", "--set", "checkpoint_steps=44")
+RARELY = (*LONG[:-1], "checkpoint_steps=100000")  # the same, without checkpoints of its own
 RUN = "norm=ln-s0"
 
 
@@ -187,7 +188,7 @@ def test_a_run_requeued_half_way_goes_on_from_its_checkpoint(tmp_path: Path, idl
 @in_one_worker
 def test_a_run_that_makes_way_for_an_urgent_job_goes_on_after_it(tmp_path: Path, idle: None, long: Path) -> None:
     folder = tmp_path / "study"
-    submitted(*LONG, "--out", folder, "--set", "checkpoint_steps=100000", "--partition", "debug", "--time", "90")
+    submitted(*RARELY, "--out", folder, "--partition", "debug", "--time", "90")
     until(lambda: read_log(folder / "runs" / RUN))
     cpus = slurm.ask("sinfo", "-h", "-o", "%c").split()[0].rstrip("+")
     slurm.ask("sbatch", "-p", "urgent", "-c", cpus, "-o", "/dev/null", "--wrap", "sleep 2")
@@ -200,7 +201,7 @@ def test_a_run_that_makes_way_for_an_urgent_job_goes_on_after_it(tmp_path: Path,
 def test_a_run_out_of_time_is_requeued_and_goes_on(tmp_path: Path, idle: None, long: Path) -> None:
     """With limits of 10 minutes or less submitit takes every SIGUSR2 for the one that Slurm sends before the limit."""
     folder = tmp_path / "study"
-    submitted(*LONG, "--out", folder, "--set", "checkpoint_steps=100000", "--time", "0-0:03")
+    submitted(*RARELY, "--out", folder, "--time", "0-0:03")
     (script,) = (folder / "cluster").glob("*_submission.sh")
     asked = script.read_text().split()
     assert "--time=3" in asked and "--signal=USR2@60" in asked
@@ -217,7 +218,7 @@ def test_a_cancelled_run_writes_a_checkpoint_and_the_same_command_goes_on(
     tmp_path: Path, idle: None, long: Path
 ) -> None:
     folder = tmp_path / "study"
-    arguments = (*LONG, "--out", folder, "--set", "checkpoint_steps=100000")
+    arguments = (*RARELY, "--out", folder)
     submitted(*arguments)
     until(lambda: read_log(folder / "runs" / RUN))
     (job,) = slurm.queue()
@@ -587,8 +588,7 @@ def test_ctrl_c_stops_jobs_at_a_checkpoint_and_the_same_command_goes_on(
     tmp_path: Path, asked: tuple[str, ...], long: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "study"
-    arguments: tuple[str | Path, ...] = ("run", *LONG, "--out", folder, "--cluster", "local")
-    arguments += ("--set", "checkpoint_steps=100000")
+    arguments: tuple[str | Path, ...] = ("run", *RARELY, "--out", folder, "--cluster", "local")
     if asked == ("setup",):
         study = {
             "kind": "grid",
@@ -598,7 +598,13 @@ def test_ctrl_c_stops_jobs_at_a_checkpoint_and_the_same_command_goes_on(
         }
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
         place = LONG.index("--flags")
-        arguments = ("run", tmp_path / "study.yaml", *LONG[3:place], *LONG[place + 2 :], *arguments[len(LONG) + 1 :])
+        arguments = (
+            "run",
+            tmp_path / "study.yaml",
+            *RARELY[3:place],
+            *RARELY[place + 2 :],
+            *arguments[len(LONG) + 1 :],
+        )
     else:
         arguments += asked
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # this machine may itself be a job of Slurm's

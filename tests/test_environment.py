@@ -204,6 +204,9 @@ def test_training_goes_on_if_its_output_cannot_be_written(run: Run, tmp_path: Pa
     done = run(*TRAIN, "--out", tmp_path / "run", out=Full())
     assert (done.status, done.err) == (0, "")  # nothing is left to be flushed
     assert (tmp_path / "run/result.json").exists()
+    study = ("run", "grid", "--base", TRAIN[1], "--flags", "norm=ln", *TRAIN[2:], "--jobs", "1", "--seeds", "0")
+    assert run(*study, "--out", tmp_path / "study", out=Full()).status == 0
+    assert (tmp_path / "study/runs/norm=ln-s0/result.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -307,3 +310,15 @@ def test_other_programs_variables_change_nothing(variables: dict[str, str]) -> N
         command("count", "pocket"), capture_output=True, text=True, env={**environment(), **variables}, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "") and "338,686" in done.stdout
+
+
+def test_a_study_runs_where_warnings_are_errors(tmp_path: Path) -> None:
+    arguments = ("run", "grid", "--base", TRAIN[1], "--flags", "norm=ln", *TRAIN[2:], "--jobs", "1", "--seeds", "0")
+    done = subprocess.run(
+        command(*arguments, "--out", tmp_path / "study"),
+        capture_output=True,
+        text=True,
+        env={**environment(), "PYTHONWARNINGS": "error"},
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

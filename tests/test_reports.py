@@ -230,7 +230,7 @@ def test_rows_that_differ_say_so() -> None:
     assert notes_of(table, "enhanced-recipe") == []
     assert notes_of(table, "width") == ["saw 30,000 images, other rows 60,000"]
     assert notes_of(table, "inverted-bottleneck") == ["seeds 0, 2; other rows seeds 0, 1, 2"]
-    assert notes_of(table, "gelu") == ["1 of 3 runs failed: out of memory"]
+    assert notes_of(table, "gelu") == ["seed 2 failed (out of memory)"]
     assert shown(table, "gelu", "seeds") == "2"
 
 

@@ -46,15 +46,11 @@ TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
 def read_settings(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Parse every --set key=value; `recipes.load_recipe` validates keys and values."""
+    """Parse every --set key=value; the last of a key counts. `recipes.load_recipe` validates keys and values."""
     pairs = [value.partition("=") for value in values]
     for key, equals, value in pairs:
         if not key or not equals or not value:
             raise RequestError(f"--set {key}: write key=value, such as --set max_epochs=5")
-    keys = [key for key, _, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise RequestError(f"--set {key}: set twice; remove one")
     return {key: value for key, _, value in pairs}
 
 

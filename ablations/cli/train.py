@@ -20,6 +20,7 @@ from ablations.cli.options import (
     with_options,
 )
 from ablations.errors import RequestError
+from ablations.streams import say
 from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
@@ -235,13 +236,13 @@ def run(
     datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
     for notice in dict.fromkeys(one.notice for one in datasets.values()):
         if notice is not None and is_main():
-            click.echo(notice)
+            say(notice)
     loaded = loaded.on(next(iter(datasets.values())))
     tasks = processes() if kind is None else _tasks(loaded)
     for one in loaded.runs:
         one.check(datasets[one.name], tasks)
     for warning in _warnings(loaded, datasets, tasks) if is_main() else ():
-        click.echo(f"{loaded.name}: warning: {warning}")
+        say(f"{loaded.name}: warning: {warning}")
     session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
     if kind is not None:
         return _run_jobs(session, dry_run, kind, jobs)
@@ -282,7 +283,7 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
     if kind == "local":
         slurm.check_here(session.study, jobs)
         if (text := slurm.ignored_here(session.study)) is not None:
-            click.echo(f"{session.study.name}: {text}")
+            say(f"{session.study.name}: {text}")
     if dry_run:
         click.echo(slurm.describe_plan(session, kind, jobs))
         return 0
@@ -292,7 +293,7 @@ def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> i
     def launch(session: Session) -> int:
         count = slurm.run_study(session, kind, jobs)
         total = len(session.study.runs)
-        click.echo(f"{session.study.name}: {count} of {total} runs submitted; ablations status {session.folder}")
+        say(f"{session.study.name}: {count} of {total} runs submitted; ablations status {session.folder}")
         return _report_failures(session) if kind == "local" else 0
 
     return _run_stages(session, launch)
@@ -308,19 +309,19 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     study = session.study
     few = len(study.seeds) < 3 and study.precision is None
     if few and is_main() and (text := describe_power(study)) is not None:
-        click.echo(f"{study.name}: {text}")
+        say(f"{study.name}: {text}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
         pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
         for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
-            click.echo(f"{study.name}: {older}")
+            say(f"{study.name}: {older}")
         if pixels := older_pixels(run_folder(session.folder, run) for run in session.study.runs):
-            click.echo(f"{study.name}: {pixels}")
+            say(f"{study.name}: {pixels}")
     while True:
         status = launch(session)
         enlarged = add_needed_seeds(session.folder)
         if is_main() and enlarged.stages != session.study.stages and (text := describe_precision(enlarged)):
-            click.echo(f"{enlarged.name}: {text}")
+            say(f"{enlarged.name}: {text}")
         if enlarged.runs == session.study.runs:
             return status
         session = replace(session, study=enlarged, retry_failed=False)

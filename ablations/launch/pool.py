@@ -75,18 +75,20 @@ class Pool:
         threading.Thread(target=self._keep_stderr, args=(worker, process.stderr), daemon=True).start()
 
     def _listen(self, worker: _Worker, stream: IO[str], device: str) -> None:
-        for line in stream:
-            event = _event(line)
-            if event is not None:
-                self.events.put((worker, event))
-            else:  # printed before the worker redirected its output
-                worker.output.append(line.rstrip())
+        with stream:
+            for line in stream:
+                event = _event(line)
+                if event is not None:
+                    self.events.put((worker, event))
+                else:  # printed before the worker redirected its output
+                    worker.output.append(line.rstrip())
         worker.process.wait()
         self.events.put((worker, {"event": "exit", "device": device}))
 
     def _keep_stderr(self, worker: _Worker, stream: IO[str]) -> None:
-        for line in stream:
-            worker.output.append(line.rstrip())
+        with stream:
+            for line in stream:
+                worker.output.append(line.rstrip())
 
     def _follow(self) -> None:
         """Handle events until no worker is left."""

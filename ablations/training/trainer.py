@@ -86,7 +86,7 @@ class Trainer:
         seed: Seed of data order, augmentation, Mixup and stochastic depth.
         folder: Existing folder for checkpoints and log. Default: store nothing.
         device: `cpu`, `cuda`, `cuda:N`, or `auto` (a GPU if there is one).
-        callbacks: Follow the run, and may stop it. Default: warnings only.
+        callbacks: Follow the run, and may stop it. Default: warnings only, also about settings that make no sense.
         group: Processes of the run, from `ablations.training.distributed.joined`; required under torchrun.
 
     Raises:
