@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import modernize
 from ablations.data.datasets import DataSet, load
 from ablations.data.image_files import DamagedImageError
 from ablations.recipes import TrainingConfig, load_recipe, recipe_names
+from ablations.seeding import generator
 from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints, read_checkpoint
 from ablations.training.corrupt_images import DamagedDataError
@@ -55,6 +58,104 @@ def test_the_first_layers_statistics_are_those_of_the_training_images(digits: Da
     torch.testing.assert_close(norm.running_var.double(), inputs.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-6)
 
 
+class Norms(nn.Module):
+    """Two convolutions with a BatchNorm each, or one for both, and layers that evaluation does not use."""
+
+    def __init__(self, shared: bool = False, offset: float = 0.0):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.other = self.norm if shared else nn.BatchNorm2d(4, momentum=None)
+        self.frozen, self.auxiliary = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.alone = nn.BatchNorm2d(4, track_running_stats=False)
+        self.head = nn.Linear(4, 10)
+        self.offset = offset
+
+    def train(self, mode: bool = True) -> Norms:
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.norm(self.first(images) + self.offset).relu()
+        found = self.other(self.second(found)).relu()
+        if self.training:
+            self.auxiliary(found)
+        return self.head(self.frozen(self.alone(found)).mean((2, 3)))
+
+
+def recomputed(data: DataSet, network: Norms, images: int) -> Trainer:
+    run = Trainer(network, data.train, data.test, TrainingConfig(**STEPS | {"precise_bn": images}), seed=3)
+    run.train_step()
+    run.recompute_batchnorm()
+    return run
+
+
+def inputs_of(run: Trainer, norm: nn.Module) -> torch.Tensor:
+    """Return what reaches a layer, as often as it is called, when the statistics are recomputed once more."""
+    seen: list[torch.Tensor] = []
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].double().transpose(0, 1).flatten(1)))
+    run.recompute_batchnorm()
+    return torch.cat(seen, 1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_layers_statistics_are_those_of_all_its_inputs(digits: DataSet, shared: bool) -> None:
+    network = Norms(shared)
+    run = recomputed(digits, network, 700)  # two passes of 350 images
+    for norm in (network.norm, network.other):
+        inputs = inputs_of(run, norm)
+        assert inputs.shape[1] == 700 * (36 + 16 if shared else 36 if norm is network.norm else 16)
+        assert norm.running_mean is not None and norm.running_var is not None
+        torch.testing.assert_close(norm.running_mean.double(), inputs.mean(1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(norm.running_var.double(), inputs.var(1, correction=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_layer_and_one_that_evaluation_does_not_use_keep_their_statistics(digits: DataSet) -> None:
+    network = Norms()
+    nn.init.constant_(network.frozen.get_buffer("running_var"), 4.0)
+    run = Trainer(network, digits.train, digits.test, TrainingConfig(**STEPS | {"precise_bn": 64}), seed=3)
+    run.train_step()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    run.recompute_batchnorm()
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {f"{norm}.{what}" for norm in ("norm", "other") for what in ("running_mean", "running_var")}
+
+
+def test_a_large_mean_does_not_cancel_the_variance(digits: DataSet) -> None:
+    plain, far = Norms(), Norms(offset=3000.0)
+    far.load_state_dict(plain.state_dict())
+    for network in (plain, far):
+        Trainer(network, digits.train, digits.test, TrainingConfig(**STEPS | {"precise_bn": 512})).recompute_batchnorm()
+    torch.testing.assert_close(far.norm.running_var, plain.norm.running_var, rtol=0.02, atol=0)
+
+
+def test_statistics_agree_with_fvcore(digits: DataSet) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # fvcore uses torch.jit, which is deprecated
+        from fvcore.nn.precise_bn import update_bn_stats
+    run = trainer(digits, precise_bn=1024)
+    run.train_step()
+    theirs = copy.deepcopy(run.model).eval()
+    for norm in theirs.modules():
+        norm.train(isinstance(norm, nn.BatchNorm2d))
+    chosen = torch.randperm(len(digits.train), generator=generator(3, "batchnorm"))[:1024]
+    update_bn_stats(theirs, [run.placement.inputs(one)[0] for one in run.feeds.plain.evaluation(chosen, 512)], 2)
+    run.recompute_batchnorm()
+    for ours, other in zip(run.model.buffers(), theirs.buffers(), strict=True):
+        if ours.is_floating_point():
+            torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("images", "passes"), [(2, [2]), (100, [100]), (513, [257, 256]), (5000, [480, 480, 478])])
+def test_exactly_the_images_of_the_recipe_are_used(digits: DataSet, images: int, passes: list[int]) -> None:
+    run = trainer(digits, precise_bn=images)
+    seen: list[int] = []
+    first_norm(run.model).register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    run.recompute_batchnorm()
+    assert seen == passes
+
+
 def test_a_short_run_is_judged_by_its_weights(tmp_path: Path) -> None:
     """39 steps of digits have 10% with running averages, 59% on the training images."""
     done = ablations("train", "pocket", "--data", "digits", "--threads", "1", "--out", tmp_path / "run")
@@ -74,7 +175,7 @@ def test_only_the_statistics_change(digits: DataSet) -> None:
     theirs = off.model.state_dict()
     changed = {key for key, value in on.model.state_dict().items() if not torch.equal(value, theirs[key])}
     kinds = {key.rpartition(".")[2] for key in changed}
-    assert kinds == {"running_mean", "running_var", "num_batches_tracked"}
+    assert kinds == {"running_mean", "running_var"}
     assert not any(module.training for module in on.model.modules())
     assert {module.momentum for module in on.model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
 

@@ -5,8 +5,10 @@ The running averages of training still contain those of earlier weights and, in 
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +18,6 @@ from ablations.data.batches import Batch
 from ablations.data.loader import Feed
 from ablations.training.corrupt_images import DamagedDataError
 from ablations.training.precision import Placement
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # fvcore uses torch.jit, which is deprecated
-    from fvcore.nn.precise_bn import update_bn_stats
-
-
-class _Forward(nn.Module):
-    """A network's forward pass on a batch of images as they come from memory or disk."""
-
-    def __init__(self, model: nn.Module, placement: Placement):
-        super().__init__()
-        self.model, self.placement = model, placement
-
-    def forward(self, batch: Batch) -> Tensor:
-        images, _ = self.placement.inputs(batch)
-        with self.placement.autocast():
-            return self.model.forward(images)  # bypasses torch.compile, which ignores the hooks of update_bn_stats
 
 
 def recompute_statistics(
@@ -46,13 +31,14 @@ def recompute_statistics(
 ) -> None:
     """Set BatchNorm's statistics to those of a network's present weights on unaugmented training images.
 
-    Only the statistics change. All processes of a run compute the same.
+    Only the statistics change, and only of layers that training updates and evaluation uses: frozen ones keep theirs.
+    A layer used several times has the statistics of all its inputs. All processes of a run compute the same.
 
     Args:
         model: The trained network.
         feed: The training images, without augmentation.
         images: Number of images to compute the statistics on; at most all.
-        batch_size: Max. images per forward pass.
+        batch_size: Max. images per forward pass; the passes have equally many, up to one.
         placement: Device and precision of the forward pass.
         random: Selects the images.
         note: Called with every batch.
@@ -60,24 +46,76 @@ def recompute_statistics(
     Raises:
         DamagedDataError: If too few images are readable.
 
-    Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.
+    Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3 and appendix (population statistics).
     """
-    forward = _Forward(model, placement).eval()
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
-    if not norms:
+    model.train()  # a network may keep some of its layers frozen
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    model.eval()
+    sums = {norm: _Statistics() for norm in norms if norm.track_running_stats and norm.running_mean is not None}
+    if not sums:
         return
-    for norm in norms:
+    chosen = torch.randperm(len(feed), generator=random)[:images]
+    passes = math.ceil(len(chosen) / batch_size)
+    readable = 0
+    with torch.no_grad(), _normalizing_batches(sums):
+        for batch in feed.evaluation(chosen, math.ceil(len(chosen) / passes)):
+            note(batch)
+            if len(batch.labels) < 2:  # it has no variance
+                continue
+            readable += len(batch.labels)
+            inputs, _ = placement.inputs(batch)
+            with placement.autocast():
+                model.forward(inputs)  # bypasses torch.compile, which ignores hooks
+        if not readable:
+            raise DamagedDataError("too few training images are readable to recompute BatchNorm's statistics")
+        for norm, found in sums.items():
+            assert norm.running_mean is not None and norm.running_var is not None
+            if found.values:
+                norm.running_mean.copy_(found.mean)
+                norm.running_var.copy_(found.squares / found.values)
+
+
+class _Statistics:
+    """Count, mean and sum of squared deviations of a layer's inputs per channel (C), in float64, merged over batches.
+
+    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    Mean squares minus squared means would cancel if the mean is large.
+    """
+
+    values = 0
+    mean: Any = 0.0
+    squares: Any = 0.0
+
+    def add(self, inputs: Tensor) -> None:
+        """Add the inputs of a forward pass (N, C, ...)."""
+        others = [dimension for dimension in range(inputs.dim()) if dimension != 1]
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))  # under autocast they have 16 bits
+        variance, mean = (found.double() for found in torch.var_mean(wide, others, correction=0))
+        count = inputs.numel() // inputs.shape[1]
+        total = self.values + count
+        difference = mean - self.mean
+        self.squares = self.squares + variance * count + difference.square() * (self.values * count / total)
+        self.mean = self.mean + difference * (count / total)
+        self.values = total
+
+
+@contextmanager
+def _normalizing_batches(sums: dict[_BatchNorm, _Statistics]) -> Iterator[None]:
+    """Let layers normalize each batch with its own statistics, without a change of state, and add up their inputs."""
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, _BatchNorm)
+        sums[module].add(inputs[0])
+
+    hooks = [norm.register_forward_pre_hook(add) for norm in sums]
+    for norm in sums:
         norm.train()
-    count = max(min(images, len(feed)) // batch_size, 1)
-    order = torch.randperm(len(feed), generator=random)
-    update_bn_stats(forward, _readable(feed.evaluation(order, batch_size), note), num_iters=count)
-    forward.eval()
-
-
-def _readable(batches: Iterator[Batch], note: Callable[[Batch], None]) -> Iterator[Batch]:
-    """Yield the batches that have a variance: those with at least two readable images."""
-    for batch in batches:
-        note(batch)
-        if len(batch.labels) > 1:
-            yield batch
-    raise DamagedDataError("too few training images are readable to recompute BatchNorm's statistics")
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in sums:
+            norm.eval()
+            norm.track_running_stats = True
+        for hook in hooks:
+            hook.remove()
