@@ -363,6 +363,29 @@ def test_orders_of_one_seed_have_no_interval(tmp_path: Path) -> None:
     assert "without CI" in said and "3 seeds per row would give confidence intervals" in said
 
 
+def test_orders_through_a_set_without_a_result_are_said_to_be_missing(tmp_path: Path) -> None:
+    flags = ["norm", "kernel_size", "activation"]
+    lost = made_up_study(
+        tmp_path,
+        "orders",
+        (0, 1),
+        lambda run: {"status": "failed"} if run.row == "on-111" else {},
+        orders=3,
+        flags=flags,
+    )
+    report = read_report(lost, tmp_path)
+    said = as_text(report.summary)
+    assert "without CI, because no random order has a result for every set of flags along it; no verdicts." in said
+    assert "the best first: none yet." in said and "one seed" not in said
+    assert "averaged over 0 of 3 random orders (the sampled Shapley value), without" in report.tables[0].legend
+    assert "one seed" not in report.tables[0].legend and "spread between seeds" not in report.tables[0].legend
+
+
+def test_orders_that_leave_one_random_order_say_that_one_order_is_too_few(tmp_path: Path) -> None:
+    report = read_report(made_up_study(tmp_path, "orders", (0, 1), orders=1, flags=["norm", "stem"]), tmp_path)
+    assert "because one order does not show how effects vary over orders" in as_text(report.summary)
+
+
 def test_an_unfinished_study_says_so_and_asks_for_no_more_runs() -> None:
     runs = study_runs()
     runs.loc[runs["seed"] == 2, "status"] = "left"

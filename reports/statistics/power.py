@@ -17,7 +17,7 @@ from reports.statistics.compare import fit_rows, matching_df
 from reports.statistics.contrasts import contrasts
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.noise import fit_noise
-from reports.statistics.row_results import gather
+from reports.statistics.row_results import gather, resolution
 from reports.statistics.sequential import FIRST_SHARE, gives_variance, looks, spent, stage_of
 
 POWER, LEVEL = 0.8, 0.95
@@ -145,7 +145,8 @@ def _typical_spread(
     """
     rows = gather(runs, measure, gives_variance(runs))
     results = [row for row in rows.values() if row.source == row.name]
-    noise, places = fit_rows(results), {row.name: place for place, row in enumerate(results)}
+    noise = fit_rows(results, resolution(runs, measure))
+    places = {row.name: place for place, row in enumerate(results)}
     compared = np.array([[places[rows[name].source] for name in pair] for pair in pairs], dtype=np.intp)
     compared = compared[noise.known[compared].all(axis=1)]
     if not len(compared):
