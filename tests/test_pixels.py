@@ -668,7 +668,8 @@ def test_a_folder_whose_pixels_have_changed_is_other_data(tmp_path: Path) -> Non
 
 
 def test_a_header_has_mode_and_upright_size_without_decoding_pixels() -> None:
-    for kind, mode in {"JPEG L.jpg": "L", "TIFF CMYK.tiff": "CMYK", "WEBP RGBA.webp": "RGBA"}.items():
+    kinds = {"JPEG L.jpg": "L", "PNG RGB.png": "RGB", "TIFF CMYK.tiff": "CMYK", "WEBP RGBA.webp": "RGBA"}
+    for kind, mode in kinds.items():
         for orientation in range(1, 9):
             one = picture(kind, orientation, 0)
             assert one.shows is not None

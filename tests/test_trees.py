@@ -142,6 +142,19 @@ def test_a_link_to_a_folder_that_is_read_already_adds_no_images(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_of_two_links_to_a_folder_the_shorter_path_is_read(tmp_path: Path, name: str) -> None:
+    """Whether a class is a link does not depend on a deeper one that is listed before it."""
+    place, store = tree(tmp_path / "data"), put(tmp_path / "store", "8.jpg", "9.jpg")
+    put(place, "val/c/1.jpg", "train/a/x/y/1.jpg")
+    (place / "train/a/x/y/link").symlink_to(store)
+    (place / "train/c").symlink_to(store)
+    data = load(name, place, 8)
+    assert torch.bincount(data.train.labels).tolist() == [5, 4, 2] and data.account is not None
+    (one,) = data.account.train.skipped
+    assert one.examples == ("a/x/y/link",)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_links_to_files_and_folders_elsewhere_are_data(tmp_path: Path, name: str) -> None:
     plain = load(name, tree(tmp_path / "plain"), 8)
     place = tmp_path / "links"
@@ -564,11 +577,18 @@ def test_data_claims_no_more_than_it_looked_at(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(inspection, "HEADERS", 30)
     monkeypatch.setattr(inspection, "READS", 50)
     data = load("imagenet", tmp_path, 8)
-    assert "0 test images equal a training image exactly (0 of 80 were compared)" in describe(inspect(data))
+    text = describe(inspect(data))
+    assert "duplicates: not searched for, since too many images have files of the same length" in text
+    assert "equal a training image" not in text
     monkeypatch.setattr(inspection, "READS", 100)  # the 80 training images, and 20 test images
     text = describe(inspect(data))
     assert "20 test images equal a training image exactly (20 of 80 were compared)" in text
     assert "training images, 30 of 80 examined (width×height, pixels): 12×10; RGB 30; JPEG 30" in text
+
+
+def test_what_is_examined_of_a_large_dataset_is_spread_over_all_classes() -> None:
+    assert inspection._spread(10, 4) == [0, 3, 6, 9] and inspection._spread(3, 9) == [0, 1, 2]
+    assert np.diff(inspection._spread(1_281_167, 5_000)).max() == 257
 
 
 def test_data_names_unreadable_images_and_is_short_for_many_classes(tmp_path: Path) -> None:

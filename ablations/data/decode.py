@@ -59,8 +59,9 @@ class Header:
 def header(file: BinaryIO, name: str) -> Header:
     """Read an image's header; raise DamagedImageError if it is no image, or as `decoded` does for what it tells."""
     with _opened(file, name) as image:
-        # Pillow turns TIFF itself; of a PNG it would have to decode the pixels first
-        turned = image.format not in ("TIFF", "PNG") and _orientation(image) in (5, 6, 7, 8)
+        # Pillow turns TIFF itself; of a PNG without EXIF it would have to decode the pixels first
+        known = image.format not in ("TIFF", "PNG") or (image.format == "PNG" and "exif" in image.info)
+        turned = known and _orientation(image) in (5, 6, 7, 8)
         return Header(image.format or "", image.mode, *(image.size[::-1] if turned else image.size))
 
 

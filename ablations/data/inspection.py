@@ -272,6 +272,8 @@ def _describe_unreadable(headers: Iterable[Headers]) -> Iterator[str]:
 
 
 def _describe_duplicates(found: Duplicates, test: int) -> str:
+    if not found.compared:
+        return "  duplicates: not searched for, since too many images have files of the same length"
     part = "" if found.compared == test else f" ({found.compared} of {test} were compared)"
     text = f"  duplicates: {len(found.pairs)} test images equal a training image exactly{part}"
     if not found.pairs:
