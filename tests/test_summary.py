@@ -419,6 +419,24 @@ def test_the_power_of_rows_with_unequal_seeds_names_the_rows_that_it_holds_for()
     assert "between rows with 5 seeds is detected" in describe_power(few, pairs(few))
 
 
+def test_the_power_is_not_said_of_a_comparison_whose_interval_is_much_wider() -> None:
+    """The first row of a roadmap has a recipe of its own, so its comparison has few degrees of freedom."""
+    chance = np.random.default_rng(0)
+    rows = {"row-0": np.array([84.4, 85.0, 85.6])}
+    rows |= {f"row-{place}": 85 + 0.4 * chance.standard_normal(3) for place in range(1, 8)}
+    runs = pd.concat(
+        [
+            pd.DataFrame(
+                {"row": row, "seed": range(3), "status": "done", "top1": values, "recipe": f"r{row == 'row-0'}"}
+            )
+            for row, values in rows.items()
+        ]
+    ).reset_index(drop=True)
+    steps = [(f"row-{place}", f"row-{place - 1}") for place in range(1, 8)]
+    assert ", in the median comparison, is detected" in describe_power(runs, steps)
+    assert "median" not in describe_power(runs, steps[1:])
+
+
 @pytest.mark.parametrize(("many", "share"), [(1, 0.9), (11, 0.9), (16, 0.04)])
 def test_the_detectable_effect_is_detected_with_the_power_that_is_said(many: int, share: float) -> None:
     df, se = 12.0, 0.4
