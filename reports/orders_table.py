@@ -117,20 +117,15 @@ def _legend(worths: pd.DataFrame, distance: OrderDistance, planned: tuple[int, s
     used = int(worths["orders"].iloc[0])
     of = f"{used} random orders" if used == orders else f"{used} of {orders} random orders"
     what = {"top1": "top-1 (pp)", "loss": "test loss (lower is better)"}[measure]
-    parts = [
-        f"Effect: change in {what} on enabling the flag, averaged over {of} and {seeds} (the sampled Shapley value)"
-    ]
+    over = f"{of} and {seeds}" if used else of
+    parts = [f"Effect: change in {what} on enabling the flag, averaged over {over} (the sampled Shapley value)"]
     if worths["se"].notna().any():
         parts[0] += (
             ", with standard error and 95% CI. The CI covers seed-to-seed variance (one noise model for all sets of "
             "flags) and the sampling of orders. CIs are unadjusted, and there are no verdicts."
         )
-    elif used == 1:
-        parts[0] += ", without standard error or CI: one order does not show how effects vary over orders."
-    elif seeds == "1 seed":
-        parts[0] += ", without standard error or CI: one seed does not show seed-to-seed variance."
     else:
-        parts[0] += ", without standard error or CI: no set of flags has a spread between seeds."
+        parts[0] += f", without standard error or CI: {why_no_error(worths, seeds == '1 seed')}."
     parts.append("SD, min and max: over orders.")
     if np.isnan(list(distance.frame["in_order"])).any():
         parts.append("The paper's order is not finished yet.")
@@ -140,6 +135,15 @@ def _legend(worths: pd.DataFrame, distance: OrderDistance, planned: tuple[int, s
             f"square over flags){_typical(distance, words.digits)}; rank correlation {_correlation(distance.spearman)}."
         )
     return " ".join(parts)
+
+
+def why_no_error(worths: pd.DataFrame, one_seed: bool) -> str:
+    """Say why averaged effects have no standard error, given a frame of `sampled_shapley`."""
+    used = int(worths["orders"].iloc[0])
+    if used < 2:
+        one = "one order does not show how effects vary over orders"
+        return one if used else "no random order has a result for every set of flags along it"
+    return "one seed does not show seed-to-seed variance" if one_seed else "no set of flags has a spread between seeds"
 
 
 def _correlation(rank: Correlation) -> str:

@@ -16,7 +16,8 @@ from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.statistics import Measure
 from reports.statistics.factorial import Factorial
-from reports.study_tables import comparison_table, references_table, resolution
+from reports.statistics.row_results import resolution
+from reports.study_tables import comparison_table, references_table
 from reports.summary import StudySummary
 from reports.tables import Table
 

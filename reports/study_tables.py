@@ -14,6 +14,7 @@ from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
 from reports.statistics.precision import describe_precision
+from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.statuses import shown
 from reports.tables import (
@@ -152,12 +153,6 @@ def _notes(row: RowSummary, line: Line | None, runs: pd.DataFrame) -> tuple[str,
     if not line or not line["note"]:
         return row.notes
     return (*(note for note in row.notes if note != account(runs)), str(line["note"]))
-
-
-def resolution(runs: pd.DataFrame, measure: Measure = "top1") -> float:
-    """The step in which top-1 comes, 100 / test images; 0 if unknown, and for the loss."""
-    images = images_of(runs) if measure == "top1" else None
-    return 100 / images if images else 0.0
 
 
 def verdict_words(line: Line) -> str:

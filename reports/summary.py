@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from reports.marks import study_warnings
+from reports.orders_table import why_no_error
 from reports.row_summary import facts
 from reports.statistics import MEASURES, ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
@@ -104,7 +105,7 @@ def summarise_study(
     return StudySummary(
         title=title,
         facts=facts(runs),
-        about=about if verdicts else _without_verdicts(table, measure),
+        about=about if verdicts else _without_verdicts(table, runs, measure),
         groups=tuple(_groups(findings, measure)),
         notes=(*power, *notes),
         figure=table.name if table else "",
@@ -112,10 +113,11 @@ def summarise_study(
     )
 
 
-def _without_verdicts(table: Table | None, measure: Measure) -> str:
+def _without_verdicts(table: Table | None, runs: pd.DataFrame, measure: Measure) -> str:
     if table is not None and table.name == ORDERS:
+        one_seed = bool(runs[runs["status"] == "done"].groupby("row")["seed"].nunique().max() < 2)
         known_error = table.frame["low"].notna().any()
-        ci = "with unadjusted 95% CI" if known_error else "without CI, because one seed does not show its variance"
+        ci = "with unadjusted 95% CI" if known_error else f"without CI, because {why_no_error(table.frame, one_seed)}"
         return f"Effects in {_UNITS[measure]} {ci}; no verdicts."
     return "No verdicts yet."
 
@@ -158,7 +160,7 @@ def _number(value: Any) -> float:
 
 def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
     if findings and findings[0].verdict == AVERAGED:
-        shown = "; ".join(described(finding, measure) for finding in findings)
+        shown = "; ".join(described(finding, measure) for finding in findings if known(finding.effect)) or "none yet"
         yield Group("averaged", "Effects averaged over orders, the best first", tuple(findings), shown)
         return
     tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
@@ -261,7 +263,9 @@ def _effect_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> 
     if not known(size):
         return
     unit = MEASURES[measure].unit
-    yield f"A true effect of {Power(size, math.nan).shown} {unit} is detected with 80% power, in any line of the table."
+    tested = "line" if frame["p"].notna().all() else "tested line"
+    detected = f"A true effect of {Power(size, math.nan).shown} {unit} is detected with 80% power"
+    yield f"{detected}, in any {tested} of the table."
     if frame["verdict"].eq(Verdict.INCONCLUSIVE.value).any():
         yield f"To narrow what is inconclusive, extend the study: each further seed per row is {_cost(runs, 1)}."
 

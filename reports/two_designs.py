@@ -16,8 +16,8 @@ from reports.errors import ReportError
 from reports.marks import row_mark_notes
 from reports.predictions import Predicted, describe_images, joined, unread_note
 from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
+from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
-from reports.study_tables import resolution
 from reports.tables import Cell, Column, Footnotes, Table, interval, mean_sd, signed
 
 Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and seed

@@ -238,7 +238,7 @@ def test_recipes_and_budgets_do_not_inform_each_other() -> None:
 def test_a_row_of_several_budgets_is_not_tested() -> None:
     runs = make_runs(study(3, 3)).assign(images_seen=[1000, 1000, 2000, *[1000] * 6])
     compared = compare(runs, [("row-1", "row-0"), ("row-2", "row-1")])
-    assert compared["reason"].tolist() == ["baseline several budgets", ""]
+    assert compared["reason"].tolist() == ["baseline has several budgets", ""]
 
 
 def test_runs_that_stand_in_two_rows_count_once() -> None:
@@ -268,9 +268,18 @@ def test_what_has_no_result_is_not_tested_and_does_not_count() -> None:
         ("unheard", "row-0"),
         ("row-2", "broken"),
         ("half", "row-0"),
+        ("row-2", "nothing"),
     ]
     compared = compare(runs, pairs)
-    assert compared["reason"].tolist() == ["", "failed", "no top-1", "not run", "baseline failed", ""]
+    assert compared["reason"].tolist() == [
+        "",
+        "failed",
+        "no top-1",
+        "not run",
+        "baseline failed",
+        "",
+        "baseline has no top-1",
+    ]
     assert compared.iloc[5]["note"] == "seed 0 failed" and compared.iloc[5]["seeds"] == 2
     two = compare(runs, [pairs[0], pairs[5]])
     assert two["p_adjusted"].tolist() == pytest.approx(compared["p_adjusted"].dropna().tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import struct
@@ -529,6 +530,46 @@ def test_random_flips_and_crops_of_folder_and_imagenet_are_of_the_same_images(tm
             assert any(torch.allclose(found, crop, atol=1e-3) for one in crops for crop in (one, one.flip(-1))), (
                 f"{name} {index}"
             )
+
+
+_JPEG2000 = {  # white images of 8×8, encoded by OpenJPEG; Pillow writes none of these
+    "16 bits, RGB": "/0//UQAvAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAADDwEBDwEBDwEB/1IADAAAAAEA"
+    "AAQEAAH/XAAEQID/kAAKAAAAAAApAAH/k8/8MBQUAFyvh8/8MBQUAFyvh8/8MBQUAFyvh//Z",
+    "12 bits, LA": "/0//UQAsAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAACCwEBCwEB/1IADAAAAAEAAAQE"
+    "AAH/XAAEQGD/kAAKAAAAAAAeAAH/k8/kFBQAXK+Hz+QUFABcr4f/2Q==",
+    "signed": "/0//UQApAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABjwEB/1IADAAAAAEAAAQEAAH/"
+    "XAAEQID/kAAKAAAAAAAXAAH/k8/8MBQUAFyvh//Z",
+    "12 bits, L": "/0//UQApAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABCwEB/1IADAAAAAEAAAQEAAH/"
+    "XAAEQGD/kAAKAAAAAAAWAAH/k8/kFBQAXK+H/9k=",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("16 bits, RGB", "it has 16 bits per channel, which Pillow misreads"),
+        ("12 bits, LA", "it has 12 bits per channel, which Pillow misreads"),
+        ("signed", "its values are signed integers"),
+    ],
+)
+def test_jpeg_2000_whose_white_would_be_black_is_refused(kind: str, reason: str) -> None:
+    data = base64.b64decode(_JPEG2000[kind])
+    for read in (lambda: decoded(data, "x"), lambda: header(io.BytesIO(data), "x")):
+        with pytest.raises(DamagedImageError, match=f"^x: {reason}"):
+            read()
+    (found,) = pixels_of([Image.open(io.BytesIO(data))])
+    assert isinstance(found, str) and reason in found
+
+
+@pytest.mark.parametrize("form", ["BMP", "PPM"])
+def test_a_truncated_image_that_is_opened_but_not_yet_decoded_is_unreadable(form: str) -> None:
+    whole = saved(Image.new("RGB", (SIZE, SIZE)), form)
+    (found,) = pixels_of([Image.open(io.BytesIO(whole[: len(whole) // 2]))])
+    assert isinstance(found, str) and "truncated" in found
+
+
+def test_deep_gray_jpeg_2000_is_rescaled() -> None:
+    assert decoded(base64.b64decode(_JPEG2000["12 bits, L"]), "x").getextrema() == ((255, 255),) * 3
 
 
 def test_folder_refuses_a_recipe_that_crops_whole_images_and_points_to_imagenet(tmp_path: Path) -> None:

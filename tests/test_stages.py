@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from made_up import made_up_study, write_run
 
 from ablations.cli import run_command
-from ablations.errors import RequestError
+from ablations.errors import RequestError, RunError
+from ablations.reporting import read_report
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.precision import add_needed_seeds, describe_precision
@@ -334,6 +335,36 @@ def test_a_pilot_that_is_enough_is_the_whole_study(tmp_path: Path) -> None:
     assert enough.seeds == study.seeds and [stage.why for stage in enough.stages] == ["precision 50"]
     assert str(describe_precision(enough)).endswith("the present 3 are enough")
     assert looks(study_runs(enough, tmp_path))[0].finished
+
+
+def test_a_precision_is_sized_with_the_rounding_of_top1_that_the_report_tests_with(tmp_path: Path) -> None:
+    """Rows that differ between seeds by one test image, or by none."""
+    study = made_up_study(
+        tmp_path,
+        "sweep",
+        precision=0.1,
+        max_seeds=40,
+        flags={"kernel_size": [3, 5, 7, 9]},
+        outcome=lambda run: {"top1": 85.2 if (run.row, run.seed) == ("kernel_size=7", 1) else 85.0},
+    )
+    enlarged = add_needed_seeds(tmp_path)
+    assert len(study.seeds) < len(enlarged.seeds) == enlarged.stages[-1].needed
+    finish_alike(enlarged, tmp_path)
+    legend = read_report(enlarged, tmp_path).tables[0].legend
+    assert "Precision asked ±0.1: the widest 95% CI is ±0.09" in legend and "±0.1 needs" not in legend
+
+
+def finish_alike(study: Study, folder: Path) -> None:
+    """Give every run that has no result the same one."""
+    for run in study.runs:
+        if not (run_folder(folder, run) / "result.json").exists():
+            write_run(run_folder(folder, run), run, {"top1": 85.0}, 4)
+
+
+def test_a_precision_of_rows_that_do_not_vary_at_all_is_an_error_of_one_line(tmp_path: Path) -> None:
+    made_up_study(tmp_path, "sweep", precision=0.1, flags={"kernel_size": [3, 5]}, outcome=lambda run: {"top1": 85.0})
+    with pytest.raises(RunError, match=r"^study folder .*: no comparison has a known variance: .* different results$"):
+        add_needed_seeds(tmp_path)
 
 
 # ---- processes

@@ -363,6 +363,29 @@ def test_orders_of_one_seed_have_no_interval(tmp_path: Path) -> None:
     assert "without CI" in said and "3 seeds per row would give confidence intervals" in said
 
 
+def test_orders_through_a_set_without_a_result_are_said_to_be_missing(tmp_path: Path) -> None:
+    flags = ["norm", "kernel_size", "activation"]
+    lost = made_up_study(
+        tmp_path,
+        "orders",
+        (0, 1),
+        lambda run: {"status": "failed"} if run.row == "on-111" else {},
+        orders=3,
+        flags=flags,
+    )
+    report = read_report(lost, tmp_path)
+    said = as_text(report.summary)
+    assert "without CI, because no random order has a result for every set of flags along it; no verdicts." in said
+    assert "the best first: none yet." in said and "one seed" not in said
+    assert "averaged over 0 of 3 random orders (the sampled Shapley value), without" in report.tables[0].legend
+    assert "one seed" not in report.tables[0].legend and "spread between seeds" not in report.tables[0].legend
+
+
+def test_orders_that_leave_one_random_order_say_that_one_order_is_too_few(tmp_path: Path) -> None:
+    report = read_report(made_up_study(tmp_path, "orders", (0, 1), orders=1, flags=["norm", "stem"]), tmp_path)
+    assert "because one order does not show how effects vary over orders" in as_text(report.summary)
+
+
 def test_an_unfinished_study_says_so_and_asks_for_no_more_runs() -> None:
     runs = study_runs()
     runs.loc[runs["seed"] == 2, "status"] = "left"
@@ -394,6 +417,24 @@ def test_the_power_of_rows_with_unequal_seeds_names_the_rows_that_it_holds_for()
     assert "between rows" not in power
     few = runs[(runs["row"] != runs["row"].iloc[-1]) | (runs["seed"] == 0)]
     assert "between rows with 5 seeds is detected" in describe_power(few, pairs(few))
+
+
+def test_the_power_is_not_said_of_a_comparison_whose_interval_is_much_wider() -> None:
+    """The first row of a roadmap has a recipe of its own, so its comparison has few degrees of freedom."""
+    chance = np.random.default_rng(0)
+    rows = {"row-0": np.array([84.4, 85.0, 85.6])}
+    rows |= {f"row-{place}": 85 + 0.4 * chance.standard_normal(3) for place in range(1, 8)}
+    runs = pd.concat(
+        [
+            pd.DataFrame(
+                {"row": row, "seed": range(3), "status": "done", "top1": values, "recipe": f"r{row == 'row-0'}"}
+            )
+            for row, values in rows.items()
+        ]
+    ).reset_index(drop=True)
+    steps = [(f"row-{place}", f"row-{place - 1}") for place in range(1, 8)]
+    assert ", in the median comparison, is detected" in describe_power(runs, steps)
+    assert "median" not in describe_power(runs, steps[1:])
 
 
 @pytest.mark.parametrize(("many", "share"), [(1, 0.9), (11, 0.9), (16, 0.04)])

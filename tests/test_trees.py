@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import socket
@@ -232,9 +235,35 @@ def test_classes_that_differ_little_are_refused_with_both_names(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_class_without_images_is_refused_with_what_it_holds(tmp_path: Path, name: str) -> None:
     put(tree(tmp_path), "train/c/1.heic", "train/c/2.heic", "val/c/1.jpg")
+    others = [f"train/{other}/{number}.heic" for other in "bdz" for number in range(2)]  # further examples
+    put(tmp_path, *others, "train/d/1.jpg", "train/z/1.jpg")
     assert f"class folder {tmp_path}/train/c contains no images; left out: not an image suffix: .heic (c/1.heic)" in (
         refused(name, tmp_path)
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_that_is_a_link_to_another_class_is_named(tmp_path: Path, name: str) -> None:
+    put(tree(tmp_path), "val/c/1.jpg")
+    (tmp_path / "train/c").symlink_to("a")
+    assert f"class 'c' is in only one of {tmp_path}/train and {tmp_path}/val; {tmp_path}/train/c is a link to a " in (
+        refused(name, tmp_path)
+    )
+
+
+def test_a_missing_split_is_refused_with_the_folders_that_are_there(tmp_path: Path) -> None:
+    put(tmp_path, "train/a/1.jpg", "valid/a/1.jpg", ".cache/1.jpg")
+    expected = f"no folder {tmp_path}/val; it must contain one folder of images per class ({tmp_path} contains {{}})"
+    assert expected.format("train, valid") in refused("folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_have_the_names_of_their_folders_in_json_and_one_line_in_text(tmp_path: Path, name: str) -> None:
+    names = ["a\nb", "猫", "🐕\u200d🦺"]
+    put(tmp_path, *(f"{part}/{one}/1.jpg" for part in PARTS for one in names))
+    found = inspect(load(name, tmp_path, 8))
+    assert [one["name"] for one in json.loads(json.dumps(inspection.as_json(found)))["classes"]] == names
+    assert r"a\nb 1 and 1, 猫 1 and 1, 🐕\u200d🦺 1 and 1" in describe(found)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -338,6 +367,20 @@ def test_splits_of_shards_have_the_same_classes(tmp_path: Path) -> None:
     shard(tmp_path / "train.tar", samples(1, 2))
     shard(tmp_path / "val.tar", samples(0, 1))
     assert "class 0 is in only one of" in refused("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_compressed_shards_are_refused_as_such(tmp_path: Path, mode: str, compress: Callable[[bytes], bytes]) -> None:
+    for part in PARTS:
+        shard(tmp_path / f"{part}.tar", samples(0, 1))
+    (tmp_path / "train.tar").write_bytes(compress((tmp_path / "train.tar").read_bytes()))
+    assert f"shard {tmp_path}/train.tar cannot be read (it is compressed; decompress it)" in (
+        refused("imagenet", tmp_path)
+    )
+    (tmp_path / "train.tar").rename(tmp_path / f"train-0.tar.{mode}")
+    assert f"nor WebDataset shards *train*.tar and *val*.tar; decompress the shards (train-0.tar.{mode})" in (
+        refused("imagenet", tmp_path)
+    )
 
 
 def left_out(place: Path) -> dict[str, int]:

@@ -14,10 +14,10 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, Jpeg2KImagePlugin, PngImagePlugin, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from ablations.errors import RequestError, one_line
@@ -30,6 +30,7 @@ SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # what a color profile cal
 NEAR = 2  # levels: a profile whose colors differ from sRGB by no more is one of sRGB's many variants
 BITS, PHOTOMETRIC, ORIENTATION, PLANES, COLORMAP, SAMPLE_FORMAT = 258, 262, 274, 284, 320, 339  # TIFF tags
 SEPARATE, SIGNED = 2, 2  # a value of PLANES, and one of SAMPLE_FORMAT
+JPEG2000 = b"\xff\x4f\xff\x51"  # the markers before the header of a codestream
 TURNS = {  # what makes an image of each EXIF orientation upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -78,7 +79,7 @@ def shown(image: Image.Image, name: str, mode: str = "RGB") -> Image.Image:
 
     Raise DamagedImageError if it is corrupt, in color where L is wanted, or of values of unknown range.
     """
-    if image.mode == mode and not image.info:
+    if image.mode == mode and not image.info and not isinstance(image, ImageFile.ImageFile):
         return image
     with _faults(name):
         if mode == "L" and image.mode not in GRAY:
@@ -181,8 +182,23 @@ def _check(image: Image.Image) -> None:
         deep = 16 in tags.get(BITS, ()) and image.info["compression"] == "raw"
         if deep or image.mode in ("LA", "La", "PA"):
             raise ValueError("its channels are stored one after another, which Pillow misreads; interleave them")
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile) and image.tile and image.fp:
+        _check_jpeg2000(image.fp)
     if _raw_mode(image) == "RGB;16B" and "transparency" in image.info:
         raise ValueError("it has a transparent color of 16 bits per channel, which Pillow cannot match")
+
+
+def _check_jpeg2000(file: IO[bytes]) -> None:
+    """Raise ValueError for JPEG 2000 of signed values, or deep ones of several channels, whose white turns black."""
+    place = file.tell()
+    file.seek(0)
+    _, _, header = file.read().partition(JPEG2000)  # its length, 34 bytes of sizes, the number of channels
+    file.seek(place)
+    channels = header[38 : 38 + 3 * int.from_bytes(header[36:38]) : 3]
+    if any(depth & 128 for depth in channels):
+        raise ValueError("its values are signed integers, whose range is unknown; convert it to 8 bits per channel")
+    if len(channels) > 1 and (deepest := max(channels) + 1) > 8:
+        raise ValueError(f"it has {deepest} bits per channel, which Pillow misreads in JPEG 2000; convert it to 8 bits")
 
 
 def _correct(image: Image.Image) -> None:

@@ -13,7 +13,17 @@ import numpy as np
 import torch
 
 from ablations.data.image_files import ImageFiles
-from ablations.data.inventory import CLASSES, Account, Inventory, Tally, is_image_name, reason_to_skip, shown, some
+from ablations.data.inventory import (
+    CLASSES,
+    EXAMPLES,
+    Account,
+    Inventory,
+    Tally,
+    is_image_name,
+    reason_to_skip,
+    shown,
+    some,
+)
 from ablations.errors import RequestError
 
 Identity = tuple[int, int]  # of a folder: device and inode
@@ -59,10 +69,13 @@ def class_folders(dataset: str, data_dir: Path) -> tuple[ClassFolders, ClassFold
     forms, others = _forms(dataset, train), _forms(dataset, test)
     odd = sorted(forms.keys() ^ others.keys())
     if odd:
-        other = [one for one in (others if odd[0] in forms else forms) if _loosely(one) == _loosely(odd[0])]
+        lacking, known = (test, others) if odd[0] in forms else (train, forms)
+        other = [one for one in known if _loosely(one) == _loosely(odd[0])]
+        link = lacking.place / (forms | others)[odd[0]]
         raise RequestError(
             f"dataset {dataset}: class '{shown(odd[0])}' is in only one of {train.place} and {test.place}"
             + (f", and '{shown(other[0])}' in the other: rename one" if other else "")
+            + (f"; {shown(str(link))} is a link to a folder that is read already" if link.is_symlink() else "")
         )
     return train, test.ordered([others[form] for form in forms])
 
@@ -109,7 +122,10 @@ def _unreadable(dataset: str, place: Path, error: OSError) -> RequestError:
 def _scanned(dataset: str, place: Path) -> ClassFolders:
     """List the class folders of a split; raise RequestError if there are none, or one has no images."""
     if not is_folder(dataset, place):
-        raise RequestError(f"dataset {dataset}: no folder {place}; it must contain one folder of images per class")
+        raise RequestError(
+            f"dataset {dataset}: no folder {place}; it must contain one folder of images per class"
+            + _folders_in(place.parent)
+        )
     walk = _Walk(dataset, place)
     walk.run()
     if not walk.images:
@@ -118,16 +134,40 @@ def _scanned(dataset: str, place: Path) -> ClassFolders:
     inventory = Inventory(sum(map(len, images.values())), skipped=walk.tally.skipped)
     for name in images:
         if not images[name]:
-            others = ", ".join(
-                f"{one.reason} ({one.examples[0]})"
-                for one in inventory.skipped
-                if one.examples[0].startswith(f"{name}/")
-            )
-            raise RequestError(
-                f"dataset {dataset}: class folder {place}/{shown(name)} contains no images"
-                + (f"; left out: {others}" if others else "; remove it, or add images such as .jpg or .png")
-            )
+            raise _no_images(dataset, place, name)
     return ClassFolders(place, images, inventory, walk.read)
+
+
+def _no_images(dataset: str, place: Path, name: str) -> RequestError:
+    """Return the error for a class folder without images, which says what it contains instead."""
+    walk = _Walk(dataset, place)
+    walk.tally = _TallyBelow(folder=name)
+    walk.run()
+    others = ", ".join(f"{one.reason} ({one.examples[0]})" for one in walk.tally.skipped[:EXAMPLES])
+    return RequestError(
+        f"dataset {dataset}: class folder {place}/{shown(name)} contains no images"
+        + (f"; left out: {others}" if others else "; remove it, or add images such as .jpg or .png")
+    )
+
+
+@dataclass
+class _TallyBelow(Tally):
+    """Count what is left out in one class folder."""
+
+    folder: str = ""
+
+    def skip(self, reason: str, name: str, files: int = 1) -> None:
+        if name.startswith(f"{self.folder}/"):
+            super().skip(reason, name, files)
+
+
+def _folders_in(place: Path) -> str:
+    """Say which folders there are, for a user who named another one; nothing if there are none."""
+    try:
+        names = sorted(path.name for path in place.iterdir() if path.is_dir() and not reason_to_skip(path.name))
+    except OSError:
+        return ""
+    return f" ({place} contains {some(names)})" if names else ""
 
 
 class _Walk:

@@ -90,7 +90,7 @@ def inspect(data: DataSet) -> Inspection:
     """Inspect a dataset. Images in files are opened again; of large datasets, a part is examined."""
     counts = [np.bincount(split.labels.numpy(), minlength=len(data.classes)) for split in (data.train, data.test)]
     classes = tuple(
-        ClassCount(label, shown(name), int(train), int(test))
+        ClassCount(label, name, int(train), int(test))
         for label, (name, train, test) in enumerate(zip(data.classes, *counts, strict=True))
     )
     train, test = _files(data)
@@ -232,10 +232,10 @@ def describe(found: Inspection) -> str:
 
 def _describe_classes(classes: Sequence[ClassCount]) -> str:
     if len(classes) <= LISTED:
-        return ", ".join(f"{one.name} {one.train} and {one.test}" for one in classes)
+        return ", ".join(f"{shown(one.name)} {one.train} and {one.test}" for one in classes)
     counts = (("training", [one.train for one in classes]), ("test", [one.test for one in classes]))
     spread = "; ".join(f"{split} {min(n)} to {max(n)}, median {float(np.median(n)):g}" for split, n in counts)
-    return f"{classes[0].name} to {classes[-1].name}; per class {spread}"
+    return f"{shown(classes[0].name)} to {shown(classes[-1].name)}; per class {spread}"
 
 
 def _describe_inventory(split: str, inventory: Inventory) -> list[str]:

@@ -44,9 +44,11 @@ def shard_paths(data_dir: Path) -> tuple[list[Path], list[Path]]:
         sorted(path for path in data_dir.glob(f"*{split}*.tar") if _is_shard(path)) for split in ("train", "val")
     )
     if not train or not test:
+        packed = sorted(path.name for path in data_dir.glob("*") if _COMPRESSED.search(path.name))
         raise RequestError(
             f"dataset imagenet: {data_dir} contains neither folders train and val, each with one folder of images "
             f"per class, nor WebDataset shards *train*.tar and *val*.tar"
+            + (f"; decompress the shards ({some(packed)})" if packed else "")
         )
     both = set(train) & set(test)
     if both:
@@ -55,6 +57,10 @@ def shard_paths(data_dir: Path) -> tuple[list[Path], list[Path]]:
             f"of train and val"
         )
     return train, test
+
+
+_COMPRESSED = re.compile(r"(train|val).*\.(tar\.(gz|bz2|xz|zst)|tgz)$")
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of gzip, bzip2, xz and zstd
 
 
 def _is_shard(path: Path) -> bool:
@@ -167,7 +173,16 @@ def _samples(number: int, path: Path, tally: Tally) -> list[_Sample]:
     except _ShardError as error:
         raise RequestError(f"dataset imagenet: shard {path}: {error}") from None
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise RequestError(f"dataset imagenet: shard {path} cannot be read ({one_line(error)})") from None
+        reason = "it is compressed; decompress it" if _is_compressed(path) else one_line(error)
+        raise RequestError(f"dataset imagenet: shard {path} cannot be read ({reason})") from None
+
+
+def _is_compressed(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(6).startswith(_MAGIC)
+    except OSError:
+        return False
 
 
 class _ShardError(ValueError):

@@ -33,7 +33,8 @@ def add_needed_seeds(folder: Path) -> Study:
         runs = on_compared_images(study_runs(study, folder))
         needed = seeds_needed(runs, study.precision.half_width, study.measure)
         if needed is None:
-            raise RunError(f"study folder {folder}: no comparison has two finished runs, so the variance is unknown")
+            known = "no comparison has a known variance: it takes two finished runs of one row with different results"
+            raise RunError(f"study folder {folder}: {known}")
         study = sized(study, needed)
         write_study(study, folder)
     return study

@@ -125,7 +125,8 @@ def _line(row: RowResults, base: RowResults) -> dict[str, object]:
     """The line of a comparison before it is tested."""
     ours, theirs = summarise(row.values), summarise(base.values)
     same = "same runs as its baseline" if row.source == base.source and row.name != base.name else ""
-    baseline = f"baseline {base.reason}" if base.reason else ""
+    has = "has " if base.reason.startswith(("no ", "several ")) else ""
+    baseline = f"baseline {has}{base.reason}" if base.reason else ""
     return {
         **{"row": row.name, "base": base.name, "mean": ours.mean, "sd": ours.sd, "seeds": ours.seeds},
         **{"base_mean": theirs.mean, "base_sd": theirs.sd, "base_seeds": theirs.seeds},

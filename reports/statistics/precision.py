@@ -15,7 +15,7 @@ from reports.statistics.compare import fit_rows
 from reports.statistics.contrasts import contrasts
 from reports.statistics.measures import Measure
 from reports.statistics.noise import Noise
-from reports.statistics.row_results import gather
+from reports.statistics.row_results import gather, resolution
 from reports.statistics.sequential import PRECISION, gives_variance, last_added
 
 LEVEL = 0.95
@@ -52,7 +52,7 @@ def seeds_needed(runs: pd.DataFrame, half_width: float, measure: Measure = "top1
     """
     rows = gather(runs, measure)
     results = [row for row in rows.values() if row.source == row.name]
-    noise = fit_rows(results)
+    noise = fit_rows(results, resolution(runs, measure))
     places = {row.name: place for place, row in enumerate(results) if noise.known[place]}
     pairs = [
         (places[rows[row].source], places[rows[base].source])

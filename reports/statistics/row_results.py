@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError, shortened
+from reports.predictions import images_of
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 from reports.statuses import NOT_COMPARED, shown
@@ -87,6 +88,12 @@ def _results(name: str, row: _Lines, source: str, measure: Measure) -> RowResult
     used = tuple(value for seed, value in sorted(row.values.items()) if seed in row.for_variance)
     note = account(row.statuses, row.values, row.reasons, measure)
     return RowResults(name, values, used, group, source, reason, note)
+
+
+def resolution(runs: pd.DataFrame, measure: Measure = "top1") -> float:
+    """The step in which top-1 comes, 100 / test images; 0 if unknown, and for the loss."""
+    images = images_of(runs) if measure == "top1" else None
+    return 100 / images if images else 0.0
 
 
 def account(
