@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def summarise_study(
         facts=facts(runs),
         about=about if verdicts else _without_verdicts(table, runs, measure),
         groups=tuple(_groups(findings, measure)),
-        notes=(*power, *notes),
+        notes=(*_interaction_notes(tables, measure), *power, *notes),
         figure=table.name if table else "",
         warnings=tuple(study_warnings(runs)),
     )
@@ -149,6 +149,37 @@ def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
 def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the lines of a raw table that the table shows: that of a grid has more effects."""
     return frame[frame["family"] != Family.AT_EACH] if "family" in frame else frame
+
+
+def _interaction_notes(tables: Sequence[Table], measure: Measure) -> Iterator[str]:
+    """Name the significant interactions, because of which an averaged effect is not all that a flag does."""
+    lines = [line for table in tables for line in _in_rows(table.frame).to_dict("records") if _interaction(line)]
+    lines = [line for line in lines if known(line["p"])]
+    found = [line for line in lines if line["verdict"] in (Verdict.BETTER, Verdict.WORSE)]
+    if not found:
+        return
+    found.sort(key=lambda line: -abs(line["effect"]))
+    shown = [
+        described(Finding(_interaction(line), line["effect"], line["low"], line["high"], line["verdict"]), measure)
+        for line in found
+    ]
+    more = f"; and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    yield (
+        f"Significant interactions ({len(found)} of {len(lines)}): {'; '.join(shown[:_NAMED])}{more}. "
+        "The effects of these flags depend on each other: do not read their averages alone."
+    )
+
+
+def _interaction(line: Mapping[Any, Any]) -> str:
+    """Name the interaction that a line of a grid, of a screen or of orders is about; empty if it is about none."""
+    if str(line.get("where", "")).startswith("interaction"):
+        return f"{line['change']}, {line['where']}"
+    if "other" in line and "flag" in line:
+        return f"{line['flag']} × {line['other']}"
+    if "flags" in line:
+        aliases = f" (or its aliases {line['aliases']})" if line.get("aliases") else ""
+        return f"{line['flags']}{aliases}"
+    return ""
 
 
 def _names(column: Column) -> bool:

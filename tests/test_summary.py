@@ -452,9 +452,23 @@ def test_a_grids_detectable_effect_is_that_of_the_lines_that_its_table_shows(tmp
     flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7], "activation": ["relu", "gelu"]}
     table = read_report(made_up_study(tmp_path, "grid", flags=flags), tmp_path).tables[0]
     frame = table.frame
-    said = summarise_study("s", study_runs(), [table]).notes[0]
+    said = " ".join(summarise_study("s", study_runs(), [table]).notes)
     shown, every = (detectable_effect(lines, 0.9) for lines in (frame[frame["family"] != Family.AT_EACH], frame))
     assert every > shown * 1.05 and f"A true effect of {shown:#.2g} pp" in said
+
+
+def test_a_summary_names_significant_interactions(tmp_path: Path) -> None:
+    """Each flag helps with one value of the other and hurts with the other value: on average it does nothing."""
+
+    def outcome(run: RunConfig) -> dict[str, float]:
+        together = ("kernel_size=7" in run.row) == ("norm=ln" in run.row)
+        return {"top1": (88.0 if together else 85.0) + 0.4 * run.seed}
+
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]}
+    report = read_report(made_up_study(tmp_path, "grid", outcome=outcome, flags=flags), tmp_path)
+    (note,) = [note for note in report.summary.notes if note.startswith("Significant interactions (1 of 1): norm: ")]
+    assert "interaction with kernel_size: 7 − 3 +6.00 (" in note and "do not read their averages alone" in note
+    assert not any("nteraction" in note for note in summarise_study("s", study_runs(), [report.tables[-1]]).notes)
 
 
 def test_differences_of_zero_are_not_to_be_detected() -> None:
