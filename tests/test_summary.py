@@ -27,6 +27,7 @@ from reports.formats import terminal
 from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
 from reports.predictions import Predicted
+from reports.statistics.factorial import Family
 from reports.statistics.power import describe_power, detectable_effect, seeds_to_detect, study_power
 from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
@@ -445,6 +446,23 @@ def test_the_detectable_effect_is_detected_with_the_power_that_is_said(many: int
     effect = detectable_effect(lines, share)
     critical = stats.t.isf(0.05 * share / many / 2, df)
     assert stats.nct.sf(critical, df, effect / se) == pytest.approx(0.8, abs=0.07)
+
+
+def test_a_grids_detectable_effect_is_that_of_the_lines_that_its_table_shows(tmp_path: Path) -> None:
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7], "activation": ["relu", "gelu"]}
+    table = read_report(made_up_study(tmp_path, "grid", flags=flags), tmp_path).tables[0]
+    frame = table.frame
+    said = summarise_study("s", study_runs(), [table]).notes[0]
+    shown, every = (detectable_effect(lines, 0.9) for lines in (frame[frame["family"] != Family.AT_EACH], frame))
+    assert every > shown * 1.05 and f"A true effect of {shown:#.2g} pp" in said
+
+
+def test_differences_of_zero_are_not_to_be_detected() -> None:
+    runs = study_runs()
+    runs["top1"] = 85.0 + 0.3 * runs["seed"]
+    table = comparison_table(runs)
+    assert set(table.frame["verdict"].dropna()) == {"inconclusive"}
+    assert not any("inconclusive difference is" in note for note in summarise_study("s", runs, [table]).notes)
 
 
 def test_a_grid_says_that_each_family_is_corrected_on_its_own(tmp_path: Path) -> None:
