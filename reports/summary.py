@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def summarise_study(
         facts=facts(runs),
         about=about if verdicts else _without_verdicts(table, runs, measure),
         groups=tuple(_groups(findings, measure)),
-        notes=(*power, *notes),
+        notes=(*_interaction_notes(tables, measure), *power, *notes),
         figure=table.name if table else "",
         warnings=tuple(study_warnings(runs)),
     )
@@ -133,10 +133,7 @@ def _main(tables: Sequence[Table]) -> Table | None:
 def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
     """The effects of a table, the best first; rows without a comparison are left out."""
     findings = []
-    frame = table.frame
-    if "family" in frame:  # a grid's raw table has more effects than its rows
-        frame = frame[frame["family"] != Family.AT_EACH]
-    for line, cells in zip(frame.to_dict("records"), table.rows, strict=True):
+    for line, cells in zip(_in_rows(table.frame).to_dict("records"), table.rows, strict=True):
         verdict = AVERAGED if table.name == ORDERS else line["verdict"]
         interaction = str(line.get("where", "")).startswith("interaction")  # neither helps nor hurts by itself
         if isinstance(verdict, str) and verdict and not interaction:
@@ -147,6 +144,42 @@ def findings_of(table: Table, measure: Measure = "top1") -> list[Finding]:
             findings.append(Finding(label, effect, low, high, verdict, reason, str(line.get("marks", ""))))
     sign = -1 if measure == "top1" else 1
     return sorted(findings, key=lambda finding: sign * finding.effect if known(finding.effect) else math.inf)
+
+
+def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of a raw table that the table shows: that of a grid has more effects."""
+    return frame[frame["family"] != Family.AT_EACH] if "family" in frame else frame
+
+
+def _interaction_notes(tables: Sequence[Table], measure: Measure) -> Iterator[str]:
+    """Name the significant interactions, because of which an averaged effect is not all that a flag does."""
+    lines = [line for table in tables for line in _in_rows(table.frame).to_dict("records") if _interaction(line)]
+    lines = [line for line in lines if known(line["p"])]
+    found = [line for line in lines if line["verdict"] in (Verdict.BETTER, Verdict.WORSE)]
+    if not found:
+        return
+    found.sort(key=lambda line: -abs(line["effect"]))
+    shown = [
+        described(Finding(_interaction(line), line["effect"], line["low"], line["high"], line["verdict"]), measure)
+        for line in found
+    ]
+    more = f"; and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    yield (
+        f"Significant interactions ({len(found)} of {len(lines)}): {'; '.join(shown[:_NAMED])}{more}. "
+        "The effects of these flags depend on each other: do not read their averages alone."
+    )
+
+
+def _interaction(line: Mapping[Any, Any]) -> str:
+    """Name the interaction that a line of a grid, of a screen or of orders is about; empty if it is about none."""
+    if str(line.get("where", "")).startswith("interaction"):
+        return f"{line['change']}, {line['where']}"
+    if "other" in line and "flag" in line:
+        return f"{line['flag']} × {line['other']}"
+    if "flags" in line:
+        aliases = f" (or its aliases {line['aliases']})" if line.get("aliases") else ""
+        return f"{line['flags']}{aliases}"
+    return ""
 
 
 def _names(column: Column) -> bool:
@@ -202,7 +235,8 @@ def described(finding: Finding, measure: Measure = "top1") -> str:
 
 
 def _listed(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
+    between = "; " if any(", " in label for label in labels) else ", "
+    return between.join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
 
 
 def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
@@ -219,7 +253,7 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         yield f"3 seeds per row would give {gives}: {_cost(runs, 3 - have)}."
         return
     if "effect" in frame:
-        yield from _effect_notes(runs, frame, measure)
+        yield from _effect_notes(runs, _in_rows(frame), measure)
     if "difference" not in frame or have < 2:
         return
     if power := describe_power(runs, pairs(runs), measure):
@@ -227,22 +261,24 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
     if verdicts.eq(Verdict.INCONCLUSIVE.value).any():
         if offers := list(_offers(runs, have, measure)):
             yield f"To resolve inconclusive comparisons, add seeds: {'; '.join(offers[:2])}."
-        yield _largest_inconclusive(runs, frame, have, measure)
+        yield from _largest_inconclusive(runs, frame, have, measure)
 
 
-def _largest_inconclusive(runs: pd.DataFrame, frame: pd.DataFrame, have: int, measure: Measure) -> str:
-    """Say what it takes to settle the largest inconclusive difference, if it is as large as it looks."""
+def _largest_inconclusive(runs: pd.DataFrame, frame: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
+    """Say what it takes to settle the largest inconclusive difference, if it is as large as it looks and not 0."""
     open_lines = frame[frame["verdict"] == Verdict.INCONCLUSIVE]
     line = open_lines.iloc[int(open_lines["difference"].astype(float).abs().argmax())]
     seeds = seeds_to_detect(runs, frame, line.to_dict())
     effect, low, high = (float(line[name]) for name in ("difference", "low", "high"))
+    if round(effect, MEASURES[measure].digits) == 0:
+        return
     shown = described(Finding(str(line["label"]), effect, low, high, Verdict.INCONCLUSIVE), measure)
     needs = (
         f"about {seeds} seeds per row ({_cost(runs, seeds - have)})" if seeds else f"over {MOST_SEEDS} seeds per row"
     )
     several = len(open_lines) > 1
     rough = "the largest of several estimates is often too large" if several else "the true difference may be smaller"
-    return (
+    yield (
         f"The {'largest ' if several else ''}inconclusive difference is {shown}. Detecting a true difference of that "
         f"size with 80% power takes {needs}. This is rough: {rough}, and half the size takes about four times as many."
     )

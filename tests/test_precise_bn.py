@@ -24,6 +24,7 @@ from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints, read_checkpoint
 from ablations.training.corrupt_images import DamagedDataError
 from ablations.training.trainer import Interrupted, Trainer
+from modernize.reference import build_reference
 
 DESIGN = "pocket,depths=1-1,width=4,stem_stride=1"
 STEPS: dict[str, Any] = {"max_epochs": 1, "batch_size": 64, "learning_rate": 5e-3}  # 22 steps of digits
@@ -288,6 +289,16 @@ def test_a_compiled_network_has_the_same_statistics(digits: DataSet) -> None:
     compiled.model.compile(backend="eager")
     compiled.train(), plain.train()
     torch.testing.assert_close(first_norm(compiled.model).running_var, first_norm(plain.model).running_var)
+
+
+@pytest.mark.parametrize("changes", [{"precise_bn": 64}, {"mixup": 0.8}])
+def test_a_reference_that_repeats_gray_images_is_called_with_its_hooks(
+    digits: DataSet, changes: dict[str, Any]
+) -> None:
+    torch.manual_seed(7)
+    network = build_reference("torchvision:resnet18", 10, 1, 0.0, 8)
+    run = Trainer(network, digits.train, digits.test, TrainingConfig(**STEPS | {"max_epochs": 0.05} | changes))
+    assert run.train().evaluation.top1 >= 0
 
 
 def test_small_recipes_recompute_and_the_papers_do_not() -> None:

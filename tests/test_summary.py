@@ -27,6 +27,7 @@ from reports.formats import terminal
 from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
 from reports.predictions import Predicted
+from reports.statistics.factorial import Family
 from reports.statistics.power import describe_power, detectable_effect, seeds_to_detect, study_power
 from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
@@ -419,6 +420,24 @@ def test_the_power_of_rows_with_unequal_seeds_names_the_rows_that_it_holds_for()
     assert "between rows with 5 seeds is detected" in describe_power(few, pairs(few))
 
 
+def test_the_power_is_not_said_of_a_comparison_whose_interval_is_much_wider() -> None:
+    """The first row of a roadmap has a recipe of its own, so its comparison has few degrees of freedom."""
+    chance = np.random.default_rng(0)
+    rows = {"row-0": np.array([84.4, 85.0, 85.6])}
+    rows |= {f"row-{place}": 85 + 0.4 * chance.standard_normal(3) for place in range(1, 8)}
+    runs = pd.concat(
+        [
+            pd.DataFrame(
+                {"row": row, "seed": range(3), "status": "done", "top1": values, "recipe": f"r{row == 'row-0'}"}
+            )
+            for row, values in rows.items()
+        ]
+    ).reset_index(drop=True)
+    steps = [(f"row-{place}", f"row-{place - 1}") for place in range(1, 8)]
+    assert ", in the median comparison, is detected" in describe_power(runs, steps)
+    assert "median" not in describe_power(runs, steps[1:])
+
+
 @pytest.mark.parametrize(("many", "share"), [(1, 0.9), (11, 0.9), (16, 0.04)])
 def test_the_detectable_effect_is_detected_with_the_power_that_is_said(many: int, share: float) -> None:
     df, se = 12.0, 0.4
@@ -427,6 +446,37 @@ def test_the_detectable_effect_is_detected_with_the_power_that_is_said(many: int
     effect = detectable_effect(lines, share)
     critical = stats.t.isf(0.05 * share / many / 2, df)
     assert stats.nct.sf(critical, df, effect / se) == pytest.approx(0.8, abs=0.07)
+
+
+def test_a_grids_detectable_effect_is_that_of_the_lines_that_its_table_shows(tmp_path: Path) -> None:
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7], "activation": ["relu", "gelu"]}
+    table = read_report(made_up_study(tmp_path, "grid", flags=flags), tmp_path).tables[0]
+    frame = table.frame
+    said = " ".join(summarise_study("s", study_runs(), [table]).notes)
+    shown, every = (detectable_effect(lines, 0.9) for lines in (frame[frame["family"] != Family.AT_EACH], frame))
+    assert every > shown * 1.05 and f"A true effect of {shown:#.2g} pp" in said
+
+
+def test_a_summary_names_significant_interactions(tmp_path: Path) -> None:
+    """Each flag helps with one value of the other and hurts with the other value: on average it does nothing."""
+
+    def outcome(run: RunConfig) -> dict[str, float]:
+        together = ("kernel_size=7" in run.row) == ("norm=ln" in run.row)
+        return {"top1": (88.0 if together else 85.0) + 0.4 * run.seed}
+
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]}
+    report = read_report(made_up_study(tmp_path, "grid", outcome=outcome, flags=flags), tmp_path)
+    (note,) = [note for note in report.summary.notes if note.startswith("Significant interactions (1 of 1): norm: ")]
+    assert "interaction with kernel_size: 7 − 3 +6.00 (" in note and "do not read their averages alone" in note
+    assert not any("nteraction" in note for note in summarise_study("s", study_runs(), [report.tables[-1]]).notes)
+
+
+def test_differences_of_zero_are_not_to_be_detected() -> None:
+    runs = study_runs()
+    runs["top1"] = 85.0 + 0.3 * runs["seed"]
+    table = comparison_table(runs)
+    assert set(table.frame["verdict"].dropna()) == {"inconclusive"}
+    assert not any("inconclusive difference is" in note for note in summarise_study("s", runs, [table]).notes)
 
 
 def test_a_grid_says_that_each_family_is_corrected_on_its_own(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def recompute_statistics(
     chosen = torch.randperm(len(feed), generator=random)[:images]
     passes = math.ceil(len(chosen) / batch_size)
     readable = 0
-    with torch.no_grad(), _normalizing_batches(sums):
+    # torch.compile ignores hooks that are registered after it
+    with torch.no_grad(), _normalizing_batches(sums), torch.compiler.set_stance("force_eager"):
         for batch in feed.evaluation(chosen, math.ceil(len(chosen) / passes)):
             note(batch)
             if len(batch.labels) < 2:  # it has no variance
@@ -65,7 +66,7 @@ def recompute_statistics(
             readable += len(batch.labels)
             inputs, _ = placement.inputs(batch)
             with placement.autocast():
-                model.forward(inputs)  # bypasses torch.compile, which ignores hooks
+                model(inputs)
         if not readable:
             raise DamagedDataError("too few training images are readable to recompute BatchNorm's statistics")
         for norm, found in sums.items():

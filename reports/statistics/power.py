@@ -22,7 +22,7 @@ from reports.statistics.sequential import FIRST_SHARE, gives_variance, looks, sp
 
 POWER, LEVEL = 0.8, 0.95
 STUDIES = 40  # whose variances stand for those that the study may have
-ALIKE = 1.5  # standard errors of comparisons that differ by less have one number
+ALIKE = 1.5  # intervals of comparisons that differ by less have one number
 MOST_SEEDS = 100  # per row that anybody is told to train
 HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
 
@@ -152,13 +152,18 @@ def _typical_spread(
     if not len(compared):
         return None
     counts = np.array([max(len(row.values), 1) for row in results], dtype=float)
-    errors = contrasts(noise, counts, compared).standard_errors / np.sqrt((1 / counts[compared]).sum(axis=1))
+    found, of_means = contrasts(noise, counts, compared), np.sqrt((1 / counts[compared]).sum(axis=1))
+    errors, intervals = found.standard_errors / of_means, found.half_widths(LEVEL) / of_means
     apart = [row.name for row, outlier in zip(results, noise.outlier, strict=True) if outlier]
     apart = [name for name in apart if places[name] in compared]
-    usual = errors[~noise.outlier[compared].any(axis=1)] if not noise.outlier[compared].any(axis=1).all() else errors
+    odd = noise.outlier[compared].any(axis=1)
+    usual = ~odd if not odd.all() else odd
+    same_seeds = usual & (counts[compared] == np.median(counts)).all(axis=1)
+    intervals = intervals[same_seeds if same_seeds.any() else usual]
+    alike = bool(intervals.max() < ALIKE * intervals.min())
     named = ", ".join(apart[:3]) + (f" and {len(apart) - 3} more" if len(apart) > 3 else "")
     vary = f"row{'s' if len(apart) > 1 else ''} {named}, which var{'y' if len(apart) > 1 else 'ies'} more"
-    return float(np.median(usual)), bool(usual.max() < ALIKE * usual.min()), f", but not for {vary}" if apart else ""
+    return float(np.median(errors[usual])), alike, f", but not for {vary}" if apart else ""
 
 
 def seeds_to_detect(runs: pd.DataFrame, compared: pd.DataFrame, line: Mapping[Any, Any]) -> int | None:
