@@ -678,3 +678,16 @@ def test_a_header_has_mode_and_upright_size_without_decoding_pixels() -> None:
     for data in (b"", b"words", picture("32 bits float.tif", 1, 0).data):
         with pytest.raises(DamagedImageError, match=r"^x: "):
             header(io.BytesIO(data), "x")
+
+
+def test_a_tiff_with_xmp_is_turned_once() -> None:
+    """Pillow turns TIFF itself, but keeps the orientation of the header where there is XMP."""
+    values = blocks(np.random.default_rng(0), 3, 256).astype(np.uint8)
+    for orientation in range(1, 9):
+        buffer = io.BytesIO()
+        tags = {ORIENTATION: orientation, 700: b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"}
+        Image.fromarray(values).save(buffer, "TIFF", tiffinfo=tags)
+        wanted = upright(values, orientation)
+        assert np.array_equal(np.asarray(decoded(buffer.getvalue(), "x")), wanted)
+        found = header(buffer, "x")
+        assert (found.height, found.width) == wanted.shape[:2]
