@@ -150,3 +150,9 @@ def test_images_in_memory_need_one_label_each() -> None:
         with pytest.raises(RequestError, match=r"^Split: "):
             Split(images, torch.tensor(labels))
     assert Split(images, torch.tensor([0, 1, 2], dtype=torch.int32)).labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1], dtype=torch.bfloat16), np.array([0, 1], np.float16)])
+@pytest.mark.filterwarnings("error")
+def test_whole_numbers_of_narrow_types_are_labels(labels: Any) -> None:
+    assert label_tensor(labels, "data", 2).tolist() == [0, 1]

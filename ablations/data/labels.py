@@ -36,7 +36,10 @@ def label_of(value: Any, what: str, index: int) -> int:
 def label_tensor(values: Any, what: str, images: int, classes: int = CLASSES) -> Tensor:
     """Return the labels of a split, int64 (N); raises RequestError naming the dataset and the first wrong one."""
     try:
-        labels = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if isinstance(values, Tensor):  # numpy lacks bfloat16
+            labels = (values.double() if values.is_floating_point() else values).cpu().numpy()
+        else:
+            labels = np.asarray(values)
     except (ValueError, TypeError):
         raise RequestError(f"{what}: labels must be one integer per image, from 0 to {_LARGEST}") from None
     if labels.ndim != 1 and labels.shape != (images, 1):
@@ -50,6 +53,7 @@ def label_tensor(values: Any, what: str, images: int, classes: int = CLASSES) ->
     if labels.dtype.kind not in "iuf":
         for index, label in enumerate(labels.tolist()):
             label_of(label, what, index)
+    if labels.dtype.kind not in "iu":  # float16 does not reach the number of classes
         labels = labels.astype(np.float64)
     wrong = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
     if wrong.any():
