@@ -279,3 +279,9 @@ def test_an_empty_value_as_from_an_unset_variable_is_refused(
     assert run_command([*command.split(), ""]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--image-size", "--in-channels", "--num-classes"])
+def test_a_size_beyond_any_network_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["count", "pocket", option, "9999999999"]) == 2
+    assert "is not in the range 1<=x<=100000" in capsys.readouterr().err

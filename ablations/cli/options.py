@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ablations.errors import RequestError
+from modernize.design import LARGEST
 
 
 class Integer(click.IntRange):
@@ -124,11 +125,13 @@ _OPTIONS: dict[str, Callable] = {
         help="Also draw the design as an SVG file.",
     ),
     "image_size": click.option(
-        "--image-size", type=Integer(1), help="Input resolution in pixels. [default: 224; pocket: 32]"
+        "--image-size", type=Integer(1, LARGEST), help="Input resolution in pixels. [default: 224; pocket: 32]"
     ),
-    "in_channels": click.option("--in-channels", type=Integer(1), help="Input channels. [default: 3; pocket: 1]"),
+    "in_channels": click.option(
+        "--in-channels", type=Integer(1, LARGEST), help="Input channels. [default: 3; pocket: 1]"
+    ),
     "num_classes": click.option(
-        "--num-classes", type=Integer(1), help="Number of classes. [default: 1000; pocket: 10]"
+        "--num-classes", type=Integer(1, LARGEST), help="Number of classes. [default: 1000; pocket: 10]"
     ),
 }
 
