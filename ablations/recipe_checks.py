@@ -53,7 +53,7 @@ def doubts(recipe: TrainingConfig, facts: Facts) -> list[str]:
     return [
         *_of_data(recipe, facts, steps),
         *_of_batches(recipe, facts),
-        *_of_schedule(recipe, steps),
+        *_of_schedule(recipe, steps, facts.train // recipe.batch_size),
         *_of_averaging(recipe, steps),
         *_of_augmentation(recipe, facts),
     ]
@@ -111,11 +111,11 @@ def _images(number: int) -> str:
     return "one image" if number == 1 else f"{number} images"
 
 
-def _of_schedule(recipe: TrainingConfig, steps: int) -> Iterator[str]:
+def _of_schedule(recipe: TrainingConfig, steps: int, per_epoch: int) -> Iterator[str]:
     epochs, peak = recipe.max_epochs, recipe.peak_learning_rate
     if recipe.schedule == "step":
         assert recipe.step_epochs is not None and recipe.step_factor is not None
-        if recipe.step_epochs >= epochs or recipe.step_factor == 1:
+        if recipe.step_epochs * per_epoch > steps - 1 or recipe.step_factor == 1:
             yield (
                 f"step_epochs={recipe.step_epochs:g}, step_factor={recipe.step_factor:g}: the learning rate never "
                 f"drops in max_epochs={epochs:g}"
@@ -125,7 +125,8 @@ def _of_schedule(recipe: TrainingConfig, steps: int) -> Iterator[str]:
                 f"step_epochs={recipe.step_epochs:g}: from half of max_epochs={epochs:g} on, the learning rate is "
                 "below 1/10000 of its peak"
             )
-    if recipe.warmup_epochs >= epochs:
+    warmup, falling = round(recipe.warmup_epochs * per_epoch), 1 if recipe.schedule == "cosine" else 0
+    if warmup and warmup + falling >= steps:  # the cosine's first step is at the peak, too
         yield f"warmup_epochs={recipe.warmup_epochs:g}: training (max_epochs={epochs:g}) ends at the peak learning rate"
     if peak > MAX_RATE[recipe.optimizer]:
         yield f"a peak learning rate of {peak:g}{_scaled(recipe)} is too large for {recipe.optimizer}"

@@ -174,7 +174,7 @@ class TrainingConfig(BaseModel):
         if self.crop_scale and self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale={list(self.crop_scale)}: the smaller fraction must come first")
         if self.crop_scale and self.crop_padding:
-            raise ValueError("crop_padding: crop_scale crops already; set only one of the two")
+            raise ValueError("crop_padding: crop_scale crops already; set crop_padding to 0, or crop_scale to null")
         if self.ema_warmup and self.ema_decay is None:
             raise ValueError("ema_warmup: only ema_decay uses it, and it is off")
         if self.batch_size % self.accumulation:
@@ -346,5 +346,6 @@ def check(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
         elif first["type"] == "value_error":
             problem = " ".join(filter(None, [f"{key}:" if key else "", str(first["ctx"]["error"])]))
         else:
-            problem = f"{key}={_shown(first['input'])}: {first['msg'].replace('Input should', 'must')}"
+            message = first["msg"].replace("Input should", "must").replace("tuple", "list")  # YAML has no tuples
+            problem = f"{key}={_shown(first['input'])}: {message}"
         raise RequestError(" ".join(f"{place}: {problem}".split())) from None

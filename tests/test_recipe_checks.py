@@ -95,6 +95,8 @@ MEANINGLESS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     ({"ema_decay": 0.999, "max_epochs": 1}, {}, "ema_decay=0.999: after 45 steps, 96%"),
     ({"warmup_epochs": 10}, {}, r"warmup_epochs=10: training \(max_epochs=10\) ends at the peak learning rate"),
+    ({"warmup_epochs": 0.99, "max_epochs": 1}, {}, "warmup_epochs=0.99: training .* ends at the peak learning rate"),
+    ({**STEP, "step_epochs": 0.99, "max_epochs": 1}, {}, "step_epochs=0.99, .* never drops in max_epochs=1"),
     ({**STEP, "warmup_epochs": 12}, {}, "warmup_epochs=12: training"),
     ({**STEP}, {}, "step_epochs=30, step_factor=0.1: the learning rate never drops in max_epochs=10"),
     ({**STEP, "step_epochs": 10}, {}, "step_epochs=10, step_factor=0.1: the learning rate never drops"),
@@ -174,10 +176,11 @@ def test_the_warnings_agree_with_the_schedule_and_the_average(
     steps, per_epoch = total_steps(made, known), known.train // batch
     said = " ".join(doubts(made, known))
     rates = [learning_rate(made, number, per_epoch, steps) for number in range(steps)]
-    if warmup >= epochs:
-        assert rates[-1] == max(rates) and "ends at the peak" in said
-    elif "ends at the peak" in said:
-        raise AssertionError("it falls")
+    warms = round(warmup * per_epoch) > 0
+    if step:
+        assert ("never drops" in said) == (30 * per_epoch > steps - 1)
+    else:
+        assert ("ends at the peak" in said) == (warms and rates[-1] == max(rates))
     share = 1.0
     for number in range(1, steps):
         share *= ema_decay(made, number)

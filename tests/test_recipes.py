@@ -152,7 +152,7 @@ def test_numbers_as_yaml_1_1_takes_for_text_are_numbers(folder: Path) -> None:
         ({"crop_padding": -1}, "crop_padding=-1: must be greater than or equal to 0"),
         ({"betas": [0.9, 1]}, "betas.1=1: must be less than 1"),
         ({"betas": [0.9]}, "betas.1 is missing"),
-        ({"betas": 0.9}, "betas=0.9: must be a valid tuple"),
+        ({"betas": 0.9}, "betas=0.9: must be a valid list"),
         ({"checkpoint_seconds": 0}, "checkpoint_seconds=0: must be greater than 0"),
         ({"checkpoint_steps": 0}, "checkpoint_steps=0: must be greater than or equal to 1"),
         ({"optimizer": "sgd", "momentum": 1}, "momentum=1: must be less than 1"),

@@ -262,3 +262,20 @@ def test_a_budget_is_a_plain_number() -> None:
     for text in ("05epochs", "٣epochs", "1_0epochs", "0x5epochs"):
         with pytest.raises(RequestError, match="write epochs or images"):
             read_budget(text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("run one-in --base pocket --dry-run --out", "run one-in --base pocket --dry-run --data-dir"),
+        *("run one-in --base pocket --data digits --dry-run --recipe", "train pocket --data digits --recipe"),
+        *("train pocket --data digits --out", "report docs/results/sweep --to", "report", "status"),
+    ],
+)
+def test_an_empty_value_as_from_an_unset_variable_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command([*command.split(), ""]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.cli.options import TABLE_FORMATS, Integer, image_settings, read_names, read_over, with_options
+from ablations.cli.options import TABLE_FORMATS, Integer, Location, image_settings, read_names, read_over, with_options
 from ablations.cli.output import print_table
 from ablations.errors import RequestError, writing
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--roadmap", "roadmap_name", metavar="NAME", help="Measure all rows of a roadmap: resnet50, resnet200 or pocket."
 )
-@click.option(
-    "--study", type=click.Path(path_type=Path), metavar="FOLDER", help="Measure a study's rows, for its report."
-)
+@click.option("--study", type=Location(), metavar="FOLDER", help="Measure a study's rows, for its report.")
 @click.option(
     "--against",
     metavar="NAME,NAME",
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
 @click.option("--repeats", type=Integer(1), default=5, show_default=True, help="Interleaved rounds (A B A B …).")
 @click.option("--warmup", type=Integer(0), default=1, show_default=True, help="Warm-up steps before each round.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all measurements to FILE, as JSON.")
+@click.option("--out", type=Location(), metavar="FILE", help="Write all measurements to FILE, as JSON.")
 @with_options("image_size", "in_channels", "num_classes", "device", "debug")
 def bench(
     designs: tuple[str, ...],

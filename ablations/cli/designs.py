@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ablations.cli.options import TABLE_FORMATS, image_settings, with_options
+from ablations.cli.options import TABLE_FORMATS, Location, image_settings, with_options
 from ablations.cli.output import print_table, print_words, shown
 from ablations.errors import RequestError, writing
 
@@ -110,7 +110,7 @@ def count(
 @click.argument("after", metavar="B")
 @click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=Location(),
     metavar="FOLDER",
     help="Study folder: also compare the two designs' results in it.",
 )

@@ -42,6 +42,18 @@ class Positive(click.FloatRange):
         return super().convert(number, param, context)
 
 
+class Location(click.Path):
+    """A path; an empty one, as from a shell variable that is not set, would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("'' is not a path; write . for the current folder.", param, context)
+        return super().convert(value, param, context)
+
+
 TABLE_FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
@@ -76,7 +88,7 @@ _OPTIONS: dict[str, Callable] = {
     "data_dir": click.option(
         "--data-dir",
         metavar="FOLDER",
-        type=click.Path(path_type=Path),
+        type=Location(),
         default=Path("data"),
         show_default=True,
         help="Folder that contains the datasets.",
@@ -107,7 +119,7 @@ _OPTIONS: dict[str, Callable] = {
     "diagram": click.option(
         "--diagram",
         metavar="FILE.svg",
-        type=click.Path(path_type=Path),
+        type=Location(),
         callback=read_svg_path,
         help="Also draw the design as an SVG file.",
     ),

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from ablations.cli.options import REPORTS, read_formats, with_options
+from ablations.cli.options import REPORTS, Location, read_formats, with_options
 from ablations.cli.output import print_table, print_text
 from ablations.errors import RequestError, RunError, writing
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the report. [default: FOLDER/report]"
-)
+@click.argument("folder", type=Location())
+@click.option("--to", type=Location(), metavar="DIR", help="Folder of the report. [default: FOLDER/report]")
 @click.option(
     "--format",
     "formats",

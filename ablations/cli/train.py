@@ -11,6 +11,7 @@ import click
 
 from ablations.cli.options import (
     Integer,
+    Location,
     Positive,
     check_tensorboard,
     read_flags,
@@ -51,9 +52,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
 @click.command()
 @click.argument("design")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]"
-)
+@click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
 @with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
 def train(
@@ -80,7 +79,7 @@ def train(
     from modernize.models import design as named
     from modernize.reference import check_reference, is_reference
 
-    recipe = recipe or "quick"
+    recipe = "quick" if recipe is None else recipe
     reference = check_reference(design) if is_reference(design) else None
     check_tensorboard(tensorboard)
     config = RunConfig(
@@ -159,7 +158,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     "--budget", metavar="5epochs|200000images", help="Training budget; overrides the recipe and rescales its schedule."
 )
 @click.option("--dry-run", is_flag=True, help="Only print the runs, their cost and an estimate of their time.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Study folder. [default: runs/STUDY]")
+@click.option("--out", type=Location(), metavar="FOLDER", help="Study folder. [default: runs/STUDY]")
 @click.option(
     "--jobs",
     type=Integer(1),
@@ -406,7 +405,7 @@ def _tasks(study: Study) -> int:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=Location())
 @with_options("debug")
 def status(folder: Path) -> None:
     """Show a study's finished, running, failed and pending runs.

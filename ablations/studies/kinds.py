@@ -20,7 +20,7 @@ from modernize.roadmap import Roadmap, Row, roadmap
 
 def main_recipe(request: StudyFile) -> str:
     """Return the recipe of all rows that have none of their own."""
-    return request.recipe or "quick"
+    return "quick" if request.recipe is None else request.recipe
 
 
 def _roadmap(request: StudyFile) -> Iterator[StudyRow]:
