@@ -111,6 +111,7 @@ class Display:
 def progress_console(quiet: bool = False) -> Console:
     """Return a console on standard output; output that cannot be written is lost, and training goes on."""
     lasting = Lasting(sys.stdout) if sys.stdout is not None else None
+    # Lasting passes on everything that it does not define
     return Console(file=lasting, quiet=quiet)  # type: ignore[arg-type]
 
 

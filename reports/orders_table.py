@@ -42,10 +42,11 @@ def orders_table(
     paper, random = list(orders[0]), [list(order) for order in orders[1:]]
     steps = {"top1": resolution, "loss": 0.0}
     found = {each: SetMeans.of(results_of(runs, each), steps[each]) for each in (measure, OTHER[measure])}
-    worths, beside = (
-        sampled_shapley(random, lambda chosen, sets=sets: sets.of_row(row_of(chosen)), sets.noise_df)  # type: ignore[misc]
-        for sets in found.values()
-    )
+
+    def averaged(sets: SetMeans) -> pd.DataFrame:
+        return sampled_shapley(random, lambda chosen: sets.of_row(row_of(chosen)), sets.noise_df)
+
+    worths, beside = map(averaged, found.values())
     in_paper = worths_in_order(paper, lambda chosen: found[measure].of_row(row_of(chosen)).mean)
     frame = worths.set_index("flag").loc[paper].reset_index()
     frame.insert(1, "in_paper_order", [in_paper[flag] for flag in paper])

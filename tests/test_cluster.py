@@ -460,7 +460,11 @@ def test_flags_stand_over_the_files_block_key_by_key(tmp_path: Path) -> None:
         ("  time: 800-0\n", ("--cluster", "slurm"), "'800-0' is longer than a year"),
         ("  memory: .inf\n", ("--cluster", "slurm"), "cluster.memory=inf"),
         ("  memory: yes\n", ("--cluster", "slurm"), "cluster.memory='yes': must be a valid number"),
-        ("  cpus: 1\n", ("--cluster", "slurm", "--memory", "nan"), "Invalid value for '--memory': 'nan' must be a number"),
+        (
+            "  cpus: 1\n",
+            ("--cluster", "slurm", "--memory", "nan"),
+            "Invalid value for '--memory': 'nan' must be a number",
+        ),
         ("  cpus: 1\n", ("--cluster", "slurm", "--partition", ""), "cluster.partition=''"),
         ("  options: {job_name: x}\n", ("--cluster", "slurm"), "cluster.options: job_name: every job sets it"),
         ("  options: {ntasks: 2}\n", ("--cluster", "slurm"), "cluster.options: ntasks: write it as cluster.processes"),
