@@ -28,7 +28,7 @@ from modernize.plan import compile_plan, trace
 from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from torch import nn
 
@@ -321,30 +321,6 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
     write_json(path, {"sessions": [*sessions, session]})
 
 
-def older_pixels(folders: Iterable[Path]) -> str | None:
-    """Say how many of these folders' runs began when images in files were decoded to other pixels; None if none did.
-
-    The checksum of such a dataset covers its files' names and labels, not their pixels.
-    """
-    from ablations.data.decode import VERSION
-    from ablations.store import DamagedError, read_json
-
-    older = 0
-    for folder in folders:
-        try:
-            first = read_json(folder / "environment.json")["sessions"][0]
-        except (FileNotFoundError, DamagedError):
-            continue
-        older += first["data"]["name"] == "imagenet" and first.get("decoder", 1) < VERSION
-    if not older:
-        return None
-    return (
-        f"{older} {'runs' if older > 1 else 'run'} began with an earlier version, which ignored orientation, "
-        f"transparency, color profiles and depths above 8 bits; images with these are read differently now. "
-        f"Choose another --out to read all alike"
-    )
-
-
 def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
     """Write a failed result for a run whose process died; return False if another process has taken the run."""
     from ablations.store import write_json
@@ -397,6 +373,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
     import torch
 
     from ablations.data.decode import VERSION
+    from modernize.acceleration import ROUNDING
 
     cuda = device.startswith("cuda")
     return {
@@ -411,6 +388,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "seed": seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
         "decoder": VERSION,
+        "rounding": ROUNDING,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -34,6 +34,7 @@ from ablations.training.optimizer import averaged_model, ema_decay, learning_rat
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
+from modernize.acceleration import accelerated
 
 __all__ = ["DamagedDataError", "DivergedError", "Evaluation", "Interrupted", "Result", "Trainer"]
 
@@ -168,8 +169,18 @@ class Trainer:
             Interrupted: If the callbacks asked to stop; a checkpoint is written first.
             OSError: If a file cannot be written.
         """
-        self.resume()
-        self.began = self.step
+        with accelerated(self.model, *((self.averaged.module,) if self.averaged else ())):
+            self.resume()
+            self.began = self.step
+            self.train_steps()
+            if self.step > self.began:  # otherwise the checkpoint has all this already
+                self.recompute_batchnorm()
+                if self.folder:
+                    self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
+            return self.result()
+
+    def train_steps(self) -> None:
+        """Run the remaining training steps, with a checkpoint now and then; raise what `train` does."""
         saved = time.monotonic()
         started = saved - self.seconds
         try:
@@ -189,11 +200,6 @@ class Trainer:
                     raise Interrupted
         finally:
             self.batches.close()  # ends the data loader's workers
-        if self.step > self.began:  # otherwise the checkpoint has all this already
-            self.recompute_batchnorm()
-            if self.folder:
-                self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
-        return self.result()
 
     def recompute_batchnorm(self) -> None:
         """Recompute the BatchNorm statistics of trained and EMA weights, if the recipe asks for it."""
