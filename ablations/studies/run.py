@@ -96,11 +96,15 @@ class RunConfig(BaseModel):
 
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
+        from ablations.training.layer_decay import learning_rate_factors
         from ablations.training.trainer import check_batch
+        from modernize.reference import without_weights
 
         self.cost(data)
         try:
             check_batch(self.recipe, len(data.train), processes)
+            if self.reference is not None and self.recipe.layer_decay is not None:
+                learning_rate_factors(without_weights(self.reference), self.recipe.layer_decay)
         except ValueError as error:
             raise RequestError(f"{error} ({self.row} on {data.name})") from None
 
@@ -280,10 +284,11 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
     from modernize.models import build
     from modernize.reference import build_reference
 
-    classes, rate = len(data.classes), config.recipe.drop_path_rate
+    classes, recipe = len(data.classes), config.recipe
+    scale, rate = recipe.head_init_scale, recipe.drop_path_rate
     if config.reference is not None:
-        return build_reference(config.reference, classes, data.channels, rate, data.image_size)
-    return build(config.design, classes, data.channels, drop_path_rate=rate, init=config.recipe.init)
+        return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
+    return build(config.design, classes, data.channels, rate, scale, recipe.init)
 
 
 def _measured(trained: Result) -> dict[str, Any]:
