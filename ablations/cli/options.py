@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ablations.errors import RequestError
 from modernize.design import LARGEST
+
+if TYPE_CHECKING:
+    from modernize.roadmap import Roadmap
 
 
 class Integer(click.IntRange):
@@ -182,13 +185,13 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
     return varied
 
 
-def image_settings(design: str, size: int | None, channels: int | None, classes: int | None) -> tuple[int, int, int]:
-    """Return resolution, channels and classes: as passed, else those of the design's roadmap."""
-    from modernize.design import split_name
-    from modernize.roadmap import NAMES, roadmap
+def image_settings(
+    design: str | Roadmap, size: int | None, channels: int | None, classes: int | None
+) -> tuple[int, int, int]:
+    """Return resolution, channels and classes: as passed, else those of a roadmap, or of that at a design's base."""
+    from modernize.roadmap import roadmap, roadmap_of
 
-    base = split_name(design).base
-    of = roadmap(base if base in NAMES else "resnet50")
+    of = (roadmap_of(design) or roadmap("resnet50")) if isinstance(design, str) else design
     return size or of.image_size, channels or of.in_channels, classes or of.num_classes
 
 

@@ -97,10 +97,9 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
 
 def _fixed(study: Study, before: Study) -> dict[str, Any]:
     """Return what may not change of a study as plain values, rows by name, without additions to `before`."""
-    values = study.model_dump(
-        mode="json",
-        exclude={"cluster": True, "precision": True, "stages": True, "recipes": {"__all__": set(MAY_CHANGE)}},
-    )
+    # Of a roadmap's file the rows have what determines results; words and printed results may be corrected.
+    kept = {"cluster": True, "precision": True, "stages": True, "roadmap": True}
+    values = study.model_dump(mode="json", exclude={**kept, "recipes": {"__all__": set(MAY_CHANGE)}})
     names = {row.row for row in before.rows}
     values["rows"] = {row["row"]: row for row in values["rows"] if row["row"] in names}
     values["recipes"] = {name: recipe for name, recipe in values["recipes"].items() if name in before.recipes}
