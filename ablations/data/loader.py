@@ -180,7 +180,7 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     size, (mean, std) = _size(train, config), _normalization(train, first, mode)
     steps = evaluation_steps(config, size, mean, std)
     augment, plain = training_transform(config, size, mean, std), evaluation_transform(steps)
-    training, evaluated, unaugmented = (
+    trained_on, evaluated, unaugmented = (
         Items(prepared, workers, device)
         for prepared in (
             Prepared(train, TRAINING, augment, mode),
@@ -188,7 +188,7 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
             Prepared(train, TRAINING, plain, mode),
         )
     )
-    return Feeds(training, evaluated, unaugmented, steps)
+    return Feeds(trained_on, evaluated, unaugmented, steps)
 
 
 # The settings of a recipe that transform single images.
