@@ -203,7 +203,7 @@ def test_the_python_of_a_page_runs_as_written(page: str) -> None:
 
 
 def test_networks_and_the_trainer_are_shown() -> None:
-    shown = "".join(sum(PYTHON.values(), []))
+    shown = "".join(code for codes in PYTHON.values() for code in codes)
     assert "modernize.build(" in shown and "Trainer(" in shown
 
 
