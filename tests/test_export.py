@@ -33,10 +33,10 @@ from ablations.data.datasets import DataSet, Split, load
 from ablations.errors import RequestError
 from ablations.export.traced import as_onnx, as_torch_export
 from ablations.recipes import TrainingConfig
-from ablations.store import append_log, read_json, write_json
+from ablations.store import read_json, write_json
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
-from ablations.studies.run import RunConfig, execute, load_data
+from ablations.studies.run import RunConfig, execute, load_data, locked
 from ablations.studies.trained import TrainedRun
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import checkpoints, weights_sha256
@@ -220,7 +220,6 @@ def interrupted(folder: Path) -> Path:
     folder.mkdir()
     with pytest.raises(Interrupted):
         execute(config(CONVNEXT), folder, load("digits", Path("unused")), callbacks=Callbacks(lambda: True))
-    append_log(folder, {"step": 1, "steps": 6})
     return folder
 
 
@@ -276,7 +275,13 @@ def test_a_run_that_has_no_intact_network_is_one_line(
 
 def test_an_unfinished_run_is_one_line_with_its_step(tmp_path: Path) -> None:
     run = interrupted(tmp_path / "run")
-    with pytest.raises(RequestError, match=r"is not finished \(step 1 of 6\); rerun its command to resume it$"):
+    with pytest.raises(
+        RequestError, match=r"is not finished \(newest checkpoint: step 1\); rerun its command to resume it$"
+    ):
+        ablations.load_run(run)
+    says = r"is still running \(newest checkpoint: step 1\); wait until it has finished$"
+    with locked(run) as free, pytest.raises(RequestError, match=says):
+        assert free
         ablations.load_run(run)
 
 

@@ -67,7 +67,7 @@ def read_trained(folder: Path, averaged: bool = False) -> TrainedRun:
         raise RequestError(f"run {folder} has no averaged (EMA) weights: its recipe sets no ema_decay")
     state = read_state(folder)
     if state.status != "done":
-        raise RequestError(f"run {folder} {_unfinished(state)}")
+        raise RequestError(f"run {folder} {_unfinished(state, folder)}")
     result, checkpoint = state.result, _read_checkpoint(folder)
     _verify(folder, checkpoint["model"], result)
     weights = _averaged(checkpoint["averaged"]) if averaged else checkpoint["model"]
@@ -99,11 +99,14 @@ def _read_config(folder: Path) -> RunConfig:
     raise RequestError(f"{folder} is {what}; give a run, such as {', '.join(map(str, runs[:3]))}{more}")
 
 
-def _unfinished(state: State) -> str:
+def _unfinished(state: State, folder: Path) -> str:
     """Say why a run has no trained network."""
     if state.status == "failed":
         return f"failed ({state.result['reason']}); it has no trained network"
-    reached = f"step {state.last['step']} of {state.last['steps']}" if state.last else "no step logged"
+    from ablations.training.checkpoint import checkpoints, step_of
+
+    newest = next(iter(checkpoints(folder / "checkpoints")), None)
+    reached = f"newest checkpoint: step {step_of(newest)}" if newest else "no checkpoint yet"
     if state.status == "running":
         return f"is still running ({reached}); wait until it has finished"
     return f"is not finished ({reached}); rerun its command to resume it"
