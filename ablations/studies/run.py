@@ -96,7 +96,7 @@ class RunConfig(BaseModel):
 
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
-        from ablations.training.trainer import check_batch
+        from ablations.training.arguments import check_batch
 
         self.cost(data)
         try:
