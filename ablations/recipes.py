@@ -84,6 +84,9 @@ class TrainingConfig(BaseModel):
     momentum: BelowOne | None = None
     betas: tuple[BelowOne, BelowOne] | None = None
     weight_decay: Number = Field(default=0.0, ge=0, description="weight decay, except of biases, norms and layer scale")
+    layer_decay: Fraction | None = Field(
+        default=None, description="factor of the learning rate per layer below the head; none: one rate for all"
+    )
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: Number = Field(default=0.0, ge=0, le=1e6, description="epochs of linear warm-up from 0")
     step_epochs: Number | None = Field(default=None, ge=1e-6, description="epochs between drops of the step schedule")
@@ -107,6 +110,7 @@ class TrainingConfig(BaseModel):
     mix_probability: Probability | None = Field(default=None, description="probability that a batch is mixed")
     drop_path_rate: BelowOne = 0.0
     init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
+    head_init_scale: Number = Field(default=1.0, gt=0, description="factor on the classifier's initial weights")
     ema_decay: BelowOne | None = Field(
         default=None, description="decay of EMA weights, which are evaluated too; none: off"
     )

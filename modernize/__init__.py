@@ -16,6 +16,7 @@ from modernize.plan import Cost, compile_plan, trace
 from modernize.roadmap import roadmap
 
 if TYPE_CHECKING:
+    from modernize.acceleration import accelerate, decelerate
     from modernize.cost import count
     from modernize.weights import WeightsError, export_weights, load_weights
 
@@ -28,9 +29,11 @@ __all__ = [
     "Design",
     "DesignError",
     "WeightsError",
+    "accelerate",
     "build",
     "compile_plan",
     "count",
+    "decelerate",
     "design",
     "export_weights",
     "load_weights",
@@ -39,7 +42,11 @@ __all__ = [
     *CONSTRUCTORS,
 ]
 
-_NEED_TORCH = {"count": "cost"} | dict.fromkeys(("WeightsError", "export_weights", "load_weights"), "weights")
+_NEED_TORCH = {
+    "count": "cost",
+    **dict.fromkeys(("accelerate", "decelerate"), "acceleration"),
+    **dict.fromkeys(("WeightsError", "export_weights", "load_weights"), "weights"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""The network: modules built from a plan, one block class for all designs."""
+"""The network: plain torch modules built from a plan, one block class for all designs.
+
+`modernize.accelerate` swaps in faster modules for training.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernize import plan as p
-from modernize.depthwise import DepthwiseConv
 
 LAYER_NORM_EPS = RESPONSE_NORM_EPS = 1e-6
 
@@ -21,15 +23,6 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
-
-
-class GELU(nn.GELU):
-    """Exact GELU, (N, C, H, W). For a channels-last tensor it uses the contiguous NHWC view, faster on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.is_contiguous():
-            return super().forward(x)
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _PerChannel(nn.Module):
@@ -73,14 +66,29 @@ class GlobalResponseNorm(_PerChannel):
 
 
 class Head(nn.Sequential):
-    """Pooling, norm and classifier: (N, C, H, W) to (N, num_classes)."""
+    """Pooling, norm, flattening and, if there are classes, classifier: (N, C, H, W) to (N, num_classes) or (N, C)."""
 
     linear: nn.Linear
 
+
+class StochasticDepth(nn.Module):
+    """In training, zero each image of (N, C, H, W) with probability `rate` and scale the rest to keep the expectation.
+
+    (Huang et al., 2016; drop path in timm.)
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
     def forward(self, x: Tensor) -> Tensor:
-        for module in self[:-1]:
-            x = module(x)
-        return self.linear(x.flatten(1))
+        if not self.training or not self.rate:
+            return x
+        keep = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
 
 
 class Block(nn.Module):
@@ -90,18 +98,15 @@ class Block(nn.Module):
         super().__init__()
         self.residual = sequence(plan.residual)
         self.shortcut = sequence(plan.shortcut)
+        self.drop_path = StochasticDepth(drop_rate)
         self.after = sequence(plan.after)
-        self.drop_rate = drop_rate
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.residual(x)
-        if self.training and self.drop_rate:
-            residual = stochastic_depth(residual, self.drop_rate)
-        return self.after(residual.add_(self.shortcut(x)))
+        return self.after(self.drop_path(self.residual(x)) + self.shortcut(x))
 
 
 class Network(nn.Module):
-    """A plan as a module: images (N, C, H, W) to logits (N, num_classes)."""
+    """A plan as a module: images (N, C, H, W) to logits (N, num_classes), or to pooled features without classes."""
 
     def __init__(self, plan: p.Plan, drop_path_rate: float = 0.0):
         super().__init__()
@@ -119,7 +124,9 @@ class Network(nn.Module):
                 for stage in plan.stages
             )
         )
-        self.head = Head(OrderedDict((layer.name, module(layer)) for layer in plan.head))
+        layers = [(layer.name, module(layer)) for layer in plan.head]
+        layers.insert(len(layers) - bool(plan.num_classes), ("flatten", nn.Flatten()))
+        self.head = Head(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(x)))
@@ -130,12 +137,6 @@ def linear_rates(last: float, blocks: int) -> list[float]:
     return [last * index / max(blocks - 1, 1) for index in range(blocks)]
 
 
-def stochastic_depth(x: Tensor, rate: float) -> Tensor:
-    """Zero each image of x, (N, C, H, W), with probability `rate`; scale the rest so that the expectation is kept."""
-    keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
-    return x * keep.div_(1 - rate)
-
-
 def sequence(layers: p.Layers) -> nn.Sequential:
     """Return the layers as a Sequential with the plan's names; without layers it is the identity."""
     return nn.Sequential(OrderedDict((layer.name, module(layer)) for layer in layers))
@@ -144,8 +145,6 @@ def sequence(layers: p.Layers) -> nn.Sequential:
 def module(layer: p.Layer) -> nn.Module:
     """Return the module of a layer description."""
     match layer:
-        case p.Conv(groups=groups) if groups == layer.in_channels > 1:
-            return DepthwiseConv(groups, layer.kernel_size, layer.stride, layer.bias)
         case p.Conv():
             return nn.Conv2d(
                 layer.in_channels,
@@ -161,9 +160,9 @@ def module(layer: p.Layer) -> nn.Module:
         case p.Norm():
             return nn.BatchNorm2d(layer.channels)
         case p.Activation(kind="gelu"):
-            return GELU()
+            return nn.GELU()
         case p.Activation():
-            return nn.ReLU(inplace=True)
+            return nn.ReLU()
         case p.MaxPool():
             return nn.MaxPool2d(3, 2, 1)
         case p.GlobalAveragePool():
@@ -196,8 +195,7 @@ def initialise(network: nn.Module, scheme: str, head_init_scale: float = 1.0) ->
                 layer.reset_parameters()
             if layer.bias is not None and (scheme == "trunc_normal" or isinstance(layer, nn.Conv2d)):
                 nn.init.zeros_(layer.bias)
-    head = network.head.linear if isinstance(network, Network) else None
-    if head is not None and head_init_scale != 1.0:
+    if isinstance(network, Network) and network.plan.num_classes and head_init_scale != 1.0:
         with torch.no_grad():
-            head.weight.mul_(head_init_scale)
-            head.bias.mul_(head_init_scale)
+            for weights in network.head.linear.parameters():
+                weights.mul_(head_init_scale)

@@ -40,11 +40,13 @@ def build_reference(
     in_channels: int = 3,
     drop_path_rate: float = 0.0,
     image_size: int | tuple[int, int] = 224,
+    head_init_scale: float = 1.0,
 ) -> nn.Module:
     """Build torchvision's model `torchvision:NAME` with torchvision's initialization (global torch RNG).
 
     With one input channel, the channel is repeated three times. Stochastic depth rates, if the model has any, rise
-    linearly to `drop_path_rate` at the last block. Raises DesignError for an invalid name, channels or image size.
+    linearly to `drop_path_rate` at the last block. `head_init_scale` is a factor on the classifier's initial weights
+    and bias. Raises DesignError for an invalid name, channels or image size.
     """
     from torchvision import models
     from torchvision.ops import StochasticDepth
@@ -71,14 +73,25 @@ def build_reference(
     blocks = [module for module in network.modules() if isinstance(module, StochasticDepth)]
     for index, block in enumerate(blocks):
         block.p = last_rate * index / max(len(blocks) - 1, 1)
+    if head_init_scale != 1.0:
+        for weights in classifier(network)[1].parameters():
+            weights.detach().mul_(head_init_scale)
     return network
+
+
+def classifier(network: nn.Module) -> tuple[str, nn.Module]:
+    """Return the path and the module of a reference model's classifier: its last linear or convolutional layer."""
+    from torch.nn import Conv2d, Linear
+
+    *_, last = (named for named in network.named_modules() if isinstance(named[1], (Conv2d, Linear)))
+    return last
 
 
 def has_stochastic_depth(name: str) -> bool:
     """Return whether a reference model has stochastic depth."""
     from torchvision.ops import StochasticDepth
 
-    return any(isinstance(module, StochasticDepth) for module in _without_weights(name).modules())
+    return any(isinstance(module, StochasticDepth) for module in without_weights(name).modules())
 
 
 def count_reference(
@@ -98,7 +111,7 @@ def _count(name: str, images: Size, in_channels: int, num_classes: int) -> Cost:
 
     if min(images) < 1:
         raise DesignError(f"image_size={images}: must be at least 1")
-    network = _without_weights(name, num_classes, in_channels, image_size=images).eval()
+    network = without_weights(name, num_classes, in_channels, image_size=images).eval()
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
@@ -108,7 +121,7 @@ def _count(name: str, images: Size, in_channels: int, num_classes: int) -> Cost:
     return Cost(sum(weights.numel() for weights in network.parameters()), counter.get_total_flops() // 2)
 
 
-def _without_weights(name: str, *arguments: Any, **options: Any) -> nn.Module:
+def without_weights(name: str, *arguments: Any, **options: Any) -> nn.Module:
     """Build a reference model on the meta device, without allocating its weights.
 
     Only `torch.empty`, which makes weights, is redirected: RegNet computes its widths with tensors and reads them.

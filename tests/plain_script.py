@@ -17,7 +17,6 @@ from torchvision import datasets
 from torchvision import transforms as T
 
 import modernize
-from modernize.depthwise import DepthwiseConv
 
 row, data_dir, scratch, images = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 
@@ -38,7 +37,6 @@ transform = T.Compose(
 dataset = datasets.FashionMNIST(str(scratch), train=True, transform=transform)
 loader = DataLoader(dataset, batch_size=128, shuffle=True, num_workers=2, drop_last=True)
 
-DepthwiseConv.forward = nn.Conv2d.forward  # type: ignore[assignment, method-assign]
 model = modernize.build(f"pocket@{row}", 10, 1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
 criterion = nn.CrossEntropyLoss(label_smoothing=0.1)

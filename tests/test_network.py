@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import modernize
 from modernize import Design, DesignError
 from modernize.network import (
-    GELU,
     Block,
     GlobalResponseNorm,
     LayerNorm2d,
@@ -434,7 +433,7 @@ def test_separate_downsampling_is_a_norm_and_a_strided_convolution_between_stage
 
 def test_a_norm_follows_the_pooling_exactly_with_separate_downsampling() -> None:
     for network in two_stages():
-        kinds = [nn.AdaptiveAvgPool2d, nn.Linear]
+        kinds = [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
         if network.plan.design.separate_downsampling:
             kinds.insert(1, LayerNorm2d if network.plan.design.norm == "ln" else nn.BatchNorm2d)
         assert [type(layer) for layer in network.head] == kinds
@@ -460,7 +459,7 @@ def test_a_block_adds_its_residual_to_its_shortcut(fewer_activations: bool) -> N
 )
 def test_the_resnet_stem(stride: int, kernel: int, norm: str) -> None:
     stem = list(bare(Design(stem_stride=stride, norm=norm, activation="gelu")).stem)
-    kinds = [nn.Conv2d, LayerNorm2d if norm == "ln" else nn.BatchNorm2d, GELU]
+    kinds = [nn.Conv2d, LayerNorm2d if norm == "ln" else nn.BatchNorm2d, nn.GELU]
     assert [type(layer) for layer in stem] == kinds + ([nn.MaxPool2d] if stride % 2 == 0 else [])
     conv = stem[0]
     assert isinstance(conv, nn.Conv2d)
@@ -612,7 +611,7 @@ def added(block: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("depths", "rate"), [((1, 2, 3), 0.5), ((2,), 0.1), ((3, 3, 9, 3), 0.3), ((2, 2), 0.0)])
 def test_the_rates_grow_linearly_from_zero_to_the_last(depths: tuple[int, ...], rate: float) -> None:
     network = modernize.build(Design(depths=depths, width=2), drop_path_rate=rate)
-    rates = [block.drop_rate for block in all_blocks(network)]
+    rates = [block.drop_path.rate for block in all_blocks(network)]
     assert len(rates) == sum(depths)
     assert rates == pytest.approx(torch.linspace(0, rate, sum(depths), dtype=torch.float64).tolist())
 

@@ -57,6 +57,8 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("evaluation: crop ratio", "evaluation_crop", 0.875, 0.875, 0.875),
     # what the table has no row for, and so must be off
     ("no gradient clipping", "clip_norm", None, None, None),
+    ("one learning rate for all layers", "layer_decay", None, None, None),
+    ("classifier initialized as other layers", "head_init_scale", 1.0, 1.0, 1.0),
     ("BatchNorm's running averages", "precise_bn", None, None, None),
     ("BatchNorm of each process's own", "sync_batchnorm", False, False, False),
 ]

@@ -16,6 +16,7 @@ from ablations.errors import RequestError
 from ablations.seeding import seed_of
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.precision import PRECISIONS
+from modernize.acceleration import accelerate
 from modernize.design import integer
 from modernize.models import MODELS, build
 from modernize.models import design as design_of
@@ -194,6 +195,7 @@ def build_benchmarked(model: BenchmarkedModel) -> nn.Module:
                 network = _reference_network(model)
                 network.load_state_dict(export_weights(ours, model.source))
     network = network.to(setting.device).to(memory_format=MEMORY_FORMATS[model.memory_format])
+    accelerate(network)  # ours only: a reference implementation runs as its users have it
     if setting.recompute:
         recompute_blocks(network)
     if setting.compile:

@@ -302,8 +302,8 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.recipes import newer_settings
     from ablations.studies.folder import open_folder, run_folder
+    from ablations.studies.older import older_versions
     from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
-    from ablations.studies.run import older_pixels
 
     study = session.study
     few = len(study.seeds) < 3 and study.precision is None
@@ -314,8 +314,8 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
         for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
             say(f"{study.name}: {older}")
-        if pixels := older_pixels(run_folder(session.folder, run) for run in session.study.runs):
-            say(f"{study.name}: {pixels}")
+        for older in older_versions(run_folder(session.folder, run) for run in session.study.runs):
+            say(f"{study.name}: {older}")
     while True:
         status = launch(session)
         enlarged = add_needed_seeds(session.folder)

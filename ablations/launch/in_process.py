@@ -16,7 +16,8 @@ from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
 from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, without_newer
 from ablations.studies.folder import differences
-from ablations.studies.run import RunConfig, finished, load_data, older_pixels, read_state
+from ablations.studies.older import older_versions
+from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.distributed import joined, local_processes, local_rank, processes
 from ablations.training.trainer import Interrupted
@@ -50,7 +51,7 @@ def train_one(
             callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
             if older := newer_settings(requested.recipe, config.recipe):
                 callbacks.warn(older)
-            if not finished(folder) and (older := older_pixels([folder])) is not None:
+            for older in () if finished(folder) else older_versions([folder]):
                 callbacks.warn(older)
             if data.notice is not None:
                 callbacks.warn(data.notice)

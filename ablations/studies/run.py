@@ -28,7 +28,7 @@ from modernize.plan import compile_plan, trace
 from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from torch import nn
 
@@ -97,10 +97,14 @@ class RunConfig(BaseModel):
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
         from ablations.training.arguments import check_batch
+        from ablations.training.layer_decay import learning_rate_factors
+        from modernize.reference import without_weights
 
         self.cost(data)
         try:
             check_batch(self.recipe, len(data.train), processes)
+            if self.reference is not None and self.recipe.layer_decay is not None:
+                learning_rate_factors(without_weights(self.reference), self.recipe.layer_decay)
         except ValueError as error:
             raise RequestError(f"{error} ({self.row} on {data.name})") from None
 
@@ -280,10 +284,11 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
     from modernize.models import build
     from modernize.reference import build_reference
 
-    classes, rate = len(data.classes), config.recipe.drop_path_rate
+    classes, recipe = len(data.classes), config.recipe
+    scale, rate = recipe.head_init_scale, recipe.drop_path_rate
     if config.reference is not None:
-        return build_reference(config.reference, classes, data.channels, rate, data.image_size)
-    return build(config.design, classes, data.channels, drop_path_rate=rate, init=config.recipe.init)
+        return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
+    return build(config.design, classes, data.channels, rate, scale, recipe.init)
 
 
 def _measured(trained: Result) -> dict[str, Any]:
@@ -319,30 +324,6 @@ def _record_session(path: Path, session: dict[str, Any]) -> None:
             f"restore that data, or choose another --out"
         )
     write_json(path, {"sessions": [*sessions, session]})
-
-
-def older_pixels(folders: Iterable[Path]) -> str | None:
-    """Say how many of these folders' runs began when images in files were decoded to other pixels; None if none did.
-
-    The checksum of such a dataset covers its files' names and labels, not their pixels.
-    """
-    from ablations.data.decode import VERSION
-    from ablations.store import DamagedError, read_json
-
-    older = 0
-    for folder in folders:
-        try:
-            first = read_json(folder / "environment.json")["sessions"][0]
-        except (FileNotFoundError, DamagedError):
-            continue
-        older += first["data"]["name"] == "imagenet" and first.get("decoder", 1) < VERSION
-    if not older:
-        return None
-    return (
-        f"{older} {'runs' if older > 1 else 'run'} began with an earlier version, which ignored orientation, "
-        f"transparency, color profiles and depths above 8 bits; images with these are read differently now. "
-        f"Choose another --out to read all alike"
-    )
 
 
 def mark_failed(config: RunConfig, folder: Path, reason: str) -> bool:
@@ -397,6 +378,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
     import torch
 
     from ablations.data.decode import VERSION
+    from modernize.acceleration import ROUNDING
 
     cuda = device.startswith("cuda")
     return {
@@ -411,6 +393,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "seed": seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
         "decoder": VERSION,
+        "rounding": ROUNDING,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -1,8 +1,9 @@
-"""A recipe's optimizer, its weight-decay groups, and the learning-rate schedule."""
+"""A recipe's optimizer, its groups by weight decay and layer, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.recipes import TrainingConfig
+from ablations.training.layer_decay import learning_rate_factors
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _UNDECAYED = (
@@ -22,25 +24,35 @@ _UNDECAYED = (
 )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Split weights by whether they decay; biases, norms and layer scale do not (paper, Table 5, appendix A)."""
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+    """Split weights by whether they decay; biases, norms and layer scale do not (paper, Table 5, appendix A).
+
+    With `layer_decay`, also split them by layer, from the stem to the head; `lr_scale` is the factor of the learning
+    rate. Raise ValueError if the network's layers are not known.
+    """
+    factors = {} if layer_decay is None else learning_rate_factors(model, layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()  # a shared parameter belongs to its first module
-    for module in model.modules():
+    for path, module in model.named_modules():
         for name, weights in module.named_parameters(recurse=False):
             if weights in seen:
                 continue
             seen.add(weights)
-            exempt = isinstance(module, _NORMS) or weights.ndim < 2
-            (undecayed if exempt or name in _UNDECAYED else decayed).append(weights)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            exempt = isinstance(module, _NORMS) or weights.ndim < 2 or name in _UNDECAYED
+            groups[factors.get(f"{path}.{name}".strip("."), 1.0), exempt].append(weights)
+    return [
+        {
+            "params": groups[factor, exempt],
+            "weight_decay": 0.0 if exempt else weight_decay,
+            **({} if layer_decay is None else {"lr_scale": factor}),
+        }
+        for factor, exempt in sorted(groups)
+    ]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Create the recipe's fused AdamW or SGD with momentum."""
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
     if config.optimizer == "sgd":
         assert config.momentum is not None
         return torch.optim.SGD(groups, lr=config.peak_learning_rate, momentum=config.momentum, fused=True)
@@ -84,3 +96,12 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total
     assert config.step_epochs is not None and config.step_factor is not None
     drops = int(step / (config.step_epochs * steps_per_epoch) + 1e-9)  # 3 / (0.2 * 3) is 4.99…
     return peak * config.step_factor**drops
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int
+) -> None:
+    """Set the learning rate of a step in all groups, multiplied by the factor of the group's layer."""
+    rate = learning_rate(config, step, steps_per_epoch, total_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -38,10 +38,11 @@ from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, we
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
-from ablations.training.optimizer import averaged_model, ema_decay, learning_rate, load_optimizer, make_optimizer
+from ablations.training.optimizer import averaged_model, ema_decay, load_optimizer, make_optimizer, set_learning_rate
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
+from modernize.acceleration import accelerated
 
 __all__ = ["DamagedDataError", "DivergedError", "Evaluation", "Interrupted", "Result", "Trainer"]
 
@@ -176,8 +177,18 @@ class Trainer:
             Interrupted: If the callbacks asked to stop; a checkpoint is written first.
             OSError: If a file cannot be written.
         """
-        self.resume()
-        self.began = self.step
+        with accelerated(self.model, *((self.averaged.module,) if self.averaged else ())):
+            self.resume()
+            self.began = self.step
+            self.train_steps()
+            if self.step > self.began:  # otherwise the checkpoint has all this already
+                self.recompute_batchnorm()
+                if self.folder:
+                    self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
+            return self.result()
+
+    def train_steps(self) -> None:
+        """Run the remaining training steps, with a checkpoint now and then; raise what `train` does."""
         saved = time.monotonic()
         started = saved - self.seconds
         try:
@@ -197,11 +208,6 @@ class Trainer:
                     raise Interrupted
         finally:
             self.batches.close()  # ends the data loader's workers
-        if self.step > self.began:  # otherwise the checkpoint has all this already
-            self.recompute_batchnorm()
-            if self.folder:
-                self.save(keep=1)  # if the result is lost, only the evaluation must be repeated
-        return self.result()
 
     def recompute_batchnorm(self) -> None:
         """Recompute the BatchNorm statistics of trained and EMA weights, if the recipe asks for it."""
@@ -291,9 +297,7 @@ class Trainer:
 
     def train_step(self) -> None:
         """Run one training step, on a batch that depends on seed and step alone."""
-        rate = learning_rate(self.config, self.step, self.steps_per_epoch, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, self.config, self.step, self.steps_per_epoch, self.total_steps)
         self.model.train()
         self.optimizer.zero_grad()
         for number in range(self.config.accumulation):
@@ -364,7 +368,7 @@ class Trainer:
             "images": self.step * self.config.batch_size,
             "loss": loss / images,
             "top1": 100 * correct / images,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.param_groups[-1]["lr"],  # the head's
             "seconds": round(self.seconds, 3),
         }
         if self.config.learning_rate_batch is not None:

@@ -1,0 +1,68 @@
+"""What is said of runs that an earlier version began and that go on otherwise than they began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ablations.errors import RequestError
+from ablations.recipes import read_yaml
+from ablations.store import DamagedError, read_json
+
+
+def older_versions(folders: Iterable[Path]) -> list[str]:
+    """Say in one line each how many of these folders' runs read other pixels, or round otherwise, than they began."""
+    begun = list(_begun(folders))
+    return [*_older_pixels(begun), *_older_rounding(begun)]
+
+
+def _begun(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each run's folder that exists, and its first session's environment."""
+    for folder in folders:
+        try:
+            yield folder, read_json(folder / "environment.json")["sessions"][0]
+        except (FileNotFoundError, DamagedError):
+            continue
+
+
+def _older_pixels(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
+    """Count the runs on images in files; the checksum of their dataset covers names and labels, not pixels."""
+    from ablations.data.decode import VERSION
+
+    older = [first for _, first in begun if first["data"]["name"] == "imagenet" and first.get("decoder", 1) < VERSION]
+    if older:
+        yield (
+            f"{_runs(older)} began with an earlier version, which ignored orientation, "
+            f"transparency, color profiles and depths above 8 bits; images with these are read differently now. "
+            f"Choose another --out to read all alike"
+        )
+
+
+def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
+    """Count the unfinished runs whose remaining steps round otherwise than those before."""
+    from modernize.acceleration import ROUNDING
+    from modernize.depthwise import COLUMNS
+
+    older = []
+    for folder, first in begun:
+        if first.get("rounding", 1) >= ROUNDING or (folder / "result.json").exists():
+            continue
+        try:
+            config = read_yaml(folder / "config.yaml", "run")
+        except RequestError:  # damaged: the run refuses it
+            continue
+        recipe, flags = config["recipe"], config["flags"]  # a reference model has no flags, and is computed as before
+        wide = flags.get("depthwise") and flags["kernel_size"] > COLUMNS
+        bf16 = wide and recipe.get("precision") == "bf16" and str(first["device"]).startswith("cpu")
+        if flags and (recipe.get("compile") or bf16):
+            older.append(first)
+    if older:
+        yield (
+            f"{_runs(older)} began with an earlier version, whose compiled and bf16 steps round differently; "
+            f"the result may differ in the last bits from that of an uninterrupted run"
+        )
+
+
+def _runs(found: list[Any]) -> str:
+    return f"{len(found)} {'runs' if len(found) > 1 else 'run'}"
