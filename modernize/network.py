@@ -66,7 +66,7 @@ class GlobalResponseNorm(_PerChannel):
 
 
 class Head(nn.Sequential):
-    """Pooling, norm, flattening and classifier: (N, C, H, W) to (N, num_classes)."""
+    """Pooling, norm, flattening and, if there are classes, classifier: (N, C, H, W) to (N, num_classes) or (N, C)."""
 
     linear: nn.Linear
 
@@ -106,7 +106,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """A plan as a module: images (N, C, H, W) to logits (N, num_classes)."""
+    """A plan as a module: images (N, C, H, W) to logits (N, num_classes), or to pooled features without classes."""
 
     def __init__(self, plan: p.Plan, drop_path_rate: float = 0.0):
         super().__init__()
@@ -124,9 +124,9 @@ class Network(nn.Module):
                 for stage in plan.stages
             )
         )
-        *pooling, linear = plan.head
-        layers = [(layer.name, module(layer)) for layer in pooling]
-        self.head = Head(OrderedDict([*layers, ("flatten", nn.Flatten()), (linear.name, module(linear))]))
+        layers = [(layer.name, module(layer)) for layer in plan.head]
+        layers.insert(len(layers) - bool(plan.num_classes), ("flatten", nn.Flatten()))
+        self.head = Head(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(x)))
@@ -195,7 +195,7 @@ def initialise(network: nn.Module, scheme: str, head_init_scale: float = 1.0) ->
                 layer.reset_parameters()
             if layer.bias is not None and (scheme == "trunc_normal" or isinstance(layer, nn.Conv2d)):
                 nn.init.zeros_(layer.bias)
-    if isinstance(network, Network) and head_init_scale != 1.0:
+    if isinstance(network, Network) and network.plan.num_classes and head_init_scale != 1.0:
         with torch.no_grad():
             for weights in network.head.linear.parameters():
                 weights.mul_(head_init_scale)

@@ -47,7 +47,7 @@ class Prepared(Dataset):
         index, seed = index_and_seed
         with seeded(seed):
             try:
-                image, label = self.items[index]
+                image, label = _pair(self.items[index], self.split, index)
                 image = _picture(image, f"image {index}", self.mode) if self.mode else image
             except DamagedImageError as error:
                 return Damaged(index, str(error))
@@ -194,11 +194,20 @@ _IMAGE_SETTINGS = (
 )
 
 
+def _pair(item: Any, split: str, index: int) -> tuple[Any, Any]:
+    """Return an item's image and label; raise ValueError if it is no such pair."""
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ValueError(
+            f"the {split}'s item {index} has type {type(item).__name__}; items must be pairs (image, label)"
+        )
+    return item[0], item[1]
+
+
 def _first(items: MapStyle) -> Image | Tensor:
     """Return a dataset's first readable image; raise ValueError if it is of an unknown type, or none is readable."""
     for index in range(len(items)):
         try:
-            image = items[index][0]
+            image, _label = _pair(items[index], TRAINING, index)
         except DamagedImageError:
             continue
         if not isinstance(image, (Tensor, Image)):

@@ -96,8 +96,8 @@ class RunConfig(BaseModel):
 
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
+        from ablations.training.arguments import check_batch
         from ablations.training.layer_decay import learning_rate_factors
-        from ablations.training.trainer import check_batch
         from modernize.reference import without_weights
 
         self.cost(data)
