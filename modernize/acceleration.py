@@ -150,9 +150,7 @@ def _is_transformed() -> bool:
     """Return whether vmap, forward mode or tracing is active, for which the fast gradient has no rule."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return (
-        torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
