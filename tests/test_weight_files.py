@@ -83,6 +83,8 @@ def test_what_does_not_have_the_prefix_is_named() -> None:
     weights = export_weights(build(TINY), "timm")
     lightning = {"state_dict": prefixed("model.", weights) | {"criterion.weight": torch.ones(5)}, "epoch": 3}
     assert refusal(build(TINY), lightning).endswith("does not fit this network: unexpected criterion.weight")
+    odd = refusal(build(TINY), weights | {"stem.\n2": torch.ones(5)})
+    assert odd.endswith("does not fit this network: unexpected stem.\\n2")
     both = prefixed("_orig_mod.", weights) | weights
     assert f"{len(weights)} keys are there twice" in refusal(build(TINY), both)
 
