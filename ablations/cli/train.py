@@ -54,7 +54,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
+@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
 def train(
     design: str,
     seed: int,
@@ -65,6 +65,7 @@ def train(
     recipe: str | None,
     settings: dict[str, str],
     evaluate: str | None,
+    weights: str | None,
     device: str,
     tensorboard: bool,
 ) -> int:
@@ -76,6 +77,7 @@ def train(
     from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
     from ablations.studies.run import RunConfig
+    from ablations.studies.starting_weights import locate
     from modernize.models import design as named
     from modernize.reference import check_reference, is_reference
 
@@ -92,6 +94,7 @@ def train(
         data=data or "fashion_mnist",
         evaluate="validation" if evaluate == "validation" else "test",
         seed=seed,
+        weights=None if weights is None else locate(weights),
     )
     from ablations.launch.in_process import train_one
 
@@ -185,7 +188,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
+@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
 def run(
     study: str,
     dry_run: bool,
@@ -222,6 +225,7 @@ def run(
     """
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
+    from ablations.studies.fitting_rows import with_weights
 
     changes = {key: value for key, value in changes.items() if value is not None}
     resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
@@ -240,6 +244,7 @@ def run(
     tasks = processes() if kind is None else _tasks(loaded)
     for one in loaded.runs:
         one.check(datasets[one.name], tasks)
+    loaded = with_weights(loaded, folder, datasets)
     for warning in _warnings(loaded, datasets, tasks) if is_main() else ():
         say(f"{loaded.name}: warning: {warning}")
     session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
