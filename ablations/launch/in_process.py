@@ -153,6 +153,5 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
     """Return what may not change between sessions of a run, as plain values."""
-    return config.model_dump(
-        mode="json", exclude={"row": True, "label": True, "recipe": set(MAY_CHANGE), "weights": WEIGHTS_MAY_CHANGE}
-    )
+    may_change = {"recipe": set(MAY_CHANGE), "weights": WEIGHTS_MAY_CHANGE}
+    return config.model_dump(mode="json", exclude={"row": True, "label": True, **may_change})

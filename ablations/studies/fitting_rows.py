@@ -75,14 +75,15 @@ def _fit(run: RunConfig, data: DataSet, tensors: Mapping[str, Tensor]) -> tuple[
     try:
         return "", *fit(empty_network(run, data), tensors)
     except WeightsError as error:
-        return str(error).removeprefix("the state dict "), True, ()
+        return str(error).removeprefix("the state dict").lstrip(": "), True, ()
 
 
 def _refusal(refused: Mapping[str, str], rows: int) -> str:
     """Name the rows that cannot take the weights, the first with their reasons."""
-    names = list(refused)
-    reasons = "; ".join(f"{row} ({refused[row]})" for row in names[:_LISTED])
-    if rows == 1:
-        return f"row {reasons} cannot start from them"
+    names, reasons = list(refused), list(dict.fromkeys(refused.values()))
+    if len(names) == rows and len(reasons) == 1:
+        who = f"{names[0]} cannot" if rows == 1 else "no row can"
+        return f"{who} start from them: {reasons[0]}"
+    listed = "; ".join(f"{row} ({refused[row]})" for row in names[:_LISTED])
     more = f"; and {len(names) - _LISTED} more: {', '.join(names[_LISTED:])}" if names[_LISTED:] else ""
-    return f"{len(names)} of {rows} rows cannot start from them: {reasons}{more}"
+    return f"{len(names)} of {rows} rows cannot start from them: {listed}{more}"

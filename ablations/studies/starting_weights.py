@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,9 +67,8 @@ def read(weights: Weights) -> tuple[Weights, dict[str, Tensor]]:
 
     Torch stores what it downloads in its hub folder.
     """
-    from modernize.weight_files import read_source
-
     from ablations.training.checkpoint import weights_sha256
+    from modernize.weight_files import read_source
     from modernize.weights import WeightsError
 
     try:
@@ -86,7 +87,8 @@ def _torchvisions(name: str) -> Mapping[str, Tensor]:
 
     url = models.get_model_weights(name.partition(":")[2]).DEFAULT.url
     try:
-        return load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
+        with contextlib.redirect_stderr(io.StringIO()):  # where torch says that it downloads
+            return load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # of the network, the disk, or torch's reader
         raise RequestError(
             f"weights {name}: cannot be loaded ({one_line(error)[:200]}); download {url} on another machine and pass "
@@ -130,9 +132,8 @@ def fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[bool, tuple[
 def _fit_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, classifier: bool = True) -> None:
     """Load torchvision's weights into its own network, under the names and shapes of the network."""
     from modernize.alterations import size, without_wrappers
-    from modernize.weight_files import some
-
     from modernize.reference import classifier as find_classifier
+    from modernize.weight_files import some
     from modernize.weights import WeightsError
 
     own, (head, _) = network.state_dict(), find_classifier(network)
