@@ -93,7 +93,9 @@ class StopAt(Callbacks):
 
 def test_training_starts_from_the_files_tensors_whatever_the_seed(file: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        done = ablations_here("train", SMALL, *STILL, "--weights", file, "--seed", seed, "--out", tmp_path / str(seed))
+        done = ablations_here(
+            "train", SMALL, *STILL, "--weights", file, "--seed", str(seed), "--out", tmp_path / str(seed)
+        )
         assert done.returncode == 0, done.stderr
         assert f"starts from pretrained.pt (sha256 {weights_sha256(torch.load(file))[:12]})\n" in done.stdout
         result = read_json(tmp_path / str(seed) / "result.json")
@@ -283,13 +285,13 @@ def test_a_design_starts_from_torchvisions_weights(
     net = network("resnet50,depths=1-1,width=4", in_channels=3, num_classes=1000)
     stored(tmp_path, "resnet50", modernize.export_weights(net, "torchvision"))
     asked = ("run", "sweep", "--base", "resnet50,depths=1-1,width=4", "--data", "digits", "--set", "batch_size=64")
-    asked = (*asked, "--weights", "torchvision:resnet50", "--dry-run", "--flags")
-    done = ablations_here(*asked, "activation=relu")
+    weights = ("--weights", "torchvision:resnet50", "--dry-run")
+    done = ablations_here(*asked, *weights, "--flags", "activation=relu")
     assert done.returncode == 0, done.stderr
     line = "  all start from torchvision:resnet50 (sha256 "
     assert line in done.stdout
     assert "; classifier newly initialized; conv1.weight has 3 input channels, summed for 1\n" in done.stdout
-    refused = ablations_here(*asked, "norm=bn:ln")
+    refused = ablations_here(*asked, *weights, "--flags", "norm=bn:ln")
     assert refused.returncode == 2
     reason = "norm=ln (is of torchvision's ResNet, which this network is not: norm=ln (needs bn))"
     assert refused.stderr.endswith(f": 1 of 2 rows cannot start from them: {reason}\n")

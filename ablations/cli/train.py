@@ -27,6 +27,7 @@ from ablations.training.distributed import is_main, processes
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
     from ablations.launch.session import Session
+    from ablations.studies.run import RunConfig
     from ablations.studies.schema import Study
 
 
@@ -225,7 +226,6 @@ def run(
     """
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
-    from ablations.studies.fitting_rows import with_weights
 
     changes = {key: value for key, value in changes.items() if value is not None}
     resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
@@ -236,21 +236,31 @@ def run(
         changes["cluster"] = resources
     loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
-    datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
-    for notice in dict.fromkeys(one.notice for one in datasets.values()):
-        if notice is not None and is_main():
-            say(notice)
-    loaded = loaded.on(next(iter(datasets.values())))
-    tasks = processes() if kind is None else _tasks(loaded)
-    for one in loaded.runs:
-        one.check(datasets[one.name], tasks)
-    loaded = with_weights(loaded, folder, datasets)
-    for warning in _warnings(loaded, datasets, tasks) if is_main() else ():
-        say(f"{loaded.name}: warning: {warning}")
+    loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
     session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
     if kind is not None:
         return _run_jobs(session, dry_run, kind, jobs)
     return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
+
+
+def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:
+    """Return the study on its dataset and with the checksum of its weights; print what is doubtful.
+
+    Raises RequestError, before anything starts, if a run does not fit the data, the weights or its `tasks` processes.
+    """
+    from ablations.studies.fitting_rows import with_weights
+
+    datasets = {one.name: load(one) for one in study.runs}
+    for notice in dict.fromkeys(one.notice for one in datasets.values()):
+        if notice is not None and is_main():
+            say(notice)
+    study = study.on(next(iter(datasets.values())))
+    for one in study.runs:
+        one.check(datasets[one.name], tasks)
+    study = with_weights(study, folder, datasets)
+    for warning in _warnings(study, datasets, tasks) if is_main() else ():
+        say(f"{study.name}: warning: {warning}")
+    return study
 
 
 def _run_here(session: Session, dry_run: bool, *, device: str, threads: int | None, **in_parallel: int | None) -> int:
