@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from modernize.design import Design, DesignError, nearest, plain, read_settings
+from modernize.design import Design, DesignError, nearest, plain, read_object, read_settings
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Roadmap:
         Raises:
             DesignError: If there is no such row.
         """
+        read_object("name", name, str, "the name of a row, such as 'depthwise'")
         known = (*self.rows, *self.extras)
         for row in known:
             if row.name == name:
@@ -94,6 +95,7 @@ class Roadmap:
 
     def before(self, row: Row) -> Row | None:
         """Return the last adopted row before `row`, to which `row.changes` apply; None for the first row."""
+        read_object("row", row, Row, "a row of this roadmap")
         earlier = self.rows if row in self.extras else self.rows[: self.rows.index(row)]
         return next((other for other in reversed(earlier) if other.adopted), None)
 
@@ -201,7 +203,6 @@ def paper_rows(regime: str) -> dict[str, PaperRow]:
         }
 
 
-@cache
 def roadmap(name: str) -> Roadmap:
     """Return a roadmap, as shipped or resized.
 
@@ -216,6 +217,12 @@ def roadmap(name: str) -> Roadmap:
     Raises:
         DesignError: If the name is unknown, a value is invalid, or a step sets the flag.
     """
+    return _roadmap(read_object("name", name, str, f"a roadmap's name: {', '.join(NAMES)}"))
+
+
+@cache
+def _roadmap(name: str) -> Roadmap:
+    """Return the roadmap of a name."""
     base, *settings = name.split(",")
     if base not in _REGIMES:
         raise DesignError(f"unknown roadmap {base!r}: {nearest(base, _REGIMES)}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ablations.errors import RequestError
 from modernize.design import LARGEST
+
+if TYPE_CHECKING:
+    from modernize.arguments import Size
 
 
 class Integer(click.IntRange):
@@ -23,6 +26,20 @@ class Integer(click.IntRange):
             return super().convert(integer(value), param, context)
         except ValueError as error:
             self.fail(f"{value!r} {error}.", param, context)
+
+
+class ImageSize(Integer):
+    """An option's resolution in pixels, or height and width, as in 384x640."""
+
+    def __init__(self) -> None:
+        super().__init__(1, LARGEST)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        edges = value.split("x") if isinstance(value, str) else [value]
+        if len(edges) > 2 or "" in edges[1:]:
+            self.fail(f"{value!r} must be an integer, or height and width, such as 384x640.", param, context)
+        height, *width = (super(ImageSize, self).convert(edge, param, context) for edge in edges)
+        return (height, *width) if width else height
 
 
 class Positive(click.FloatRange):
@@ -130,12 +147,23 @@ _OPTIONS: dict[str, Callable] = {
         help="Also draw the design as an SVG file.",
     ),
     "image_size": click.option(
+        "--image-size",
+        metavar="PIXELS|HEIGHTxWIDTH",
+        type=ImageSize(),
+        help="Input resolution in pixels, or height and width, as in 384x640. [default: 224; pocket: 32]",
+    ),
+    "square_image_size": click.option(
         "--image-size", type=Integer(1, LARGEST), help="Input resolution in pixels. [default: 224; pocket: 32]"
     ),
     "in_channels": click.option(
         "--in-channels", type=Integer(1, LARGEST), help="Input channels. [default: 3; pocket: 1]"
     ),
     "num_classes": click.option(
+        "--num-classes",
+        type=Integer(0, LARGEST),
+        help="Number of classes; 0 leaves out the classifier. [default: 1000; pocket: 10]",
+    ),
+    "classifier_classes": click.option(
         "--num-classes", type=Integer(1, LARGEST), help="Number of classes. [default: 1000; pocket: 10]"
     ),
 }
@@ -187,14 +215,18 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
     return varied
 
 
-def image_settings(design: str, size: int | None, channels: int | None, classes: int | None) -> tuple[int, int, int]:
+def image_settings(
+    design: str, size: int | tuple[int, int] | None, channels: int | None, classes: int | None
+) -> tuple[Size, int, int]:
     """Return resolution, channels and classes: as passed, else those of the design's roadmap."""
+    from modernize.arguments import read_size
     from modernize.design import split_name
     from modernize.roadmap import NAMES, roadmap
 
     base = split_name(design).base
     of = roadmap(base if base in NAMES else "resnet50")
-    return size or of.image_size, channels or of.in_channels, classes or of.num_classes
+    classes = of.num_classes if classes is None else classes
+    return read_size(size or of.image_size), channels or of.in_channels, classes
 
 
 def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | dict[str, list[str]] | None:
