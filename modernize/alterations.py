@@ -26,13 +26,19 @@ _FREE_DIMS = {STEM: 1, f"{CLASSIFIER}.weight": 0, f"{CLASSIFIER}.bias": 0}
 
 def unwrapped(network: nn.Module) -> Network:
     """Return the network inside torch.compile's, DDP's and EMA wrappers, in any order; raises WeightsError."""
-    inner: Any = network
+    inner = inside_wrappers(network)
+    if not isinstance(inner, Network):
+        raise WeightsError(f"network: must be a network of modernize.build, not a {type(network).__name__}")
+    return inner
+
+
+def inside_wrappers(network: Any) -> Any:
+    """Return the network inside wrappers, and what is not a wrapped network unchanged."""
+    inner = network
     while isinstance(inner, nn.Module) and not isinstance(inner, Network):
         children = dict(inner.named_children())
         inner = children.get("_orig_mod", children.get("module"))
-    if inner is None or not isinstance(inner, Network):
-        raise WeightsError(f"network: must be a network of modernize.build, not a {type(network).__name__}")
-    return inner
+    return network if inner is None else inner
 
 
 def without_wrappers(name: str) -> str:
