@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from modernize.layouts import CLASSIFIER, WeightsError
-from modernize.network import Network
+from modernize.network import Network, StochasticDepth
 from modernize.plan import Plan
 
 STEM = "stem.conv.weight"  # its second dimension is the number of input channels
 # Names that torch puts before those of a wrapped module: torch.compile, activation checkpointing, FSDP.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 # Without tensors, and the identity at inference.
-_HARMLESS = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_HARMLESS = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)
 # Settings that do not change what a network computes at inference.
 _IGNORED = {"inplace", "momentum"}
 # Sizes that a user's own stem or classifier may have; other tools build their networks for any.
@@ -24,21 +26,18 @@ _FREE_SETTINGS = {("stem.conv", "in_channels"), (CLASSIFIER, "out_features")}
 _FREE_DIMS = {STEM: 1, f"{CLASSIFIER}.weight": 0, f"{CLASSIFIER}.bias": 0}
 
 
-def unwrapped(network: nn.Module) -> Network:
-    """Return the network inside torch.compile's, DDP's and EMA wrappers, in any order; raises WeightsError."""
-    inner = inside_wrappers(network)
-    if not isinstance(inner, Network):
-        raise WeightsError(f"network: must be a network of modernize.build, not a {type(network).__name__}")
+def unwrapped(network: nn.Module, error: type[ValueError] = WeightsError) -> Network:
+    """Return the network inside torch.compile's, DDP's and EMA wrappers, in any order; raises `error` if none is."""
+    inner: Any = network
+    while not isinstance(inner, Network):
+        if isinstance(inner, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
+            inner = inner.module
+        elif isinstance(inner, nn.Module) and "_orig_mod" in dict(inner.named_children()):
+            inner = inner._orig_mod
+        else:
+            there = f" in a {type(network).__name__}" if inner is not network else ""
+            raise error(f"network: must be a network of modernize.build, not a {type(inner).__name__}{there}")
     return inner
-
-
-def inside_wrappers(network: Any) -> Any:
-    """Return the network inside wrappers, and what is not a wrapped network unchanged."""
-    inner = network
-    while isinstance(inner, nn.Module) and not isinstance(inner, Network):
-        children = dict(inner.named_children())
-        inner = children.get("_orig_mod", children.get("module"))
-    return network if inner is None else inner
 
 
 def without_wrappers(name: str) -> str:
@@ -53,27 +52,22 @@ def as_built(plan: Plan) -> Network:
 
 
 def alterations(network: Network) -> list[str]:
-    """Describe how a network differs from the one that `build` makes, if a state dict does not tell it.
+    """Describe how a network differs from the one that `build` makes of its plan.
 
-    Settings that have no effect at inference, and the numbers of input channels and of classes, may differ.
+    Settings and modules that have no effect at inference, and the numbers of input channels and of classes, may differ.
     """
     built = as_built(network.plan)
-    replaced = dict(_replaced_modules(network, built))
-    within = tuple(f"{name}." for name in replaced)
-    ours = {without_wrappers(key): value.shape for key, value in network.state_dict().items()}
-    wanted = {key: value.shape for key, value in built.state_dict().items()}
-    keys = [key for key in (*wanted, *(key for key in ours if key not in wanted)) if not key.startswith(within)]
-    settings = _changed_settings(network, built, replaced)
+    ours, needed = _modules(network), _modules(built)
+    changed = dict(_changed_modules(ours, needed))
+    kept = [name for name in needed if not _within(name, changed)]
+    order = [name for name in ours if name in needed and not _within(name, changed)]
+    moved = next((name for name, other in zip(order, kept, strict=True) if name != other), None)
+    settings = [text for name in kept for text in _changed_settings(name, ours[name], needed[name])]
     return [
-        *replaced.values(),
+        *changed.values(),
+        *([f"{moved} was moved"] if moved else []),
         *settings,
-        *(f"{key} is missing" for key in keys if key not in ours),
-        *(f"{key} was added" for key in keys if key not in wanted),
-        *(
-            f"{key} is {size(ours[key])} (needs {size(wanted[key])})"
-            for key in keys
-            if key in ours and key in wanted and _compared(key, ours[key]) != _compared(key, wanted[key])
-        ),
+        *_changed_tensors(network, built, changed),
     ]
 
 
@@ -85,38 +79,36 @@ def size(shape: Iterable[int]) -> str:
 def _modules(network: Network) -> dict[str, nn.Module]:
     """Return the modules by name, without wrappers and modules that do nothing at inference."""
     named = {without_wrappers(name): module for name, module in network.named_modules(remove_duplicate=False)}
-    return {name: module for name, module in named.items() if not isinstance(module, _HARMLESS)}
+    return {name: module for name, module in named.items() if not _is_identity(module)}
 
 
-def _replaced_modules(network: Network, built: Network) -> Iterator[tuple[str, str]]:
-    """Yield the name and a description of each outermost module that was added, removed, replaced or moved."""
-    ours, wanted = _modules(network), _modules(built)
-    every = dict(network.named_modules(remove_duplicate=False))
+def _is_identity(module: nn.Module) -> bool:
+    """Return whether a module does nothing at inference."""
+    return isinstance(module, _HARMLESS) or (type(module) is nn.Sequential and not len(module))
+
+
+def _changed_modules(ours: dict[str, nn.Module], needed: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    """Yield the name and a description of each outermost module that was added, removed or replaced."""
     changed: list[str] = []
-    for name in (*wanted, *(name for name in ours if name not in wanted)):
-        if name.startswith(tuple(f"{outer}." for outer in changed)):
+    for name in (*needed, *(name for name in ours if name not in needed)):
+        if _within(name, changed):
             continue
         if name not in ours:
-            there = every.get(name)
-            found = f"is {type(there).__name__}" if there else "is missing"
-            description = f"{name} {found} (needs {type(wanted[name]).__name__})"
-        elif name not in wanted:
+            description = f"{name} ({type(needed[name]).__name__}) is missing"
+        elif name not in needed:
             description = f"{name} ({type(ours[name]).__name__}) was added"
-        elif not _same_kind(type(ours[name]), type(wanted[name])):
-            description = f"{name} is {type(ours[name]).__name__} (needs {type(wanted[name]).__name__})"
+        elif not _same_kind(type(ours[name]), type(needed[name])):
+            found, wanted = type(ours[name]).__name__, type(needed[name]).__name__
+            description = f"{name or 'the network'} is {found} (needs {wanted})"
         else:
             continue
         changed.append(name)
         yield name, description
-    order = [name for name in ours if name in wanted and not _changed(name, changed)]
-    needed = [name for name in wanted if name in ours and not _changed(name, changed)]
-    moved = next((name for name, other in zip(order, needed, strict=True) if name != other), None)
-    if moved:
-        yield moved, f"{moved} was moved"
 
 
-def _changed(name: str, changed: list[str]) -> bool:
-    return any(name == outer or name.startswith(f"{outer}.") for outer in changed)
+def _within(name: str, modules: Iterable[str]) -> bool:
+    """Return whether a name is that of a module or of something in it."""
+    return any(module in ("", name) or name.startswith(f"{module}.") for module in modules)
 
 
 def _same_kind(ours: type, wanted: type) -> bool:
@@ -126,17 +118,29 @@ def _same_kind(ours: type, wanted: type) -> bool:
     return ours is wanted or (issubclass(ours, wanted) and ours.__module__.split(".")[0] in ("modernize", "ablations"))
 
 
-def _changed_settings(network: Network, built: Network, replaced: Iterable[str]) -> Iterator[str]:
-    ours, wanted = _modules(network), _modules(built)
-    for name, module in wanted.items():
-        if _changed(name, list(replaced)):
+def _changed_settings(name: str, module: nn.Module, built: nn.Module) -> Iterator[str]:
+    """Describe the settings of a module in which it differs from the built one."""
+    for setting in getattr(built, "__constants__", ()):
+        if setting in _IGNORED or (name, setting) in _FREE_SETTINGS or not hasattr(built, setting):
             continue
-        for setting in getattr(module, "__constants__", ()):
-            if setting in _IGNORED or (name, setting) in _FREE_SETTINGS or not hasattr(module, setting):
-                continue
-            value, needed = getattr(ours[name], setting, None), getattr(module, setting)
-            if _plain(value, needed) != needed:
-                yield f"{name}: {setting}={value} (needs {needed})"
+        value, needed = getattr(module, setting, None), getattr(built, setting)
+        if _plain(value, needed) != needed:
+            yield f"{name}: {setting}={value} (needs {needed})"
+
+
+def _changed_tensors(network: Network, built: Network, changed: Iterable[str]) -> Iterator[str]:
+    """Describe the tensors in which a network differs from the built one, but for those of changed modules."""
+    ours = {without_wrappers(key): tensor.shape for key, tensor in network.state_dict().items()}
+    needed = {key: tensor.shape for key, tensor in built.state_dict().items()}
+    for key in (*needed, *(key for key in ours if key not in needed)):
+        if _within(key, changed):
+            continue
+        if key not in ours:
+            yield f"{key} is missing"
+        elif key not in needed:
+            yield f"{key} was added"
+        elif _compared(key, ours[key]) != _compared(key, needed[key]):
+            yield f"{key} is {size(ours[key])} (needs {size(needed[key])})"
 
 
 def _plain(value: Any, like: Any) -> Any:

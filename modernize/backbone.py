@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modernize.alterations import inside_wrappers
+from modernize.alterations import unwrapped
 from modernize.arguments import read_stages
-from modernize.design import read_object
+from modernize.design import DesignError
 from modernize.network import Network
 
 __all__ = ["Features", "features"]
@@ -65,7 +65,7 @@ def features(network: nn.Module, stages: Sequence[int] | None = None) -> Feature
     Raises:
         DesignError: If the network is not one of `build`, or lacks a stage.
     """
-    inner = read_object("network", inside_wrappers(network), Network, "a network of modernize.build")
+    inner = unwrapped(network, DesignError)
     return Features(inner, read_stages(stages, len(inner.stages)))
 
 

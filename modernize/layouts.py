@@ -43,6 +43,7 @@ class Layout:
         head: Modules of the head.
         dims: Dimensions of their tensor by our `module.parameter`, if they are not ours: `1` for a dimension of size 1,
             another letter for our next dimension; ours that are left out have size 1.
+        convolutional: Depths and width of the networks whose linear layers within blocks are 1×1 convolutions instead.
         hidden: Prefix of their classifier's hidden layers, which none of our networks has.
         first: Prefix of the modules that come first in their state dict.
         like: A design that the layout can express; None for a layout of all designs.
@@ -56,6 +57,7 @@ class Layout:
     block: Mapping[str, str]
     head: Mapping[str, str]
     dims: Mapping[str, str] = field(default_factory=dict)
+    convolutional: tuple[tuple[tuple[int, ...], int], ...] = ()
     hidden: str = ""
     first: str = ""
     like: Design | None = None
@@ -92,10 +94,10 @@ class Layout:
                 under[path].append(key)
         return {theirs + key.removeprefix(path): key for path, theirs in self.modules(plan) for key in under[path]}
 
-    def shape(self, ours: str, shape: torch.Size) -> torch.Size:
-        """Return their shape of the tensor that has our key `ours` and our shape."""
+    def shape(self, ours: str, shape: torch.Size, design: Design) -> torch.Size:
+        """Return their shape of the tensor that has our key `ours` and our shape in a network of a design."""
         dims = self.dims.get(".".join(ours.split(".")[-2:]))
-        if dims is None:
+        if dims is None or (dims == "OI" and (design.depths, design.width) in self.convolutional):
             return shape
         sizes = iter(shape)
         return torch.Size(1 if dim == "1" else next(sizes) for dim in dims)
@@ -241,6 +243,7 @@ LAYOUTS = (
         ),
         head={"head.norm": "head.norm", CLASSIFIER: "head.fc"},
         dims=_LINEAR,
+        convolutional=(((2, 2, 6, 2), 40), ((2, 2, 6, 2), 48), ((2, 2, 6, 2), 64), ((2, 2, 8, 2), 80)),  # atto to nano
         hidden="head.pre_logits.",
     ),
     replace(_RESNET, name="timm", title="timm's ResNet"),

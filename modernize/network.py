@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,19 +56,21 @@ class GlobalResponseNorm(_PerChannel):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.eps = RESPONSE_NORM_EPS
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
-        relative = norms / (norms.mean(1, keepdim=True) + RESPONSE_NORM_EPS)
+        relative = norms / (norms.mean(1, keepdim=True) + self.eps)
         return torch.addcmul(self.bias.view(-1, 1, 1), x, 1 + self.weight.view(-1, 1, 1) * relative)
 
 
 class Head(nn.Sequential):
     """Pooling, norm, flattening and, if there are classes, classifier: (N, C, H, W) to (N, num_classes) or (N, C)."""
 
-    linear: nn.Linear
+    if TYPE_CHECKING:  # at run time, torch.jit.script would need a linear layer even without classes
+        linear: nn.Linear
 
 
 class StochasticDepth(nn.Module):
@@ -84,8 +86,9 @@ class StochasticDepth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.rate:
             return x
-        keep = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)
+        survival = 1 - self.rate
+        keep = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(survival)
+        return x * (keep.div_(survival) if survival else keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is an ordinary one with data; copying from or to any other could fail halfway."""
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor is an ordinary one; copying from or to any other could fail halfway."""
     kind = type(tensor) in (Tensor, nn.Parameter)
-    return kind and tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+    return kind and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def _from_file(path: Path) -> Any:
@@ -59,6 +60,8 @@ def _from_file(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, ValueError, KeyError, OSError):
             raise WeightsError(f"{printable(path)}: not a file of safetensors, or cut off") from None
+    if _is_corrupt(path):
+        raise WeightsError(f"{printable(path)}: corrupt: its checksums do not match")
     try:
         # Namespace is what training scripts save their arguments in.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -72,6 +75,22 @@ def _from_file(path: Path) -> Any:
             else "not a file of tensors saved by torch"
         )
         raise WeightsError(f"{printable(path)}: {why}") from None
+
+
+def _is_corrupt(path: Path) -> bool:
+    """Return whether a file of torch differs from its checksums, which torch does not check."""
+    if not zipfile.is_zipfile(path):  # nor has the format before torch 1.6 any
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.CRC:  # 0 if torch was set not to compute it
+                    with archive.open(record) as content:
+                        while content.read(2**20):
+                            pass
+    except zipfile.BadZipFile:
+        return True
+    return False
 
 
 def _state_dict(content: Any, origin: str, averaged: bool) -> dict[str, Tensor]:
@@ -88,7 +107,7 @@ def _state_dict(content: Any, origin: str, averaged: bool) -> dict[str, Tensor]:
     invalid = [
         str(key)
         for key, value in weights.items()
-        if not (isinstance(key, str) and isinstance(value, Tensor) and is_plain(value))
+        if not (isinstance(key, str) and isinstance(value, Tensor) and is_dense(value) and not value.is_meta)
     ]
     if invalid:
         raise WeightsError(f"{origin}: not a state dict of dense tensors: {some(invalid)}")

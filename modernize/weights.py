@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
 from os import PathLike
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from modernize.alterations import STEM, alterations, as_built, size, unwrapped, without_wrappers
 from modernize.design import nearest
 from modernize.layouts import CLASSIFIER, LAYOUTS, NAMES, Layout, WeightsError
-from modernize.weight_files import is_plain, read_source, some
+from modernize.weight_files import is_dense, read_source, some
 
 __all__ = ["NAMES", "WeightsError", "export_weights", "load_weights"]
 
-_COUNTER = ".num_batches_tracked"
+_HEAD_NORM = "head.norm."
 _HINT = "; classifier=False keeps the network's classifier"
 
 
@@ -75,23 +75,28 @@ def load_weights(
         WeightsError: If the weights do not fit; the network is then unchanged.
     """
     target = unwrapped(network)
-    own_names = {without_wrappers(name): name for name in target.state_dict()}
-    own = {key: target.state_dict()[name] for key, name in own_names.items()}
     found = _recognised(*read_source(source, averaged))
-    if obstacles := found.layout.obstacles(target.plan.design):
-        raise WeightsError(
-            f"{found.origin} is of {found.layout.title}, which this network is not: {', '.join(obstacles)}"
-        )
+    title, design = found.layout.title, target.plan.design
+    if obstacles := found.layout.obstacles(design):
+        raise WeightsError(f"{found.origin} is of {title}, which this network is not: {', '.join(obstacles)}")
+    state = target.state_dict()
+    names = {without_wrappers(name): name for name in state}
     keys = found.layout.keys(as_built(target.plan).state_dict(), target.plan)
+    notes: list[str] = []
     if not classifier:
-        own = {key: tensor for key, tensor in own.items() if not _is_classifier(key)}
-        keys = {key: ours for key, ours in keys.items() if not _is_classifier(ours)}
-    _check_network(own, keys)
-    loaded, notes = _fitted(found, keys, own, classifier)
+        names = {ours: name for ours, name in names.items() if not _is_classifier(ours)}
+        found, keys, notes = _without_classifier(found, keys)
+    own = {ours: state[name] for ours, name in names.items()}
+    _check_network(own, keys, headless=bool(notes))
+    found, notes = _with_channels(found, keys, own, notes)
+    needed = {key: found.layout.shape(ours, own[ours].shape, design) for key, ours in keys.items()}
+    if misfits := _misfits(found, keys, needed, own):
+        raise WeightsError(f"{found.origin} is of {title} but does not fit this network: {misfits}")
+    loaded = {ours: found.weights[key].reshape(own[ours].shape) for key, ours in keys.items() if key in found.weights}
     _check_shared(own, loaded)
-    target.load_state_dict(target.state_dict() | {own_names[ours]: tensor for ours, tensor in loaded.items()})
-    for note in notes:
+    for note in notes:  # before the network is changed: a warning may be an exception
         warnings.warn(f"{found.origin}: {note}", UserWarning, stacklevel=2)
+    target.load_state_dict(state | {names[ours]: tensor for ours, tensor in loaded.items()})
     return found.layout.name
 
 
@@ -125,10 +130,12 @@ def export_weights(network: nn.Module, layout: str) -> dict[str, Tensor]:
     if changes := alterations(network):
         raise WeightsError(f"{chosen.title} cannot express this network, which was changed: {some(changes)}")
     tensors = {without_wrappers(name): tensor for name, tensor in network.state_dict().items()}
-    return {
-        key: tensors[ours].reshape(chosen.shape(ours, tensors[ours].shape)).clone(memory_format=torch.contiguous_format)
-        for key, ours in chosen.keys(tensors, network.plan).items()
-    }
+    _check_dense(tensors)
+    exported = {}
+    for key, ours in chosen.keys(tensors, network.plan).items():
+        shape = chosen.shape(ours, tensors[ours].shape, design)
+        exported[key] = tensors[ours].reshape(shape).clone(memory_format=torch.contiguous_format)
+    return exported
 
 
 def _is_classifier(ours: str) -> bool:
@@ -138,6 +145,11 @@ def _is_classifier(ours: str) -> bool:
 def _recognised(origin: str, weights: dict[str, Tensor]) -> _Source:
     """Find the layout and the prefix with the most of the keys; raises WeightsError if they have at most half."""
     cleaned = {without_wrappers(key): tensor for key, tensor in weights.items() if key.split(".")[-1] != "n_averaged"}
+    if kernels := [key for key in cleaned if key.endswith(".kernel")]:
+        raise WeightsError(
+            f"{origin}: has sparse kernels of FCMAE pretraining such as {kernels[0]}; convert the file with "
+            "remap_checkpoint_keys of the official code"
+        )
     if doubled := len(weights) - len(cleaned) - sum(key.split(".")[-1] == "n_averaged" for key in weights):
         raise WeightsError(f"{origin}: {doubled} keys are there twice, with and without the prefix of a wrapper")
     prefixes = Counter(
@@ -148,38 +160,37 @@ def _recognised(origin: str, weights: dict[str, Tensor]) -> _Source:
     choices = []
     for prefix, count in prefixes.items():
         if 2 * count > len(cleaned):
-            keys = [key.removeprefix(prefix) for key in cleaned if key.startswith(prefix)]
-            choices += [(layout.known(keys), layout, prefix) for layout in LAYOUTS]
+            names = [key.removeprefix(prefix) for key in cleaned if key.startswith(prefix)]
+            choices += [(layout.known(names), layout, prefix) for layout in LAYOUTS]
     known, layout, prefix = max(choices, key=lambda choice: choice[0], default=(0, LAYOUTS[0], ""))
     if 2 * known <= len(cleaned):
-        raise WeightsError(f"{origin}: unknown layout, with {_described(list(cleaned))}")
+        keys = f"keys such as {some(list(cleaned))}" if cleaned else "no keys"
+        raise WeightsError(f"{origin}: unknown layout, with {keys}; known: {', '.join(NAMES)}")
     inside = {key.removeprefix(prefix): tensor for key, tensor in cleaned.items() if key.startswith(prefix)}
     return _Source(origin, layout, prefix, inside, [key for key in cleaned if not key.startswith(prefix)])
 
 
-def _described(keys: list[str]) -> str:
-    """Describe keys of no layout, and what is known of them."""
-    if "mask_token" in keys and any(key.endswith(".kernel") for key in keys):
-        return (
-            f"sparse kernels of FCMAE pretraining such as {next(key for key in keys if key.endswith('.kernel'))}; "
-            "convert it with remap_checkpoint_keys of the official code"
-        )
-    return f"{f'keys such as {some(keys)}' if keys else 'no keys'}; known: {', '.join(NAMES)}"
-
-
-def _check_network(own: dict[str, Tensor], keys: dict[str, str]) -> None:
+def _check_network(own: dict[str, Tensor], keys: dict[str, str], headless: bool) -> None:
     """Raise WeightsError if the network does not have the tensors of its design, or copying to one would fail."""
     needed = set(keys.values())
-    lacks, adds = [ours for ours in keys.values() if ours not in own], [ours for ours in own if ours not in needed]
-    changes = {"missing": lacks, "added": adds}
+    lacks = [ours for ours in keys.values() if ours not in own]
+    adds = [ours for ours in own if ours not in needed and not (headless and ours.startswith(_HEAD_NORM))]
     if lacks or adds:
+        changes = {"missing": lacks, "added": adds}
         described = "; ".join(f"{what} {some(names)}" for what, names in changes.items() if names)
         hint = _HINT if all(map(_is_classifier, (*lacks, *adds))) else ""
         raise WeightsError(f"this network was changed after it was built: {described}{hint}")
-    if unfit := [key for key, tensor in own.items() if not is_plain(tensor)]:
-        raise WeightsError(f"this network has no memory, or another kind of tensor, for {some(unfit)}")
+    _check_dense(own)
+    if absent := [key for key, tensor in own.items() if tensor.is_meta]:
+        raise WeightsError(f"this network is on the meta device, so nothing can be copied to {some(absent)}")
     if not torch.is_inference_mode_enabled() and (fixed := [key for key, one in own.items() if one.is_inference()]):
         raise WeightsError(f"this network was made in inference mode, so it cannot be changed: {some(fixed)}")
+
+
+def _check_dense(own: dict[str, Tensor]) -> None:
+    """Raise WeightsError unless all tensors of a network are ordinary ones."""
+    if unfit := [key for key, tensor in own.items() if not is_dense(tensor)]:
+        raise WeightsError(f"this network has tensors that are not dense: {some(unfit)}")
 
 
 def _check_shared(own: dict[str, Tensor], loaded: dict[str, Tensor]) -> None:
@@ -190,77 +201,60 @@ def _check_shared(own: dict[str, Tensor], loaded: dict[str, Tensor]) -> None:
             places[own[ours].data_ptr(), own[ours].shape].append(ours)
     for first, *rest in places.values():
         for other in rest:
-            if not torch.equal(loaded[first], loaded[other]):
+            if not torch.equal(*(loaded[ours].to(own[ours].dtype) for ours in (first, other))):
                 raise WeightsError(f"{first} and {other} are one tensor in this network, but different weights")
 
 
-def _fitted(
-    found: _Source, keys: dict[str, str], own: dict[str, Tensor], classifier: bool
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights by our keys in our shapes, and what was done to them; raises WeightsError."""
-    weights, notes = dict(found.weights), []
-    if not classifier:
-        weights = {key: tensor for key, tensor in weights.items() if not found.layout.of_classifier(key)}
-        headless = len(weights) == len(found.weights) and not any(
-            "head.norm." in keys[key] for key in weights if key in keys
-        )
-        norm = [key for key, ours in keys.items() if ours.startswith("head.norm.")]
-        if headless and norm:
-            keys = {key: ours for key, ours in keys.items() if key not in norm}
-            notes.append("has no norm before the classifier; the network's stays as it is")
-    for key, ours in keys.items():
-        if ours == STEM and key in weights and weights[key].ndim == 4 and weights[key].shape[1] == 3:
-            channels = own[ours].shape[1]
-            if channels != 3:
-                weights[key] = _for_channels(weights[key], channels)
-                notes.append(f"{found.prefix}{key} has 3 input channels, " + _how(channels))
-    misfits = _misfits(found, keys, own, weights)
-    if misfits:
-        names = [name for listed in misfits.values() for name, _ in listed]
-        listed = "; ".join(f"{what} {some([text for _, text in texts])}" for what, texts in misfits.items())
-        hint = _HINT if all(map(found.layout.of_classifier, names)) else ""
-        raise WeightsError(f"{found.origin} is of {found.layout.title} but does not fit this network: {listed}{hint}")
-    return {ours: weights[key].reshape(own[ours].shape) for key, ours in keys.items() if key in weights}, notes
+def _without_classifier(found: _Source, keys: dict[str, str]) -> tuple[_Source, dict[str, str], list[str]]:
+    """Leave the classifier out of weights and keys, and the norm before it if the weights end before it."""
+    weights = {key: tensor for key, tensor in found.weights.items() if not found.layout.of_classifier(key)}
+    keys = {key: ours for key, ours in keys.items() if not _is_classifier(ours)}
+    norm = [key for key, ours in keys.items() if ours.startswith(_HEAD_NORM)]
+    notes = []
+    if norm and len(weights) == len(found.weights) and not any(key in weights for key in norm):
+        keys = {key: ours for key, ours in keys.items() if key not in norm}
+        notes.append("has no norm before the classifier; the network's stays as it is")
+    return replace(found, weights=weights), keys, notes
 
 
-def _for_channels(weight: Tensor, channels: int) -> Tensor:
-    """Fit a kernel for 3 channels to another number of channels, as timm's `adapt_input_conv` does."""
+def _with_channels(
+    found: _Source, keys: dict[str, str], own: dict[str, Tensor], notes: list[str]
+) -> tuple[_Source, list[str]]:
+    """Fit a stem for 3 channels to the network's number of channels, as timm's `adapt_input_conv` does."""
+    key = next(key for key, ours in keys.items() if ours == STEM)
+    weight, channels = found.weights.get(key), own[STEM].shape[1]
+    if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or channels == 3 or not weight.is_floating_point():
+        return found, notes
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if channels == 1:
-        wide = wide.sum(1, keepdim=True)
+        wide, how = wide.sum(1, keepdim=True), "summed for 1"
     else:
         wide = wide.repeat(1, ceil(channels / 3), 1, 1)[:, :channels] * (3 / channels)
-    return wide.to(weight.dtype)
+        how = f"repeated for {channels} and multiplied by 3/{channels}"
+    note = f"{found.prefix}{key} has 3 input channels, {how}"
+    return replace(found, weights=found.weights | {key: wide.to(weight.dtype)}), [*notes, note]
 
 
-def _how(channels: int) -> str:
-    return "summed for 1" if channels == 1 else f"repeated for {channels} and multiplied by 3/{channels}"
-
-
-def _misfits(
-    found: _Source, keys: dict[str, str], own: dict[str, Tensor], weights: dict[str, Tensor]
-) -> dict[str, list[tuple[str, str]]]:
-    """List missing and unexpected keys, wrong shapes and types: each with the layout's key, and as text."""
+def _misfits(found: _Source, keys: dict[str, str], needed: dict[str, torch.Size], own: dict[str, Tensor]) -> str:
+    """Describe missing and unexpected keys, wrong shapes and types, with the layout's keys."""
+    weights, prefix, of_classifier = found.weights, found.prefix, found.layout.of_classifier
     # Files older than torch 0.4.1 lack this counter. Nothing here uses it, and torch also allows it to be missing.
-    missing = [key for key in keys if key not in weights and not key.endswith(_COUNTER)]
+    missing = [key for key in keys if key not in weights and not key.endswith(".num_batches_tracked")]
     unexpected = [key for key in weights if key not in keys]
-    shapes, types = [], []
-    for key, ours in keys.items():
-        if key not in weights:
-            continue
-        needed = found.layout.shape(ours, own[ours].shape)
-        # timm's smallest ConvNeXts keep 1×1 convolutions, and version 0.1 saved layer scale and GRN as (C, 1, 1).
-        if _without_ones(weights[key].shape) != _without_ones(needed):
-            shapes.append((key, f"{found.prefix}{key} is {size(weights[key].shape)}, needs {size(needed)}"))
-        if own[ours].is_floating_point() and not weights[key].is_floating_point():
-            types.append((key, f"{found.prefix}{key} is {str(weights[key].dtype).removeprefix('torch.')}"))
-    misfits = {
-        "missing": [(key, found.prefix + key) for key in missing],
-        "unexpected": [(key, found.prefix + key) for key in unexpected] + [(key, key) for key in found.others],
-        "shapes": shapes,
-        "not floating-point": types,
+    present = [key for key in keys if key in weights]
+    # timm's smallest ConvNeXts keep 1×1 convolutions, and version 0.1 saved layer scale and GRN as (C, 1, 1).
+    shapes = [key for key in present if _without_ones(weights[key].shape) != _without_ones(needed[key])]
+    types = [key for key in present if own[keys[key]].is_floating_point() and not weights[key].is_floating_point()]
+    described = {
+        "missing": [prefix + key for key in missing],
+        "unexpected": [prefix + key for key in unexpected] + found.others,
+        "shapes": [f"{prefix}{key} is {size(weights[key].shape)}, needs {size(needed[key])}" for key in shapes],
+        "not floating-point": [f"{prefix}{key} ({str(weights[key].dtype).removeprefix('torch.')})" for key in types],
     }
-    return {what: listed for what, listed in misfits.items() if listed}
+    text = "; ".join(f"{what} {some(listed)}" for what, listed in described.items() if listed)
+    wrong = [*missing, *unexpected, *shapes, *types]
+    in_head = all(of_classifier(key) or keys.get(key, "").startswith(_HEAD_NORM) for key in wrong)
+    return text + _HINT if in_head and not found.others and any(map(of_classifier, wrong)) else text
 
 
 def _without_ones(shape: torch.Size) -> list[int]:

@@ -161,7 +161,7 @@ def test_stages_that_a_network_lacks_are_refused_in_one_line(stages: Any) -> Non
 
 @pytest.mark.parametrize("other", [None, "pocket", Design(), nn.Linear(2, 2), nn.Sequential(nn.Flatten()), modernize])
 def test_what_is_no_network_of_ours_is_refused_in_one_line(other: Any) -> None:
-    with pytest.raises(DesignError, match=r"^network: must be a network of modernize.build, not \w+$"):
+    with pytest.raises(DesignError, match=r"^network: must be a network of modernize.build, not a \w+$"):
         modernize.features(other)
 
 

@@ -12,7 +12,7 @@ from commands import ablations, ablations_here
 
 import modernize
 
-COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report")
+COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report", "export")
 
 
 def refused(*arguments: str | Path, cwd: Path) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ablations.data.datasets import DataSet
+    from ablations.data.preprocessing import Preprocessing
     from ablations.training.trainer import Result
     from modernize.cost import Cost
 
@@ -210,13 +211,15 @@ def execute(
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
+    facts |= {"classes": list(data.classes)}
     facts |= {"note": config.note} if config.note else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
     with writing(f"run {folder}"):
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
-            trained = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
+            trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
             result = {"status": "done", **_measured(trained), "train_top1": train_top1(read_log(folder)), **facts}
+            result |= {"preprocessing": asdict(steps)} if steps else {}
         except (OSError, Interrupted, RequestError):
             raise
         except (DivergedError, DamagedDataError) as error:
@@ -254,7 +257,10 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     _record_session(folder / "environment.json", session)
 
 
-def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callbacks: Callbacks, group: Group) -> Result:
+def _train(
+    config: RunConfig, folder: Path, data: DataSet, device: str, callbacks: Callbacks, group: Group
+) -> tuple[Result, Preprocessing | None]:
+    """Train the run's network; return its results and how its test images were prepared."""
     import torch
 
     from ablations.seeding import seed_of
@@ -276,7 +282,7 @@ def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callback
         )
     except ValueError as error:
         raise RequestError(f"{error} ({config.row} on {data.name})") from None
-    return trainer.train()
+    return trainer.train(), trainer.feeds.preprocessing
 
 
 def build_network(config: RunConfig, data: DataSet) -> nn.Module:
