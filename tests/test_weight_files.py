@@ -120,6 +120,7 @@ def test_where_nothing_is_averaged_it_is_refused(content: Callable[[Any], Any]) 
     assert refusal(build(TINY), weights, averaged=True) == message
 
 
+@pytest.mark.filterwarnings("ignore:the test set has", "ignore:training ends after", "ignore:ema_decay")
 def test_checkpoints_of_our_runs(tmp_path: Path) -> None:
     data = torch.utils.data.TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
     config = TrainingConfig(max_epochs=1, batch_size=4, learning_rate=0.1, ema_decay=0.5)
@@ -202,18 +203,38 @@ def test_all_but_the_classifier_is_loaded(layout: str, classes: int) -> None:
     weights = export_weights(source, layout)
     if not classes:
         weights = dict(list(weights.items())[:-2])
-        assert "classifier=False keeps the network's classifier" in refusal(network, weights)
+        assert "classifier=False leaves the classifier out" in refusal(network, weights)
     before = copy.deepcopy(network.state_dict())
     assert load_weights(network, weights, classifier=False) == layout
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensor, (before if key.startswith("head.linear") else source.state_dict())[key]), key
 
 
+@pytest.mark.parametrize("layout", NAMES)
+def test_networks_without_a_classifier_are_exported_and_loaded(layout: str) -> None:
+    source, network = randomise(build(TINY, num_classes=0)), build(TINY, num_classes=0)
+    exported = export_weights(source, layout)
+    assert load_weights(network, exported) == layout
+    assert_same_state(network.state_dict(), source.state_dict())
+    classified = export_weights(randomise(build(TINY, num_classes=3)), layout)
+    assert "unexpected " in (message := refusal(network, classified))
+    assert message.endswith("; classifier=False leaves the classifier out")
+    load_weights(network, classified, classifier=False)
+    assert_same_state(export_weights(network, layout), dict(list(classified.items())[:-2]))
+
+
+def test_a_network_without_a_classifier_is_timms() -> None:
+    peer, network = randomise(timms(num_classes=0)), build(FOUR_STAGES, num_classes=0)
+    assert load_weights(network, peer.state_dict()) == "timm"
+    assert_same_logits(network, peer)
+    assert_same_state(export_weights(network, "timm"), peer.state_dict())
+
+
 def test_a_file_without_the_norm_before_the_classifier_leaves_it_and_says_so() -> None:
     peer, network = randomise(OfficialV2((1, 1), 4)), build(V2, num_classes=5)
     pretrained = {key: tensor for key, tensor in peer.state_dict().items() if key.split(".")[0] not in ("norm", "head")}
     assert refusal(network, pretrained).endswith(
-        "missing norm.weight, norm.bias, head.weight and 1 more; classifier=False keeps the network's classifier"
+        "missing norm.weight, norm.bias, head.weight and 1 more; classifier=False leaves the classifier out"
     )
     message = "the state dict: has no norm before the classifier; the network's stays as it is"
     assert warned(network, {"model": pretrained}, classifier=False) == [message]
@@ -334,6 +355,7 @@ def test_other_types_are_refused(dtype: torch.dtype) -> None:
     assert refusal(build(TINY), changed).endswith(f"does not fit this network: not floating-point stem.1.bias ({name})")
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_quantized_weights_are_refused() -> None:
     weights = export_weights(build(TINY), "timm")
     quantized = torch.quantize_per_tensor(weights["stem.0.weight"], 0.1, 0, torch.qint8)
