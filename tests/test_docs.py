@@ -201,6 +201,8 @@ def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path, monkeyp
         assert names["cost"].params == 28_589_128 and len(names["steps"]) == 17
     if page == "docs/python.md":
         assert names["result"].images_seen == 2 * 64
+    if page == "docs/backbone.md":
+        assert [set(one) for one in names["detections"]] == [{"boxes", "labels", "scores"}] * 2
 
 
 def test_networks_and_the_trainer_are_shown() -> None:
