@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ablations.recipes import TrainingConfig
+    from ablations.studies.trained import load_run
     from ablations.training.trainer import Trainer
 
-__all__ = ["Trainer", "TrainingConfig"]
+__all__ = ["Trainer", "TrainingConfig", "load_run"]
 
 # imported on first use, so that the command line starts quickly
-_MODULES = {"Trainer": "training.trainer", "TrainingConfig": "recipes"}
+_MODULES = {"Trainer": "training.trainer", "TrainingConfig": "recipes", "load_run": "studies.trained"}
 
 
 def __getattr__(name: str) -> Any:

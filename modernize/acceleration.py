@@ -2,6 +2,7 @@
 
 `build` gives plain torch modules, which every tool understands. `accelerate` gives some of them a faster subclass of
 their own class. Parameters, hooks and module names stay; outputs and gradients are equal up to the order of summation.
+Each faster module checks, whenever it is called, that its shortcut is exact, and else computes as its plain class does.
 """
 
 from __future__ import annotations
@@ -12,42 +13,51 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd import forward_ad
+from torch.nn.modules import module as hooks_of_all
 
 from modernize.depthwise import COLUMNS, depthwise_conv2d
-from modernize.network import Block, LayerNorm2d, LayerScale, Network
+from modernize.network import Block, GlobalResponseNorm, LayerNorm2d, LayerScale, Network, StochasticDepth
 
 ROUNDING = 2  # raised when training steps, compiled or in bf16, come to round differently than before
+_TENSORS = (Tensor, nn.Parameter)
 _FAST_DTYPES = (torch.float32, torch.bfloat16)
-# Layers whose outputs may be overwritten: they are new tensors, and no gradient needs them.
-_FRESH = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, LayerNorm2d)
+_CAST_BY_AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class DepthwiseConv2d(nn.Conv2d):
     """Conv2d whose gradient is fast for a wide depthwise kernel on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or torch.jit.is_tracing() or not _is_slow(self):
-            return super().forward(x)
-        if x.ndim != 4 or x.device.type != "cpu":
-            return super().forward(x)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        if x.dtype is weight.dtype and x.dtype in _FAST_DTYPES:
-            return depthwise_conv2d(x, weight, bias)
-        return super().forward(x)
+        weight, bias = self.weight, self.bias  # read once: a parametrization may compute, and change, what it returns
+        if _is_strided_cpu(x) and torch.is_grad_enabled() and _is_slow(self, weight) and not _is_transformed():
+            cast_x, cast_weight, cast_bias = _autocast(x, weight, bias)
+            if cast_x.dtype is cast_weight.dtype and cast_x.dtype in _FAST_DTYPES:
+                return depthwise_conv2d(cast_x, cast_weight, cast_bias)
+        return self._conv_forward(x, weight, bias)
 
 
-def _is_slow(conv: nn.Conv2d) -> bool:
+def _is_strided_cpu(x: Tensor) -> bool:
+    """Return whether x is an ordinary batch of images: no proxy, subclass, or single image."""
+    return type(x) in _TENSORS and x.ndim == 4 and x.layout is torch.strided and x.device.type == "cpu"
+
+
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cast as autocast does, which leaves float64 and complex numbers alone."""
+    if not torch.is_autocast_enabled("cpu") or not {x.dtype, weight.dtype} <= {*_CAST_BY_AUTOCAST}:
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype("cpu")
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _is_slow(conv: nn.Conv2d, weight: Tensor) -> bool:
     """Return whether oneDNN's gradient of a convolution is slow, and `depthwise_conv2d` computes the same."""
-    kernel = conv.kernel_size[0]
+    kernel = weight.shape[-1]
     return (
-        conv.groups == conv.in_channels == conv.out_channels
-        and conv.kernel_size == (kernel, kernel)
-        and kernel % 2 == 1
+        type(weight) in _TENSORS
         and kernel > COLUMNS
+        and kernel % 2 == 1
+        and weight.shape == (conv.groups, 1, kernel, kernel)
         and conv.padding == (kernel // 2, kernel // 2)
         and conv.stride == conv.dilation == (1, 1)
         and conv.padding_mode == "zeros"
@@ -58,29 +68,95 @@ class ChannelsLastGELU(nn.GELU):
     """GELU that reads a channels-last tensor, (N, C, H, W), as the contiguous (N, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.is_contiguous():
+        if type(x) is not Tensor or x.ndim != 4 or x.is_contiguous():
             return super().forward(x)
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class InPlaceReLU(nn.ReLU):
-    """ReLU that overwrites its input."""
+class InPlaceSequential(nn.Sequential):
+    """Sequential whose ReLUs overwrite the output of the layer before them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x, inplace=True)
+        return _in_turn(self, x) if _may_overwrite(x) else super().forward(x)
 
 
 class InPlaceBlock(Block):
-    """Block that adds the shortcut in place."""
+    """Block that adds the shortcut, and applies the ReLU after the sum, in place."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.drop_path(self.residual(x)).add_(self.shortcut(x)))
+        if not _may_overwrite(x):
+            return super().forward(x)
+        residual, shortcut = self.drop_path(self.residual(x)), self.shortcut(x)
+        if self._residual_is_new() and residual.dtype is shortcut.dtype and residual.shape == shortcut.shape:
+            total = residual.add_(shortcut)
+        else:
+            total = residual + shortcut
+        return _in_turn(self.after, total, new=True) if _is_plain(self.after, _SEQUENTIAL) else self.after(total)
+
+    def _residual_is_new(self) -> bool:
+        """Return whether nothing else holds the residual branch's output, and no gradient needs it."""
+        return (
+            _is_plain(self.drop_path, (StochasticDepth,))
+            and _is_plain(self.residual, _SEQUENTIAL)
+            and len(self.residual) > 0
+            and _is_plain(self.residual[-1], _NEW)
+        )
+
+
+_SEQUENTIAL = (nn.Sequential, InPlaceSequential)
+# Layers whose outputs may be overwritten: they are new tensors, and no gradient needs them.
+_NEW = (
+    nn.Conv2d,
+    DepthwiseConv2d,
+    nn.BatchNorm2d,
+    nn.SyncBatchNorm,
+    LayerNorm2d,
+    LayerScale,
+    GlobalResponseNorm,
+)
+
+
+def _in_turn(layers: nn.Sequential, x: Tensor, new: bool = False) -> Tensor:
+    """Apply the layers; a ReLU overwrites its input if that is `new` or a layer's output that nothing else reads."""
+    for layer in layers:
+        x = x.relu_() if new and _is_plain(layer, (nn.ReLU,)) else layer(x)
+        new = _is_plain(layer, _NEW)
+    return x
+
+
+def _is_plain(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
+    """Return whether a module is of one of the types, and nothing sees its inputs and outputs: no hook, no wrapper."""
+    return type(module) in types and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def _may_overwrite(x: Tensor) -> bool:
+    """Return whether tensors may be overwritten. Compilers do it by themselves, and graphs should not have it."""
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not hooks_of_all._has_any_global_hook()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _is_transformed() -> bool:
+    """Return whether vmap, forward mode or tracing is active, for which the fast gradient has no rule."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: DepthwiseConv2d,
     nn.GELU: ChannelsLastGELU,
-    nn.ReLU: InPlaceReLU,
+    nn.Sequential: InPlaceSequential,
     Block: InPlaceBlock,
 }
 _PLAIN = {faster: plain for plain, faster in _FASTER.items()}
@@ -89,14 +165,13 @@ _PLAIN = {faster: plain for plain, faster in _FASTER.items()}
 def accelerate(network: nn.Module) -> nn.Module:
     """Swap faster modules into the blocks of a network, in place.
 
-    Do this to train with a loop of your own; `Trainer` does it by itself. Tracing, quantization and other tools that
-    rewrite a network need the plain one: call `decelerate` first.
+    Do this to train with a loop of your own; `Trainer` does it by itself. Tools that look for torch's own modules, such
+    as quantization, need the plain network: call `decelerate` first.
 
     - Wide depthwise convolutions get a fast gradient, for float32, bfloat16 and bfloat16 autocast on a CPU. Others, and
       those whose stride, padding or dilation was changed, are computed as before.
     - GELU reads channels-last tensors as contiguous ones.
-    - The shortcut is added, and ReLU applied, in place. A block with hooks keeps its own sum and ReLU, since a hook may
-      keep a tensor; add hooks before this call.
+    - The shortcut is added, and ReLU applied, in place, unless a hook sees the tensor.
 
     Args:
         network: Network of `build`, or any module that contains its blocks.
@@ -133,7 +208,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
 
 def _swap(network: nn.Module) -> list[nn.Module]:
     """Give modules their faster class; return these modules."""
-    swapped = [module for module in dict.fromkeys(_swappable(network)) if type(module) in _FASTER]
+    swapped = [module for module in {*_swappable(network)} if type(module) in _FASTER]
     for module in swapped:
         module.__class__ = _FASTER[type(module)]
     return swapped
@@ -146,37 +221,21 @@ def _restore(modules: Iterable[nn.Module]) -> None:
 
 
 def _swappable(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the plain and faster modules of all blocks and stems that may be fast without changing a result."""
+    """Yield the modules of all stems and blocks that can be faster."""
     for part in network.modules():
-        if isinstance(part, Network) and not _has_hooks(part.stem):
-            yield from _relus(part.stem)
+        if isinstance(part, Network) and _has_relu(part.stem):
+            yield part.stem
         elif isinstance(part, Block):
+            yield part
             for module in part.modules():
-                if isinstance(module, nn.GELU) or (isinstance(module, nn.Conv2d) and _is_slow(module)):
+                if type(module) is nn.GELU or (type(module) is nn.Conv2d and _is_slow(module, module.weight)):
                     yield module
-            if not _has_hooks(part):
-                yield from (*_relus(part.residual), *_relus(part.after, after_sum=True))
-                if isinstance(_last(part.residual), (*_FRESH, LayerScale)):
-                    yield part
+            if _has_relu(part.residual):
+                yield part.residual
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(
-        one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
-        for one in module.modules()
+def _has_relu(layers: nn.Module) -> bool:
+    """Return whether a ReLU follows a layer whose output it may overwrite."""
+    return isinstance(layers, nn.Sequential) and any(
+        type(layer) is nn.ReLU and type(before) in _NEW for before, layer in pairwise(layers)
     )
-
-
-def _relus(layers: nn.Module, after_sum: bool = False) -> Iterator[nn.Module]:
-    """Yield the ReLUs of a sequence whose input nothing else reads."""
-    if not isinstance(layers, nn.Sequential):
-        return
-    if after_sum and len(layers):
-        yield layers[0]
-    for before, layer in pairwise(layers):
-        if isinstance(before, _FRESH) and isinstance(layer, nn.ReLU):
-            yield layer
-
-
-def _last(layers: nn.Module) -> nn.Module | None:
-    return layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from modernize.arguments import Size, read_size
 from modernize.design import Design
-from modernize.models import design as named
+from modernize.fresh_thread import in_fresh_thread
+from modernize.models import as_design
 from modernize.network import Network
 from modernize.plan import Cost, Plan, compile_plan, trace
 from modernize.reference import count_reference, is_reference
@@ -40,16 +42,19 @@ def _addmm(inputs: list[Any], outputs: list[Any]) -> int:
 COUNTED = {"aten::_convolution": _convolution, "aten::linear": _linear, "aten::addmm": _addmm}
 
 
-def count(what: str | Design, image_size: int = 224, in_channels: int = 3, num_classes: int = 1000) -> Cost:
+def count(
+    what: str | Design, image_size: int | tuple[int, int] = 224, in_channels: int = 3, num_classes: int = 1000
+) -> Cost:
     """Count parameters and MACs with fvcore, without allocating the weights.
 
-    A model `torchvision:NAME` is counted with torch's own counter, which includes attention.
+    Default devices and types, and other modes of torch, do not change the result. A model `torchvision:NAME` is counted
+    with torch's own counter, which includes attention.
 
     Args:
         what: Design or design's name, or `torchvision:NAME`.
-        image_size: Resolution in pixels; images are square.
+        image_size: Resolution in pixels, or (height, width).
         in_channels: Channels of the images.
-        num_classes: Number of classes.
+        num_classes: Number of classes; 0 leaves out the classifier.
 
     Returns:
         Parameters, and MACs for one image.
@@ -59,12 +64,17 @@ def count(what: str | Design, image_size: int = 224, in_channels: int = 3, num_c
     """
     if isinstance(what, str) and is_reference(what):
         return count_reference(what, image_size, in_channels, num_classes)
-    plan = compile_plan(named(what) if isinstance(what, str) else what, in_channels, num_classes)
+    plan = compile_plan(as_design(what), in_channels, num_classes)
     trace(plan, image_size)  # raises DesignError for images that are too small
+    return in_fresh_thread(_count, plan, read_size(image_size))
+
+
+def _count(plan: Plan, images: Size) -> Cost:
+    """Count a plan for images of a size."""
     short, repeats = _without_repeats(plan)
     with torch.device("meta"):
         network = Network(short).eval()
-    macs = count_macs(network, (in_channels, image_size, image_size))
+    macs = count_macs(network, (plan.in_channels, *images))
     params = {name: sum(weights.numel() for weights in network.get_submodule(name).parameters()) for name in repeats}
     return Cost(
         params=sum(weights.numel() for weights in network.parameters())

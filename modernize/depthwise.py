@@ -27,17 +27,11 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Depthwise(torch.autograd.Function):
-    generate_vmap_rule = True
-
+    # No rules for vmap and forward mode: torch.compile refuses a function that has them.
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _convolve(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        x, weight, _ = inputs
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
+        return _convolve(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -49,18 +43,6 @@ class _Depthwise(torch.autograd.Function):
                 weight_gradient(x, weight, grad) if wants_weight else None,
                 grad.sum((0, 2, 3)) if wants_bias else None,
             )
-
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Tensor | None) -> Tensor:
-        x, weight = ctx.saved_tensors
-        tangent = x.new_zeros(())
-        if x_tangent is not None:
-            tangent = tangent + _convolve(x_tangent, weight)
-        if weight_tangent is not None:
-            tangent = tangent + _convolve(x, weight_tangent)
-        if bias_tangent is not None:
-            tangent = tangent + bias_tangent.view(-1, 1, 1)
-        return tangent
 
 
 def _without_autocast() -> AbstractContextManager:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from modernize.numbers import parse_number
@@ -16,6 +17,7 @@ from modernize.numbers import parse_number
 LARGEST = 100_000
 LARGEST_KERNEL = 999
 LARGEST_DEPTH = 1000
+SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1000.0
 MOST_STAGES = 16
 RECIPE = "recipe."  # begins the name of a recipe's setting where design flags stand too: recipe.mixup
 
@@ -27,8 +29,15 @@ class DesignError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` if a known name is close, and the list of known names otherwise."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def read_object(name: str, value: Any, kind: type, wanted: str) -> Any:
+    """Return an argument of a type; raises DesignError, which says with `wanted` what the argument must be."""
+    if not isinstance(value, kind):
+        raise DesignError(f"{name}: must be {wanted}, not {type(value).__name__}")
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -41,6 +50,11 @@ def plain(value: Any) -> Any:
 def printable(value: Any) -> str:
     """Return a value as one line of text, with control characters escaped."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
+
+
+def shortened(line: str, most: int = 60) -> str:
+    """Return a line, cut to a number of characters."""
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def text(value: Any) -> str:
@@ -59,9 +73,9 @@ def integer(value: Any) -> int:
             number = parse_number(value)
         except ValueError as error:
             raise ValueError(str(error).replace("a number", "an integer")) from None
-    if isinstance(number, bool) or not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, Integral):
         raise ValueError("must be an integer")
-    return number
+    return int(number)
 
 
 def _positive(value: Any) -> int:
@@ -82,7 +96,7 @@ def _odd(value: Any) -> int:
 
 
 def _depths(value: Any) -> tuple[int, ...]:
-    parts = value.split("-") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    parts = value.split("-") if isinstance(value, str) else [value] if isinstance(value, Integral) else value
     form = "must be the number of blocks per stage, such as 3-3-9-3"
     if isinstance(value, bool) or not isinstance(parts, (list, tuple)) or not parts:
         raise ValueError(form)
@@ -113,7 +127,7 @@ def _scale(value: Any) -> float | None:
         number = float(parse_number(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not 1e-30 <= number <= 1e3:
+    if isinstance(value, bool) or not isinstance(value, (str, Real)) or not SMALLEST_SCALE <= number <= LARGEST_SCALE:
         raise ValueError("must be off or a number from 1e-30 to 1000, such as 1e-6")
     return number
 
@@ -148,10 +162,11 @@ class Flag:
         try:
             return self.parse(value) if self.parse else self._one_of_values(value)
         except ValueError as error:
-            raise DesignError(f"{self.name}={printable(plain(value))}: {error}") from None
+            shown = "None" if value is None else shortened(printable(plain(value)))
+            raise DesignError(f"{self.name}={shown}: {error}") from None
 
     def _one_of_values(self, value: Any) -> str:
-        if value not in self.values:
+        if not isinstance(value, str) or value not in self.values:
             raise ValueError(f"must be one of {self.accepts}")
         return str(value)
 
@@ -254,9 +269,10 @@ class Design:
         Raises:
             DesignError: If a flag is unknown or its value invalid.
         """
+        read_object("flags", flags, Mapping, "a mapping of flags to values, such as {'width': 96}")
         for name in flags:
             if name not in BY_NAME:
-                raise DesignError(f"unknown flag {name!r}: {nearest(str(name), BY_NAME)}")
+                raise DesignError(f"unknown flag {shortened(repr(name))}: {nearest(str(name), BY_NAME)}")
         return dataclasses.replace(self, **flags)
 
     def flags(self) -> dict[str, Any]:
@@ -265,7 +281,7 @@ class Design:
 
     def differences(self, base: Design) -> dict[str, Any]:
         """Return the flags in which this design differs from `base`, with this design's values as YAML stores them."""
-        before = base.flags()
+        before = read_object("base", base, Design, "a Design").flags()
         return {name: value for name, value in self.flags().items() if value != before[name]}
 
 

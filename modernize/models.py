@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from modernize.design import Design, DesignError, printable
+from modernize.arguments import read_choice, read_factor, read_layer_scale, read_rate
+from modernize.design import Design, read_object
 from modernize.named_designs import MODELS
 from modernize.plan import compile_plan, trace
-from modernize.roadmap import design
+from modernize.roadmap import NAME_FORM, design
 
 if TYPE_CHECKING:
     from modernize.network import Network
 
 __all__ = ["CONSTRUCTORS", "MODELS", "build", "design"]
+
+INITS = ("trunc_normal", "kaiming")
+
+
+def as_design(what: str | Design) -> Design:
+    """Return a design, or the design of a name; raises DesignError."""
+    return what if isinstance(what, Design) else design(read_object("what", what, str, f"a Design or {NAME_FORM}"))
 
 
 def build(
@@ -28,7 +36,7 @@ def build(
 
     Args:
         what: Design or design's name, such as "resnet50@depthwise,norm=ln".
-        num_classes: Number of classes.
+        num_classes: Number of classes; 0 leaves out the classifier.
         in_channels: Channels of the images.
         drop_path_rate: Stochastic depth rate of the last block, from 0 to below 1; rates rise linearly from 0 at the
             first block.
@@ -36,20 +44,20 @@ def build(
         init: `trunc_normal` (standard deviation 0.02; ConvNeXt) or `kaiming` (torchvision's ResNet).
 
     Returns:
-        Network mapping images (N, in_channels, H, W) to logits (N, num_classes).
+        Network mapping images (N, in_channels, H, W) to logits (N, num_classes); without a classifier, to the pooled
+        features (N, C), after the head's norm if the design has one.
 
     Raises:
         DesignError: If the design or another argument is invalid.
     """
+    plan = compile_plan(as_design(what), in_channels, num_classes)
+    rate = read_rate("drop_path_rate", drop_path_rate)
+    scheme, scale = read_choice("init", init, INITS), read_factor("head_init_scale", head_init_scale)
+
     from modernize.network import Network, initialise
 
-    if isinstance(drop_path_rate, bool) or not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
-        raise DesignError(f"drop_path_rate={printable(drop_path_rate)}: must be at least 0 and below 1")
-    if init not in ("trunc_normal", "kaiming"):
-        raise DesignError(f"init={init!r}: must be one of trunc_normal, kaiming")
-    plan = compile_plan(design(what) if isinstance(what, str) else what, in_channels, num_classes)
-    network = Network(plan, drop_path_rate)
-    initialise(network, init, head_init_scale)
+    network = Network(plan, rate)
+    initialise(network, scheme, scale)
     return network
 
 
@@ -63,7 +71,8 @@ def _constructor(name: str) -> Callable[..., Network]:
         layer_scale_init_value: float | None = MODELS[name].layer_scale,
         head_init_scale: float = 1.0,
     ) -> Network:
-        scaled = MODELS[name].with_flags({"layer_scale": layer_scale_init_value or None})
+        scale = read_layer_scale("layer_scale_init_value", layer_scale_init_value)
+        scaled = MODELS[name].with_flags({"layer_scale": scale})
         return build(scaled, num_classes, in_channels, drop_path_rate, head_init_scale)
 
     params = sum(step.params for step in trace(compile_plan(MODELS[name]), 224))
@@ -72,13 +81,13 @@ def _constructor(name: str) -> Callable[..., Network]:
 
     Args:
         in_channels: Channels of the images.
-        num_classes: Number of classes.
+        num_classes: Number of classes; 0 leaves out the classifier.
         drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
         layer_scale_init_value: Initial value of layer scale; 0 or None turns it off.
         head_init_scale: Factor on the classifier's initial weights and bias.
 
     Returns:
-        Network mapping images (N, in_channels, H, W) to logits (N, num_classes).
+        Network mapping images (N, in_channels, H, W) to logits (N, num_classes), or to pooled features without classes.
 
     Raises:
         DesignError: If an argument is invalid.

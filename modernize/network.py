@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,19 +56,21 @@ class GlobalResponseNorm(_PerChannel):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.eps = RESPONSE_NORM_EPS
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
-        relative = norms / (norms.mean(1, keepdim=True) + RESPONSE_NORM_EPS)
+        relative = norms / (norms.mean(1, keepdim=True) + self.eps)
         return torch.addcmul(self.bias.view(-1, 1, 1), x, 1 + self.weight.view(-1, 1, 1) * relative)
 
 
 class Head(nn.Sequential):
-    """Pooling, norm, flattening and classifier: (N, C, H, W) to (N, num_classes)."""
+    """Pooling, norm, flattening and, if there are classes, classifier: (N, C, H, W) to (N, num_classes) or (N, C)."""
 
-    linear: nn.Linear
+    if TYPE_CHECKING:  # at run time, torch.jit.script would need a linear layer even without classes
+        linear: nn.Linear
 
 
 class StochasticDepth(nn.Module):
@@ -84,8 +86,9 @@ class StochasticDepth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.rate:
             return x
-        keep = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)
+        survival = 1 - self.rate
+        keep = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(survival)
+        return x * (keep.div_(survival) if survival else keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
@@ -106,7 +109,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """A plan as a module: images (N, C, H, W) to logits (N, num_classes)."""
+    """A plan as a module: images (N, C, H, W) to logits (N, num_classes), or to pooled features without classes."""
 
     def __init__(self, plan: p.Plan, drop_path_rate: float = 0.0):
         super().__init__()
@@ -124,9 +127,9 @@ class Network(nn.Module):
                 for stage in plan.stages
             )
         )
-        *pooling, linear = plan.head
-        layers = [(layer.name, module(layer)) for layer in pooling]
-        self.head = Head(OrderedDict([*layers, ("flatten", nn.Flatten()), (linear.name, module(linear))]))
+        layers = [(layer.name, module(layer)) for layer in plan.head]
+        layers.insert(len(layers) - bool(plan.num_classes), ("flatten", nn.Flatten()))
+        self.head = Head(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(x)))
@@ -195,7 +198,7 @@ def initialise(network: nn.Module, scheme: str, head_init_scale: float = 1.0) ->
                 layer.reset_parameters()
             if layer.bias is not None and (scheme == "trunc_normal" or isinstance(layer, nn.Conv2d)):
                 nn.init.zeros_(layer.bias)
-    if isinstance(network, Network) and head_init_scale != 1.0:
+    if isinstance(network, Network) and network.plan.num_classes and head_init_scale != 1.0:
         with torch.no_grad():
             for weights in network.head.linear.parameters():
                 weights.mul_(head_init_scale)

@@ -6,9 +6,9 @@ The module tree, the layer table, the diagrams and the closed-form cost all read
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
-from modernize.design import Design, DesignError, printable
+from modernize.arguments import Size, read_channels, read_classes, read_size
+from modernize.design import Design, DesignError, read_object
 
 EXPANSION = 4  # wide over narrow channels of a block, in both ResNet and ConvNeXt
 
@@ -42,12 +42,12 @@ class _Layer:
         """Number of parameters."""
         return 0
 
-    def out_size(self, size: int) -> int:
-        """Return the output resolution for an input resolution, in pixels."""
+    def out_size(self, size: Size) -> Size:
+        """Return the size of the output for that of the input."""
         return size
 
-    def macs(self, size: int) -> int:
-        """Return the multiply-adds for one image of a resolution in pixels."""
+    def macs(self, size: Size) -> int:
+        """Return the multiply-adds for one input of a size."""
         return 0
 
 
@@ -67,11 +67,13 @@ class Conv(_Layer):
     def params(self) -> int:
         return self.kernel_size**2 * self.in_channels // self.groups * self.out_channels + self.bias * self.out_channels
 
-    def out_size(self, size: int) -> int:
-        return (size + 2 * self.padding - self.kernel_size) // self.stride + 1
+    def out_size(self, size: Size) -> Size:
+        beyond, stride = 2 * self.padding - self.kernel_size, self.stride
+        return Size((size.height + beyond) // stride + 1, (size.width + beyond) // stride + 1)
 
-    def macs(self, size: int) -> int:
-        return self.out_size(size) ** 2 * self.kernel_size**2 * self.in_channels // self.groups * self.out_channels
+    def macs(self, size: Size) -> int:
+        per_position = self.kernel_size**2 * self.in_channels // self.groups * self.out_channels
+        return self.out_size(size).pixels * per_position
 
     def __str__(self) -> str:
         grouped = "depthwise " if self.groups == self.in_channels > 1 else ""
@@ -108,8 +110,8 @@ class Activation(_Layer):
 class MaxPool(_Layer):
     """ResNet's overlapping 3×3 max-pool, stride 2."""
 
-    def out_size(self, size: int) -> int:
-        return (size - 1) // 2 + 1
+    def out_size(self, size: Size) -> Size:
+        return Size((size.height - 1) // 2 + 1, (size.width - 1) // 2 + 1)
 
     def __str__(self) -> str:
         return "max-pool 3×3, stride 2"
@@ -119,8 +121,8 @@ class MaxPool(_Layer):
 class GlobalAveragePool(_Layer):
     """The mean over positions, with output size 1×1."""
 
-    def out_size(self, size: int) -> int:
-        return 1
+    def out_size(self, size: Size) -> Size:
+        return Size(1, 1)
 
     def __str__(self) -> str:
         return "global average pool"
@@ -166,10 +168,10 @@ class Linear(_Layer):
     def params(self) -> int:
         return (self.in_features + 1) * self.out_features
 
-    def out_size(self, size: int) -> int:
-        return 1
+    def out_size(self, size: Size) -> Size:
+        return Size(1, 1)
 
-    def macs(self, size: int) -> int:
+    def macs(self, size: Size) -> int:
         return self.in_features * self.out_features
 
     def __str__(self) -> str:
@@ -199,7 +201,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All layers of a network."""
+    """All layers of a network. Without classes the head has no classifier."""
 
     design: Design
     in_channels: int
@@ -216,16 +218,16 @@ class Step:
     Attributes:
         path: Path of the layer's module in the network.
         layer: Description of the layer.
-        in_size: Input resolution in pixels; feature maps are square.
-        out_size: Output resolution in pixels.
+        in_size: Height and width of the input in pixels.
+        out_size: Height and width of the output in pixels.
         params: Number of parameters.
         macs: Multiply-adds for one image.
     """
 
     path: str
     layer: Layer
-    in_size: int
-    out_size: int
+    in_size: Size
+    out_size: Size
     params: int
     macs: int
 
@@ -236,16 +238,16 @@ def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) 
     Args:
         design: The design.
         in_channels: Channels of the images.
-        num_classes: Number of classes.
+        num_classes: Number of classes; 0 leaves out the classifier.
 
     Returns:
         The layers of every part of the network, in order.
 
     Raises:
-        DesignError: If `in_channels` or `num_classes` is not an integer of at least 1.
+        DesignError: If an argument is invalid.
     """
-    check_size("in_channels", in_channels)
-    check_size("num_classes", num_classes)
+    read_object("design", design, Design, "a Design, as modernize.design makes from a name")
+    in_channels, num_classes = read_channels(in_channels), read_classes(num_classes)
     channels = design.width
     stages = []
     for index, depth in enumerate(design.depths):
@@ -259,14 +261,6 @@ def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) 
         channels = out
     stem = _stem(design, in_channels)
     return Plan(design, in_channels, num_classes, stem, tuple(stages), _head(design, channels, num_classes))
-
-
-def check_size(name: str, value: int) -> None:
-    """Raise DesignError unless an argument is an integer of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise DesignError(f"{name}={printable(value)}: must be an integer")
-    if value < 1:
-        raise DesignError(f"{name}={value}: must be at least 1; nearest valid value: 1")
 
 
 def _stem(design: Design, in_channels: int) -> Layers:
@@ -296,7 +290,8 @@ def _downsampling(design: Design, in_channels: int, out_channels: int) -> Layers
 
 def _head(design: Design, channels: int, num_classes: int) -> Layers:
     norm: Layers = (Norm("norm", design.norm, channels),) if design.separate_downsampling else ()
-    return (GlobalAveragePool("pool"), *norm, Linear("linear", channels, num_classes))
+    classifier: Layers = (Linear("linear", channels, num_classes),) if num_classes else ()
+    return (GlobalAveragePool("pool"), *norm, *classifier)
 
 
 def _block(design: Design, in_channels: int, width: int, stride: int) -> BlockPlan:
@@ -332,35 +327,35 @@ def _convs(design: Design, in_channels: int, hidden: int, out: int, stride: int)
     return (spatial, first, last) if design.depthwise_first else (first, spatial, last)
 
 
-def trace(plan: Plan, image_size: int) -> list[Step]:
+def trace(plan: Plan, image_size: int | tuple[int, int]) -> list[Step]:
     """List every layer of a plan with its sizes and cost.
 
     Args:
         plan: The plan.
-        image_size: Resolution in pixels; images are square.
+        image_size: Resolution in pixels, or (height, width).
 
     Returns:
         One step per layer, in order of execution.
 
     Raises:
-        DesignError: If the images are too small for the strides, or `image_size` is not an integer.
+        DesignError: If the images are too small for the strides, or an argument is invalid.
     """
-    if isinstance(image_size, Integral) and image_size < 1:
-        raise _too_small(plan, image_size)
-    check_size("image_size", image_size)
-
+    read_object("plan", plan, Plan, "a Plan, as compile_plan makes")
+    images = read_size(image_size)
+    if min(images) < 1:
+        raise _too_small(plan, images)
     steps: list[Step] = []
 
-    def run(path: str, layers: Layers, size: int) -> int:
+    def run(path: str, layers: Layers, size: Size) -> Size:
         for layer in layers:
             out_size = layer.out_size(size)
-            if out_size < 1:
-                raise _too_small(plan, image_size)
+            if min(out_size) < 1:
+                raise _too_small(plan, images)
             steps.append(Step(f"{path}.{layer.name}", layer, size, out_size, layer.params, layer.macs(size)))
             size = out_size
         return size
 
-    size = run("stem", plan.stem, image_size)
+    size = run("stem", plan.stem, images)
     for s, stage in enumerate(plan.stages):
         size = run(f"stages.{s}.downsampling", stage.downsampling, size)
         for b, block in enumerate(stage.blocks):
@@ -380,9 +375,11 @@ def smallest_image(plan: Plan) -> int:
     return plan.design.stem_stride * (least - 1) + 1
 
 
-def _too_small(plan: Plan, image_size: int) -> DesignError:
+def _too_small(plan: Plan, images: Size) -> DesignError:
     """Return the error for images that are too small for the strides."""
+    least = smallest_image(plan)
+    valid = Size(max(images.height, least), max(images.width, least))
     return DesignError(
-        f"image_size={image_size} is too small for stem_stride={plan.design.stem_stride} and "
-        f"{len(plan.stages)} stages; nearest valid value: {smallest_image(plan)}"
+        f"image_size={images} is too small for stem_stride={plan.design.stem_stride} and "
+        f"{len(plan.stages)} stages; nearest valid value: {valid}"
     )

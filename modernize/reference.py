@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modernize.design import DesignError, nearest, printable
-from modernize.plan import Cost, check_size
+from modernize.arguments import MOST_CLASSES, Size, read_channels, read_integer, read_rate, read_size
+from modernize.design import DesignError, nearest, printable, read_object
+from modernize.fresh_thread import in_fresh_thread
+from modernize.plan import Cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +25,7 @@ def check_reference(name: str) -> str:
     from torchvision import models
 
     known = models.list_models(module=models)
+    read_object("name", name, str, f"a model's name, such as {PREFIX}swin_t")
     if not is_reference(name):
         raise DesignError(f"{printable(name)!r}: write {PREFIX}NAME, such as {PREFIX}swin_t")
     model = name.removeprefix(PREFIX)
@@ -36,7 +39,7 @@ def build_reference(
     num_classes: int = 1000,
     in_channels: int = 3,
     drop_path_rate: float = 0.0,
-    image_size: int = 224,
+    image_size: int | tuple[int, int] = 224,
     head_init_scale: float = 1.0,
 ) -> nn.Module:
     """Build torchvision's model `torchvision:NAME` with torchvision's initialization (global torch RNG).
@@ -48,25 +51,28 @@ def build_reference(
     from torchvision import models
     from torchvision.ops import StochasticDepth
 
-    if in_channels not in (1, 3):
-        raise DesignError(f"{name}: torchvision's models take images of 1 or 3 channels, not {printable(in_channels)}")
-    options: dict[str, Any] = {"num_classes": num_classes}
+    if read_channels(in_channels) not in (1, 3):
+        raise DesignError(f"{name}: torchvision's models take images of 1 or 3 channels, not {in_channels}")
+    options: dict[str, Any] = {"num_classes": read_integer("num_classes", num_classes, most=MOST_CLASSES)}
+    images, last_rate = read_size(image_size), read_rate("drop_path_rate", drop_path_rate)
     model = check_reference(name).removeprefix(PREFIX)
     if model in ("googlenet", "inception_v3"):  # by default they have more than one classifier
         options |= {"aux_logits": False, "init_weights": True}
     if model.startswith("vit_"):  # ViT and MaxViT take images of one size
-        options["image_size"] = image_size
+        if images.height != images.width:
+            raise DesignError(f"{name}: takes square images only, not {images}")
+        options["image_size"] = images.height
     elif model == "maxvit_t":
-        options["input_size"] = (image_size, image_size)
+        options["input_size"] = tuple(images)
     try:
         network = models.get_model(model, weights=None, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _refused(name, image_size, error) from None
+        raise _refused(name, images, error) from None
     if in_channels == 1:
         network.register_forward_pre_hook(_repeat_channel)
     blocks = [module for module in network.modules() if isinstance(module, StochasticDepth)]
     for index, block in enumerate(blocks):
-        block.p = drop_path_rate * index / max(len(blocks) - 1, 1)
+        block.p = last_rate * index / max(len(blocks) - 1, 1)
     if head_init_scale != 1.0:
         for weights in classifier(network)[1].parameters():
             weights.detach().mul_(head_init_scale)
@@ -88,23 +94,30 @@ def has_stochastic_depth(name: str) -> bool:
     return any(isinstance(module, StochasticDepth) for module in without_weights(name).modules())
 
 
-def count_reference(name: str, image_size: int = 224, in_channels: int = 3, num_classes: int = 1000) -> Cost:
+def count_reference(
+    name: str, image_size: int | tuple[int, int] = 224, in_channels: int = 3, num_classes: int = 1000
+) -> Cost:
     """Count parameters and MACs with torch's own counter, which includes attention.
 
-    Raises DesignError if the model does not take images of that size.
+    Images are `image_size` pixels high and wide, or (height, width). Raises DesignError if the model refuses them.
     """
+    return in_fresh_thread(_count, name, read_size(image_size), in_channels, num_classes)
+
+
+def _count(name: str, images: Size, in_channels: int, num_classes: int) -> Cost:
+    """Count a reference model for images of a size."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    for argument, value in {"image_size": image_size, "num_classes": num_classes}.items():
-        check_size(argument, value)
-    network = without_weights(name, num_classes, in_channels, image_size=image_size).eval()
+    if min(images) < 1:
+        raise DesignError(f"image_size={images}: must be at least 1")
+    network = without_weights(name, num_classes, in_channels, image_size=images).eval()
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
-            network(torch.empty(1, in_channels, image_size, image_size, device="meta"))
+            network(torch.empty(1, in_channels, *images, device="meta"))
     except (RuntimeError, AssertionError) as error:
-        raise _refused(name, image_size, error) from None
+        raise _refused(name, images, error) from None
     return Cost(sum(weights.numel() for weights in network.parameters()), counter.get_total_flops() // 2)
 
 
@@ -125,10 +138,10 @@ def without_weights(name: str, *arguments: Any, **options: Any) -> nn.Module:
         return build_reference(name, *arguments, **options).to("meta")
 
 
-def _refused(name: str, image_size: int, error: Exception) -> DesignError:
+def _refused(name: str, images: Size, error: Exception) -> DesignError:
     """Return the one-line error for a model that refused images of that size."""
     reason = " ".join(str(error).split())[:100]
-    return DesignError(f"{name}: does not take images of {image_size} px ({reason})")
+    return DesignError(f"{name}: does not take images of {images} px ({reason})")
 
 
 def _repeat_channel(_: nn.Module, inputs: tuple) -> tuple:

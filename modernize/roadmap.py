@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modernize.arguments import Size, read_size
 from modernize.design import (
     RECIPE,
     Design,
@@ -16,6 +17,7 @@ from modernize.design import (
     nearest,
     plain,
     printable,
+    read_object,
     read_settings,
     setting,
     split_name,
@@ -26,6 +28,8 @@ from modernize.reference import is_reference
 from modernize.roadmap_file import NAMES, Printed, RoadmapFile, Source, Step, is_roadmap, parse_roadmap, shipped
 
 __all__ = ["NAMES", "Roadmap", "Row", "Source", "design", "named", "roadmap", "roadmap_of", "stored_roadmap"]
+
+NAME_FORM = "a design's name, such as 'convnext_tiny' or 'mine.yaml'"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Roadmap:
         Raises:
             DesignError: If there is no such row.
         """
+        read_object("name", name, str, "the name of a row, such as 'depthwise'")
         known = (*self.rows, *self.extras)
         for row in known:
             if row.name == name:
@@ -99,6 +104,7 @@ class Roadmap:
 
     def before(self, row: Row) -> Row | None:
         """Return the last adopted row before `row`, to which its changes apply; None for the first row."""
+        read_object("row", row, Row, "a row of this roadmap")
         earlier = self.rows if row in self.extras else self.rows[: self.rows.index(row)]
         return next((other for other in reversed(earlier) if other.adopted), None)
 
@@ -123,7 +129,7 @@ def roadmap(name: str) -> Roadmap:
     Raises:
         DesignError: If the name is unknown, the file or a value is invalid, or a step sets the flag.
     """
-    base, row, _ = split_name(name)
+    base, row, _ = split_name(read_object("name", name, str, f"a roadmap's name: {', '.join(NAMES)} or a YAML file"))
     if row is not None:
         known = [base] if is_file(base) else NAMES
         raise DesignError(f"unknown roadmap {f'{base}@{row}'!r}: {nearest(f'{base}@{row}', known)}")
@@ -148,9 +154,9 @@ def stored_roadmap(name: str, contents: RoadmapFile) -> Roadmap:
     return _roadmap(name, contents, ())
 
 
-def prints_costs(steps: Roadmap, images: tuple[int, int, int]) -> bool:
+def prints_costs(steps: Roadmap, images: tuple[Size, int, int]) -> bool:
     """Whether the source's GFLOPs are those of these rows for images of this resolution, channels and classes."""
-    own = (steps.image_size, steps.in_channels, steps.num_classes)
+    own = (read_size(steps.image_size), steps.in_channels, steps.num_classes)
     return steps.name == steps.base and not steps.source.scaled and images == own
 
 
@@ -183,7 +189,7 @@ def design(name: str) -> Design:
     Raises:
         DesignError: If any part of the name is unknown or the design is invalid.
     """
-    for part in split_name(name).settings:
+    for part in split_name(read_object("name", name, str, NAME_FORM)).settings:
         if part.strip().startswith(RECIPE):
             raise DesignError(f"{part!r} in {name!r}: a setting of the recipe, and a design has none; leave it out")
     return named(name).design

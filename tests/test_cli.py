@@ -12,7 +12,7 @@ from commands import ablations, ablations_here
 
 import modernize
 
-COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report")
+COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report", "export")
 
 
 def refused(*arguments: str | Path, cwd: Path) -> str:
@@ -124,6 +124,16 @@ def test_count_at_another_size() -> None:
     assert "paper_gflops" not in one
 
 
+def test_images_need_not_be_square(tmp_path: Path) -> None:
+    done = ablations_here("show", "pocket", "--image-size", "48x80", "--diagram", tmp_path / "pocket.svg")
+    assert done.returncode == 0 and done.stdout.startswith("pocket, 1×48×80\n"), done.stderr
+    assert "24×40" in done.stdout and "3×5" in done.stdout and "1²" in done.stdout
+    done = ablations_here("count", "convnext_tiny", "--image-size", "96x64", "--format", "json")
+    assert json.loads(done.stdout)[0]["macs"] == modernize.count("convnext_tiny", (96, 64)).macs
+    done = ablations_here("compare", "pocket", "pocket@kernel-7", "--image-size", "48x80")
+    assert "Counted for 1×48×80 images and 10 classes" in done.stdout
+
+
 def test_data_says_where_it_lies(tmp_path: Path) -> None:
     done = ablations_here("data", "digits", cwd=tmp_path)
     assert done.returncode == 0
@@ -163,6 +173,13 @@ def test_wrong_requests_are_one_line(tmp_path: Path) -> None:
         ("count",): "give designs",
         ("count", "--roadmap", "resnet5"): "unknown roadmap 'resnet5'",
         ("count", "convnext_tiny", "--image-size", "16"): "nearest valid value: 32",
+        ("count", "convnext_tiny", "--image-size", "16x640"): "image_size=16x640 is too small for stem_stride=4",
+        ("show", "pocket", "--image-size", "32x"): "'32x' must be an integer, or height and width, such as 384x640",
+        ("show", "pocket", "--image-size", "1x2x3"): "'1x2x3' must be an integer, or height and width",
+        ("show", "pocket", "--image-size", "32x010"): "'010' must be written as a plain decimal number",
+        ("compare", "pocket", "pocket", "--image-size", "0x32"): "0 is not in the range",
+        ("bench", "pocket", "--image-size", "32x64"): "'32x64' must be an integer",
+        ("count", "torchvision:vit_b_16", "--image-size", "384x640"): "takes square images only, not 384x640",
         ("status", "missing"): "has no study.yaml",
         ("report", "missing"): "has no study.yaml",
         ("data", "mnits"): "unknown dataset",

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from ablations.data.batches import Batches, MicroBatch
 from ablations.data.datasets import Split
+from ablations.data.preprocessing import evaluation_steps
 from ablations.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -232,7 +233,7 @@ def test_evaluation_is_torchvisions_resize_256_and_center_crop_224_pixel_for_pix
         ]
     )
     image = photograph(*size)
-    found = evaluation_transform(load_recipe(name), 224, IMAGENET_MEAN, IMAGENET_STD)(image)
+    found = evaluation_transform(evaluation_steps(load_recipe(name), 224, IMAGENET_MEAN, IMAGENET_STD))(image)
     torch.testing.assert_close(found, plain(image), rtol=0, atol=1e-6)
 
 

@@ -20,8 +20,8 @@ LAYERS = (
     ("ablations.recipe_checks",),
     ("ablations.data",),
     ("ablations.training",),
-    ("ablations", "ablations.bench", "ablations.distributed", "ablations.studies"),
-    ("ablations.launch", "ablations.reporting"),
+    ("ablations.bench", "ablations.distributed", "ablations.studies"),
+    ("ablations", "ablations.export", "ablations.launch", "ablations.reporting"),
     ("ablations.cli", "ablations.cluster"),
     ("ablations.__main__",),
 )

@@ -169,24 +169,25 @@ def test_every_combination_builds_trains_a_step_and_counts(case: Case) -> None:
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(cases())
-def test_the_plan_gives_every_layer_its_size(case: Case) -> None:
-    design, image_size, in_channels, num_classes = case
+def test_the_plan_gives_every_layer_its_height_and_width(case: Case) -> None:
+    design, width, in_channels, num_classes = case
+    height = width + 2 * design.stem_stride - 1 + len(design.depths)
     plan = compile_plan(design, in_channels, num_classes)
     network = Network(plan).eval()
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[Any, Any]] = {}
 
     def note(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if output.dim() == 4:
-                sizes[path] = (inputs[0].shape[-1], output.shape[-1])
+                sizes[path] = (inputs[0].shape[2:], output.shape[2:])
 
         return hook
 
-    steps = trace(plan, image_size)
+    steps = trace(plan, (height, width))
     for step in steps:
         network.get_submodule(step.path).register_forward_hook(note(step.path))
     with torch.no_grad():
-        network(torch.zeros(1, in_channels, image_size, image_size))
+        network(torch.zeros(1, in_channels, height, width))
     assert sizes == {step.path: (step.in_size, step.out_size) for step in steps if step.path != "head.linear"}
 
 
@@ -197,6 +198,8 @@ def test_the_smallest_image_is_the_smallest(case: Case) -> None:
     smallest = smallest_image(plan)
     assert trace(plan, smallest)
     for too_small in {smallest - 1, smallest // 2, 0, -1}:
+        with pytest.raises(DesignError, match=rf"^image_size=\d+x{too_small} .*nearest valid value: 41x{smallest}$"):
+            trace(plan, (41, too_small))
         with pytest.raises(DesignError, match=rf"^image_size={too_small} .*nearest valid value: {smallest}$"):
             trace(plan, too_small)
     network = Network(plan).eval()
@@ -207,13 +210,71 @@ def test_the_smallest_image_is_the_smallest(case: Case) -> None:
                 network(torch.zeros(1, case.in_channels, smallest - 1, smallest - 1))
 
 
-@pytest.mark.parametrize("name", ["in_channels", "num_classes"])
-@pytest.mark.parametrize("value", [0, -3])
-def test_channels_and_classes_below_one_are_refused(name: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("in_channels", 0, 1), ("in_channels", -3, 1), ("num_classes", -1, 0)]
+)
+def test_too_few_channels_and_classes_are_refused(name: str, value: int, least: int) -> None:
     given: dict[str, Any] = {name: value}
     for refuse in (modernize.build, modernize.count):
-        with pytest.raises(DesignError, match=f"^{name}={value}: .*nearest valid value: 1$"):
+        with pytest.raises(DesignError, match=f"^{name}={value}: .*nearest valid value: {least}$"):
             refuse("pocket", **given)
+
+
+# Without a classifier ------------------------------------------------------------------------------------------------
+
+WITHOUT = ("pocket", "pocket@kernel-7", "pocket@layer-norm", "pocket@separate-downsampling", "pocket@grn")
+
+
+@pytest.mark.parametrize("name", [*WITHOUT, "convnext_isotropic_small,depths=2,width=8"])
+def test_without_classes_a_network_gives_the_pooled_features(name: str) -> None:
+    whole, network = modernize.build(name, 5, 1).eval(), modernize.build(name, 0, 1).eval()
+    missing = network.load_state_dict(whole.state_dict(), strict=False)
+    assert missing.missing_keys == [] and missing.unexpected_keys == ["head.linear.weight", "head.linear.bias"]
+    images = torch.randn(2, 1, 32, 48)
+    with torch.no_grad():
+        features = network(images)
+        assert torch.equal(whole.head.linear(features), whole(images))
+        assert torch.equal(whole.head[:-1](whole.stages(whole.stem(images))), features)
+    assert features.ndim == 2
+    plan = compile_plan(modernize.design(name), 1, 0)
+    steps = trace(plan, (32, 48))
+    cost = modernize.count(name, (32, 48), 1, 0)
+    assert (cost.params, cost.macs) == (sum(step.params for step in steps), sum(step.macs for step in steps))
+    assert cost.params == sum(weights.numel() for weights in network.parameters())
+    five = modernize.count(name, (32, 48), 1, 5)
+    assert (five.params - cost.params, five.macs - cost.macs) == (5 * (features.shape[1] + 1), 5 * features.shape[1])
+
+
+@pytest.mark.parametrize("init", ["trunc_normal", "kaiming"])
+def test_a_factor_on_the_classifier_changes_nothing_without_classes(init: str) -> None:
+    torch.manual_seed(0)
+    plain = modernize.build("pocket", 0, 1, init=init)
+    torch.manual_seed(0)
+    scaled = modernize.build("pocket", 0, 1, init=init, head_init_scale=0.1)
+    assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), scaled.parameters(), strict=True))
+
+
+def test_constructors_without_classes_are_timms_and_torchvisions() -> None:
+    ours = modernize.convnext_tiny(num_classes=0, layer_scale_init_value=1.0).eval()
+    theirs = torchvision.models.convnext_tiny(layer_scale=1.0).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        theirs.classifier[2] = nn.Identity()
+        modernize.load_weights(ours, theirs.state_dict())
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+        pooled = timm.create_model("convnext_tiny", num_classes=0).eval()
+        pooled.load_state_dict(modernize.export_weights(ours, "timm"))
+        torch.testing.assert_close(ours(images), pooled(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_head_is_a_sequence() -> None:
+    network = modernize.build("pocket@separate-downsampling", 5, 1).eval()
+    maps = torch.randn(2, 144, 3, 5)
+    logits = network.head(maps)
+    assert torch.equal(network.head[-1](network.head[:-1](maps)), logits)
+    assert [name for name, _ in network.head[:-1].named_children()] == ["pool", "norm", "flatten"]
+    network.head.append(nn.Softmax(1))
+    assert torch.equal(network.head(maps), logits.softmax(1))
 
 
 # What a block is made of, in each combination of the flags -----------------------------------------------------------

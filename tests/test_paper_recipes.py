@@ -15,6 +15,7 @@ from torch import nn
 import modernize
 from ablations.data.batches import MicroBatch
 from ablations.data.datasets import Split
+from ablations.data.preprocessing import evaluation_steps
 from ablations.data.transforms import APPLIED, evaluation_transform, training_transform
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig, load_recipe, recipe_names
@@ -263,7 +264,7 @@ def test_the_enhanced_transforms_are_the_papers_in_order() -> None:
     assert [type(step).__name__ for step in original.transforms] == [
         name for name in names if "Rand" not in name or name in names[:2]
     ][:5]
-    evaluation: Any = evaluation_transform(load_recipe("paper_original"), 224, (0.5,) * 3, (0.2,) * 3)
+    evaluation: Any = evaluation_transform(evaluation_steps(load_recipe("paper_original"), 224, (0.5,) * 3, (0.2,) * 3))
     assert [type(step).__name__ for step in evaluation.transforms] == [
         *("Resize", "CenterCrop", "ToImage", "ToDtype", "Normalize")
     ]

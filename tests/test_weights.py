@@ -1,148 +1,32 @@
 """Other people's weights: the peers' own networks are the oracles, both ways, and what does not fit is refused."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+from weight_peers import (
+    Official,
+    OfficialIsotropic,
+    OfficialV2,
+    assert_peers,
+    assert_same_logits,
+    assert_same_state,
+    made,
+    randomise,
+)
 
 import modernize
 from modernize import Design, WeightsError, build, export_weights, load_weights
 from modernize.network import Network
 
 TINY = "convnext_tiny,depths=1-2-1,width=8,kernel_size=3"
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def randomise(module: Module) -> Module:
-    """The module with no weight, bias, scale or running statistic left at a value that could hide a mistake."""
-    state = module.state_dict()
-    for key, tensor in state.items():
-        if key.endswith("num_batches_tracked"):
-            tensor.random_(1, 1000)
-        elif tensor.ndim in (2, 4):
-            tensor.normal_(std=tensor[0].numel() ** -0.5)
-        elif key.endswith(("bias", "running_mean")):
-            tensor.normal_(std=0.2)
-        else:  # norms, running variances and layer scales
-            tensor.uniform_(0.3, 0.9)
-    return module.eval()
-
-
-def made(make: Callable[[], Module]) -> Module:
-    """The network that `make` builds, without the time to draw its weights: they are whatever lay in memory."""
-    with torch.device("meta"):
-        network = make()
-    return network.to_empty(device="cpu")
-
-
-def assert_same_logits(network: nn.Module, peer: nn.Module, size: int = 64) -> None:
-    images = torch.randn(2, 3, size, size) + torch.randn(2, 3, 1, 1)
-    with torch.inference_mode():
-        ours, theirs = network.eval()(images), peer(images)
-    assert theirs.std() > 0.1 and (theirs[0] - theirs[1]).abs().max() > 0.1  # else any network would pass
-    assert (ours - theirs).abs().max() < 1e-4
-
-
-def assert_same_state(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert list(found) == list(wanted)
-    for key, tensor in wanted.items():
-        assert found[key].dtype == tensor.dtype, key
-        assert torch.equal(found[key], tensor), key
-
-
-def assert_peers(
-    design: str | Design, make: Callable[[], nn.Module], layout: str, classes: int = 5, size: int = 64
-) -> None:
-    """Loading gives the peer's logits and name, exporting gives its state dict back."""
-    network, peer = made(lambda: build(design, num_classes=classes)), randomise(made(make))
-    assert load_weights(network, peer.state_dict()) == layout
-    assert_same_logits(network, peer, size)
-    exported = export_weights(network, layout)
-    assert_same_state(exported, peer.state_dict())
-    peer.load_state_dict(exported, strict=True)
-
-
-class OfficialNorm(nn.Module):
-    """LayerNorm of the official code, over the last or, in N×C×H×W, the first dimension."""
-
-    def __init__(self, channels: int, first: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.first = first
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.first:
-            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-6)
-        centred = x - x.mean(1, keepdim=True)
-        x = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
-        return self.weight[:, None, None] * x + self.bias[:, None, None]
-
-
-class OfficialBlock(nn.Module):
-    """Depthwise convolution, norm, two linear layers about a GELU, and the scale gamma unless it is off."""
-
-    def __init__(self, dim: int, scaled: bool):
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
-        self.norm = OfficialNorm(dim)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
-        self.pwconv2 = nn.Linear(4 * dim, dim)
-        self.gamma = nn.Parameter(torch.ones(dim)) if scaled else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
-        y = self.pwconv2(F.gelu(self.pwconv1(y)))
-        y = y if self.gamma is None else self.gamma * y
-        return x + y.permute(0, 3, 1, 2)
-
-
-class Official(nn.Module):
-    """facebookresearch/ConvNeXt's network, by its attributes' names."""
-
-    def __init__(self, depths: tuple[int, ...], width: int, scaled: bool = True, classes: int = 5):
-        super().__init__()
-        dims = [width * 2**stage for stage in range(len(depths))]
-        self.downsample_layers = nn.ModuleList(
-            [nn.Sequential(nn.Conv2d(3, width, 4, 4), OfficialNorm(width, first=True))]
-        )
-        for dim in dims[:-1]:
-            self.downsample_layers.append(
-                nn.Sequential(OfficialNorm(dim, first=True), nn.Conv2d(dim, 2 * dim, 2, stride=2))
-            )
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(OfficialBlock(dim, scaled) for _ in range(depth)))
-            for dim, depth in zip(dims, depths, strict=True)
-        )
-        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
-        self.head = nn.Linear(dims[-1], classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
-            x = stage(downsample(x))
-        return self.head(self.norm(x.mean((2, 3))))
-
-
-class OfficialIsotropic(nn.Module):
-    """The isotropic network of the official code: a patch embedding, blocks of one width, no norm after the stem."""
-
-    def __init__(self, depth: int, dim: int, scaled: bool = False, classes: int = 5):
-        super().__init__()
-        self.stem = nn.Conv2d(3, dim, 16, stride=16)
-        self.blocks = nn.Sequential(*(OfficialBlock(dim, scaled) for _ in range(depth)))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.blocks(self.stem(x)).mean((2, 3))))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -172,12 +56,62 @@ def test_peers_at_full_size(design: str, make: Any, layout: str) -> None:
     assert_peers(design, make, layout, classes=1000, size=96)
 
 
-def test_timms_resnet_has_torchvisions_names() -> None:
-    exported = export_weights(made(lambda: build("resnet50")), "torchvision")
+def torchvisions(design: Design) -> nn.Module:
+    """torchvision's network of a design's depths and width; it has no constructor for some of them."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    if not design.depthwise:
+        return ResNet(Bottleneck, list(design.depths))
+    dims = [design.width * 2**stage for stage in range(len(design.depths))]
+    after = [*dims[1:], None]
+    return ConvNeXt([CNBlockConfig(*sizes) for sizes in zip(dims, after, design.depths, strict=True)])
+
+
+def officials(design: Design) -> nn.Module:
+    """The official network of a design's depths and width."""
+    if len(design.depths) == 1:
+        return OfficialIsotropic(*design.depths, design.width, classes=1000)
+    network = OfficialV2 if design.grn else Official
+    return network(design.depths, design.width, classes=1000)
+
+
+@pytest.mark.parametrize("name", modernize.MODELS)
+def test_every_model_goes_to_every_layout_that_has_it(name: str) -> None:
+    design = modernize.MODELS[name]
+    peers = {
+        "torchvision": lambda: torchvisions(design),
+        "timm": lambda: timm.create_model(name, pretrained=False),
+        "official": lambda: officials(design),
+    }
+    if name == "pocket":  # its stem is nobody else's
+        has: tuple[str, ...] = ()
+    elif name.startswith("resnet"):
+        has = ("torchvision", "timm")
+    elif "isotropic" in name:
+        has = ("official",)
+    else:
+        has = ("timm", "official") if design.grn else tuple(peers)
     with torch.device("meta"):
-        peer = timm.create_model("resnet50", pretrained=False).state_dict()
-    assert list(peer) == list(exported)
-    assert all(peer[key].shape == tensor.shape for key, tensor in exported.items())
+        network = build(design)
+        for layout, make in peers.items():
+            if layout in has:
+                exported, peer = export_weights(network, layout), make().state_dict()
+                assert {key: tensor.shape for key, tensor in exported.items()} == {
+                    key: tensor.shape for key, tensor in peer.items()
+                }
+                assert list(exported) == list(peer)
+            else:
+                with pytest.raises(WeightsError, match="cannot express this network: "):
+                    export_weights(network, layout)
+
+
+def test_timms_resnet_has_torchvisions_names() -> None:
+    peer = randomise(made(lambda: timm.create_model("resnet26", num_classes=5)))
+    network = made(lambda: build("resnet50,depths=2-2-2-2", num_classes=5))
+    assert load_weights(network, peer.state_dict()) == "torchvision"
+    assert_same_logits(network, peer)
+    assert_same_state(export_weights(network, "timm"), peer.state_dict())
 
 
 @pytest.mark.parametrize("depths", [(1, 1, 1, 1), (2, 1, 3, 2)])
@@ -191,6 +125,10 @@ def test_any_depths_and_width(depths: tuple[int, ...], width: int, scaled: bool)
     timms = partial(timm.models.convnext.ConvNeXt, depths=depths, dims=dims, num_classes=5, ls_init_value=scale)
     assert_peers(design, timms, "timm")
     assert_peers(design, lambda: Official(depths, width, scaled), "official")
+    normed = design.with_flags({"grn": True})
+    assert_peers(normed, partial(timms, use_grn=True), "timm")
+    if not scaled:
+        assert_peers(normed, lambda: OfficialV2(depths, width), "official")
 
 
 @pytest.mark.parametrize("depths", [(1, 2), (1, 1, 3), (1, 2, 1, 1, 1)], ids=str)
@@ -296,6 +234,8 @@ def test_an_export_is_a_copy() -> None:
         ("resnet50,stem_stride=2", "torchvision", ["stem_stride=2 (needs 4)"]),
         ("resnet50,kernel_size=5", "torchvision", ["kernel_size=5 (needs 3)"]),
         ("convnext_tiny,layer_scale=off", "torchvision", ["layer_scale=off (needs on)"]),
+        ("convnextv2_tiny", "torchvision", ["layer_scale=off (needs on)", "grn=on (needs off)"]),
+        ("convnextv2_tiny,layer_scale=0.1", "official", ["grn=on (needs off)"]),
         ("convnext_tiny,norm=bn", "timm", ["norm=bn (needs ln)"]),
         ("convnext_tiny,norm=bn,fewer_norms=off", "official", ["norm=bn (needs ln)", "fewer_norms=off (needs on)"]),
         ("convnext_tiny,activation=relu", "official", ["activation=relu (needs gelu)"]),
@@ -352,7 +292,8 @@ def test_missing_and_unexpected_keys_are_named() -> None:
 )
 def test_another_class_count_is_a_shape_misfit(layout: str, misfit: str) -> None:
     exported = export_weights(build(TINY, num_classes=10), layout)
-    assert refusal(build(TINY, num_classes=5), exported).endswith(f"does not fit this network: {misfit}")
+    hint = "; classifier=False leaves the classifier out"
+    assert refusal(build(TINY, num_classes=5), exported).endswith(f"does not fit this network: {misfit}{hint}")
 
 
 def test_another_width_is_a_shape_misfit() -> None:
@@ -418,8 +359,8 @@ def test_networks_of_other_kinds_are_refused() -> None:
         ([torch.zeros(1)], "contains a list, not a state dict"),
         (torch.zeros(1), "contains a Tensor, not a state dict"),
         (
-            {"model": {}, "args": argparse.Namespace(lr=1)},
-            "contains a pickled argparse.Namespace; only tensors are read",
+            {"model": {}, "args": argparse.Namespace(out=Path("runs"))},
+            f"contains a pickled {type(Path()).__module__}.{type(Path()).__name__}; only tensors are read",
         ),
         (nn.Linear(2, 2), "contains a pickled torch.nn.modules.linear.Linear; only tensors are read"),
     ],

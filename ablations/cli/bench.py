@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--warmup", type=Integer(0), default=1, show_default=True, help="Warm-up steps before each round.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @click.option("--out", type=Location(), metavar="FILE", help="Write all measurements to FILE, as JSON.")
-@with_options("image_size", "in_channels", "num_classes", "device", "debug")
+@with_options("square_image_size", "in_channels", "classifier_classes", "device", "debug")
 def bench(
     designs: tuple[str, ...],
     roadmap_name: str | None,
@@ -96,7 +96,7 @@ def bench(
         device=device,
         threads=options.pop("threads") or 0,
         compile=options.pop("compiled"),
-        image_size=size,
+        image_size=size.height,
         in_channels=channels,
         num_classes=classes,
         **options,

@@ -12,6 +12,7 @@ from ablations.cli.output import print_table, print_words, shown
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
+    from modernize.arguments import Size
     from reports.two_designs import MeasuredDifference, Side
 
 
@@ -33,7 +34,11 @@ def flags() -> None:
 @click.argument("design")
 @with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
 def show(
-    design: str, diagram: Path | None, image_size: int | None, in_channels: int | None, num_classes: int | None
+    design: str,
+    diagram: Path | None,
+    image_size: int | tuple[int, int] | None,
+    in_channels: int | None,
+    num_classes: int | None,
 ) -> None:
     """Show the layers of a design, with parameters and MACs."""
     from modernize.models import design as named
@@ -42,8 +47,8 @@ def show(
     size, channels, classes = image_settings(design, image_size, in_channels, num_classes)
     plan = compile_plan(named(design), channels, classes)
     steps = trace(plan, size)
-    click.echo(shown(f"{design}, {channels}×{size}×{size}"))
-    rows = [(step.path, str(step.layer), f"{step.out_size}²", f"{step.params:,}", f"{step.macs:,}") for step in steps]
+    click.echo(shown(f"{design}, {channels}×{size.height}×{size.width}"))
+    rows = [(step.path, str(step.layer), _size(step.out_size), f"{step.params:,}", f"{step.macs:,}") for step in steps]
     params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
     rows.append(("total", f"{macs / 1e9:.3g} GFLOPs", "", f"{params:,}", f"{macs:,}"))
     print_words(("layer", "what", "out", "parameters", "MACs"), rows, right=2)
@@ -51,6 +56,11 @@ def show(
         from reports.diagrams import diagram as draw
 
         _write_diagram(diagram, draw(plan, design))
+
+
+def _size(size: Size) -> str:
+    """Return a feature map's size for the table: `56²`, `48×80`."""
+    return f"{size.height}²" if size.height == size.width else f"{size.height}×{size.width}"
 
 
 def _write_diagram(path: Path, svg: str) -> None:
@@ -75,7 +85,7 @@ def count(
     designs: tuple[str, ...],
     roadmap_name: str | None,
     form: str,
-    image_size: int | None,
+    image_size: int | tuple[int, int] | None,
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
@@ -125,7 +135,7 @@ def compare(
     after: str,
     results: Path | None,
     diagram: Path | None,
-    image_size: int | None,
+    image_size: int | tuple[int, int] | None,
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
@@ -147,7 +157,7 @@ def compare(
 
     sides = side(before, plans[0]), side(after, plans[1])
     measured = _measured(results, sides) if results else None
-    images = f"{channels}×{size}×{size} images and {classes} classes"
+    images = f"{channels}×{size.height}×{size.width} images and {f'{classes} classes' if classes else 'no classifier'}"
 
     print_table(two_designs_table(*sides, images, measured))
     if diagram:

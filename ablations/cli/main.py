@@ -10,6 +10,7 @@ import click
 
 from ablations.cli.bench import bench
 from ablations.cli.designs import compare, count, flags, show
+from ablations.cli.export import export
 from ablations.cli.report import report
 from ablations.cli.train import data, run, status, train
 from ablations.errors import RequestError, RunError, one_line
@@ -107,5 +108,5 @@ def cli() -> None:
     """
 
 
-for command in (flags, show, count, compare, bench, data, train, run, status, report):
+for command in (flags, show, count, compare, bench, data, train, run, status, report, export):
     cli.add_command(command)

@@ -13,6 +13,7 @@ from ablations.errors import RequestError
 from modernize.design import LARGEST
 
 if TYPE_CHECKING:
+    from modernize.arguments import Size
     from modernize.roadmap import Roadmap
 
 
@@ -26,6 +27,20 @@ class Integer(click.IntRange):
             return super().convert(integer(value), param, context)
         except ValueError as error:
             self.fail(f"{value!r} {error}.", param, context)
+
+
+class ImageSize(Integer):
+    """An option's resolution in pixels, or height and width, as in 384x640."""
+
+    def __init__(self) -> None:
+        super().__init__(1, LARGEST)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        edges = value.split("x") if isinstance(value, str) else [value]
+        if len(edges) > 2 or "" in edges[1:]:
+            self.fail(f"{value!r} must be an integer, or height and width, such as 384x640.", param, context)
+        height, *width = (super(ImageSize, self).convert(edge, param, context) for edge in edges)
+        return (height, *width) if width else height
 
 
 class Positive(click.FloatRange):
@@ -113,6 +128,11 @@ _OPTIONS: dict[str, Callable] = {
         type=click.Choice(["test", "validation"]),
         help="Evaluation split: test, or validation (10% held out).",
     ),
+    "weights": click.option(
+        "--weights",
+        metavar="FILE|torchvision:NAME",
+        help="Weights to start from: a state dict or checkpoint, or torchvision's. [default: new initialization]",
+    ),
     "device": click.option(
         "--device", default="auto", metavar="NAME", show_default=True, help="Device: cpu, cuda, cuda:1, …"
     ),
@@ -128,12 +148,23 @@ _OPTIONS: dict[str, Callable] = {
         help="Also draw the design as an SVG file.",
     ),
     "image_size": click.option(
+        "--image-size",
+        metavar="PIXELS|HEIGHTxWIDTH",
+        type=ImageSize(),
+        help="Input resolution in pixels, or height and width, as in 384x640. [default: 224; pocket: 32]",
+    ),
+    "square_image_size": click.option(
         "--image-size", type=Integer(1, LARGEST), help="Input resolution in pixels. [default: 224; pocket: 32]"
     ),
     "in_channels": click.option(
         "--in-channels", type=Integer(1, LARGEST), help="Input channels. [default: 3; pocket: 1]"
     ),
     "num_classes": click.option(
+        "--num-classes",
+        type=Integer(0, LARGEST),
+        help="Number of classes; 0 leaves out the classifier. [default: 1000; pocket: 10]",
+    ),
+    "classifier_classes": click.option(
         "--num-classes", type=Integer(1, LARGEST), help="Number of classes. [default: 1000; pocket: 10]"
     ),
 }
@@ -186,13 +217,15 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
 
 
 def image_settings(
-    design: str | Roadmap, size: int | None, channels: int | None, classes: int | None
-) -> tuple[int, int, int]:
+    design: str | Roadmap, size: int | tuple[int, int] | None, channels: int | None, classes: int | None
+) -> tuple[Size, int, int]:
     """Return resolution, channels and classes: as passed, else those of a roadmap, or of that at a design's base."""
+    from modernize.arguments import read_size
     from modernize.roadmap import roadmap, roadmap_of
 
     of = (roadmap_of(design) or roadmap("resnet50")) if isinstance(design, str) else design
-    return size or of.image_size, channels or of.in_channels, classes or of.num_classes
+    classes = of.num_classes if classes is None else classes
+    return read_size(size or of.image_size), channels or of.in_channels, classes
 
 
 def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | dict[str, list[str]] | None:

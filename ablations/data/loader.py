@@ -19,6 +19,7 @@ from ablations.data.datasets import Split
 from ablations.data.decode import GRAY, DamagedImageError, as_uint8, shown
 from ablations.data.image_files import ImageFiles
 from ablations.data.labels import check_classes, label_of
+from ablations.data.preprocessing import Preprocessing, evaluation_steps
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
@@ -47,7 +48,7 @@ class Prepared(Dataset):
         index, seed = index_and_seed
         with seeded(seed):
             try:
-                image, label = self.items[index]
+                image, label = _pair(self.items[index], self.split, index)
                 image = _picture(image, f"image {index}", self.mode) if self.mode else image
             except DamagedImageError as error:
                 return Damaged(index, str(error))
@@ -129,11 +130,15 @@ def _ignore_signals(worker: int) -> None:
 
 
 class Feeds(NamedTuple):
-    """The batches of a run: training images, test images, and training images without augmentation."""
+    """The batches of a run: training images, test images, and training images without augmentation.
+
+    `preprocessing` describes the test images; it is None for float tensors, which are used unchanged.
+    """
 
     train: Feed
     test: Feed
     plain: Feed
+    preprocessing: Preprocessing | None
 
     def check_labels(self, batch: Batch, classes: int, first: bool) -> None:
         """Raise RequestError if a label is not one of so many classes: of a batch; at first, all that are known."""
@@ -153,7 +158,8 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
     if isinstance(train, Split) and isinstance(test, Split) and not config.image_by_image:
         mean, std = mean_and_std(train)
         training = Batches(train, mean, std, device, config.crop_padding)
-        return Feeds(training, Batches(test, mean, std, device), training)
+        steps = evaluation_steps(config, training.size, mean / 255, std / 255)
+        return Feeds(training, Batches(test, mean, std, device), training, steps)
     workers = config.workers
     if workers is None:
         workers = torch.get_num_threads() if device.type == "cuda" else 0
@@ -167,18 +173,22 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
                 f"{not_applicable[0]}: the dataset's images are float tensors, which are used unchanged; leave it out"
             )
         unchanged = Items(Prepared(train, TRAINING, _unchanged), workers, device)
-        return Feeds(unchanged, Items(Prepared(test, TEST, _unchanged), workers, device), unchanged)
+        return Feeds(unchanged, Items(Prepared(test, TEST, _unchanged), workers, device), unchanged, None)
     from ablations.data.transforms import evaluation_transform, training_transform
 
     mode = "L" if isinstance(first, Image) and first.mode in GRAY else "RGB"
     size, (mean, std) = _size(train, config), _normalization(train, first, mode)
-    augment, plain = (make(config, size, mean, std) for make in (training_transform, evaluation_transform))
-    prepared = (
-        Prepared(train, TRAINING, augment, mode),
-        Prepared(test, TEST, plain, mode),
-        Prepared(train, TRAINING, plain, mode),
+    steps = evaluation_steps(config, size, mean, std)
+    augment, plain = training_transform(config, size, mean, std), evaluation_transform(steps)
+    trained_on, evaluated, unaugmented = (
+        Items(prepared, workers, device)
+        for prepared in (
+            Prepared(train, TRAINING, augment, mode),
+            Prepared(test, TEST, plain, mode),
+            Prepared(train, TRAINING, plain, mode),
+        )
     )
-    return Feeds(*(Items(one, workers, device) for one in prepared))
+    return Feeds(trained_on, evaluated, unaugmented, steps)
 
 
 # The settings of a recipe that transform single images.
@@ -194,11 +204,20 @@ _IMAGE_SETTINGS = (
 )
 
 
+def _pair(item: Any, split: str, index: int) -> tuple[Any, Any]:
+    """Return an item's image and label; raise ValueError if it is no such pair."""
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ValueError(
+            f"the {split}'s item {index} has type {type(item).__name__}; items must be pairs (image, label)"
+        )
+    return item[0], item[1]
+
+
 def _first(items: MapStyle) -> Image | Tensor:
     """Return a dataset's first readable image; raise ValueError if it is of an unknown type, or none is readable."""
     for index in range(len(items)):
         try:
-            image = items[index][0]
+            image, _label = _pair(items[index], TRAINING, index)
         except DamagedImageError:
             continue
         if not isinstance(image, (Tensor, Image)):

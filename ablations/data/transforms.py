@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from ablations.data.preprocessing import Preprocessing
 from ablations.recipes import TrainingConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # per channel, of images in [0, 1]
@@ -43,11 +44,10 @@ def training_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -
     return v2.Compose(steps)
 
 
-def evaluation_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -> Callable[[Any], Tensor]:
-    """Compose the evaluation transform: resize to size / evaluation_crop, crop the center, normalize."""
-    shorter = round(size / config.evaluation_crop)
-    resize = v2.Resize(shorter, InterpolationMode(config.interpolation))
-    return v2.Compose([resize, v2.CenterCrop(size), *_normalized(mean, std)])
+def evaluation_transform(steps: Preprocessing) -> Callable[[Any], Tensor]:
+    """Compose the evaluation transform: resize, crop the center, normalize."""
+    resize = v2.Resize(steps.resize, InterpolationMode(steps.interpolation))
+    return v2.Compose([resize, v2.CenterCrop(steps.image_size), *_normalized(steps.mean, steps.std)])
 
 
 def _normalized(mean: Any, std: Any) -> list[nn.Module]:

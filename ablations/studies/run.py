@@ -10,7 +10,7 @@ import subprocess
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from ablations.errors import RequestError, one_line, writing
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
+from ablations.studies.starting_weights import Weights, load
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ablations.data.datasets import DataSet
+    from ablations.data.preprocessing import Preprocessing
     from ablations.training.trainer import Result
     from modernize.cost import Cost
 
@@ -65,6 +67,7 @@ class RunConfig(BaseModel):
     data: str
     evaluate: Literal["test", "validation"] = "test"
     seed: int
+    weights: Weights | None = None
 
     @property
     def name(self) -> str:
@@ -96,8 +99,8 @@ class RunConfig(BaseModel):
 
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
+        from ablations.training.arguments import check_batch
         from ablations.training.layer_decay import learning_rate_factors
-        from ablations.training.trainer import check_batch
         from modernize.reference import without_weights
 
         self.cost(data)
@@ -117,6 +120,7 @@ class RunConfig(BaseModel):
             image_size=data.own_size,
             processes=processes,
             batch_norm=self.reference is None and self.design.norm == "bn",
+            from_weights=self.weights is not None,
         )
         return doubts(self.recipe, facts)
 
@@ -129,7 +133,8 @@ class RunConfig(BaseModel):
             return None
         without = " and without stochastic depth, which it lacks"
         lacks = self.recipe.drop_path_rate and not has_stochastic_depth(self.reference)
-        return f"torchvision's network and initialization{without if lacks else ''}"
+        initialization = " and initialization" if self.weights is None else ""
+        return f"torchvision's network{initialization}{without if lacks else ''}"
 
 
 @dataclass(frozen=True)
@@ -210,13 +215,16 @@ def execute(
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
+    facts |= {"classes": list(data.classes)}
     facts |= {"note": config.note} if config.note else {}
+    facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
     with writing(f"run {folder}"):
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
-            trained = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
+            trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
             result = {"status": "done", **_measured(trained), "train_top1": train_top1(read_log(folder)), **facts}
+            result |= {"preprocessing": asdict(steps)} if steps else {}
         except (OSError, Interrupted, RequestError):
             raise
         except (DivergedError, DamagedDataError) as error:
@@ -254,7 +262,10 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     _record_session(folder / "environment.json", session)
 
 
-def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callbacks: Callbacks, group: Group) -> Result:
+def _train(
+    config: RunConfig, folder: Path, data: DataSet, device: str, callbacks: Callbacks, group: Group
+) -> tuple[Result, Preprocessing | None]:
+    """Train the run's network; return its results and how its test images were prepared."""
     import torch
 
     from ablations.seeding import seed_of
@@ -262,6 +273,8 @@ def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callback
 
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
+    if config.weights is not None and not group.by_main(lambda: _has_checkpoint(folder, callbacks)):
+        load(network, config.weights)
     try:
         trainer = Trainer(
             network,
@@ -276,7 +289,14 @@ def _train(config: RunConfig, folder: Path, data: DataSet, device: str, callback
         )
     except ValueError as error:
         raise RequestError(f"{error} ({config.row} on {data.name})") from None
-    return trainer.train()
+    return trainer.train(), trainer.feeds.preprocessing
+
+
+def _has_checkpoint(folder: Path, callbacks: Callbacks) -> bool:
+    """Whether a run resumes from an intact checkpoint; report and delete corrupt ones."""
+    from ablations.training.checkpoint import newest_checkpoint
+
+    return newest_checkpoint(folder / "checkpoints", callbacks.warn) is not None
 
 
 def build_network(config: RunConfig, data: DataSet) -> nn.Module:
@@ -289,6 +309,20 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
     if config.reference is not None:
         return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
     return build(config.design, classes, data.channels, rate, scale, recipe.init)
+
+
+def empty_network(config: RunConfig, data: DataSet) -> nn.Module:
+    """Build the run's network for this dataset without initializing its weights."""
+    import torch
+
+    from modernize.reference import without_weights
+
+    if config.reference is not None:
+        network = without_weights(config.reference, len(data.classes), data.channels, 0.0, data.image_size)
+    else:
+        with torch.device("meta"):
+            network = build_network(config, data)
+    return network.to_empty(device="cpu")
 
 
 def _measured(trained: Result) -> dict[str, Any]:

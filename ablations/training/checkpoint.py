@@ -41,6 +41,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
 
 
+def step_of(path: Path) -> int:
+    """Return the training step of a checkpoint."""
+    return int(path.name.split("-")[1])
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; raise DamagedError if its contents do not match the checksum in its name."""
     import torch

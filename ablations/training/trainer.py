@@ -24,11 +24,19 @@ from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
 from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.arguments import (
+    check_batch,
+    check_processes,
+    check_types,
+    read_device,
+    read_folder,
+    read_seed,
+)
 from ablations.training.batchnorm_statistics import recompute_statistics
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
-from ablations.training.distributed import ALONE, Group, processes
+from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
 from ablations.training.optimizer import averaged_model, ema_decay, load_optimizer, make_optimizer, set_learning_rate
 from ablations.training.precision import Placement
@@ -91,7 +99,8 @@ class Trainer:
         group: Processes of the run, from `ablations.training.distributed.joined`; required under torchrun.
 
     Raises:
-        ValueError: If the recipe does not fit the datasets, the network or the number of processes.
+        ValueError: If an argument is invalid, or the recipe does not fit the datasets, the network or the number of
+            processes.
     """
 
     def __init__(
@@ -102,11 +111,13 @@ class Trainer:
         configs: TrainingConfig,
         *,
         seed: int = 0,
-        folder: Path | None = None,
-        device: str = "auto",
+        folder: Path | str | None = None,
+        device: str | torch.device = "auto",
         callbacks: Callbacks | None = None,
         group: Group = ALONE,
     ):
+        check_types(model, {"train_dataset": train_dataset, "test_dataset": test_dataset}, configs, callbacks, group)
+        self.seed, self.folder, self.device = read_seed(seed), read_folder(folder, group), read_device(device)
         check_processes(group)
         check_batch(configs, len(train_dataset), group.size)
         for name in ("checkpoint_every", "checkpoint_steps"):
@@ -114,16 +125,13 @@ class Trainer:
                 raise ValueError(f"{name}={getattr(configs, name):g}: needs a folder for checkpoints")
         if not len(test_dataset):
             raise ValueError("the test set has no images")
-        self.config, self.seed, self.folder, self.group = configs, seed, folder, group
+        self.config, self.group = configs, group
         self.callbacks = callbacks or Callbacks()
         if callbacks is None:  # a study prints its warnings once, for all its runs
             norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
             facts = Facts(len(train_dataset), len(test_dataset), processes=group.size, batch_norm=norm)
             for warning in doubts(configs, facts):
                 self.callbacks.warn(warning)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
         self.model = model.to(self.device)
         if configs.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -422,27 +430,3 @@ class Trainer:
         self.step, self.seconds, self.corrupt = state["step"], state["seconds"], CorruptImages(state["damaged"])
         if self.group.main:
             self.sums.set(float(state["loss_sum"]), int(state["correct"]), state["summed"])
-
-
-def check_processes(group: Group) -> None:
-    """Raise ValueError if torchrun started several processes and the trainer was not given their group."""
-    if group.size == 1 and processes() > 1:
-        raise ValueError(
-            f"group: torchrun started {processes()} processes; make the Trainer within `with joined(device) as group` "
-            "(ablations.training.distributed) and pass group=group"
-        )
-
-
-def check_batch(config: TrainingConfig, images: int, processes: int) -> None:
-    """Raise ValueError if the batch is larger than the training set, or cannot be split into micro-batches."""
-    if config.batch_size > images:
-        raise ValueError(
-            f"batch_size={config.batch_size}: the training set has {images} images; nearest valid value: {images}"
-        )
-    divisor = processes * config.accumulation
-    if config.batch_size % divisor:
-        raise ValueError(
-            f"batch_size={config.batch_size} is not divisible by {processes} processes x "
-            f"accumulation={config.accumulation}; nearest valid value: "
-            f"{max(round(config.batch_size / divisor), 1) * divisor}"
-        )

@@ -54,6 +54,7 @@ class _Boxes:
     def __init__(self, part: Part, base: int, lines: Iterator[str], marks: Marks, named: bool) -> None:
         self.part, self.base, self.lines, self.marks, self.named = part, base, lines, marks, named
         counts = [count for _, layer in layers_of(part) for count in in_and_out(layer) or ()]
+        counts = counts or [1]  # a head of pooling alone
         self.fewest = min(counts)
         self.widest = max(self.width(count) for count in counts)
         self.room = 2 * BADGE if marks else 2

@@ -95,6 +95,8 @@ def ends(part: Part) -> tuple[str, str]:
     """Return the labels of a part's input and output."""
     trunk = part.lead + (part.block.residual if part.block else ())
     sizes = [size for size in map(in_and_out, trunk) if size]
+    if not sizes:  # a head of pooling alone
+        return "feature map", "features"
     out = f"{sizes[-1][1]} classes" if isinstance(trunk[-1], Linear) else _count(sizes[-1][1])
     return _count(sizes[0][0]), out
 

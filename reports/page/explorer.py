@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from modernize.arguments import Size
 from modernize.design import FLAGS, Design, DesignError, text
 from modernize.plan import Activation, Layers, Plan, compile_plan, trace
 from modernize.roadmap import Roadmap
@@ -50,6 +51,7 @@ class Images:
 
 
 Space = dict[str, list[Any]]
+_NONE = Size(-1, -1)  # the output of layers whose input is too small
 
 
 def explorer_data(report: Report) -> dict[str, Any]:
@@ -202,7 +204,8 @@ def _stems(space: Space, images: Images, known: dict[Part, int]) -> _Stems:
 
     def entry(design: Design) -> list[int]:
         plan = _plan(design, images)
-        return [*_cost(plan.stem, images.size), _number(known, parts(plan)[0])]
+        params, macs, size = _cost(plan.stem, Size(images.size, images.size))
+        return [params, macs, size.height, _number(known, parts(plan)[0])]
 
     return _Stems(*_filled(space, _STEM, entry))
 
@@ -215,7 +218,7 @@ def _bodies(space: Space, images: Images, entries: Sequence[int], known: dict[Pa
 
     def entry(design: Design) -> list[int]:
         plan = _plan(design, images)
-        costs = [_body_cost(plan, size) for size in entries]
+        costs = [_body_cost(plan, Size(size, size)) for size in entries]
         group = tuple(_number(known, part) for part in parts(plan)[1:])
         shown = _number(stages, tuple(stage_labels(plan)))
         if shown == len(overviews):
@@ -247,19 +250,19 @@ def refusal(design: Design, images: Images) -> str:
     return ""
 
 
-def _cost(layers: Layers, size: int) -> tuple[int, int, int]:
+def _cost(layers: Layers, size: Size) -> tuple[int, int, Size]:
     """Return parameters, MACs and output size of layers in sequence; the last two are -1 for too small an input."""
     params = macs = 0
     for layer in layers:
         after = layer.out_size(size)
         params, macs = params + layer.params, macs + layer.macs(size)
-        if after < 1:
-            return sum(layer.params for layer in layers), -1, -1
+        if min(after) < 1:
+            return sum(layer.params for layer in layers), -1, _NONE
         size = after
     return params, macs, size
 
 
-def _body_cost(plan: Plan, size: int) -> tuple[int, int]:
+def _body_cost(plan: Plan, size: Size) -> tuple[int, int]:
     """Return parameters and MACs of the layers after the stem, for a stem output of `size`; MACs -1 if it is too small.
 
     All blocks of a stage but the first are equal, and counted once.
@@ -272,7 +275,7 @@ def _body_cost(plan: Plan, size: int) -> tuple[int, int]:
             shortcut, residual = _cost(block.shortcut, size), _cost(block.residual, size)
             size = residual[2]
             costs += [shortcut, residual] * times
-        if min(cost[2] for cost in costs) < 1:
+        if _NONE in (cost[2] for cost in costs):
             return 0, -1
         params, macs = params + sum(cost[0] for cost in costs), macs + sum(cost[1] for cost in costs)
     head = _cost(plan.head, size)
