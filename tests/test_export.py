@@ -437,7 +437,8 @@ def test_a_references_weights_have_torchvisions_keys(form: str, reference: Path,
     path = exported(reference, form, tmp_path / "network.safetensors")
     theirs = resnet18(num_classes=10)
     theirs.load_state_dict(load_file(path))
-    assert described(path)["reference"] == "torchvision:resnet18"
+    description = described(path)
+    assert (description["reference"], description["channel_repeats"]) == ("torchvision:resnet18", 3)
 
 
 # Graphs --------------------------------------------------------------------------------------------------------------
@@ -497,6 +498,34 @@ def loaded(content: bytes) -> nn.Module:
     import io
 
     return torch.export.load(io.BytesIO(content)).module()
+
+
+def circular(convolution: nn.Conv2d) -> None:
+    convolution.padding_mode = "circular"
+    convolution._reversed_padding_repeated_twice = [3, 3, 3, 3]
+
+
+def dilated(convolution: nn.Conv2d) -> None:
+    convolution.dilation, convolution.padding = (2, 2), (6, 6)
+
+
+@pytest.mark.parametrize("change", [circular, dilated])
+def test_a_graph_of_a_network_whose_depthwise_convolutions_were_changed(change: Callable[[nn.Conv2d], None]) -> None:
+    """Exported with gradients on, as they are unless a user turns them off."""
+    network, images = Case("pocket@separate-downsampling", 32).run.network, torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        original = network(images)
+        for one in network.modules():
+            if isinstance(one, nn.Conv2d) and one.groups > 1:
+                change(one)
+        expected = network(images)
+    assert (expected - original).abs().max() > 0.01
+    batch = ({0: torch.export.Dim("batch")},)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    graph = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=batch, verbose=False, **names)
+    assert graph is not None
+    found = logits(graph.model_proto.SerializeToString(), images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_reference_is_a_graph_of_the_images_that_it_was_trained_on(reference: Path, tmp_path: Path) -> None:
