@@ -25,6 +25,8 @@ TINY = modernize.design("pocket,width=4,depths=1-1-1-1")
 PLAN = modernize.compile_plan(TINY, 1, 3)
 STEPS = modernize.roadmap("pocket")
 
+LAYER = nn.Linear(2, 2)
+
 # What is neither a design, a name, a number nor a word of any argument.
 NOTHING: list[Any] = [
     None,
@@ -40,7 +42,7 @@ NOTHING: list[Any] = [
     ...,
     range(3),
     Path("mine.yaml"),
-    nn.Linear(2, 2),
+    LAYER,
     torch.tensor(10),
     torch.tensor([1.0, 2.0]),
     np.array([1, 2]),
@@ -67,6 +69,9 @@ CALLS: dict[str, tuple[Callable[[Any], Any], str, list[Any]]] = {
     "trace": (lambda value: modernize.trace(value, 32), "plan: ", EVERYTHING),
     "Roadmap.row": (STEPS.row, "", EVERYTHING),
     "Roadmap.before": (STEPS.before, "row: ", EVERYTHING),
+    "accelerate": (modernize.accelerate, "network: ", [nn.Linear, *(one for one in EVERYTHING if one is not LAYER)]),
+    "decelerate": (modernize.decelerate, "network: ", [nn.Linear, *(one for one in EVERYTHING if one is not LAYER)]),
+    "features": (modernize.features, "network: ", [nn.Linear, *EVERYTHING]),
     "with_flags": (TINY.with_flags, "", [one for one in EVERYTHING if not isinstance(one, dict)]),
     "differences": (TINY.differences, "base: ", EVERYTHING),
     "trace's image_size": (lambda value: modernize.trace(PLAN, value), "image_size=", NO_SIZE),
