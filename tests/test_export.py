@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,9 @@ def test_what_the_file_says_gives_the_runs_top1_on_images_in_files(photographs: 
         if not averaged:
             assert (classes == np.load(run / "predictions.npz")["predicted"]).all() and len(set(classes)) == 2
     assert recorded["top1"] != recorded["ema_top1"]
+    known = {key: value for key, value in recorded.items() if key not in ("classes", "preprocessing")}
+    write_json(run / "result.json", known)  # as an earlier version wrote it, which normalized files alike
+    assert described(exported(run, "safetensors", path, "--averaged")) == description | {"classes": None}
 
 
 def test_load_run_gives_the_evaluated_weights_without_the_dataset(convnext: Path) -> None:
@@ -535,6 +538,15 @@ def test_a_reference_is_a_graph_of_the_images_that_it_was_trained_on(reference: 
     with torch.no_grad():
         torch.testing.assert_close(logits(content, images), network(images), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(program(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_graph_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = CASES[0].run
+    with pytest.raises(RequestError, match=r"^run run: the resolution of its images is unknown; choose --format saf"):
+        as_torch_export(replace(run, image_size=None), "{}")
+    monkeypatch.setattr("ablations.export.traced.MAX_ONNX", 2**10)
+    with pytest.raises(RequestError, match=r"^run run: its network has 0\.0 GiB of weights, and an ONNX file hol"):
+        as_onnx(run, "{}")
 
 
 def test_a_graph_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
