@@ -409,3 +409,33 @@ def test_what_is_exported_comes_back_whole(
     assert loaded == layout or (layout == "timm" and not design.depthwise)  # timm's ResNet is torchvision's
     assert_same_state(network.state_dict(), source.state_dict())
     assert len(exported) == len(source.state_dict())
+
+
+SOURCES = {
+    (design, layout): export_weights(build(design, num_classes=3), layout)
+    for design, layout in ((TINY, "torchvision"), (TINY, "timm"), (V2, "official"), (V2, "native"))
+}
+FAULTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Any]]] = {
+    "missing": lambda weights, key: {name: tensor for name, tensor in weights.items() if name != key},
+    "renamed": lambda weights, key: {name + "_" * (name == key): tensor for name, tensor in weights.items()},
+    "added": lambda weights, key: weights | {f"{key}.extra": torch.zeros(2)},
+    "longer": lambda weights, key: weights | {key: torch.cat([weights[key], weights[key]])},
+    "deeper": lambda weights, key: weights | {key: torch.stack([weights[key], weights[key]])},
+    "integer": lambda weights, key: weights | {key: weights[key].int()},
+    "text": lambda weights, key: weights | {key: "weights"},
+    "meta": lambda weights, key: weights | {key: weights[key].to("meta")},
+    "sparse": lambda weights, key: weights | {key: weights[key].to_sparse()},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(SOURCES)), st.sampled_from(list(FAULTS)), st.booleans(), st.data())
+def test_one_fault_is_enough_to_refuse_all(
+    which: tuple[str, str], fault: str, prefix: bool, data: st.DataObject
+) -> None:
+    weights = SOURCES[which]
+    key = data.draw(st.sampled_from(list(weights)))
+    network = build(which[0], num_classes=3)
+    faulty = FAULTS[fault](weights, key)
+    assert key in refusal(network, prefixed("module.", faulty) if prefix else faulty)
+    assert load_weights(network, weights) == which[1]
