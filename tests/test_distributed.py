@@ -86,6 +86,7 @@ def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
         {"clip_norm": 0.1},
         {"crop_padding": 1, "horizontal_flip": True},
         {"crop_scale": (0.3, 1.0), "horizontal_flip": True, "randaugment": 9, "image_size": 8},
+        {"repeated_augmentation": 3, "crop_scale": (0.3, 1.0), "image_size": 7, "trivialaugment": True},
         {"optimizer": "sgd", "learning_rate": 0.1, "accumulation": 4, "clip_norm": 0.5, "crop_padding": 2},
     ],
     ids=lambda settings: ",".join(settings),
