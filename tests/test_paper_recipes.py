@@ -58,7 +58,7 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("evaluation: crop ratio", "evaluation_crop", 0.875, 0.875, 0.875),
     # what the table has no row for, and so must be off
     ("no gradient clipping", "clip_norm", None, None, None),
-    ("no weight decay of biases, norms and layer scale", "no_weight_decay", *["biases_and_norms"] * 3),
+    ("no decay of biases and norms", "no_weight_decay", "biases_and_norms", "biases_and_norms", "biases_and_norms"),
     ("learning rate changes in each step", "schedule_updates", "step", "step", "step"),
     ("warm-up from 0", "warmup_factor", 0, 0, 0),
     ("evaluation: resolution", "evaluation_size", None, None, None),
