@@ -60,6 +60,7 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("no gradient clipping", "clip_norm", None, None, None),
     ("one learning rate for all layers", "layer_decay", None, None, None),
     ("classifier initialized as other layers", "head_init_scale", 1.0, 1.0, 1.0),
+    ("no weights to start from, so none of a classifier", "reset_classifier", False, False, False),
     ("BatchNorm's running averages", "precise_bn", None, None, None),
     ("BatchNorm of each process's own", "sync_batchnorm", False, False, False),
 ]
