@@ -17,7 +17,7 @@ from torch import Tensor
 
 import modernize
 from ablations.data.datasets import DataSet, load
-from ablations.recipes import TrainingConfig
+from ablations.recipes import TrainingConfig, load_recipe
 from ablations.seeding import seed_of
 from ablations.store import read_json
 from ablations.studies.load import load_study
@@ -283,6 +283,23 @@ def test_weights_that_cannot_be_read_are_one_line(
     expected = words.format(here=tmp_path, row="norm=bn" if command[0] == "run" else "pocket")
     assert f"ablations: {expected}" in done.stderr.replace("study sweep: ", "")
     assert not Path("runs").exists()
+
+
+def test_the_recipe_finetune_gains_from_the_weights(digits: DataSet, tmp_path: Path) -> None:
+    """In one epoch, with a new classifier, on the digits on which the other layers were trained."""
+    wide = SMALL.replace("width=4", "width=16")
+    executed(run_config(None, design=wide, max_epochs=6), tmp_path / "before", digits)
+    (file,) = checkpoints(tmp_path / "before/checkpoints")
+    recipe = load_recipe("finetune", {"max_epochs": "1", "image_size": "null"})
+    tuned, scratch = (
+        executed(run_config(weights, design=wide).model_copy(update={"recipe": recipe}), tmp_path / name, digits)
+        for weights, name in ((file, "tuned"), (None, "scratch"))
+    )
+    assert tuned["top1"] > scratch["top1"] + 10
+    assert "warnings" not in tuned
+    assert scratch["warnings"] == [
+        "layer_decay=0.8: layers near the input learn slowly from their initialization; start from --weights"
+    ]
 
 
 # torchvision's weights -----------------------------------------------------------------------------------------------
