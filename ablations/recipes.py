@@ -133,6 +133,9 @@ class TrainingConfig(BaseModel):
     drop_path_rate: BelowOne = 0.0
     init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
     head_init_scale: Number = Field(default=1.0, gt=0, description="factor on the classifier's initial weights")
+    reset_classifier: bool = Field(
+        default=False, description="initialize the classifier even if the weights to start from have one that fits"
+    )
     ema_decay: BelowOne | None = Field(
         default=None, description="decay of EMA weights, which are evaluated too; none: off"
     )

@@ -70,6 +70,7 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("EMA of weights: not what is reported", "evaluated_weights", "trained", "trained", "trained"),
     ("one learning rate for all layers", "layer_decay", None, None, None),
     ("classifier initialized as other layers", "head_init_scale", 1.0, 1.0, 1.0),
+    ("no weights to start from, so none of a classifier", "reset_classifier", False, False, False),
     ("BatchNorm's running averages", "precise_bn", None, None, None),
     ("BatchNorm of each process's own", "sync_batchnorm", False, False, False),
 ]

@@ -290,7 +290,7 @@ def _train(
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
     if config.weights is not None and not group.by_main(lambda: _has_checkpoint(folder, callbacks)):
-        load(network, config.weights)
+        load(network, config.weights, reset_classifier=config.recipe.reset_classifier)
     try:
         trainer = Trainer(
             network,
