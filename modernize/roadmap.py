@@ -25,9 +25,9 @@ from modernize.design import (
 from modernize.named_designs import MODELS
 from modernize.plan import compile_plan, trace
 from modernize.reference import is_reference
-from modernize.roadmap_file import NAMES, Printed, RoadmapFile, Source, Step, is_roadmap, parse_roadmap, shipped
+from modernize.roadmap_file import NAMES, PAPER, Printed, RoadmapFile, Source, Step, is_roadmap, parse_roadmap, shipped
 
-__all__ = ["NAMES", "Roadmap", "Row", "Source", "design", "named", "roadmap", "roadmap_of", "stored_roadmap"]
+__all__ = ["NAMES", "PAPER", "Roadmap", "Row", "Source", "design", "named", "roadmap", "roadmap_of", "stored_roadmap"]
 
 NAME_FORM = "a design's name, such as 'convnext_tiny' or 'mine.yaml'"
 
@@ -303,7 +303,7 @@ def _first(contents: RoadmapFile, within: tuple[str, ...]) -> Named:
     try:
         if isinstance(contents.base, dict):
             return _changed(Named(Design(), {}), contents.base)
-        return Named(MODELS[contents.base], {}) if contents.base in NAMES else _named(contents.base, within)
+        return Named(MODELS[contents.base], {}) if contents.base in MODELS else _named(contents.base, within)
     except DesignError as error:
         raise DesignError(f"base: {error}") from None
 

@@ -13,7 +13,9 @@ from typing import Any
 from modernize.design import BY_NAME, LARGEST, RECIPE, DesignError, integer, nearest, plain, printable
 from modernize.numbers import parse_number
 
-NAMES = ("resnet50", "resnet200", "pocket")  # the roadmaps that come with the project
+# The roadmaps that come with the project: those of the paper's designs, and those of recipes.
+PAPER = ("resnet50", "resnet200", "pocket")
+NAMES = (*PAPER, "torchvision_recipe", "torchvision_recipe_small", "paper_recipe", "paper_recipe_small")
 
 
 @dataclass(frozen=True)

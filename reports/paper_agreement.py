@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from modernize.roadmap import NAMES, Roadmap, Row, roadmap
+from modernize.roadmap import PAPER, Roadmap, Row, roadmap
 from reports.statistics import rank_correlation
 from reports.statistics.agreement import Agreement, Means, agreement, rerun_agreement
 from reports.statistics.values import known
@@ -109,7 +109,7 @@ def agreement_words(runs: pd.DataFrame, steps: Roadmap) -> list[str]:
 
 def _yardsticks(steps: Roadmap) -> tuple[str, str]:
     """Describe what agreement to expect: that of the paper's two regimes, and of re-runs of the source."""
-    if steps.base not in NAMES:
+    if steps.base not in PAPER:
         again = _printed(_fair([row for row in steps.rows if known(row.printed.top1)]), steps.source.seeds)
         if not any(map(known, again.errors)):
             return "", ""

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from modernize.design import Design, split_name, text
-from modernize.roadmap import NAMES, Roadmap, Row, Source, roadmap, roadmap_of
+from modernize.roadmap import PAPER, Roadmap, Row, Source, roadmap, roadmap_of
 from reports.cost_table import gflops
 from reports.errors import ReportError
 from reports.marks import row_mark_notes
@@ -139,7 +139,7 @@ class _PrintedRows:
 def _printed_rows(before: Side, after: Side) -> _PrintedRows | None:
     """Find the rows of one roadmap that the two designs are: of that in their names, or of a shipped one."""
     own = [roadmap_of(side.name) for side in (before, after)]
-    for steps in (*filter(None, own), *map(roadmap, NAMES)):
+    for steps in (*filter(None, own), *map(roadmap, PAPER)):
         old, new = (_row(steps, side) for side in (before, after))
         if old and new:
             numbers = (number for row in (old, new) for number in (row.printed.top1, row.printed.gflops))

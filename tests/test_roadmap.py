@@ -10,7 +10,7 @@ import pytest
 
 import modernize
 from modernize import Design, DesignError
-from modernize.roadmap import NAMES, Roadmap, Row, roadmap
+from modernize.roadmap import PAPER, Roadmap, Row, roadmap
 
 PAPER_ROADMAPS = ("resnet50", "resnet200")
 with (Path(__file__).parent / "paper_roadmap.csv").open(encoding="utf-8") as _file:
@@ -94,7 +94,7 @@ def test_a_row_has_the_papers_facts(name: str, row: Row) -> None:
 # The steps -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPER)
 def test_each_row_changes_the_flags_stated_over_the_last_adopted_one(name: str) -> None:
     steps = roadmap(name)
     assert {row.name for row in steps.rows} == set(STATED)
@@ -105,7 +105,7 @@ def test_each_row_changes_the_flags_stated_over_the_last_adopted_one(name: str) 
         adopted = row.design if row.adopted else adopted
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPER)
 def test_each_row_but_the_first_knows_the_one_before_it(name: str) -> None:
     steps = roadmap(name)
     assert steps.before(steps.rows[0]) is None
@@ -118,12 +118,12 @@ def test_each_row_but_the_first_knows_the_one_before_it(name: str) -> None:
         assert row.design == earlier.design.with_flags(row.changes)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPER)
 def test_all_rows_but_the_side_branches_are_adopted(name: str) -> None:
     assert tuple(row.name for row in roadmap(name).rows if not row.adopted) == SIDE_BRANCHES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPER)
 def test_side_branches_differ_from_kernel_7_in_the_kernel_alone(name: str) -> None:
     kernel_7 = roadmap(name).row("kernel-7").design
     for side in SIDE_BRANCHES:
@@ -132,7 +132,7 @@ def test_side_branches_differ_from_kernel_7_in_the_kernel_alone(name: str) -> No
     assert kernel_7.differences(roadmap(name).row("depthwise-first").design) == {"kernel_size": 7}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPER)
 def test_the_first_row_alone_has_the_original_recipe(name: str) -> None:
     assert [row.original_recipe for row in roadmap(name).rows] == [True] + [False] * 16
     assert not any(row.recipe or row.recipe_changes for row in roadmap(name).rows)
@@ -182,7 +182,7 @@ def test_the_pocket_roadmap_is_for_small_images() -> None:
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "row"), rows(NAMES))
+@pytest.mark.parametrize(("name", "row"), rows(PAPER))
 def test_a_name_goes_up_to_its_row(name: str, row: Row) -> None:
     assert modernize.design(f"{name}@{row.name}") == row.design
     assert roadmap(name).row(row.name) is row
@@ -232,7 +232,7 @@ def test_a_size_that_no_roadmap_has_is_refused(name: str, words: str) -> None:
 
 
 def test_grn_is_a_step_from_the_papers_last_row_and_makes_it_convnext_v2() -> None:
-    for name in NAMES:
+    for name in PAPER:
         steps = roadmap(name)
         (extra,) = steps.extras
         assert extra.name == "grn" and extra not in steps.rows and steps.row("grn") is extra

@@ -55,6 +55,7 @@ from ablations.training.optimizer import (
 from ablations.training.trainer import Interrupted, Trainer
 from modernize.models import design
 from modernize.reference import without_weights
+from modernize.roadmap import roadmap
 
 # The blog post's table, and the settings that it prints for each row, by the names of `train.py`.
 SOURCE: list[tuple[str, float, dict[str, Any]]] = [
@@ -150,6 +151,68 @@ def test_the_first_and_the_last_recipe_are_the_sources(name: str, rows: int) -> 
     off = {"clip_norm", "layer_decay", "drop_path_rate", "crop_padding", "randaugment", "precise_bn", "head_init_scale"}
     off |= {"sync_batchnorm", "precision"}
     assert all(getattr(recipe, key) == TrainingConfig.model_fields[key].default for key in off)
+
+
+def differing(one: TrainingConfig, other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings of a recipe that are not those of another, but for rounding."""
+    pairs = {key: (value, other[key]) for key, value in one.model_dump().items()}
+    return {
+        key: (mine, their)
+        for key, (mine, their) in pairs.items()
+        if not (mine == their or (isinstance(mine, float) and mine == pytest.approx(their)))
+    }
+
+
+def recipes_of(name: str, start: str) -> list[TrainingConfig]:
+    """The recipes of a roadmap's rows, for a study that starts from a recipe."""
+    values = load_recipe(start).model_dump()
+    return [TrainingConfig.model_validate({**values, **row.recipe}) for row in roadmap(name).rows]
+
+
+@pytest.mark.parametrize("number", range(1, len(SOURCE) + 1), ids=[name for name, _, _ in SOURCE])
+def test_every_row_of_the_roadmap_is_the_sources(number: int) -> None:
+    rows, recipes = roadmap("torchvision_recipe").rows, recipes_of("torchvision_recipe", "torchvision_original")
+    assert len(rows) == len(SOURCE)
+    label, top1, _ = SOURCE[number - 1]
+    row = rows[number - 1]
+    assert as_theirs(recipes[number - 1]) == theirs(number)
+    assert row.printed.top1 == top1 and math.isnan(row.printed.top1_std)
+    assert row.label.lower() == label.replace("ResNet50", "ResNet-50").lower()
+    assert row.design == modernize.design("resnet50") and row.adopted
+
+
+def test_the_roadmaps_of_recipes_end_at_the_shipped_ones() -> None:
+    assert recipes_of("torchvision_recipe", "torchvision_original")[-1] == load_recipe("torchvision_enhanced")
+    assert recipes_of("paper_recipe", "paper_original")[-1] == load_recipe("paper_enhanced")
+    paper, taken_apart = roadmap("resnet50"), roadmap("paper_recipe")
+    assert [taken_apart.rows[0].design, taken_apart.rows[-1].design] == [row.design for row in paper.rows[:2]]
+    assert [taken_apart.rows[0].printed, taken_apart.rows[-1].printed] == [row.printed for row in paper.rows[:2]]
+    assert all(math.isnan(row.printed.top1) for row in taken_apart.rows[1:-1])
+
+
+def test_the_small_roadmap_is_torchvisions_in_small() -> None:
+    whole = recipes_of("torchvision_recipe", "torchvision_original")
+    small = recipes_of("torchvision_recipe_small", "torchvision_small")
+    divided = {"max_epochs": 400, "warmup_epochs": 400, "step_epochs": 400, "batch_size": 8, "learning_rate_batch": 8}
+    divided |= {"learning_rate": 8, "image_size": 8, "evaluation_size": 8}
+    for mine, their in zip(small, whole, strict=True):
+        scaled = {
+            key: value / divided[key] if key in divided and value is not None else value
+            for key, value in their.model_dump().items()
+        }
+        scaled |= {"schedule_updates": "step"}  # of the few epochs that there are
+        scaled |= {key: getattr(mine, key) for key in ("ema_decay", "ema_steps")}
+        assert differing(mine, scaled) == {}
+    mine, their = small[-1], whole[-1]  # the sum of the updates' weights, before they decay
+    assert (1 - mine.ema_decay_per_update) * 1.5 * 468 / 8 == pytest.approx(
+        (1 - their.ema_decay_per_update) * 600 * 1251 / 32, rel=0.1
+    )
+
+
+def test_the_papers_small_recipe_is_the_desks_with_randaugment() -> None:
+    small = recipes_of("paper_recipe_small", "desk_original,max_epochs=0.45")
+    desk = load_recipe("desk_enhanced,max_epochs=1.5")
+    assert differing(small[-1], desk.model_dump() | {"randaugment": 9, "randaugment_std": 0.5}) == {}
 
 
 # Weight decay ---------------------------------------------------------------------------------------------------------
