@@ -119,7 +119,7 @@ def roadmap(name: str) -> Roadmap:
     """Return a roadmap, as it is or resized.
 
     Args:
-        name: `resnet50`, `resnet200`, `pocket` or the path of a YAML file, and optionally flags of the first row, as in
+        name: A name in `NAMES` or the path of a YAML file, and optionally flags of the first row, as in
             `pocket,width=24`. The widths of all rows grow in proportion, and depths by an integer factor. A flag that
             no step sets keeps its value in every row.
 

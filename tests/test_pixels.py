@@ -581,6 +581,7 @@ def test_folder_refuses_a_recipe_that_crops_whole_images_and_points_to_imagenet(
         ((*train, "--recipe", "paper_enhanced"), "paper_enhanced", "crop_scale"),
         ((*train, *plain, "--set", "crop_scale=[0.5, 1]"), "quick", "crop_scale"),
         ((*train, *plain, "--set", "evaluation_crop=0.875"), "quick", "evaluation_crop"),
+        ((*train, *plain, "--set", "evaluation_size=9"), "quick", "evaluation_size"),
         ((*study, "--recipe", "paper_original"), "paper_original", "crop_scale"),
     ]
     for command, name, setting in commands:
