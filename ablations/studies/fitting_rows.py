@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ablations.errors import RequestError
 from ablations.studies.folder import read_study, run_folder
-from ablations.studies.run import RunConfig, empty_network, finished
+from ablations.studies.networks import classifier_of, empty_network
+from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.starting_weights import Weights, fit, read
 
@@ -73,7 +74,8 @@ def _fit(run: RunConfig, data: DataSet, tensors: Mapping[str, Tensor]) -> tuple[
     from modernize.weights import WeightsError
 
     try:
-        return "", *fit(empty_network(run, data), tensors)
+        network = empty_network(run, data)
+        return "", *fit(network, tensors, classifier_of(run, network, data))
     except WeightsError as error:
         return str(error).removeprefix("the state dict").lstrip(": "), True, ()
 
