@@ -124,6 +124,11 @@ def has_own_stochastic_depth(name: str) -> bool:
     return "drop_path_rate" in _parameters(read_call(name))
 
 
+def takes_image_size(name: str) -> bool:
+    """Whether the function builds its network for one resolution."""
+    return "image_size" in _parameters(read_call(name))
+
+
 def check_new(name: str, network: nn.Module, other: nn.Module) -> None:
     """Raise DesignError if two calls of the function returned the same weights, which several runs would train."""
     shared = {id(weights) for weights in network.parameters()} & {id(weights) for weights in other.parameters()}

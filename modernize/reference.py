@@ -21,10 +21,11 @@ from modernize.own_network import (
     has_own_stochastic_depth,
     run_own,
     shown_own,
+    takes_image_size,
 )
 from modernize.plan import Cost
 from modernize.timm_network import PREFIX as TIMM
-from modernize.timm_network import build_timm, check_timm, has_timm_stochastic_depth
+from modernize.timm_network import build_timm, check_timm, has_timm_stochastic_depth, takes_img_size
 from modernize.user_code import is_call
 
 if TYPE_CHECKING:
@@ -130,6 +131,21 @@ def _build_torchvisions(
     for index, block in enumerate(blocks):
         block.p = drop_path_rate * index / max(len(blocks) - 1, 1)
     return network
+
+
+def takes_one_size(name: str) -> bool:
+    """Return whether a reference model takes only images of the size that it is built for, such as ViT and MaxViT."""
+    if is_call(name):
+        return takes_image_size(name)
+    if name.startswith(TIMM):
+        return _timm_takes_one_size(name)
+    return name.removeprefix(PREFIX).startswith(("vit_", "maxvit_"))
+
+
+@functools.cache
+def _timm_takes_one_size(name: str) -> bool:
+    with _weightless():
+        return takes_img_size(name)
 
 
 def classifier(network: nn.Module) -> tuple[str, nn.Module]:

@@ -60,6 +60,21 @@ def has_timm_stochastic_depth(network: nn.Module) -> bool:
     return any(isinstance(module, DropPath) and module.drop_prob for module in network.modules())
 
 
+def takes_img_size(name: str) -> bool:
+    """Whether timm builds a network for one resolution, as it does transformers."""
+    import torch
+
+    model = check_timm(name).removeprefix(PREFIX)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _timm(name).create_model(model, img_size=224)
+    except TypeError as error:
+        return "'img_size'" not in str(error)
+    except Exception:  # it takes the option, but not this size
+        return True
+    return True
+
+
 def _refused(name: str, images: Size, error: Exception) -> DesignError:
     reason = " ".join(str(error).split())[:100] or type(error).__name__
     return DesignError(f"{name}: does not take images of {images} px ({reason})")

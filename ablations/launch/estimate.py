@@ -49,11 +49,11 @@ def describe_plan(study: Study, load: Load, machine: Machine, processes: int = 1
     lines = describe_runs(study, load)
     first = study.runs[0]
     speed = images_per_second(first, load(first), machine)
-    first_macs = first.cost(load(first))[1]
+    first_macs = first.cost(load(first), training=True)[1]
     total = 0.0
     for run in study.runs:
         data = load(run)
-        total += run.images(data) * run.cost(data)[1] / first_macs / speed
+        total += run.images(data) * run.cost(data, training=True)[1] / first_macs / speed
     how = f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
     lines.append(
         f"about {clock(total / max(machine.jobs, processes))} with {how} on {', '.join(machine.devices)} "
@@ -69,7 +69,7 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
 
     prepare_process(machine.threads)
     device = machine.devices[0]
-    batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data)[1]), 2)
+    batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data, training=True)[1]), 2)
     network = build_network(run, data).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images = torch.zeros(batch, data.channels, data.image_size, data.image_size, device=device)

@@ -61,12 +61,12 @@ def _without_weights(reference: str, data: DataSet) -> nn.Module:
     return without_weights(reference, len(data.classes), data.channels, 0.0, data.image_size)
 
 
-def classifier_of(config: HasNetwork, network: nn.Module, data: DataSet) -> frozenset[str] | None:
-    """Return the names of a reference model's tensors that depend on the classes; None for a design's network."""
+def classifier_of(config: HasNetwork, network: nn.Module, data: DataSet) -> frozenset[str]:
+    """Return the names of a reference model's tensors that depend on the classes; none for a design's network."""
     from modernize.reference import classifier_keys
 
     if config.reference is None:
-        return None
+        return frozenset()
     return classifier_keys(config.reference, network, data.channels, data.image_size)
 
 
@@ -79,9 +79,9 @@ def has_batch_norm(config: HasNetwork, data: DataSet) -> bool:
     return any(isinstance(module, _BatchNorm) for module in _without_weights(config.reference, data).modules())
 
 
-def count_network(config: HasNetwork, data: DataSet) -> tuple[int, int]:
-    """Count a run's parameters and MACs; raises DesignError if the images do not fit the network."""
-    images = (data.image_size, data.channels, len(data.classes))
+def count_network(config: HasNetwork, data: DataSet, image_size: int) -> tuple[int, int]:
+    """Count a run's parameters and MACs at a resolution; raises DesignError if the images do not fit the network."""
+    images = (image_size, data.channels, len(data.classes))
     if config.reference is None:
         return _count_design(config.design, *images)
     return _count_reference(config.reference, config.code_sha256, *images)
