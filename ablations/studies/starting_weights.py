@@ -59,6 +59,8 @@ def locate(name: str) -> Weights:
             return Weights(source=check_reference(name))
         except DesignError as error:
             raise RequestError(f"weights: {error}") from None
+    if Path(name).is_dir():
+        raise RequestError(f"weights {name}: a folder; pass a file, such as one that `ablations export RUN` writes")
     return Weights(source=str(Path(name).absolute()))
 
 
