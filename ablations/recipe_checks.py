@@ -28,6 +28,7 @@ class Facts:
         image_size: The images' own resolution in pixels.
         processes: Number of processes of the run.
         batch_norm: Whether the network has BatchNorm.
+        from_weights: Whether training starts from weights rather than from a new initialization.
     """
 
     train: int
@@ -36,6 +37,7 @@ class Facts:
     image_size: int | None = None
     processes: int = 1
     batch_norm: bool = False
+    from_weights: bool | None = None
 
 
 def refuse_contradictions(recipe: TrainingConfig, place: str) -> None:
@@ -54,6 +56,7 @@ def doubts(recipe: TrainingConfig, facts: Facts) -> list[str]:
         *_of_data(recipe, facts, steps),
         *_of_batches(recipe, facts),
         *_of_schedule(recipe, steps, facts.train // recipe.batch_size),
+        *_of_layers(recipe, facts),
         *_of_averaging(recipe, steps),
         *_of_augmentation(recipe, facts),
     ]
@@ -145,6 +148,14 @@ def _of_schedule(recipe: TrainingConfig, steps: int, per_epoch: int) -> Iterator
         yield f"{name}={inertia:g} averages gradients over more steps than the training has ({steps})"
     if recipe.clip_norm is not None and recipe.optimizer == "sgd" and recipe.clip_norm * peak * steps < MIN_MOVEMENT:
         yield f"clip_norm={recipe.clip_norm:g}: {steps} steps hardly change the initial weights"
+
+
+def _of_layers(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
+    if recipe.layer_decay not in (None, 1) and facts.from_weights is False:
+        yield (
+            f"layer_decay={recipe.layer_decay:g}: layers near the input learn slowly from their initialization; "
+            "start from --weights"
+        )
 
 
 def _scaled(recipe: TrainingConfig) -> str:

@@ -17,6 +17,7 @@ from modernize.roadmap import roadmap
 
 if TYPE_CHECKING:
     from modernize.acceleration import accelerate, decelerate
+    from modernize.backbone import features
     from modernize.cost import count
     from modernize.weights import WeightsError, export_weights, load_weights
 
@@ -36,6 +37,7 @@ __all__ = [
     "decelerate",
     "design",
     "export_weights",
+    "features",
     "load_weights",
     "roadmap",
     "trace",
@@ -44,6 +46,7 @@ __all__ = [
 
 _NEED_TORCH = {
     "count": "cost",
+    "features": "backbone",
     **dict.fromkeys(("accelerate", "decelerate"), "acceleration"),
     **dict.fromkeys(("WeightsError", "export_weights", "load_weights"), "weights"),
 }

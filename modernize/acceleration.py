@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks_of_all
 
 from modernize.depthwise import COLUMNS, depthwise_conv2d
+from modernize.design import read_object
 from modernize.network import Block, GlobalResponseNorm, LayerNorm2d, LayerScale, Network, StochasticDepth
 
 ROUNDING = 2  # raised when training steps, compiled or in bf16, come to round differently than before
@@ -178,8 +179,11 @@ def accelerate(network: nn.Module) -> nn.Module:
 
     Returns:
         The same network.
+
+    Raises:
+        DesignError: If `network` is not a module.
     """
-    _swap(network)
+    _swap(read_object("network", network, nn.Module, "a torch.nn.Module"))
     return network
 
 
@@ -191,8 +195,11 @@ def decelerate(network: nn.Module) -> nn.Module:
 
     Returns:
         The same network.
+
+    Raises:
+        DesignError: If `network` is not a module.
     """
-    _restore(network.modules())
+    _restore(read_object("network", network, nn.Module, "a torch.nn.Module").modules())
     return network
 
 

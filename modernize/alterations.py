@@ -26,8 +26,8 @@ _FREE_SETTINGS = {("stem.conv", "in_channels"), (CLASSIFIER, "out_features")}
 _FREE_DIMS = {STEM: 1, f"{CLASSIFIER}.weight": 0, f"{CLASSIFIER}.bias": 0}
 
 
-def unwrapped(network: nn.Module) -> Network:
-    """Return the network inside torch.compile's, DDP's and EMA wrappers, in any order; raises WeightsError."""
+def unwrapped(network: nn.Module, error: type[ValueError] = WeightsError) -> Network:
+    """Return the network inside torch.compile's, DDP's and EMA wrappers, in any order; raises `error` if none is."""
     inner: Any = network
     while not isinstance(inner, Network):
         if isinstance(inner, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
@@ -36,7 +36,7 @@ def unwrapped(network: nn.Module) -> Network:
             inner = inner._orig_mod
         else:
             there = f" in a {type(network).__name__}" if inner is not network else ""
-            raise WeightsError(f"network: must be a network of modernize.build, not a {type(inner).__name__}{there}")
+            raise error(f"network: must be a network of modernize.build, not a {type(inner).__name__}{there}")
     return inner
 
 

@@ -98,6 +98,18 @@ def read_layer_scale(name: str, value: Any) -> float | None:
     return float(value)
 
 
+def read_stages(value: Any, number: int) -> tuple[int, ...]:
+    """Return the numbers of some of a network's stages in order; None stands for all."""
+    if value is None:
+        return tuple(range(number))
+    chosen = value if isinstance(value, (tuple, list, range)) else ()
+    if not chosen or not all(map(_is_integer, chosen)) or len(set(chosen)) < len(chosen):
+        raise DesignError(f"stages={_shown(value)}: must be stages, each once, such as (1, 2, 3)")
+    if min(chosen) < 0 or max(chosen) >= number:
+        raise DesignError(f"stages={_shown(value)}: the network has stages 0 to {number - 1}")
+    return tuple(sorted(map(int, chosen)))
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 

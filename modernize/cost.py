@@ -98,11 +98,13 @@ def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> Mapping
 
     The network may be on the meta device: the batch is empty, so that nothing is computed.
     """
-    largest = max(weights.numel() for weights in network.parameters())
-    blank = torch.empty(largest)  # all weights share this storage; it is never written, so it takes no memory
+    # All kernels share this storage. It is never written, so it takes no memory; other weights repeat its first number.
+    blank = torch.empty(max(weights.numel() for weights in network.parameters() if weights.ndim == 4))
     for module in network.modules():
         for name, weights in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(blank[: weights.numel()].view(weights.shape), requires_grad=False))
+            kernel = weights.ndim == 4
+            shared = blank[: weights.numel()].view(weights.shape) if kernel else blank[0].expand(weights.shape)
+            setattr(module, name, nn.Parameter(shared, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
     analysis = FlopCountAnalysis(network, torch.empty(0, *image_shape)).clear_op_handles().set_op_handle(**COUNTED)

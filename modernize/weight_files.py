@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def read_source(source: Any, averaged: bool) -> tuple[str, dict[str, Tensor]]:
 def some(names: list[str]) -> str:
     """List the first three names and count the rest."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return printable(", ".join(names[:3]) + more)
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -88,7 +89,7 @@ def _is_corrupt(path: Path) -> bool:
                     with archive.open(record) as content:
                         while content.read(2**20):
                             pass
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError):  # the last for encrypted archives
         return True
     return False
 

@@ -22,7 +22,7 @@ from modernize.weight_files import is_dense, read_source, some
 __all__ = ["NAMES", "WeightsError", "export_weights", "load_weights"]
 
 _HEAD_NORM = "head.norm."
-_HINT = "; classifier=False keeps the network's classifier"
+_HINT = "; classifier=False leaves the classifier out"
 
 
 @dataclass(frozen=True)

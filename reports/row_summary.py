@@ -137,9 +137,15 @@ def facts(runs: pd.DataFrame) -> str:
         f"{len(recipes)} recipes" if _compares_recipes(runs) else f"recipe {', '.join(_usual(recipes))}",
         _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
         f"{len(runs)} {run_word}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number),
+        *(f"starting from weights {weights}" for weights in starting_weights(runs)),
         *count_marks(runs),
     ]
     return " · ".join(parts)
+
+
+def starting_weights(runs: pd.DataFrame) -> list[str]:
+    """Describe the weights that runs start from; nothing if these are newly initialized."""
+    return _values(runs, "weights") if "weights" in runs else []
 
 
 def _values(runs: pd.DataFrame, column: str) -> list[str]:

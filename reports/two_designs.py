@@ -15,6 +15,7 @@ from reports.cost_table import gflops
 from reports.errors import ReportError
 from reports.marks import row_mark_notes
 from reports.predictions import Predicted, describe_images, joined, unread_note
+from reports.row_summary import starting_weights
 from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
@@ -176,7 +177,8 @@ def measure(
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
     compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, primary))
     what = MEASURES[primary].name.capitalize()
-    where = ", ".join(filter(None, [f"{what} in study {runs['study'].iloc[0]}", describe_images(runs)]))
+    start = [f"starting from weights {weights}" for weights in starting_weights(runs)]
+    where = ", ".join(filter(None, [f"{what} in study {runs['study'].iloc[0]}", describe_images(runs), *start]))
     words = [f"{where}: rows {base} and {row}.", legend(compared, primary)]
     if compared["p"].notna().any():
         words += [describe_looks(runs), CHOSEN_AFTERWARDS]

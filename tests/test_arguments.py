@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 import modernize
-from ablations import Trainer, TrainingConfig
+from ablations import Trainer, TrainingConfig, load_run
+from ablations.errors import RequestError
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from modernize import FLAGS, Design, DesignError
 from modernize.arguments import read_size
@@ -24,6 +25,8 @@ from modernize.models import build
 TINY = modernize.design("pocket,width=4,depths=1-1-1-1")
 PLAN = modernize.compile_plan(TINY, 1, 3)
 STEPS = modernize.roadmap("pocket")
+
+LAYER = nn.Linear(2, 2)
 
 # What is neither a design, a name, a number nor a word of any argument.
 NOTHING: list[Any] = [
@@ -40,7 +43,7 @@ NOTHING: list[Any] = [
     ...,
     range(3),
     Path("mine.yaml"),
-    nn.Linear(2, 2),
+    LAYER,
     torch.tensor(10),
     torch.tensor([1.0, 2.0]),
     np.array([1, 2]),
@@ -67,6 +70,9 @@ CALLS: dict[str, tuple[Callable[[Any], Any], str, list[Any]]] = {
     "trace": (lambda value: modernize.trace(value, 32), "plan: ", EVERYTHING),
     "Roadmap.row": (STEPS.row, "", EVERYTHING),
     "Roadmap.before": (STEPS.before, "row: ", EVERYTHING),
+    "accelerate": (modernize.accelerate, "network: ", [nn.Linear, *(one for one in EVERYTHING if one is not LAYER)]),
+    "decelerate": (modernize.decelerate, "network: ", [nn.Linear, *(one for one in EVERYTHING if one is not LAYER)]),
+    "features": (modernize.features, "network: ", [nn.Linear, *EVERYTHING]),
     "with_flags": (TINY.with_flags, "", [one for one in EVERYTHING if not isinstance(one, dict)]),
     "differences": (TINY.differences, "base: ", EVERYTHING),
     "trace's image_size": (lambda value: modernize.trace(PLAN, value), "image_size=", NO_SIZE),
@@ -226,6 +232,13 @@ def test_the_trainer_refuses_an_argument_of_the_wrong_type_in_one_line_that_name
             a_trainer(**{argument: value})
         message = str(caught.value)
         assert message.startswith(argument) and message.isprintable() and len(message) < 300, message
+
+
+def test_a_runs_folder_of_the_wrong_type_is_refused_in_one_line() -> None:
+    values: list[Any] = [None, 3, {}, b"run", "", ["run"], nn.Linear]
+    for value in values:
+        with pytest.raises(RequestError, match=r"^folder=.*: must be the path of a folder$"):
+            load_run(value)
 
 
 @pytest.mark.parametrize(

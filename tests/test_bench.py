@@ -35,9 +35,10 @@ SMALL = Setting(threads=1, batch_size=4, image_size=32, num_classes=10)
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm"])
-def test_a_reference_implementation_computes_our_logits(source: str) -> None:
+@pytest.mark.parametrize("design", ["convnext_tiny", "resnet50"])
+def test_a_reference_implementation_computes_our_logits(design: str, source: str) -> None:
     ours, theirs = (
-        build_benchmarked(BenchmarkedModel("c", "convnext_tiny", who, "contiguous", SMALL)) for who in ("ours", source)
+        build_benchmarked(BenchmarkedModel("c", design, who, "contiguous", SMALL)) for who in ("ours", source)
     )
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -270,9 +270,9 @@ def test_a_network_that_was_set_for_segmentation_takes_weights_and_keeps_its_set
         (
             CHANGES["deeper-classifier"][0],
             "missing head.linear.weight, head.linear.bias; added head.linear.0.weight, head.linear.0.bias, "
-            "head.linear.2.weight and 1 more; classifier=False keeps the network's classifier",
+            "head.linear.2.weight and 1 more; classifier=False leaves the classifier out",
         ),
-        (CHANGES["headless"][0], "head.linear.bias; classifier=False keeps the network's classifier"),
+        (CHANGES["headless"][0], "head.linear.bias; classifier=False leaves the classifier out"),
     ],
     ids=["pruned", "attention", "removed", "deeper-classifier", "headless"],
 )

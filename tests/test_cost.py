@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import modernize
@@ -205,6 +206,39 @@ def test_the_count_does_not_depend_on_torchs_modes_nor_change_them(mode: str) ->
         before = torch_state()
         assert [modernize.count(name, (40, 33), 1, 10) for name in names] == expected
         assert torch_state() == before
+
+
+def test_the_count_does_not_depend_on_a_transform_that_calls_it() -> None:
+    expected = modernize.count("pocket", 32, 1, 10)
+    costs: list[Cost] = []
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        costs.append(modernize.count("pocket", 32, 1, 10))
+        return (x * x).sum()
+
+    torch.func.grad(counting)(torch.ones(3))
+    torch.func.vmap(counting)(torch.ones(3, 2))
+    make_fx(counting)(torch.ones(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(counting, torch.ones(3))
+    assert len(costs) >= 4 and set(costs) == {expected}
+
+
+def test_the_first_count_of_a_process_may_be_on_the_meta_device() -> None:
+    code = """
+import torch, modernize
+with torch.device("meta"):
+    print(modernize.count("pocket", 32, 1, 10) == modernize.Cost(338686, 5730048))
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_the_largest_classifier_is_counted_without_its_weights() -> None:
+    small, large = (modernize.count("resnet50", 32, 3, classes) for classes in (10, 10_000_000))
+    assert (large.macs - small.macs, large.params - small.params) == (2048 * 9_999_990, 2049 * 9_999_990)
 
 
 def test_a_thread_counts_the_same() -> None:

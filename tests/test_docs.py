@@ -128,7 +128,7 @@ def test_the_commands_are_found() -> None:
     assert [command for page, command in COMMANDS if page == "README.md"][:2] == ["./run_all.sh", "./run_all.sh test"]
     assert all(command.startswith((*PROGRAMS, *NOT_RUN)) for _, command in COMMANDS)
     assert not any("#" in command for _, command in COMMANDS)
-    for page in set(PAGES) - {"docs/README.md", "docs/python.md", "docs/statistics.md"}:
+    for page in set(PAGES) - {"docs/README.md", "docs/python.md", "docs/statistics.md", "docs/tools.md"}:
         assert any(block.page == page for block in BLOCKS), page
     for words in ("--set accumulation=32", "torchrun --standalone --nproc-per-node 8", "--cluster slurm", "--nodes 4"):
         assert any(
@@ -192,7 +192,8 @@ def test_what_run_all_is_told_to_test_exists(command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON)
-def test_the_python_of_a_page_runs_as_written(page: str) -> None:
+def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for code in PYTHON[page]:
         exec(code, names)
@@ -200,6 +201,8 @@ def test_the_python_of_a_page_runs_as_written(page: str) -> None:
         assert names["cost"].params == 28_589_128 and len(names["steps"]) == 17
     if page == "docs/python.md":
         assert names["result"].images_seen == 2 * 64
+    if page == "docs/backbone.md":
+        assert [set(one) for one in names["detections"]] == [{"boxes", "labels", "scores"}] * 2
 
 
 def test_networks_and_the_trainer_are_shown() -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from ablations.studies.load import load_study
 from ablations.studies.run import RunConfig, execute, load_data, locked
 from ablations.studies.trained import TrainedRun
 from ablations.training.callbacks import Callbacks
-from ablations.training.checkpoint import checkpoints, weights_sha256
+from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.trainer import Interrupted
 
 HOME = Path(__file__).parent.parent
@@ -183,6 +183,9 @@ def test_what_the_file_says_gives_the_runs_top1_on_images_in_files(photographs: 
         if not averaged:
             assert (classes == np.load(run / "predictions.npz")["predicted"]).all() and len(set(classes)) == 2
     assert recorded["top1"] != recorded["ema_top1"]
+    known = {key: value for key, value in recorded.items() if key not in ("classes", "preprocessing")}
+    write_json(run / "result.json", known)  # as an earlier version wrote it, which normalized files alike
+    assert described(exported(run, "safetensors", path, "--averaged")) == description | {"classes": None}
 
 
 def test_load_run_gives_the_evaluated_weights_without_the_dataset(convnext: Path) -> None:
@@ -391,6 +394,23 @@ def test_a_run_of_an_earlier_version_is_exported_and_what_is_unknown_is_said(con
     assert described(to) == known | {"classes": None, "mean": None, "std": None}
 
 
+def test_a_run_of_version_0_1_is_loaded(convnext: Path, tmp_path: Path) -> None:
+    """It saved layer scale as (C, 1, 1), and did not record classes, channels or resolution."""
+    run = shutil.copytree(convnext, tmp_path / "run")
+    (path,) = checkpoints(run / "checkpoints")
+    state = read_checkpoint(path)
+    for weights in (state["model"], state["averaged"]):
+        weights |= {key: one.view(-1, 1, 1) for key, one in weights.items() if "layer_scale" in key}
+    path.unlink()
+    write_checkpoint(run / "checkpoints", 6, state)
+    newer = ("classes", "preprocessing", "num_classes", "in_channels", "image_size")
+    result = {key: value for key, value in read_json(run / "result.json").items() if key not in newer}
+    write_json(run / "result.json", {**result, "weights_sha256": weights_sha256(state["model"])})
+    for averaged in (False, True):
+        old, new = (ablations.load_run(one, averaged=averaged).state_dict() for one in (run, convnext))
+        assert weights_sha256(old) == weights_sha256(new)
+
+
 # Layouts -------------------------------------------------------------------------------------------------------------
 
 
@@ -437,7 +457,8 @@ def test_a_references_weights_have_torchvisions_keys(form: str, reference: Path,
     path = exported(reference, form, tmp_path / "network.safetensors")
     theirs = resnet18(num_classes=10)
     theirs.load_state_dict(load_file(path))
-    assert described(path)["reference"] == "torchvision:resnet18"
+    description = described(path)
+    assert (description["reference"], description["channel_repeats"]) == ("torchvision:resnet18", 3)
 
 
 # Graphs --------------------------------------------------------------------------------------------------------------
@@ -499,6 +520,34 @@ def loaded(content: bytes) -> nn.Module:
     return torch.export.load(io.BytesIO(content)).module()
 
 
+def circular(convolution: nn.Conv2d) -> None:
+    convolution.padding_mode = "circular"
+    convolution._reversed_padding_repeated_twice = [3, 3, 3, 3]
+
+
+def dilated(convolution: nn.Conv2d) -> None:
+    convolution.dilation, convolution.padding = (2, 2), (6, 6)
+
+
+@pytest.mark.parametrize("change", [circular, dilated])
+def test_a_graph_of_a_network_whose_depthwise_convolutions_were_changed(change: Callable[[nn.Conv2d], None]) -> None:
+    """Exported with gradients on, as they are unless a user turns them off."""
+    network, images = Case("pocket@separate-downsampling", 32).run.network, torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        original = network(images)
+        for one in network.modules():
+            if isinstance(one, nn.Conv2d) and one.groups > 1:
+                change(one)
+        expected = network(images)
+    assert (expected - original).abs().max() > 0.01
+    batch = ({0: torch.export.Dim("batch")},)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    graph = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=batch, verbose=False, **names)
+    assert graph is not None
+    found = logits(graph.model_proto.SerializeToString(), images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_reference_is_a_graph_of_the_images_that_it_was_trained_on(reference: Path, tmp_path: Path) -> None:
     network, images = ablations.load_run(reference), torch.randn(3, 1, 16, 16)
     content = exported(reference, "onnx", tmp_path / "a.onnx").read_bytes()
@@ -506,6 +555,15 @@ def test_a_reference_is_a_graph_of_the_images_that_it_was_trained_on(reference: 
     with torch.no_grad():
         torch.testing.assert_close(logits(content, images), network(images), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(program(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_graph_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = CASES[0].run
+    with pytest.raises(RequestError, match=r"^run run: the resolution of its images is unknown; choose --format saf"):
+        as_torch_export(replace(run, image_size=None), "{}")
+    monkeypatch.setattr("ablations.export.traced.MAX_ONNX", 2**10)
+    with pytest.raises(RequestError, match=r"^run run: its network has 0\.0 GiB of weights, and an ONNX file hol"):
+        as_onnx(run, "{}")
 
 
 def test_a_graph_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,26 @@ def test_constructors_without_classes_are_timms_and_torchvisions() -> None:
         torch.testing.assert_close(ours(images), pooled(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["timm", "torchvision", "official"])
+def test_weights_go_in_and_out_without_a_classifier(layout: str) -> None:
+    whole, network = (modernize.build("convnext_tiny,width=8,depths=1-1-1-1", classes).eval() for classes in (7, 0))
+    with_classifier = modernize.export_weights(whole, layout)
+    with pytest.raises(
+        modernize.WeightsError, match=r"^[^\n]*unexpected [^\n]*; classifier=False leaves the classifier out$"
+    ):
+        modernize.load_weights(network, with_classifier)
+    modernize.load_weights(network, with_classifier, classifier=False)
+    images = torch.randn(1, 3, 64, 32)
+    with torch.no_grad():
+        assert torch.equal(whole.head.linear(network(images)), whole(images))
+    without = modernize.export_weights(network, layout)
+    assert len(with_classifier) - len(without) == 2
+    again = modernize.build("convnext_tiny,width=8,depths=1-1-1-1", 0).eval()
+    modernize.load_weights(again, without)
+    with torch.no_grad():
+        assert torch.equal(again(images), network(images))
+
+
 def test_the_head_is_a_sequence() -> None:
     network = modernize.build("pocket@separate-downsampling", 5, 1).eval()
     maps = torch.randn(2, 144, 3, 5)

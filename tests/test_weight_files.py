@@ -83,6 +83,8 @@ def test_what_does_not_have_the_prefix_is_named() -> None:
     weights = export_weights(build(TINY), "timm")
     lightning = {"state_dict": prefixed("model.", weights) | {"criterion.weight": torch.ones(5)}, "epoch": 3}
     assert refusal(build(TINY), lightning).endswith("does not fit this network: unexpected criterion.weight")
+    odd = refusal(build(TINY), weights | {"stem.\n2": torch.ones(5)})
+    assert odd.endswith("does not fit this network: unexpected stem.\\n2")
     both = prefixed("_orig_mod.", weights) | weights
     assert f"{len(weights)} keys are there twice" in refusal(build(TINY), both)
 
@@ -120,6 +122,7 @@ def test_where_nothing_is_averaged_it_is_refused(content: Callable[[Any], Any]) 
     assert refusal(build(TINY), weights, averaged=True) == message
 
 
+@pytest.mark.filterwarnings("ignore:the test set has", "ignore:training ends after", "ignore:ema_decay")
 def test_checkpoints_of_our_runs(tmp_path: Path) -> None:
     data = torch.utils.data.TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
     config = TrainingConfig(max_epochs=1, batch_size=4, learning_rate=0.1, ema_decay=0.5)
@@ -202,18 +205,38 @@ def test_all_but_the_classifier_is_loaded(layout: str, classes: int) -> None:
     weights = export_weights(source, layout)
     if not classes:
         weights = dict(list(weights.items())[:-2])
-        assert "classifier=False keeps the network's classifier" in refusal(network, weights)
+        assert "classifier=False leaves the classifier out" in refusal(network, weights)
     before = copy.deepcopy(network.state_dict())
     assert load_weights(network, weights, classifier=False) == layout
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensor, (before if key.startswith("head.linear") else source.state_dict())[key]), key
 
 
+@pytest.mark.parametrize("layout", NAMES)
+def test_networks_without_a_classifier_are_exported_and_loaded(layout: str) -> None:
+    source, network = randomise(build(TINY, num_classes=0)), build(TINY, num_classes=0)
+    exported = export_weights(source, layout)
+    assert load_weights(network, exported) == layout
+    assert_same_state(network.state_dict(), source.state_dict())
+    classified = export_weights(randomise(build(TINY, num_classes=3)), layout)
+    assert "unexpected " in (message := refusal(network, classified))
+    assert message.endswith("; classifier=False leaves the classifier out")
+    load_weights(network, classified, classifier=False)
+    assert_same_state(export_weights(network, layout), dict(list(classified.items())[:-2]))
+
+
+def test_a_network_without_a_classifier_is_timms() -> None:
+    peer, network = randomise(timms(num_classes=0)), build(FOUR_STAGES, num_classes=0)
+    assert load_weights(network, peer.state_dict()) == "timm"
+    assert_same_logits(network, peer)
+    assert_same_state(export_weights(network, "timm"), peer.state_dict())
+
+
 def test_a_file_without_the_norm_before_the_classifier_leaves_it_and_says_so() -> None:
     peer, network = randomise(OfficialV2((1, 1), 4)), build(V2, num_classes=5)
     pretrained = {key: tensor for key, tensor in peer.state_dict().items() if key.split(".")[0] not in ("norm", "head")}
     assert refusal(network, pretrained).endswith(
-        "missing norm.weight, norm.bias, head.weight and 1 more; classifier=False keeps the network's classifier"
+        "missing norm.weight, norm.bias, head.weight and 1 more; classifier=False leaves the classifier out"
     )
     message = "the state dict: has no norm before the classifier; the network's stays as it is"
     assert warned(network, {"model": pretrained}, classifier=False) == [message]
@@ -334,6 +357,7 @@ def test_other_types_are_refused(dtype: torch.dtype) -> None:
     assert refusal(build(TINY), changed).endswith(f"does not fit this network: not floating-point stem.1.bias ({name})")
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_quantized_weights_are_refused() -> None:
     weights = export_weights(build(TINY), "timm")
     quantized = torch.quantize_per_tensor(weights["stem.0.weight"], 0.1, 0, torch.qint8)
@@ -385,3 +409,33 @@ def test_what_is_exported_comes_back_whole(
     assert loaded == layout or (layout == "timm" and not design.depthwise)  # timm's ResNet is torchvision's
     assert_same_state(network.state_dict(), source.state_dict())
     assert len(exported) == len(source.state_dict())
+
+
+SOURCES = {
+    (design, layout): export_weights(build(design, num_classes=3), layout)
+    for design, layout in ((TINY, "torchvision"), (TINY, "timm"), (V2, "official"), (V2, "native"))
+}
+FAULTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Any]]] = {
+    "missing": lambda weights, key: {name: tensor for name, tensor in weights.items() if name != key},
+    "renamed": lambda weights, key: {name + "_" * (name == key): tensor for name, tensor in weights.items()},
+    "added": lambda weights, key: weights | {f"{key}.extra": torch.zeros(2)},
+    "longer": lambda weights, key: weights | {key: torch.cat([weights[key], weights[key]])},
+    "deeper": lambda weights, key: weights | {key: torch.stack([weights[key], weights[key]])},
+    "integer": lambda weights, key: weights | {key: weights[key].int()},
+    "text": lambda weights, key: weights | {key: "weights"},
+    "meta": lambda weights, key: weights | {key: weights[key].to("meta")},
+    "sparse": lambda weights, key: weights | {key: weights[key].to_sparse()},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(SOURCES)), st.sampled_from(list(FAULTS)), st.booleans(), st.data())
+def test_one_fault_is_enough_to_refuse_all(
+    which: tuple[str, str], fault: str, prefix: bool, data: st.DataObject
+) -> None:
+    weights = SOURCES[which]
+    key = data.draw(st.sampled_from(list(weights)))
+    network = build(which[0], num_classes=3)
+    faulty = FAULTS[fault](weights, key)
+    assert key in refusal(network, prefixed("module.", faulty) if prefix else faulty)
+    assert load_weights(network, weights) == which[1]

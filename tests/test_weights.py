@@ -292,7 +292,7 @@ def test_missing_and_unexpected_keys_are_named() -> None:
 )
 def test_another_class_count_is_a_shape_misfit(layout: str, misfit: str) -> None:
     exported = export_weights(build(TINY, num_classes=10), layout)
-    hint = "; classifier=False keeps the network's classifier"
+    hint = "; classifier=False leaves the classifier out"
     assert refusal(build(TINY, num_classes=5), exported).endswith(f"does not fit this network: {misfit}{hint}")
 
 

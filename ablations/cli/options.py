@@ -127,6 +127,11 @@ _OPTIONS: dict[str, Callable] = {
         type=click.Choice(["test", "validation"]),
         help="Evaluation split: test, or validation (10% held out).",
     ),
+    "weights": click.option(
+        "--weights",
+        metavar="FILE|torchvision:NAME",
+        help="Weights to start from: a state dict or checkpoint, or torchvision's. [default: new initialization]",
+    ),
     "device": click.option(
         "--device", default="auto", metavar="NAME", show_default=True, help="Device: cpu, cuda, cuda:1, …"
     ),

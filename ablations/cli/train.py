@@ -27,6 +27,7 @@ from ablations.training.distributed import is_main, processes
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
     from ablations.launch.session import Session
+    from ablations.studies.run import RunConfig
     from ablations.studies.schema import Study
 
 
@@ -54,7 +55,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
+@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
 def train(
     design: str,
     seed: int,
@@ -65,6 +66,7 @@ def train(
     recipe: str | None,
     settings: dict[str, str],
     evaluate: str | None,
+    weights: str | None,
     device: str,
     tensorboard: bool,
 ) -> int:
@@ -76,6 +78,7 @@ def train(
     from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
     from ablations.studies.run import RunConfig
+    from ablations.studies.starting_weights import locate
     from modernize.models import design as named
     from modernize.reference import check_reference, is_reference
 
@@ -92,6 +95,7 @@ def train(
         data=data or "fashion_mnist",
         evaluate="validation" if evaluate == "validation" else "test",
         seed=seed,
+        weights=None if weights is None else locate(weights),
     )
     from ablations.launch.in_process import train_one
 
@@ -185,7 +189,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "device", "tensorboard", "debug")
+@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
 def run(
     study: str,
     dry_run: bool,
@@ -232,20 +236,31 @@ def run(
         changes["cluster"] = resources
     loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
-    datasets = {one.name: load(one) for one in loaded.runs}  # raises before anything starts
-    for notice in dict.fromkeys(one.notice for one in datasets.values()):
-        if notice is not None and is_main():
-            say(notice)
-    loaded = loaded.on(next(iter(datasets.values())))
-    tasks = processes() if kind is None else _tasks(loaded)
-    for one in loaded.runs:
-        one.check(datasets[one.name], tasks)
-    for warning in _warnings(loaded, datasets, tasks) if is_main() else ():
-        say(f"{loaded.name}: warning: {warning}")
+    loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
     session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
     if kind is not None:
         return _run_jobs(session, dry_run, kind, jobs)
     return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
+
+
+def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:
+    """Return the study on its dataset and with the checksum of its weights; print what is doubtful.
+
+    Raises RequestError, before anything starts, if a run does not fit the data, the weights or its `tasks` processes.
+    """
+    from ablations.studies.fitting_rows import with_weights
+
+    datasets = {one.name: load(one) for one in study.runs}
+    for notice in dict.fromkeys(one.notice for one in datasets.values()):
+        if notice is not None and is_main():
+            say(notice)
+    study = study.on(next(iter(datasets.values())))
+    for one in study.runs:
+        one.check(datasets[one.name], tasks)
+    study = with_weights(study, folder, datasets)
+    for warning in _warnings(study, datasets, tasks) if is_main() else ():
+        say(f"{study.name}: warning: {warning}")
+    return study
 
 
 def _run_here(session: Session, dry_run: bool, *, device: str, threads: int | None, **in_parallel: int | None) -> int:

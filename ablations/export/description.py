@@ -21,6 +21,7 @@ def describe(run: TrainedRun, averaged: bool) -> dict[str, Any]:
     return {
         **_network(run),
         "weights": "averaged" if averaged else "trained",
+        "initialized_from": config.weights.name if config.weights else None,
         "num_classes": run.classes,
         "classes": result.get("classes"),
         "in_channels": run.channels,
@@ -51,7 +52,9 @@ def _network(run: TrainedRun) -> dict[str, Any]:
     """Name the network so that it can be built again: `modernize.build` takes `design`."""
     config = run.config
     if config.reference is not None:
-        return {"row": config.row, "reference": config.reference}
+        # torchvision's networks take 3 channels; a graph contains the repetition
+        repeats = {"channel_repeats": 3} if run.channels == 1 else {}
+        return {"row": config.row, "reference": config.reference, **repeats}
     flags = config.design.differences(Design())
     name = ",".join(["resnet50", *(setting(flag, value) for flag, value in flags.items())])
     return {"row": config.row, "design": name, "flags": config.design.flags()}

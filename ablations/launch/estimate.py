@@ -23,6 +23,8 @@ Load = Callable[[RunConfig], DataSet]
 def describe_runs(study: Study, load: Load) -> list[str]:
     """Describe the runs and their cost, one line per run."""
     lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}"]
+    if study.weights is not None:
+        lines.append(f"  all start from {study.weights}")
     width = max(len(run.name) for run in study.runs)
     for run in study.runs:
         data = load(run)

@@ -15,9 +15,11 @@ from ablations.machine import Machine, prepare_process
 from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
 from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, without_newer
+from ablations.studies.fitting_rows import fitted
 from ablations.studies.folder import differences
 from ablations.studies.older import older_versions
 from ablations.studies.run import RunConfig, finished, load_data, read_state
+from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.distributed import joined, local_processes, local_rank, processes
 from ablations.training.trainer import Interrupted
@@ -37,7 +39,7 @@ def train_one(
     data = load_data(config, data_dir)
     config.check(data, processes())
     _, macs = config.cost(data)
-    requested, config = config, _for_folder(config, folder)
+    requested, config = config, _for_folder(_with_weights(config, data, folder), folder)
     device = own_device(device)
     share_cores(threads)
     stop = StopFlag()
@@ -53,6 +55,8 @@ def train_one(
                 callbacks.warn(older)
             for older in () if finished(folder) else older_versions([folder]):
                 callbacks.warn(older)
+            if config.weights is not None:
+                callbacks.warn(f"starts from {config.weights}")
             if data.notice is not None:
                 callbacks.warn(data.notice)
             for warning in (*config.doubts(data, group.size), *unused(config.recipe)):
@@ -115,6 +119,18 @@ def share_cores(threads: int | None) -> None:
     prepare_process(threads or max(len(os.sched_getaffinity(0)) // local_processes(), 1))
 
 
+def _stored(path: Path) -> RunConfig:
+    return check(RunConfig, read_yaml(path, "run"), f"run {path}")
+
+
+def _with_weights(config: RunConfig, data: DataSet, folder: Path) -> RunConfig:
+    """Return the run with the weights that it starts from, checked; raises RequestError if they do not fit."""
+    if config.weights is None:
+        return config
+    before = _stored(folder / "config.yaml").weights if (folder / "config.yaml").is_file() else None
+    return config.model_copy(update={"weights": fitted(config.weights, before, {folder: (config, data)})})
+
+
 def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
     """Return the run, without settings that are newer than its folder.
 
@@ -125,7 +141,7 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
     path = folder / "config.yaml"
     if not path.exists():
         return config
-    stored = check(RunConfig, read_yaml(path, "run"), f"run {path}")
+    stored = _stored(path)
     config = config.model_copy(update={"recipe": without_newer(config.recipe, [stored.recipe])})
     changed = differences(_fixed(stored), _fixed(config))
     if changed:
@@ -137,4 +153,5 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
     """Return what may not change between sessions of a run, as plain values."""
-    return config.model_dump(mode="json", exclude={"row": True, "label": True, "recipe": set(MAY_CHANGE)})
+    may_change = {"recipe": set(MAY_CHANGE), "weights": WEIGHTS_MAY_CHANGE}
+    return config.model_dump(mode="json", exclude={"row": True, "label": True, **may_change})

@@ -55,6 +55,8 @@ class Session:
             work[run.name] = float(run.cost(data)[1] * run.images(data))
         display = Display(progress_console(quiet), work, ended)
         display.print(f"{self.study.name}: {len(work)} runs, {len(ended)} finished; {how}; folder {self.folder}")
+        if self.study.weights is not None:
+            display.print(f"{self.study.name}: all runs start from {self.study.weights}")
         return display
 
 

@@ -15,6 +15,7 @@ from ablations.store import write_bytes
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
+from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
 from modernize.yaml_file import as_yaml
 
 
@@ -99,7 +100,10 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
     """Return what may not change of a study as plain values, rows by name, without additions to `before`."""
     values = study.model_dump(
         mode="json",
-        exclude={"cluster": True, "precision": True, "stages": True, "recipes": {"__all__": set(MAY_CHANGE)}},
+        exclude={
+            **{"cluster": True, "precision": True, "stages": True},
+            **{"recipes": {"__all__": set(MAY_CHANGE)}, "weights": WEIGHTS_MAY_CHANGE},
+        },
     )
     names = {row.row for row in before.rows}
     values["rows"] = {row["row"]: row for row in values["rows"] if row["row"] in names}

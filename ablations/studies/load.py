@@ -15,6 +15,7 @@ from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, reference_rows, sample_orders
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import PILOT_SEEDS
+from ablations.studies.starting_weights import locate
 from modernize.design import DesignError, nearest
 
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
@@ -70,7 +71,7 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
         raise RequestError(f"{place}: {error}") from None
 
 
-_REOPENED = ("seeds", "precision", "max_seeds", "cluster")  # options that may accompany a folder's path
+_REOPENED = ("seeds", "precision", "max_seeds", "cluster", "weights")  # options that may accompany a folder's path
 
 
 def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
@@ -80,6 +81,8 @@ def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str
     if kept:
         option = kept[0].replace("_", "-")
         raise RequestError(f"{place}: --{option}: the study of a folder is fixed; only seeds and precision may change")
+    if "weights" in changes and study.weights is None:
+        raise RequestError(f"{place}: --weights: the study starts from newly initialized weights; choose another --out")
     block = study.cluster.model_dump(exclude_unset=True) if study.cluster else {}
     wanted = {
         "kind": study.kind,
@@ -97,7 +100,10 @@ def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str
         precision, seeds = _precision(request, study.rows)
     except RequestError as error:
         raise RequestError(f"{place}: {error}") from None
-    return study.model_copy(update={"seeds": seeds, "cluster": request.cluster, "precision": precision})
+    weights = locate(changes["weights"]) if "weights" in changes else study.weights  # a file may have been moved
+    return study.model_copy(
+        update={"seeds": seeds, "cluster": request.cluster, "precision": precision, "weights": weights}
+    )
 
 
 def _precision(request: StudyFile, rows: list[StudyRow]) -> tuple[Precision | None, list[Seed]]:
@@ -159,6 +165,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         rows=rows,
         orders=orders,
         screen=screen,
+        weights=None if request.weights is None else locate(request.weights),
         cluster=request.cluster,
         precision=precision,
     )

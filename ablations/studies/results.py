@@ -75,6 +75,7 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "seconds": result.get("seconds", state.last.get("seconds")),
                     "weights_sha256": result.get("weights_sha256"),
                     **evaluations[run.name],
+                    "weights": None if study.weights is None else str(study.weights),
                 }
             )
     return pd.DataFrame(rows)
@@ -111,7 +112,7 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
         runs = pd.read_csv(path)
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: cannot be read ({one_line(error)})") from None
-    for column in ("stage", "added", *EVALUATION):  # published before these were recorded
+    for column in ("stage", "added", *EVALUATION, "weights"):  # published before these were recorded
         if column not in runs:
             runs[column] = expected[column]
     missing = [column for column in expected if column not in runs]

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from ablations.errors import RequestError, one_line, writing
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
+from ablations.studies.starting_weights import Weights, load
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
@@ -66,6 +67,7 @@ class RunConfig(BaseModel):
     data: str
     evaluate: Literal["test", "validation"] = "test"
     seed: int
+    weights: Weights | None = None
 
     @property
     def name(self) -> str:
@@ -118,6 +120,7 @@ class RunConfig(BaseModel):
             image_size=data.own_size,
             processes=processes,
             batch_norm=self.reference is None and self.design.norm == "bn",
+            from_weights=self.weights is not None,
         )
         return doubts(self.recipe, facts)
 
@@ -130,7 +133,8 @@ class RunConfig(BaseModel):
             return None
         without = " and without stochastic depth, which it lacks"
         lacks = self.recipe.drop_path_rate and not has_stochastic_depth(self.reference)
-        return f"torchvision's network and initialization{without if lacks else ''}"
+        initialization = " and initialization" if self.weights is None else ""
+        return f"torchvision's network{initialization}{without if lacks else ''}"
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,7 @@ def execute(
     facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"classes": list(data.classes)}
     facts |= {"note": config.note} if config.note else {}
+    facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
     with writing(f"run {folder}"):
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
@@ -268,6 +273,8 @@ def _train(
 
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
+    if config.weights is not None and not group.by_main(lambda: _has_checkpoint(folder, callbacks)):
+        load(network, config.weights)
     try:
         trainer = Trainer(
             network,
@@ -285,6 +292,13 @@ def _train(
     return trainer.train(), trainer.feeds.preprocessing
 
 
+def _has_checkpoint(folder: Path, callbacks: Callbacks) -> bool:
+    """Whether a run resumes from an intact checkpoint; report and delete corrupt ones."""
+    from ablations.training.checkpoint import newest_checkpoint
+
+    return newest_checkpoint(folder / "checkpoints", callbacks.warn) is not None
+
+
 def build_network(config: RunConfig, data: DataSet) -> nn.Module:
     """Build the run's network for this dataset, with weights initialized from torch's global RNG."""
     from modernize.models import build
@@ -295,6 +309,20 @@ def build_network(config: RunConfig, data: DataSet) -> nn.Module:
     if config.reference is not None:
         return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
     return build(config.design, classes, data.channels, rate, scale, recipe.init)
+
+
+def empty_network(config: RunConfig, data: DataSet) -> nn.Module:
+    """Build the run's network for this dataset without initializing its weights."""
+    import torch
+
+    from modernize.reference import without_weights
+
+    if config.reference is not None:
+        network = without_weights(config.reference, len(data.classes), data.channels, 0.0, data.image_size)
+    else:
+        with torch.device("meta"):
+            network = build_network(config, data)
+    return network.to_empty(device="cpu")
 
 
 def _measured(trained: Result) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ablations.errors import RequestError
 from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
+from ablations.studies.starting_weights import Weights
 from modernize.design import BY_NAME, nearest
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class StudyFile(BaseModel):
     max_seeds: Whole | None = Field(default=None, ge=2, description="max. seeds per row, for precision; none: 20")
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`; overrides the recipe's")
     references: list[str] = Field(default=[], description="reference models to train too: torchvision:NAME")
+    weights: str | None = Field(default=None, description="weights to start from: a file, or torchvision:NAME")
     cluster: Cluster | None = Field(default=None, description="Slurm resources of each run")
 
     @field_validator("flags", mode="before")
@@ -176,6 +178,7 @@ class Study(BaseModel):
     rows: list[StudyRow]
     orders: list[list[str]] = []
     screen: Screen | None = None
+    weights: Weights | None = None
     cluster: Cluster | None = None
     precision: Precision | None = None
     stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
@@ -198,6 +201,7 @@ class Study(BaseModel):
             data=self.data,
             evaluate=self.evaluate,
             seed=seed,
+            weights=self.weights,
         )
 
     def on(self, data: DataSet) -> Study:

@@ -1,0 +1,89 @@
+"""Check before anything trains that every row can take the weights that a study starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablations.errors import RequestError
+from ablations.studies.folder import read_study, run_folder
+from ablations.studies.run import RunConfig, empty_network, finished
+from ablations.studies.schema import Study
+from ablations.studies.starting_weights import Weights, fit, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ablations.data.datasets import DataSet
+
+_LISTED = 3  # rows whose reasons an error gives
+
+
+def with_weights(study: Study, folder: Path, datasets: Mapping[str, DataSet]) -> Study:
+    """Return the study with the weights that its runs start from, checked; `datasets` by the names of runs.
+
+    Raises RequestError as `fitted` does.
+    """
+    if study.weights is None:
+        return study
+    before = study.weights if study.weights.sha256 else None
+    if before is None and (folder / "study.yaml").is_file():
+        before = read_study(folder).weights
+    runs = {run_folder(folder, run): (run, datasets[run.name]) for run in study.runs}
+    return study.model_copy(update={"weights": fitted(study.weights, before, runs)})
+
+
+def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[RunConfig, DataSet]]) -> Weights:
+    """Return the weights with their checksum, and with what is done to fit them to the networks of the runs.
+
+    Args:
+        weights: The weights that are asked for.
+        before: Those with which an earlier session began; a file that is gone since is needed only for runs that have
+            neither a checkpoint nor a result.
+        runs: The runs and their datasets, by folder.
+
+    Raises:
+        RequestError: If the weights cannot be read, or naming the rows that they do not fit.
+    """
+    from ablations.training.checkpoint import checkpoints
+
+    try:
+        found, tensors = read(weights)
+    except RequestError:
+        begun = all(finished(folder) or checkpoints(folder / "checkpoints") for folder in runs)
+        if before is not None and before.source == weights.source and begun:
+            return before
+        raise
+    rows = {run.row: (run, data) for run, data in runs.values()}
+    refused: dict[str, str] = {}
+    classifier, notes = True, dict[str, None]()
+    for row, (run, data) in rows.items():
+        problem, whole, remarks = _fit(run, data, tensors)
+        if problem:
+            refused[row] = problem
+        classifier, notes = classifier and whole, notes | dict.fromkeys(remarks)
+    if refused:
+        raise RequestError(f"weights {found.name}: {_refusal(refused, len(rows))}")
+    return found.model_copy(update={"classifier": classifier, "notes": tuple(notes)})
+
+
+def _fit(run: RunConfig, data: DataSet, tensors: Mapping[str, Tensor]) -> tuple[str, bool, tuple[str, ...]]:
+    """Load weights into a network of the run; return why they do not fit (empty: they do) and what `fit` returns."""
+    from modernize.weights import WeightsError
+
+    try:
+        return "", *fit(empty_network(run, data), tensors)
+    except WeightsError as error:
+        return str(error).removeprefix("the state dict").lstrip(": "), True, ()
+
+
+def _refusal(refused: Mapping[str, str], rows: int) -> str:
+    """Name the rows that cannot take the weights, the first with their reasons."""
+    names, reasons = list(refused), list(dict.fromkeys(refused.values()))
+    if len(names) == rows and len(reasons) == 1:
+        who = f"{names[0]} cannot" if rows == 1 else "no row can"
+        return f"{who} start from them: {reasons[0]}"
+    listed = "; ".join(f"{row} ({refused[row]})" for row in names[:_LISTED])
+    more = f"; and {len(names) - _LISTED} more: {', '.join(names[_LISTED:])}" if names[_LISTED:] else ""
+    return f"{len(names)} of {rows} rows cannot start from them: {listed}{more}"

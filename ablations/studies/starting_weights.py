@@ -1,0 +1,156 @@
+"""The weights that runs start from: a file or torchvision's, read once, recorded by checksum, and loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ablations.errors import RequestError, one_line
+from modernize.design import DesignError
+from modernize.reference import check_reference, is_reference
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SHOWN = 12  # hexadecimal digits of a checksum in reports
+WEIGHTS_MAY_CHANGE = {"source", "classifier", "notes"}  # when a run resumes: only the tensors count
+
+
+class Weights(BaseModel):
+    """Weights that runs start from.
+
+    Attributes:
+        source: The absolute path of a file, or `torchvision:NAME`.
+        sha256: Checksum of the tensors and their names; empty until they have been read.
+        classifier: Whether the classifier is loaded, too: not if the number of classes differs.
+        notes: What was done to fit them to the networks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    sha256: str = ""
+    classifier: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name the weights without the folder of a file."""
+        return self.source if is_reference(self.source) else Path(self.source).name
+
+    def __str__(self) -> str:
+        """Describe the weights, and what is not taken from them, in a few words."""
+        remarks = [*([] if self.classifier else ["classifier newly initialized"]), *self.notes]
+        return "; ".join([f"{self.name} (sha256 {self.sha256[:SHOWN]})", *remarks])
+
+
+def locate(name: str) -> Weights:
+    """Return the weights with that name, not yet read; raises RequestError for an unknown name of torchvision."""
+    if not name.strip():
+        raise RequestError(f"weights {name!r}: write the path of a file, or torchvision:NAME")
+    if is_reference(name):
+        try:
+            return Weights(source=check_reference(name))
+        except DesignError as error:
+            raise RequestError(f"weights: {error}") from None
+    return Weights(source=str(Path(name).absolute()))
+
+
+def read(weights: Weights) -> tuple[Weights, dict[str, Tensor]]:
+    """Read the tensors, and return the weights with their checksum; raises RequestError if they cannot be read.
+
+    Torch stores what it downloads in its hub folder.
+    """
+    from ablations.training.checkpoint import weights_sha256
+    from modernize.weight_files import read_source
+    from modernize.weights import WeightsError
+
+    try:
+        content: Any = _torchvisions(weights.source) if is_reference(weights.source) else weights.source
+        _, tensors = read_source(content, averaged=False)
+    except WeightsError as error:
+        raise RequestError(f"weights {error}") from None
+    found = weights_sha256(tensors)
+    return weights.model_copy(update={"sha256": found}), tensors
+
+
+def _torchvisions(name: str) -> Mapping[str, Tensor]:
+    """Return torchvision's default weights of a model, downloaded if they are not in torch's hub folder."""
+    from torch.hub import load_state_dict_from_url
+    from torchvision import models
+
+    url = models.get_model_weights(name.partition(":")[2]).DEFAULT.url
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # where torch says that it downloads
+            return load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # of the network, the disk, or torch's reader
+        raise RequestError(
+            f"weights {name}: cannot be loaded ({one_line(error)[:200]}); download {url} on another machine and pass "
+            "--weights FILE"
+        ) from None
+
+
+def load(network: nn.Module, weights: Weights) -> None:
+    """Load weights into a network; raises RequestError if they cannot be read, do not fit, or have changed."""
+    from modernize.weights import WeightsError
+
+    found, tensors = read(weights)
+    if found.sha256 != weights.sha256:
+        raise RequestError(f"weights {weights.source}: not the tensors that the run was configured with (sha256)")
+    try:
+        fit(network, tensors)
+    except WeightsError as error:
+        raise RequestError(f"weights {weights.source}: {error}") from None
+
+
+def fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[bool, tuple[str, ...]]:
+    """Load weights into a network; return whether the classifier was loaded, and what was done to fit the others.
+
+    If only the classifier does not fit, it stays as it is. Raises WeightsError if the weights do not fit.
+    """
+    from modernize.network import Network
+    from modernize.weights import WeightsError, load_weights
+
+    load: Callable[..., Any] = load_weights if isinstance(network, Network) else _fit_reference
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            load(network, tensors)
+            classifier = True
+        except WeightsError:
+            load(network, tensors, classifier=False)
+            classifier = False
+    return classifier, tuple(str(one.message).removeprefix("the state dict: ") for one in caught)
+
+
+def _fit_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, classifier: bool = True) -> None:
+    """Load torchvision's weights into its own network, under the names and shapes of the network."""
+    from modernize.alterations import size, without_wrappers
+    from modernize.reference import classifier as find_classifier
+    from modernize.weight_files import some
+    from modernize.weights import WeightsError
+
+    own, (head, _) = network.state_dict(), find_classifier(network)
+    given = {without_wrappers(key).removeprefix("module."): tensor for key, tensor in tensors.items()}
+    if not classifier:
+        own = {key: tensor for key, tensor in own.items() if not key.startswith(f"{head}.")}
+        given = {key: tensor for key, tensor in given.items() if not key.startswith(f"{head}.")}
+    misfits = {
+        "missing": [key for key in own if key not in given and not key.endswith(".num_batches_tracked")],
+        "unexpected": [key for key in given if key not in own],
+        "shapes": [
+            f"{key} is {size(given[key].shape)}, needs {size(own[key].shape)}"
+            for key in own
+            if key in given and given[key].shape != own[key].shape
+        ],
+    }
+    if any(misfits.values()):
+        listed = "; ".join(f"{what} {some(names)}" for what, names in misfits.items() if names)
+        raise WeightsError(f"the state dict does not fit torchvision's {type(network).__name__}: {listed}")
+    network.load_state_dict(network.state_dict() | given)
