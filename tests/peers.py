@@ -55,20 +55,13 @@ def peer(network: Network, drop_path_rate: float = 0.0) -> nn.Sequential:
     """Return the network of the same plan with the same weights, buffers, dtype and mode."""
     plan = network.plan
     rates = iter(linear_rates(drop_path_rate, sum(plan.design.depths)))
-    stages = [
-        OrderedDict(
-            downsampling=sequence(stage.downsampling),
-            blocks=nn.Sequential(*(PeerBlock(block, next(rates)) for block in stage.blocks)),
-        )
-        for stage in plan.stages
-    ]
+    stages = nn.Sequential()
+    for stage in plan.stages:
+        blocks = nn.Sequential(*(PeerBlock(block, next(rates)) for block in stage.blocks))
+        stages.append(nn.Sequential(OrderedDict(downsampling=sequence(stage.downsampling), blocks=blocks)))
     head = OrderedDict((layer.name, module(layer)) for layer in plan.head[:-1])
     head.update(flatten=nn.Flatten(), linear=module(plan.head[-1]))
-    whole = nn.Sequential(
-        OrderedDict(
-            stem=sequence(plan.stem), stages=nn.Sequential(*map(nn.Sequential, stages)), head=nn.Sequential(head)
-        )
-    )
+    whole = nn.Sequential(OrderedDict(stem=sequence(plan.stem), stages=stages, head=nn.Sequential(head)))
     ours = network.state_dict().values()
     whole.load_state_dict(dict(zip(whole.state_dict(), ours, strict=True)))
     return whole.to(next(network.parameters()).dtype).train(network.training)
