@@ -71,6 +71,8 @@ def shortened(command: str) -> str:
         command = re.sub(r"--budget \w+", "--budget 64images", command).replace("--seeds 0,1,2", "--seeds 0,1")
     for long, short in {
         "max_epochs=5": "max_epochs=0.1",
+        "--data fashion_mnist": "--data fashion_mnist --set max_epochs=0.01",
+        "--recipe finetune": "--recipe finetune,max_epochs=0.1",
         " run recipes ": " run recipes --budget 64images ",
         "--orders 6": "--orders 2",
         "--seeds 0,1,2,3,4": "--seeds 0,1,2",

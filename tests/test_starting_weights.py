@@ -17,7 +17,7 @@ from torch import Tensor
 
 import modernize
 from ablations.data.datasets import DataSet, load
-from ablations.recipes import TrainingConfig
+from ablations.recipes import TrainingConfig, load_recipe
 from ablations.seeding import seed_of
 from ablations.store import read_json
 from ablations.studies.load import load_study
@@ -97,11 +97,14 @@ def test_training_starts_from_the_files_tensors_whatever_the_seed(file: Path, tm
             "train", SMALL, *STILL, "--weights", file, "--seed", str(seed), "--out", tmp_path / str(seed)
         )
         assert done.returncode == 0, done.stderr
-        assert f"starts from pretrained.pt (sha256 {weights_sha256(torch.load(file))[:12]})\n" in done.stdout
+        assert (
+            f"starts from pretrained.pt (sha256 {weights_sha256(torch.load(file))[:12]}); with its classifier\n"
+            in done.stdout
+        )
         result = read_json(tmp_path / str(seed) / "result.json")
         assert result["weights_sha256"] == weights_sha256(network().state_dict())
         assert result["weights"]["sha256"] == result["weights_sha256"]
-        assert result["weights"]["source"] == str(file) and result["weights"]["classifier"]
+        assert result["weights"]["source"] == str(file)
 
 
 def test_a_relative_path_is_stored_as_an_absolute_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +127,7 @@ def test_every_file_that_load_weights_reads_is_read(tmp_path: Path, form: str) -
         state = modernize.export_weights(net, form) if form in ("official", "timm", "torchvision") else state
         torch.save(state, path)
     other = network("convnext_tiny,depths=1-1,width=4", seed=8)
-    assert fit(other, read(locate(str(path)))[1]) == (True, ())
+    assert fit(other, read(locate(str(path)))[1]) == ("with its classifier",)
     assert weights_sha256(other.state_dict()) == weights_sha256(net.state_dict())
 
 
@@ -137,9 +140,8 @@ def test_another_number_of_classes_leaves_the_classifier_as_the_seed_draws_it(di
         config = run_config(path, seed, learning_rate=1e-100, head_init_scale=0.5)
         torch.manual_seed(seed_of(seed, "initialisation"))
         built = build_network(config, digits)
-        fitted, notes = fit(built, torch.load(path))
-        assert not fitted
-        assert notes == ("stem.conv.weight has 3 input channels, summed for 1",)
+        notes = fit(built, torch.load(path))
+        assert notes == ("classifier newly initialized", "stem.conv.weight has 3 input channels, summed for 1")
         executed(config, tmp_path / str(seed), digits)
         trained = torch.load(checkpoints(tmp_path / str(seed) / "checkpoints")[0])["model"]
         assert weights_sha256(trained) == weights_sha256(built.state_dict())
@@ -150,6 +152,43 @@ def test_another_number_of_classes_leaves_the_classifier_as_the_seed_draws_it(di
     assert not torch.equal(*heads)
     done = ablations_here("train", SMALL, *STILL, "--weights", path, "--out", tmp_path / "said")
     assert "; classifier newly initialized; stem.conv.weight has 3 input channels, summed for 1\n" in done.stdout
+
+
+def test_a_recipe_may_reset_a_classifier_that_fits(file: Path, digits: DataSet, tmp_path: Path) -> None:
+    """Two datasets may have the same number of classes."""
+    drawn = []
+    for seed in (0, 1):
+        config = run_config(file, seed, learning_rate=1e-100, reset_classifier=True)
+        torch.manual_seed(seed_of(seed, "initialisation"))
+        head = build_network(config, digits).state_dict()["head.linear.weight"]
+        executed(config, tmp_path / str(seed), digits)
+        trained = torch.load(checkpoints(tmp_path / str(seed) / "checkpoints")[0])["model"]
+        assert torch.equal(trained.pop("head.linear.weight"), head)
+        assert all(torch.equal(tensor, torch.load(file)[key]) for key, tensor in trained.items())
+        drawn.append(head)
+    assert not torch.equal(*drawn)
+
+
+def test_recipes_that_differ_in_the_classifier_are_told_apart(file: Path) -> None:
+    recipes = "quick,batch_size=64,quick,batch_size=64,reset_classifier=true"
+    asked = (
+        "run",
+        "recipes",
+        "--base",
+        SMALL,
+        "--recipes",
+        recipes,
+        "--data",
+        "digits",
+        "--weights",
+        file,
+        "--dry-run",
+    )
+    done = ablations_here(*asked)
+    assert done.returncode == 0, done.stderr
+    with_it, without = "quick-batch_size=64", "quick-batch_size=64-reset_classifier=true"
+    words = f"; with its classifier in {with_it}; classifier newly initialized in {without}\n"
+    assert words.replace("-", ",") in done.stdout.replace("-", ",")
 
 
 def test_the_classifiers_initial_weights_are_scaled_and_nothing_else(digits: DataSet) -> None:
@@ -244,6 +283,23 @@ def test_weights_that_cannot_be_read_are_one_line(
     expected = words.format(here=tmp_path, row="norm=bn" if command[0] == "run" else "pocket")
     assert f"ablations: {expected}" in done.stderr.replace("study sweep: ", "")
     assert not Path("runs").exists()
+
+
+def test_the_recipe_finetune_gains_from_the_weights(digits: DataSet, tmp_path: Path) -> None:
+    """In one epoch, with a new classifier, on the digits on which the other layers were trained."""
+    wide = SMALL.replace("width=4", "width=16")
+    executed(run_config(None, design=wide, max_epochs=6), tmp_path / "before", digits)
+    (file,) = checkpoints(tmp_path / "before/checkpoints")
+    recipe = load_recipe("finetune", {"max_epochs": "1", "image_size": "null"})
+    tuned, scratch = (
+        executed(run_config(weights, design=wide).model_copy(update={"recipe": recipe}), tmp_path / name, digits)
+        for weights, name in ((file, "tuned"), (None, "scratch"))
+    )
+    assert tuned["top1"] > scratch["top1"] + 10
+    assert "warnings" not in tuned
+    assert scratch["warnings"] == [
+        "layer_decay=0.8: layers near the input learn slowly from their initialization; start from --weights"
+    ]
 
 
 # torchvision's weights -----------------------------------------------------------------------------------------------
@@ -349,9 +405,9 @@ def test_all_rows_and_seeds_of_a_study_start_from_the_same_weights(study: Path, 
     expected = weights_sha256(torch.load(file))
     assert len(results) == 4
     assert set(results["weights_sha256"]) == {expected}
-    assert set(results["weights"]) == {f"pretrained.pt (sha256 {expected[:12]})"}
+    assert set(results["weights"]) == {f"pretrained.pt (sha256 {expected[:12]}); with its classifier"}
     kept = yaml.safe_load((study / "study.yaml").read_text())["weights"]
-    assert kept == {"source": str(file), "sha256": expected, "classifier": True, "notes": []}
+    assert kept == {"source": str(file), "sha256": expected, "notes": ["with its classifier"]}
 
 
 def test_reports_and_comparisons_say_that_runs_start_from_weights(study: Path, tmp_path: Path) -> None:
