@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from commands import ablations_here
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -21,6 +22,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import modernize
 from ablations import Trainer, TrainingConfig
+from ablations.store import read_json, write_json
+from ablations.studies.older import older_versions
 from ablations.training.callbacks import NullCallbacks
 from modernize.acceleration import ChannelsLastGELU, DepthwiseConv2d, InPlaceBlock, InPlaceSequential, accelerated
 from modernize.network import Block, Network
@@ -307,24 +310,30 @@ def test_forward_mode_and_data_parallelism_are_those_of_the_plain_network(design
     assert_near(whole, gradients(plain, x), 1e-4)
 
 
-@pytest.mark.parametrize(
-    ("design", "settings", "said"),
-    [(LAST, {"precision": "bf16"}, True), (FIRST, {"precision": "bf16"}, False), (LAST, {}, False)],
-)
-def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(
-    design: str, settings: dict[str, str], said: bool, tmp_path: Path
-) -> None:
-    from ablations.store import read_json, write_json
-    from ablations.studies.older import older_versions
-
-    options = [value for key, text in settings.items() for value in ("--set", f"{key}={text}")]
-    command = ("train", design, "--data", "digits", "--set", "image_size=16", "--set", "max_epochs=0.1", *options)
-    done = ablations_here(*command, "--set", "batch_size=32", "--out", tmp_path / "run")
+def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ("image_size=16", "max_epochs=0.1", "batch_size=32", "precision=bf16")
+    options = [value for setting in settings for value in ("--set", setting)]
+    done = ablations_here("train", LAST, "--data", "digits", *options, "--out", run)
     assert done.returncode == 0, done.stderr
-    (tmp_path / "run/result.json").unlink()
-    assert older_versions([tmp_path / "run", tmp_path / "none"]) == []
-    sessions = read_json(tmp_path / "run/environment.json")
-    del sessions["sessions"][0]["rounding"]
-    write_json(tmp_path / "run/environment.json", sessions)
-    found = older_versions([tmp_path / "run", tmp_path / "none"])
-    assert len(found) == said and all("round differently" in text for text in found)
+    (run / "result.json").unlink()
+    assert older_versions([run, tmp_path / "none"]) == []
+    sessions, config = read_json(run / "environment.json"), yaml.safe_load((run / "config.yaml").read_text())
+    first = sessions["sessions"][0]
+    del first["rounding"]
+
+    def told(device: str | None = None, norm: str = "ln", kernel: int = 7, **recipe: Any) -> bool:
+        write_json(run / "environment.json", {"sessions": [{**first, "device": device or first["device"]}]})
+        changed = {
+            "recipe": config["recipe"] | recipe,
+            "flags": config["flags"] | {"norm": norm, "kernel_size": kernel},
+        }
+        (run / "config.yaml").write_text(yaml.safe_dump(config | changed))
+        found = older_versions([run, tmp_path / "none"])
+        assert all("round differently" in text for text in found)
+        return len(found) == 1
+
+    assert told() and told(kernel=3, compile=True) and told(norm="bn")
+    assert not told(kernel=3) and not told(precision="float32") and not told(precision="fp16")
+    assert told("NVIDIA A100", kernel=3) and told("NVIDIA A100", precision="fp16")
+    assert not told("NVIDIA A100", norm="bn") and not told("NVIDIA A100", precision="float32")
