@@ -188,6 +188,13 @@ def read_names(_: click.Context, option: click.Parameter, value: str | None) -> 
     return None if value is None else value.split(",")
 
 
+def read_references(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """Parse --references torchvision:swin_t,my_models.py:net(width=8,norm=bn)."""
+    from modernize.user_code import split_settings
+
+    return None if value is None else split_settings(value)
+
+
 def read_recipes(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
     """Parse --recipes quick,quick,learning_rate=2e-3: key=value changes the recipe before it."""
     recipes: list[str] = []

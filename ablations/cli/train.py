@@ -17,6 +17,7 @@ from ablations.cli.options import (
     read_flags,
     read_names,
     read_recipes,
+    read_references,
     read_seeds,
     with_options,
 )
@@ -75,23 +76,27 @@ def train(
 ) -> int:
     """Train one design; rerun the command to resume.
 
-    DESIGN may also be torchvision:NAME. Under torchrun, all processes train the run together.
+    DESIGN may also be torchvision:NAME, timm:NAME, or FILE.py:FUNCTION(setting=value) of your own. Under torchrun, all
+    processes train the run together.
     """
     from ablations.recipe_checks import refuse_contradictions
     from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
+    from ablations.studies.own_code import code_sha256
+    from ablations.studies.reference_rows import reference_row
     from ablations.studies.run import RunConfig
     from ablations.studies.starting_weights import locate
     from modernize.models import design as named
-    from modernize.reference import check_reference, is_reference
+    from modernize.reference import check_reference, is_reference, shown_reference
 
     recipe = "quick" if recipe is None else recipe
     reference = check_reference(design) if is_reference(design) else None
     config = RunConfig(
-        row=slug(design),
-        label=design,
+        row=reference_row(reference) if reference else slug(design),
+        label=shown_reference(reference) if reference else design,
         flags={} if reference else named(design).flags(),
         reference=reference,
+        code_sha256=code_sha256(reference),
         recipe_name=recipe,
         recipe=load_recipe(recipe, settings),
         data=data or "fashion_mnist",
@@ -177,7 +182,10 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     help="Resume failed runs from their last checkpoints; a run that diverged will diverge again.",
 )
 @click.option(
-    "--references", metavar="NAME,NAME", callback=read_names, help="Reference models to train too, as torchvision:NAME."
+    "--references",
+    metavar="NAME,NAME",
+    callback=read_references,
+    help="Models to train too: torchvision:NAME, timm:NAME, or FILE.py:FUNCTION(setting=value) of your own.",
 )
 @click.option(
     "--cluster", "kind", type=click.Choice(["slurm", "local"]), help="Train each run as a job, on Slurm or locally."

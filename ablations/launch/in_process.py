@@ -18,6 +18,7 @@ from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, with
 from ablations.studies.fitting_rows import fitted
 from ablations.studies.folder import differences
 from ablations.studies.older import older_versions
+from ablations.studies.own_code import refuse_other_code
 from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
 from ablations.training.callbacks import NullCallbacks
@@ -143,6 +144,7 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
         return config
     stored = _stored(path)
     config = config.model_copy(update={"recipe": without_newer(config.recipe, [stored.recipe])})
+    refuse_other_code([stored], [config], f"run folder {folder}")
     changed = differences(_fixed(stored), _fixed(config))
     if changed:
         raise RequestError(

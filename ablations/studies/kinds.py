@@ -13,7 +13,6 @@ from ablations.studies.folder import slug
 from ablations.studies.schema import StudyFile, StudyRow
 from modernize.design import BY_NAME, Design, DesignError, is_file, nearest, setting, split_name
 from modernize.models import design as named
-from modernize.reference import PREFIX, check_reference
 from modernize.roadmap import Roadmap, Row, roadmap, roadmap_of
 
 
@@ -191,23 +190,6 @@ def _walks(request: StudyFile, orders: list[list[str]]) -> Iterator[StudyRow]:
 def set_name(flags: list[str], on: frozenset[str]) -> str:
     """Name the row of a set of flags: `on-` and one digit per flag in their first order, such as on-0110."""
     return "on-" + "".join("1" if flag in on else "0" for flag in flags)
-
-
-def reference_rows(request: StudyFile) -> Iterator[StudyRow]:
-    """Yield the reference models, under the study's recipe, compared with nothing."""
-    for name in request.references:
-        try:
-            check_reference(name)
-        except DesignError as error:
-            raise RequestError(f"references: {error}") from None
-        model = name.removeprefix(PREFIX)
-        yield StudyRow(
-            row=f"torchvision-{model}",
-            label=f"{model} (torchvision)",
-            flags={},
-            reference=name,
-            recipe=main_recipe(request),
-        )
 
 
 def _recipes(request: StudyFile) -> Iterator[StudyRow]:

@@ -12,7 +12,8 @@ from ablations.errors import RequestError
 from ablations.recipe_checks import refuse_contradictions
 from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml, shipped
 from ablations.studies.folder import read_study
-from ablations.studies.kinds import ROWS, main_recipe, reference_rows, sample_orders
+from ablations.studies.kinds import ROWS, main_recipe, sample_orders
+from ablations.studies.reference_rows import reference_rows
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate

@@ -57,7 +57,7 @@ class StudyFile(BaseModel):
     precision: Number | None = Field(default=None, gt=0, description="max. half-width of the 95% CIs (pp)")
     max_seeds: Whole | None = Field(default=None, ge=2, description="max. seeds per row, for precision; none: 20")
     budget: str | None = Field(default=None, description="`5 epochs` or `200000 images`; overrides the recipe's")
-    references: list[str] = Field(default=[], description="reference models to train too: torchvision:NAME")
+    references: list[str] = Field(default=[], description="torchvision:NAME, timm:NAME, FILE.py:FUNCTION")
     weights: str | None = Field(default=None, description="weights to start from: a file, or torchvision:NAME")
     cluster: Cluster | None = Field(default=None, description="Slurm resources of each run")
 
@@ -103,6 +103,7 @@ class StudyRow(BaseModel):
     label: str
     flags: Flags
     reference: str | None = None
+    code_sha256: str | None = Field(default=None, description="checksum of the user's files of the reference model")
     recipe: str
     compared_with: str | None = None
     same_as: str | None = None
@@ -221,6 +222,7 @@ class Study(BaseModel):
             label=row.label,
             flags=row.flags,
             reference=row.reference,
+            code_sha256=row.code_sha256,
             recipe_name=row.recipe,
             recipe=self.recipes[row.recipe],
             data=self.data,
