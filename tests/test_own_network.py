@@ -404,7 +404,9 @@ def test_an_ablation_of_a_function_is_run_and_reported(here: Path) -> None:
     data = load("digits", here, 32)
     study = open_folder(study.on(data), here / "study")
     for run in study.runs:
-        assert execute(run, run_folder(here / "study", run), data)["status"] == "done"
+        place = run_folder(here / "study", run)
+        place.mkdir(parents=True)
+        assert execute(run, place, data)["status"] == "done"
     reported = ablations_here("report", "study", "--format", "markdown,html")
     assert reported.returncode == 0, reported.stderr
     runs = pd.read_csv("study/results.csv")
