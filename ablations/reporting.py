@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
+from ablations.studies.own_rows import studied_settings
 from ablations.studies.results import curves_frame, recorded_warnings, update_results
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
@@ -82,7 +83,7 @@ def read_report(study: Study, folder: Path) -> Report:
     runs = on_compared_images(update_results(study, folder))
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
-    texts = {row.row: _texts(row) for row in study.rows if row.reference is None}
+    texts = {row.row: _texts(row) for row in study.rows if row.reference is None} or studied_settings(study)
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
     steps = study.steps if study.kind == "roadmap" else None
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)

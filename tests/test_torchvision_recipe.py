@@ -36,10 +36,14 @@ from ablations.data.order import epoch_order
 from ablations.data.preprocessing import evaluation_steps
 from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrivialAugment, evaluation_transform
 from ablations.errors import RequestError
+from ablations.launch.estimate import describe_plan, seconds_to_prepare
+from ablations.machine import Machine
+from ablations.progress import clock
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, load_recipe, without_newer
 from ablations.store import read_json
 from ablations.studies.evaluated_images import read_predictions
+from ablations.studies.load import load_study
 from ablations.studies.run import RunConfig, execute
 from ablations.training.optimizer import (
     averaged_model,
@@ -519,3 +523,21 @@ def test_a_folder_older_than_the_settings_has_them_off() -> None:
     opened = without_newer(recipe, [older])
     assert all(getattr(opened, key) == TrainingConfig.model_fields[key].default for key in newer)
     assert opened == older
+
+
+def test_the_estimate_of_a_dry_run_has_the_transforms_of_single_images(
+    digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(jobs=1, threads=1, devices=("cpu",))
+    slow = a_run()
+    assert 0 < seconds_to_prepare(slow, digits, machine) < 0.1
+    fast = slow.model_copy(update={"recipe": load_recipe("quick", {"batch_size": "32", "image_size": "8"})})
+    assert seconds_to_prepare(fast, digits, machine) == 0
+    monkeypatch.setattr("ablations.launch.estimate.images_per_second", lambda *_: 100.0)
+    monkeypatch.setattr("ablations.launch.estimate.seconds_to_prepare", lambda *_: 0.04)
+    study = load_study(
+        "recipes", {"base": "pocket,width=4", "data": "digits", "recipes": ["quick", "desk_original"], "seeds": [0]}, {}
+    )
+    images = sum(run.images(digits) for run in study.runs)
+    said = describe_plan(study, lambda _: digits, machine)
+    assert f"about {clock(images * 0.05)} with" in said and "and of transforms of single images)" in said
