@@ -13,6 +13,7 @@ import torch
 import torchvision
 import yaml
 from commands import ablations, ablations_here
+from together import together
 from torch import Tensor
 
 import modernize
@@ -25,6 +26,7 @@ from ablations.studies.run import RunConfig, build_network, execute
 from ablations.studies.starting_weights import Weights, fit, locate, read
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import checkpoints, weights_sha256
+from ablations.training.distributed import Group
 from ablations.training.trainer import Interrupted
 from modernize.reference import PREFIX, build_reference, classifier, without_weights
 
@@ -67,10 +69,10 @@ def run_config(weights: Path | str | None, seed: int = 0, design: str = SMALL, *
     )
 
 
-def executed(config: RunConfig, folder: Path, data: DataSet, callbacks: Callbacks | None = None) -> dict[str, Any]:
+def executed(config: RunConfig, folder: Path, data: DataSet, **options: Any) -> dict[str, Any]:
     """Train a run in its folder, which is made if it does not exist."""
     folder.mkdir(exist_ok=True)
-    return execute(config, folder, data, callbacks=callbacks)
+    return execute(config, folder, data, **options)
 
 
 class StopAt(Callbacks):
@@ -237,6 +239,26 @@ def test_a_run_whose_checkpoints_are_corrupt_starts_from_the_weights_again(
             moved.rename(mine)
 
 
+def test_a_file_that_changes_after_the_check_is_refused(file: Path, digits: DataSet, tmp_path: Path) -> None:
+    mine = Path(shutil.copy(file, tmp_path / "w.pt"))
+    config = run_config(mine)
+    torch.save(network(seed=8).state_dict(), mine)
+    with pytest.raises(ValueError, match=r"w\.pt: not the tensors that the run was configured with \(sha256\)$"):
+        executed(config, tmp_path / "run", digits)
+    assert not checkpoints(tmp_path / "run/checkpoints") and not (tmp_path / "run/result.json").exists()
+
+
+def in_two_processes(group: Group, folder: Path, config: RunConfig) -> str:
+    return executed(config, folder / str(group.rank), load("digits", Path("unused")), group=group)["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_run_start_from_the_weights(file: Path, tmp_path: Path) -> None:
+    config = run_config(file, learning_rate=1e-100)
+    expected = weights_sha256(torch.load(file))
+    assert together(2, in_two_processes, tmp_path, config) == [expected, expected]
+
+
 def test_a_command_resumes_without_the_file_and_refuses_other_tensors(file: Path, tmp_path: Path) -> None:
     mine, out = Path(shutil.copy(file, tmp_path / "w.pt")), tmp_path / "run"
     asked = ("train", SMALL, *STILL, "--weights", mine, "--out", out)
@@ -266,7 +288,7 @@ def test_a_command_resumes_without_the_file_and_refuses_other_tensors(file: Path
         ("", "weights '': write the path of a file, or torchvision:NAME"),
         ("torchvision:resnet19", "weights: unknown torchvision model 'resnet19': did you mean 'resnet18'?"),
         ("torchvision:", "weights: unknown torchvision model '': "),
-        (".", "weights {here}: cannot be read (Is a directory)"),
+        (".", "weights .: a folder; pass a file, such as one that `ablations export RUN` writes"),
         ("text.pt", "weights {here}/text.pt: not a file of tensors saved by torch"),
         ("other.pt", "weights other.pt: {row} cannot start from them: unknown layout, with keys such as a; known: "),
     ],
@@ -288,7 +310,7 @@ def test_weights_that_cannot_be_read_are_one_line(
 def test_the_recipe_finetune_gains_from_the_weights(digits: DataSet, tmp_path: Path) -> None:
     """In one epoch, with a new classifier, on the digits on which the other layers were trained."""
     wide = SMALL.replace("width=4", "width=16")
-    executed(run_config(None, design=wide, max_epochs=6), tmp_path / "before", digits)
+    executed(run_config(None, design=wide, max_epochs=4), tmp_path / "before", digits)
     (file,) = checkpoints(tmp_path / "before/checkpoints")
     recipe = load_recipe("finetune", {"max_epochs": "1", "image_size": "null"})
     tuned, scratch = (
@@ -379,9 +401,7 @@ def test_weights_that_do_not_fit_a_reference_are_named() -> None:
     del state["conv1.1.weight"]
     wrong = {**state, "conv1.0.weight": torch.zeros(24, 3, 5, 5), "extra": torch.zeros(1)}
     words = "missing conv1.1.weight; unexpected extra; shapes conv1.0.weight is 24×3×5×5, needs 24×3×3×3"
-    with pytest.raises(
-        modernize.WeightsError, match=f"^the state dict does not fit torchvision's ShuffleNetV2: {words}$"
-    ):
+    with pytest.raises(modernize.WeightsError, match=f"^the state dict does not fit ShuffleNetV2: {words}$"):
         fit(small, wrong)
     assert weights_sha256(small.state_dict()) == before
 

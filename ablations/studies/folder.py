@@ -12,6 +12,7 @@ from filelock import FileLock
 from ablations.errors import RequestError, writing
 from ablations.recipes import MAY_CHANGE, as_stored, check, read_yaml, without_newer
 from ablations.store import write_bytes
+from ablations.studies.own_code import refuse_other_code
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
@@ -81,7 +82,14 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     stored = before.recipes.values()
     recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
     requested = requested.model_copy(update={"recipes": recipes})
-    changed = differences(_fixed(before, before), _fixed(requested, before))
+    refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
+    old, new = _fixed(before, before), _fixed(requested, before)
+    for values in (old, new):  # a recipe that one of them lacks is another recipe of a row
+        both = [name for name in values["recipes"] if name in before.recipes and name in requested.recipes]
+        values |= {
+            key: {name: one for name, one in values[key].items() if name in both} for key in ("recipes", "factors")
+        }
+    changed = differences(old, new)
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
@@ -108,7 +116,6 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
     )
     names = {row.row for row in before.rows}
     values["rows"] = {row["row"]: row for row in values["rows"] if row["row"] in names}
-    values["recipes"] = {name: recipe for name, recipe in values["recipes"].items() if name in before.recipes}
     if _has_seeds(study, before):
         values["seeds"] = before.seeds
     if study.orders[: len(before.orders)] == before.orders:
