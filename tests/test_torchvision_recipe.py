@@ -604,3 +604,22 @@ def test_the_estimate_of_a_dry_run_has_the_transforms_of_single_images(
     images = sum(run.images(digits) for run in study.runs)
     said = describe_plan(study, lambda _: digits, machine)
     assert f"about {clock(images * 0.05)} with" in said and "and of transforms of single images)" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("torchvision_recipe", "torchvision_original"),
+        ("torchvision_recipe_small", "torchvision_small"),
+        ("paper_recipe", "paper_original"),
+        ("paper_recipe_small", "desk_original,max_epochs=0.45"),
+    ],
+)
+def test_a_shipped_study_trains_the_recipes_of_its_roadmap(name: str, start: str) -> None:
+    study = load_study(name, {}, {})
+    assert [row.row for row in study.rows] == [row.name for row in roadmap(name).rows]
+    for row, expected in zip(study.rows, recipes_of(name, start), strict=True):
+        assert differing(study.recipes[row.recipe], expected.model_dump()) == {}
+    facts = Facts(60_000, 10_000, 10, 28) if name.endswith("small") else Facts(1_281_167, 50_000, 1000)
+    assert not any(row.same_as for row in study.rows) and len({run.name for run in study.runs}) == 3 * len(study.rows)
+    assert {row.row: said for row in study.rows if (said := doubts(study.recipes[row.recipe], facts))} == {}
