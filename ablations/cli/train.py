@@ -46,7 +46,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
     from ablations.data.datasets import load
     from ablations.data.inspection import as_json, describe, inspect
 
-    found = inspect(load(name, data_dir, 224 if name in ("folder", "imagenet") else None))
+    found = inspect(load(name, data_dir, differing=224))
     click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 
