@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 def data(name: str, form: str, data_dir: Path) -> None:
     """Inspect a dataset; download it if it is missing.
 
+    NAME is that of --data, such as torchvision:SVHN or my_data.py:shapes.
+
     Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
     are also in the training split.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ class TorchvisionSet:
 
     def origin(self, images: int) -> str:
         """Say which of torchvision's splits are the training and the test split."""
-        train = " and ".join(_split_name(options) for options in self.train)
         if self.test is None:
             return f"a fixed fifth of the {images:,} images is the test split; torchvision has none"
+        train = " and ".join(_split_name(options) for options in self.train)
         return f"trains on torchvision's split {train}, tests on its split {_split_name(self.test)}"
 
 
@@ -146,15 +146,9 @@ def torchvision_set(name: str) -> Callable[[Path, Wanted], DataSet]:
         missing = classes[0] == "N/A"  # EMNIST's letters, whose labels begin at 1
         parts = [_arrays(part, int(missing)) for part in (*train, test)]
         data = assemble(name, parts[0], parts[-1], classes[int(missing) :], place)
-        return _with_origin(data, one.origin(len(parts[0][1])))
+        return replace(data, origin=one.origin(len(data.train)))
 
     return load
-
-
-def _with_origin(data: DataSet, origin: str) -> DataSet:
-    from dataclasses import replace
-
-    return replace(data, origin=origin)
 
 
 def _classes(name: str, train: list[Any], test: Any, one: TorchvisionSet) -> list[str]:
