@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def doubts(recipe: TrainingConfig, facts: Facts) -> list[str]:
         *_of_batches(recipe, facts),
         *_of_schedule(recipe, steps, facts.train // recipe.batch_size),
         *_of_layers(recipe, facts),
-        *_of_averaging(recipe, steps),
+        *_of_averaging(recipe, steps, facts.train // recipe.batch_size),
         *_of_augmentation(recipe, facts),
     ]
 
@@ -131,6 +132,8 @@ def _of_schedule(recipe: TrainingConfig, steps: int, per_epoch: int) -> Iterator
     warmup, falling = round(recipe.warmup_epochs * per_epoch), 1 if recipe.schedule == "cosine" else 0
     if warmup and warmup + falling >= steps:  # the cosine's first step is at the peak, too
         yield f"warmup_epochs={recipe.warmup_epochs:g}: training (max_epochs={epochs:g}) ends at the peak learning rate"
+    if recipe.schedule_updates == "epoch" and (epochs < 3 or 0 < recipe.warmup_epochs < 1):
+        yield f"schedule_updates=epoch: the learning rate changes once per epoch, of {epochs:g}; set it to step"
     if peak > MAX_RATE[recipe.optimizer]:
         yield f"a peak learning rate of {peak:g}{_scaled(recipe)} is too large for {recipe.optimizer}"
     elif peak * steps < MIN_MOVEMENT:
@@ -167,15 +170,24 @@ def _scaled(recipe: TrainingConfig) -> str:
     )
 
 
-def _of_averaging(recipe: TrainingConfig, steps: int) -> Iterator[str]:
+def _of_averaging(recipe: TrainingConfig, steps: int, per_epoch: int) -> Iterator[str]:
     if recipe.ema_decay is None or recipe.ema_warmup:
         return
-    share = recipe.ema_decay ** (steps - 1)
+    first = min(round(recipe.warmup_epochs * per_epoch), steps) if recipe.ema_scaled else 0
+    updates = _ema_updates(recipe, steps, per_epoch) - _ema_updates(recipe, first, per_epoch)
+    share = recipe.ema_decay_per_update ** max(updates - 1, 0)
     if share > FIRST_WEIGHTS:
+        remedy = "ema_steps=1" if recipe.ema_scaled else "ema_warmup=true"
         yield (
             f"ema_decay={recipe.ema_decay:g}: after {steps} steps, {100 * share:.0f}% of the EMA weights are those of "
-            f"the first step; set ema_warmup=true"
+            f"the first {'update' if recipe.ema_scaled or recipe.ema_steps > 1 else 'step'}; set {remedy}"
         )
+
+
+def _ema_updates(recipe: TrainingConfig, steps: int, per_epoch: int) -> int:
+    """Return how often the first so many steps update the EMA weights: the first step of each epoch does."""
+    epochs, left = divmod(steps, max(per_epoch, 1))
+    return epochs * math.ceil(per_epoch / recipe.ema_steps) + math.ceil(left / recipe.ema_steps)
 
 
 def _of_augmentation(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
@@ -190,6 +202,12 @@ def _of_augmentation(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
     if recipe.evaluation_crop < 0.5:
         seen = 100 * recipe.evaluation_crop**2
         yield f"evaluation_crop={recipe.evaluation_crop:g}: networks see {seen:.0f}% of each test image"
+    random = recipe.crop_padding or recipe.crop_scale or recipe.horizontal_flip or recipe.erasing
+    if recipe.repeated_augmentation > 1 and not (random or recipe.randaugment or recipe.trivialaugment):
+        yield (
+            f"repeated_augmentation={recipe.repeated_augmentation}: no random transform is on, so the copies of an "
+            "image are equal"
+        )
     if recipe.mix_probability == 0:
         yield "mix_probability=0: mixup and cutmix are never applied"
     elif recipe.mixup and recipe.cutmix and recipe.mix_switch in (0, 1):

@@ -59,6 +59,15 @@ _REQUIRES: dict[str, tuple[tuple[str, ...], Any]] = {
     "mix_switch": (("mixup", "cutmix"), 0.5),
     "mix_probability": (("mixup", "cutmix"), 1.0),
 }
+# Settings that have a meaning only if another setting is on, and are off by default.
+_PART_OF = {
+    "erasing_fill": "erasing",
+    "ema_warmup": "ema_decay",
+    "ema_steps": "ema_decay",
+    "ema_scaled": "ema_decay",
+    "evaluated_weights": "ema_decay",
+    "warmup_factor": "warmup_epochs",
+}
 
 
 class TrainingConfig(BaseModel):
@@ -83,17 +92,25 @@ class TrainingConfig(BaseModel):
     )
     momentum: BelowOne | None = None
     betas: tuple[BelowOne, BelowOne] | None = None
-    weight_decay: Number = Field(default=0.0, ge=0, description="weight decay, except of biases, norms and layer scale")
+    weight_decay: Number = Field(default=0.0, ge=0, description="weight decay")
+    no_weight_decay: Literal["biases_and_norms", "norms", "nothing"] = Field(
+        default="biases_and_norms", description="weights without decay; layer scale counts as a bias"
+    )
     layer_decay: Fraction | None = Field(
         default=None, description="factor of the learning rate per layer below the head; none: one rate for all"
     )
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: Number = Field(default=0.0, ge=0, le=1e6, description="epochs of linear warm-up from 0")
+    schedule_updates: Literal["step", "epoch"] = Field(default="step", description="when the learning rate changes")
+    warmup_epochs: Number = Field(default=0.0, ge=0, le=1e6, description="epochs of linear warm-up")
+    warmup_factor: BelowOne = Field(default=0.0, description="fraction of the peak learning rate that warm-up is from")
     step_epochs: Number | None = Field(default=None, ge=1e-6, description="epochs between drops of the step schedule")
     step_factor: Number | None = Field(default=None, gt=0, le=1, description="factor of each drop")
     clip_norm: Number | None = Field(default=None, gt=0, description="maximum gradient norm; none: no clipping")
     label_smoothing: BelowOne = 0.0
     image_size: Whole | None = Field(default=None, ge=1, description="resolution in pixels; none: the dataset's own")
+    evaluation_size: Whole | None = Field(
+        default=None, ge=1, description="resolution in evaluation, in pixels; none: that of training"
+    )
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_padding: Whole = Field(default=0, ge=0, description="pixels of padding around an image before its random crop")
     crop_scale: tuple[Fraction, Fraction] | None = Field(
@@ -103,7 +120,12 @@ class TrainingConfig(BaseModel):
     horizontal_flip: bool = False
     randaugment: Number | None = Field(default=None, gt=0, le=10, description="magnitude, up to 10; none: off")
     randaugment_std: Number | None = Field(default=None, ge=0, description="standard deviation of the magnitude")
+    trivialaugment: bool = Field(default=False, description="apply one random operation of random strength per image")
     erasing: BelowOne = Field(default=0.0, description="probability of random erasing")
+    erasing_fill: Literal["noise", "zero"] = Field(default="noise", description="normalized values of erased pixels")
+    repeated_augmentation: Whole = Field(
+        default=1, ge=1, description="differently augmented copies of each image in a batch; epochs keep their length"
+    )
     mixup: Number = Field(default=0.0, ge=0, description="alpha of the Beta distribution of weights; 0: no Mixup")
     cutmix: Number = Field(default=0.0, ge=0, description="alpha of the Beta distribution of areas; 0: no CutMix")
     mix_switch: Probability | None = Field(default=None, description="probability of CutMix if Mixup is on too")
@@ -111,10 +133,20 @@ class TrainingConfig(BaseModel):
     drop_path_rate: BelowOne = 0.0
     init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
     head_init_scale: Number = Field(default=1.0, gt=0, description="factor on the classifier's initial weights")
+    reset_classifier: bool = Field(
+        default=False, description="initialize the classifier even if the weights to start from have one that fits"
+    )
     ema_decay: BelowOne | None = Field(
         default=None, description="decay of EMA weights, which are evaluated too; none: off"
     )
     ema_warmup: bool = Field(default=False, description="raise the decay of EMA weights from 0, as timm does")
+    ema_steps: Whole = Field(default=1, ge=1, description="training steps between updates of EMA weights")
+    ema_scaled: bool = Field(
+        default=False,
+        description="multiply 1 - ema_decay by batch_size x ema_steps / max_epochs, and average from the end of the "
+        "warm-up on, as torchvision does",
+    )
+    evaluated_weights: Literal["trained", "ema"] = Field(default="trained", description="weights of a run's result")
     precise_bn: Whole | None = Field(
         default=None,
         ge=2,
@@ -140,16 +172,30 @@ class TrainingConfig(BaseModel):
         return self.learning_rate * self.batch_size / (self.learning_rate_batch or self.batch_size)
 
     @property
+    def ema_decay_per_update(self) -> float:
+        """Return the decay of EMA weights at each update, scaled as pycls and torchvision do if `ema_scaled`."""
+        assert self.ema_decay is not None
+        if not self.ema_scaled:
+            return self.ema_decay
+        return 1 - min((1 - self.ema_decay) * self.batch_size * self.ema_steps / self.max_epochs, 1.0)
+
+    @property
     def image_by_image(self) -> bool:
         """Whether images must be transformed one by one rather than in whole batches."""
-        return self.crop_scale is not None or self.randaugment is not None or self.evaluation_crop < 1
+        return self.crops_whole_images is not None or self.randaugment is not None or self.trivialaugment
 
     @property
     def crops_whole_images(self) -> str | None:
         """Name a setting that crops images at their own size, before they are resized; None if no setting does."""
         if self.crop_scale is not None:
             return "crop_scale"
+        if self.evaluation_size not in (None, self.image_size):
+            return "evaluation_size"
         return "evaluation_crop" if self.evaluation_crop < 1 else None
+
+    def evaluated_at(self, image_size: int) -> int:
+        """Return the resolution in evaluation of a network trained at `image_size`, in pixels."""
+        return self.evaluation_size or image_size
 
     @model_validator(mode="before")
     @classmethod
@@ -179,13 +225,29 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"crop_scale={list(self.crop_scale)}: the smaller fraction must come first")
         if self.crop_scale and self.crop_padding:
             raise ValueError("crop_padding: crop_scale crops already; set crop_padding to 0, or crop_scale to null")
-        if self.ema_warmup and self.ema_decay is None:
-            raise ValueError("ema_warmup: only ema_decay uses it, and it is off")
+        if self.trivialaugment and self.randaugment is not None:
+            raise ValueError("trivialaugment: randaugment is on too; set one of them to false or null")
+        if self.ema_scaled and self.ema_warmup:
+            raise ValueError("ema_scaled: ema_warmup is on too; set one of them to false")
+        if self.repeated_augmentation > self.batch_size:
+            raise ValueError(
+                f"repeated_augmentation={self.repeated_augmentation}: more copies than images in a batch; "
+                f"nearest valid value: {self.batch_size}"
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"accumulation={self.accumulation}: it does not divide batch_size={self.batch_size}; "
                 f"nearest valid value: {nearest_divisor(self.batch_size, self.accumulation)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_used(self) -> TrainingConfig:
+        """Refuse settings whose owner is off, rather than ignore them."""
+        fields = type(self).model_fields
+        for name, owner in _PART_OF.items():
+            if getattr(self, name) != fields[name].default and getattr(self, owner) == fields[owner].default:
+                raise ValueError(f"{name}: only {owner} uses it, and it is off")
         return self
 
 

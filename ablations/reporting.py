@@ -78,18 +78,20 @@ def read_report(study: Study, folder: Path) -> Report:
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
-    tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure)
-    notes = agreement_words(runs[runs["roadmap"].notna()], study.base) if study.kind == "roadmap" else []
+    steps = study.steps if study.kind == "roadmap" else None
+    tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
+    notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
     notes = [*notes, *recorded_warnings(study, folder)]
     return Report(
         title=study.name,
         kind=study.kind,
         base=study.base,
+        steps=study.steps,
         runs=runs,
         designs=designs,
         summary=summarise_study(study.name, runs, tables, study.measure, notes),
         tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench, grid, study.measure),
+        plots=study_plots(study.name, runs, tables, curves, bench, grid, study.measure, steps),
         curves=curves,
         orders=orders,
         bench=bench,

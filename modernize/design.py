@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -18,6 +19,7 @@ LARGEST_KERNEL = 999
 LARGEST_DEPTH = 1000
 SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1000.0
 MOST_STAGES = 16
+RECIPE = "recipe."  # begins the name of a recipe's setting where design flags stand too: recipe.mixup
 
 
 class DesignError(ValueError):
@@ -297,9 +299,21 @@ class DesignName(NamedTuple):
 
 def split_name(name: str) -> DesignName:
     """Split `BASE[@ROW][,flag=value]…` at its signs; nothing is checked."""
-    head, *settings = name.split(",")
-    base, at, row = head.partition("@")
-    return DesignName(base, row if at else None, settings)
+    head, *settings = split_commas(name)
+    if is_file(head):  # whose folders may have an @ in their names
+        return DesignName(head, None, settings)
+    base, at, row = head.rpartition("@") if ".y" in head else head.partition("@")
+    return DesignName(base, row, settings) if at else DesignName(head, None, settings)
+
+
+def split_commas(text: str) -> list[str]:
+    """Split at commas, except of those within brackets: `recipe.crop_scale=[0.25, 1],norm=ln`."""
+    return re.split(r",(?![^\[\]]*\])", text)
+
+
+def is_file(base: str) -> bool:
+    """Whether the base of a design's name is the path of a YAML file."""
+    return base.endswith((".yaml", ".yml"))
 
 
 def setting(flag: str, value: Any) -> str:

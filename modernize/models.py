@@ -1,100 +1,27 @@
-"""Named models, and how a design's name `BASE[@ROW][,flag=value]…` becomes a design and a network."""
+"""Networks from a design's name `BASE[@ROW][,flag=value]…`, and a function per named model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modernize.arguments import read_choice, read_factor, read_layer_scale, read_rate
-from modernize.design import Design, DesignError, nearest, printable, read_object, read_settings, split_name
+from modernize.design import Design, read_object
+from modernize.named_designs import MODELS
 from modernize.plan import compile_plan, trace
-from modernize.reference import is_reference
-from modernize.roadmap import NAMES as ROADMAPS
-from modernize.roadmap import roadmap
+from modernize.roadmap import NAME_FORM, design
 
 if TYPE_CHECKING:
     from modernize.network import Network
 
-_NAME = "a design's name, such as 'convnext_tiny' or 'mine.yaml'"
+__all__ = ["CONSTRUCTORS", "MODELS", "build", "design"]
+
 INITS = ("trunc_normal", "kaiming")
-
-
-def _convnext(depths: tuple[int, ...], width: int) -> Design:
-    return roadmap("resnet50").row("separate-downsampling").design.with_flags({"depths": depths, "width": width})
-
-
-def _isotropic(depth: int, width: int) -> Design:
-    return _convnext((depth,), width).with_flags({"stem_stride": 16, "layer_scale": None})
-
-
-def _convnext_v2(depths: tuple[int, ...], width: int) -> Design:
-    return _convnext(depths, width).with_flags({"layer_scale": None, "grn": True})
-
-
-MODELS = {
-    **{name: roadmap(name).rows[0].design for name in ROADMAPS},
-    "convnext_tiny": _convnext((3, 3, 9, 3), 96),
-    "convnext_small": _convnext((3, 3, 27, 3), 96),
-    "convnext_base": _convnext((3, 3, 27, 3), 128),
-    "convnext_large": _convnext((3, 3, 27, 3), 192),
-    "convnext_xlarge": _convnext((3, 3, 27, 3), 256),
-    "convnextv2_atto": _convnext_v2((2, 2, 6, 2), 40),
-    "convnextv2_femto": _convnext_v2((2, 2, 6, 2), 48),
-    "convnextv2_pico": _convnext_v2((2, 2, 6, 2), 64),
-    "convnextv2_nano": _convnext_v2((2, 2, 8, 2), 80),
-    "convnextv2_tiny": _convnext_v2((3, 3, 9, 3), 96),
-    "convnextv2_base": _convnext_v2((3, 3, 27, 3), 128),
-    "convnextv2_large": _convnext_v2((3, 3, 27, 3), 192),
-    "convnextv2_huge": _convnext_v2((3, 3, 27, 3), 352),
-    "convnext_isotropic_small": _isotropic(18, 384),
-    "convnext_isotropic_base": _isotropic(18, 768),
-    "convnext_isotropic_large": _isotropic(36, 1024),
-}
-
-
-def design(name: str) -> Design:
-    """Parse a design's name.
-
-    Args:
-        name: `BASE[@ROW][,flag=value]…`. BASE is a name in `MODELS` or the path of a YAML file of flags over
-            ResNet-50's; ROW is a row of the roadmap that starts at BASE.
-
-    Returns:
-        The design.
-
-    Raises:
-        DesignError: If any part of the name is unknown or the design is invalid.
-    """
-    read_object("name", name, str, _NAME)
-    if is_reference(name):
-        raise DesignError(f"{printable(name)!r} has no design flags: it can only be counted, trained or benchmarked")
-    base, row, settings = split_name(name)
-    start = _from_file(Path(base)) if base.endswith((".yaml", ".yml")) else MODELS.get(base)
-    if start is None:
-        raise DesignError(f"unknown design {base!r}: {nearest(base, MODELS)}")
-    if row is not None:
-        if base not in ROADMAPS:
-            raise DesignError(f"{f'{base}@{row}'!r}: no roadmap starts at {base}; roadmaps: {', '.join(ROADMAPS)}")
-        start = roadmap(base).row(row).design
-    return start.with_flags(read_settings(settings, name))
 
 
 def as_design(what: str | Design) -> Design:
     """Return a design, or the design of a name; raises DesignError."""
-    return what if isinstance(what, Design) else design(read_object("what", what, str, f"a Design or {_NAME}"))
-
-
-def _from_file(path: Path) -> Design:
-    """Read a design from a YAML file of flags over ResNet-50's."""
-    from modernize.yaml_file import YamlFileError, read_mapping
-
-    try:
-        return Design().with_flags(read_mapping(path))
-    except YamlFileError as error:
-        raise DesignError(str(error)) from None
-    except DesignError as error:
-        raise DesignError(f"{printable(path)}: {error}") from None
+    return what if isinstance(what, Design) else design(read_object("what", what, str, f"a Design or {NAME_FORM}"))
 
 
 def build(

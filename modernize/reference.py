@@ -79,6 +79,11 @@ def build_reference(
     return network
 
 
+def takes_one_size(name: str) -> bool:
+    """Return whether a reference model takes only images of the size that it is built for: ViT and MaxViT."""
+    return name.removeprefix(PREFIX).startswith(("vit_", "maxvit_"))
+
+
 def classifier(network: nn.Module) -> tuple[str, nn.Module]:
     """Return the path and the module of a reference model's classifier: its last linear or convolutional layer."""
     from torch.nn import Conv2d, Linear

@@ -1,34 +1,35 @@
-"""Roadmaps from ResNet to ConvNeXt, one flag at a time, with the paper's results (section 2, Tables 10 and 11)."""
+"""Roadmaps: designs step by step, as shipped or from a user's file; and how a design's name becomes a design."""
 
 from __future__ import annotations
 
-import csv
-import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from modernize.design import Design, DesignError, nearest, plain, read_object, read_settings
+from modernize.arguments import Size, read_size
+from modernize.design import (
+    RECIPE,
+    Design,
+    DesignError,
+    is_file,
+    nearest,
+    plain,
+    printable,
+    read_object,
+    read_settings,
+    setting,
+    split_name,
+)
+from modernize.named_designs import MODELS
+from modernize.plan import compile_plan, trace
+from modernize.reference import is_reference
+from modernize.roadmap_file import NAMES, Printed, RoadmapFile, Source, Step, is_roadmap, parse_roadmap, shipped
 
+__all__ = ["NAMES", "Roadmap", "Row", "Source", "design", "named", "roadmap", "roadmap_of", "stored_roadmap"]
 
-@dataclass(frozen=True)
-class PaperRow:
-    """The paper's results for a row; NaN for a row that is not in the paper.
-
-    Attributes:
-        label: Name of the row in the paper.
-        top1: ImageNet top-1 (%).
-        top1_std: Standard deviation of top-1 over 3 seeds (pp); None if not printed.
-        gflops: GFLOPs as printed.
-        note: Remark on a printed value that disagrees with the design.
-    """
-
-    label: str
-    top1: float
-    top1_std: float | None
-    gflops: float
-    note: str = ""
+NAME_FORM = "a design's name, such as 'convnext_tiny' or 'mine.yaml'"
 
 
 @dataclass(frozen=True)
@@ -38,47 +39,55 @@ class Row:
     Attributes:
         name: Name, as in `resnet50@NAME`.
         label: Name for tables.
-        group: The paper's heading for the roadmap step.
+        group: Heading for the steps around it.
         design: The row's design.
+        recipe: The settings of the recipe that the steps up to this row change.
         changes: Flags that the row changes relative to the last adopted row before it.
+        recipe_changes: Settings of the recipe that it changes.
         adopted: Whether later rows build on this one.
-        recipe: `original` or `enhanced` training recipe.
-        paper: The paper's results.
+        original_recipe: Whether a study's `original_recipe` trains it.
+        printed: The results that the roadmap's source prints.
+        note: Remark on a printed value that disagrees with the design.
     """
 
     name: str
     label: str
     group: str
     design: Design
+    recipe: dict[str, Any]
     changes: dict[str, Any]
+    recipe_changes: dict[str, Any]
     adopted: bool
-    recipe: str
-    paper: PaperRow
+    original_recipe: bool
+    printed: Printed
+    note: str
 
 
 @dataclass(frozen=True)
 class Roadmap:
-    """Rows from a ResNet to a ConvNeXt, and the images for which they are counted.
+    """Rows that each change something, and the images for which they are counted.
 
     Attributes:
         name: Name, as given to `roadmap`.
-        base: Name without flags.
-        regime: The paper's table: `resnet50` or `resnet200`.
+        base: Name without flags: that of a shipped roadmap, or a path.
+        source: Where the printed results are from.
         image_size: Resolution in pixels.
         in_channels: Channels of the images.
         num_classes: Number of classes.
-        rows: The paper's rows.
-        extras: Rows beyond the paper's, each one step from the last adopted row.
+        rows: The rows.
+        extras: Further rows, not among the source's, each one step from the last adopted row.
+        contents: The contents of its file, with the first row's design as flags.
     """
 
     name: str
     base: str
-    regime: str
+    source: Source
     image_size: int
     in_channels: int
     num_classes: int
     rows: tuple[Row, ...]
     extras: tuple[Row, ...]
+    contents: RoadmapFile
 
     def row(self, name: str) -> Row:
         """Return the row of a name.
@@ -94,179 +103,276 @@ class Roadmap:
         raise DesignError(f"unknown row {name!r} of roadmap {self.name}: {nearest(name, [r.name for r in known])}")
 
     def before(self, row: Row) -> Row | None:
-        """Return the last adopted row before `row`, to which `row.changes` apply; None for the first row."""
+        """Return the last adopted row before `row`, to which its changes apply; None for the first row."""
         read_object("row", row, Row, "a row of this roadmap")
         earlier = self.rows if row in self.extras else self.rows[: self.rows.index(row)]
         return next((other for other in reversed(earlier) if other.adopted), None)
 
-
-@dataclass(frozen=True)
-class _Step:
-    """A roadmap step that holds for networks of all sizes."""
-
-    name: str
-    group: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    adopted: bool = True
-    label: str = ""  # empty: the paper's label
-
-
-_STEPS = (
-    _Step("resnet", "ResNet"),
-    _Step("enhanced-recipe", "ResNet", {"layer_scale": 1e-6}),
-    _Step("stage-ratio", "macro design"),
-    _Step("patchify-stem", "macro design", {"stem": "patchify"}),
-    _Step("depthwise", "ResNeXt", {"depthwise": True}),
-    _Step("width", "ResNeXt"),
-    _Step("inverted-bottleneck", "inverted bottleneck", {"inverted_bottleneck": True}),
-    _Step("depthwise-first", "large kernel", {"depthwise_first": True}),
-    _Step("kernel-5", "large kernel", {"kernel_size": 5}, adopted=False),
-    _Step("kernel-7", "large kernel", {"kernel_size": 7}),
-    _Step("kernel-9", "large kernel", {"kernel_size": 9}, adopted=False),
-    _Step("kernel-11", "large kernel", {"kernel_size": 11}, adopted=False),
-    _Step("gelu", "micro design", {"activation": "gelu"}),
-    _Step("fewer-activations", "micro design", {"fewer_activations": True}),
-    _Step("fewer-norms", "micro design", {"fewer_norms": True}),
-    _Step("layer-norm", "micro design", {"norm": "ln"}),
-    _Step("separate-downsampling", "micro design", {"separate_downsampling": True}),
-)
-
-# Beyond the paper: ConvNeXt V2 (Woo et al., 2023) replaces layer scale by this norm.
-_EXTRAS = (_Step("grn", "ConvNeXt V2", {"grn": True, "layer_scale": None}, label="response norm (ConvNeXt V2)"),)
-
-
-@dataclass(frozen=True)
-class _Regime:
-    """What differs between roadmaps: the first row, and the changes of the steps that depend on its size."""
-
-    base: Design
-    changes: dict[str, dict[str, Any]]
-    paper: str
-    image_size: int = 224
-    in_channels: int = 3
-    num_classes: int = 1000
-    labels: dict[str, str] = field(default_factory=dict)
-
-
-_REGIMES = {
-    "resnet50": _Regime(
-        base=Design(depths=(3, 4, 6, 3), width=64),
-        changes={"stage-ratio": {"depths": "3-3-9-3"}, "width": {"width": 96}},
-        paper="resnet50",
-    ),
-    "resnet200": _Regime(
-        base=Design(depths=(3, 24, 36, 3), width=64),
-        changes={"stage-ratio": {"depths": "3-3-27-3", "width": 84}, "width": {"width": 128}},
-        paper="resnet200",
-    ),
-    # The same steps for 32 px. As in the paper, the first and last rows cost about the same. Layer scale stays off:
-    # at 1e-6, residual branches stay near zero for the first few thousand training steps.
-    "pocket": _Regime(
-        base=Design(depths=(1, 2, 2, 1), width=12, stem_stride=2),
-        changes={"enhanced-recipe": {}, "stage-ratio": {"depths": "1-1-4-1"}, "width": {"width": 18}},
-        paper="resnet50",
-        image_size=32,
-        in_channels=1,
-        num_classes=10,
-        labels={
-            "resnet": "ResNet (original recipe)",
-            "enhanced-recipe": "ResNet (enhanced recipe)",
-            "separate-downsampling": "separate d.s. conv (ConvNeXt)",
-        },
-    ),
-}
-
-# The paper's ResNet-50 table has a jump at `layer-norm` that its designs do not have.
-_NOTES = {
-    ("resnet50", "layer-norm"): "the paper prints 4.46, but this design counts 4.15 at 224 px: LayerNorm adds no "
-    "convolution, and the paper's ResNet-200 table shows no such jump",
-    ("resnet50", "separate-downsampling"): "the paper prints 4.49, but this design, ConvNeXt-T, counts 4.46 at 224 px",
-}
-
-NAMES = tuple(_REGIMES)
-
-
-@cache
-def paper_rows(regime: str) -> dict[str, PaperRow]:
-    """Return the paper's results per row for `resnet50` (Table 10) or `resnet200` (Table 11); Swin's are `swin`."""
-    with files("modernize").joinpath("paper/roadmap.csv").open(encoding="utf-8") as file:
-        return {
-            row["row"]: PaperRow(
-                label=row["label"],
-                top1=float(row["top1"]),
-                top1_std=float(row["top1_std"]) if row["top1_std"] else None,
-                gflops=float(row["gflops"]),
-                note=_NOTES.get((regime, row["row"]), ""),
-            )
-            for row in csv.DictReader(file)
-            if row["regime"] == regime
-        }
+    @property
+    def flags(self) -> list[str]:
+        """The flags that its steps change, and `recipe.KEY` for settings of the recipe, in their order."""
+        changed = ((*row.changes, *(f"{RECIPE}{key}" for key in row.recipe_changes)) for row in self.rows)
+        return list(dict.fromkeys(key for keys in changed for key in keys))
 
 
 def roadmap(name: str) -> Roadmap:
-    """Return a roadmap, as shipped or resized.
+    """Return a roadmap, as it is or resized.
 
     Args:
-        name: `resnet50`, `resnet200` or `pocket`, and optionally flags of the first row, as in `pocket,width=24`. The
-            widths of all rows grow in proportion, and depths by an integer factor. A flag that no step sets keeps
-            its value in every row.
+        name: `resnet50`, `resnet200`, `pocket` or the path of a YAML file, and optionally flags of the first row, as in
+            `pocket,width=24`. The widths of all rows grow in proportion, and depths by an integer factor. A flag that
+            no step sets keeps its value in every row.
 
     Returns:
         The roadmap.
 
     Raises:
-        DesignError: If the name is unknown, a value is invalid, or a step sets the flag.
+        DesignError: If the name is unknown, the file or a value is invalid, or a step sets the flag.
     """
-    return _roadmap(read_object("name", name, str, f"a roadmap's name: {', '.join(NAMES)}"))
+    base, row, _ = split_name(read_object("name", name, str, f"a roadmap's name: {', '.join(NAMES)} or a YAML file"))
+    if row is not None:
+        known = [base] if is_file(base) else NAMES
+        raise DesignError(f"unknown roadmap {f'{base}@{row}'!r}: {nearest(f'{base}@{row}', known)}")
+    found = _roadmap_at(name, ())
+    if found is None:
+        raise DesignError(f"roadmap {printable(split_name(name).base)}: holds a design's flags and no steps")
+    return found
+
+
+def roadmap_of(name: str) -> Roadmap | None:
+    """Return the roadmap at the base of a design's name, not resized; None if there is none.
+
+    Raises:
+        DesignError: If the base is a YAML file that is invalid.
+    """
+    base = split_name(name).base
+    return _roadmap_at(base, ()) if is_file(base) or base in NAMES else None
+
+
+def stored_roadmap(name: str, contents: RoadmapFile) -> Roadmap:
+    """Return the roadmap of a name, whose file had these contents."""
+    return _roadmap(name, contents, ())
+
+
+def prints_costs(steps: Roadmap, images: tuple[Size, int, int]) -> bool:
+    """Whether the source's GFLOPs are those of these rows for images of this resolution, channels and classes."""
+    own = (read_size(steps.image_size), steps.in_channels, steps.num_classes)
+    return steps.name == steps.base and not steps.source.scaled and images == own
+
+
+class Named(NamedTuple):
+    """What a name stands for: a design, and the settings of the recipe that a roadmap's steps or the name change."""
+
+    design: Design
+    recipe: dict[str, Any]
+
+
+def named(name: str) -> Named:
+    """Parse a design's name, which may set a recipe's settings: `BASE[@ROW][,flag=value][,recipe.key=value]…`.
+
+    Raises:
+        DesignError: If any part of the name is unknown or the design is invalid. Settings are not checked.
+    """
+    return _named(name, ())
+
+
+def design(name: str) -> Design:
+    """Parse a design's name.
+
+    Args:
+        name: `BASE[@ROW][,flag=value]…`. BASE is a name in `MODELS`, or the path of a YAML file of flags over
+            ResNet-50's or of a roadmap; ROW is a row of the roadmap at BASE.
+
+    Returns:
+        The design.
+
+    Raises:
+        DesignError: If any part of the name is unknown or the design is invalid.
+    """
+    for part in split_name(read_object("name", name, str, NAME_FORM)).settings:
+        if part.strip().startswith(RECIPE):
+            raise DesignError(f"{part!r} in {name!r}: a setting of the recipe, and a design has none; leave it out")
+    return named(name).design
+
+
+def _named(name: str, within: tuple[str, ...]) -> Named:
+    """Parse a design's name in files that lead to each other."""
+    if is_reference(name):
+        raise DesignError(f"{printable(name)!r} has no design flags: it can only be counted, trained or benchmarked")
+    base, row, settings = split_name(name)
+    steps = _roadmap_at(base, within) if is_file(base) or base in NAMES else None
+    if steps is not None:
+        found = steps.row(row) if row is not None else steps.rows[0]
+        start = Named(found.design, found.recipe)
+    elif row is not None and (is_file(base) or base in MODELS):
+        raise DesignError(f"{f'{base}@{row}'!r}: no roadmap starts at {base}; roadmaps: {', '.join(NAMES)}")
+    elif is_file(base):
+        start = _from_file(Path(base))
+    elif base in MODELS:
+        start = Named(MODELS[base], {})
+    else:
+        raise DesignError(f"unknown design {base!r}: {nearest(base, MODELS)}")
+    return _changed(start, _typed(settings, name))
+
+
+def _typed(settings: list[str], name: str) -> dict[str, Any]:
+    """Return the values in a design's name; those of a recipe's settings are YAML."""
+    from modernize.yaml_file import parse_yaml
+
+    values: dict[str, Any] = read_settings(settings, name)
+    for key, value in values.items():
+        if key.startswith(RECIPE):
+            try:
+                values[key] = parse_yaml(value)
+            except ValueError:
+                raise DesignError(f"{key}={printable(value)} in {name!r}: not a YAML value") from None
+    return values
+
+
+def _changed(start: Named, values: Mapping[Any, Any]) -> Named:
+    """Return a design and settings with some of both changed; `recipe.KEY` is a setting."""
+    recipe = {key.removeprefix(RECIPE): value for key, value in values.items() if str(key).startswith(RECIPE)}
+    flags = {key: value for key, value in values.items() if not str(key).startswith(RECIPE)}
+    return Named(start.design.with_flags(flags), {**start.recipe, **recipe})
+
+
+def _from_file(path: Path) -> Named:
+    """Read a design from a YAML file of flags over ResNet-50's."""
+    try:
+        return _changed(Named(Design(), {}), _mapping(path))
+    except DesignError as error:
+        raise DesignError(f"{printable(path)}: {error}") from None
+
+
+def _mapping(path: Path) -> dict[Any, Any]:
+    from modernize.yaml_file import YamlFileError, read_mapping
+
+    try:
+        return read_mapping(path)
+    except YamlFileError as error:
+        raise DesignError(str(error)) from None
+
+
+def _roadmap_at(name: str, within: tuple[str, ...]) -> Roadmap | None:
+    """Return a roadmap; None if its file holds a design. `within` are the files that led here."""
+    base = split_name(name).base
+    if not is_file(base):
+        if base not in NAMES:
+            raise DesignError(f"unknown roadmap {base!r}: {nearest(base, NAMES)}")
+        return _shipped(name)
+    if base in within:
+        raise DesignError(f"roadmap {printable(base)}: base: the file leads to itself; name a design or give flags")
+    values = _mapping(Path(base))
+    if not is_roadmap(values):
+        return None
+    return _roadmap(name, parse_roadmap(values, f"roadmap {printable(base)}"), (*within, base))
 
 
 @cache
-def _roadmap(name: str) -> Roadmap:
-    """Return the roadmap of a name."""
-    base, *settings = name.split(",")
-    if base not in _REGIMES:
-        raise DesignError(f"unknown roadmap {base!r}: {nearest(base, _REGIMES)}")
-    regime = _resized(_REGIMES[base], read_settings(settings, name), base)
-    paper = paper_rows(regime.paper)
-    rows: list[Row] = []
-    extras: list[Row] = []
-    design = regime.base
-    for step in (*_STEPS, *_EXTRAS):
-        changes = regime.changes.get(step.name, step.changes)
-        changed = design.with_flags(changes)
-        recipe = "original" if step.name == "resnet" else "enhanced"
-        printed = paper.get(step.name) or PaperRow(step.label, math.nan, None, math.nan)
-        label = regime.labels.get(step.name, printed.label)
-        row = Row(step.name, label, step.group, changed, changes, step.adopted, recipe, printed)
-        (extras if step in _EXTRAS else rows).append(row)
-        design = changed if step in _STEPS and step.adopted else design
-    images = regime.image_size, regime.in_channels, regime.num_classes
-    return Roadmap(name, base, regime.paper, *images, tuple(rows), tuple(extras))
+def _shipped(name: str) -> Roadmap:
+    return _roadmap(name, shipped(split_name(name).base), ())
 
 
-def _resized(regime: _Regime, flags: dict[str, str], name: str) -> _Regime:
-    """Return a regime with another first row; raises DesignError if it cannot start with these flags."""
-    first, base = regime.base.with_flags(flags), regime.base
-    deeper, rest = divmod(first.depths[0], base.depths[0])
+def _roadmap(name: str, contents: RoadmapFile, within: tuple[str, ...]) -> Roadmap:
+    """Resolve the rows of a roadmap; those of a file must be buildable."""
+    base = split_name(name).base
+    try:
+        start = _first(contents, within)
+        if is_file(base):
+            _check_steps(contents, start)
+    except DesignError as error:
+        raise DesignError(f"roadmap {printable(base)}: {error}") from None
+    contents = replace(
+        contents, base=start.design.flags() | {f"{RECIPE}{key}": one for key, one in start.recipe.items()}
+    )
+    sized, first = _resized(contents, start, _typed(split_name(name).settings, name), base)
+    images = contents.image_size, contents.in_channels, contents.num_classes
+    rows = tuple(_rows(sized.steps, first))
+    last = next(row for row in reversed(rows) if row.adopted)
+    extras = tuple(_row(step, Named(last.design, last.recipe)) for step in sized.extras)
+    for row in (*rows, *extras) if is_file(base) else ():
+        try:
+            trace(compile_plan(row.design, *images[1:]), images[0])
+        except DesignError as error:
+            raise DesignError(f"roadmap {printable(name)}: step {row.name}: {error}") from None
+    return Roadmap(name, base, contents.source, *images, rows, extras, contents)
+
+
+def _first(contents: RoadmapFile, within: tuple[str, ...]) -> Named:
+    """Return the first row's design and settings; those of ResNet-50, ResNet-200 and pocket are `MODELS`."""
+    try:
+        if isinstance(contents.base, dict):
+            return _changed(Named(Design(), {}), contents.base)
+        return Named(MODELS[contents.base], {}) if contents.base in NAMES else _named(contents.base, within)
+    except DesignError as error:
+        raise DesignError(f"base: {error}") from None
+
+
+def _check_steps(contents: RoadmapFile, start: Named) -> None:
+    """Refuse a step that sets what is set already."""
+    last = start
+    for step in (*contents.steps, *contents.extras):
+        before = last.design.flags()
+        for flag, value in step.flags.items():
+            if before[flag] == value:
+                raise DesignError(f"step {step.name}: {setting(flag, value)} is the value already; leave it out")
+        for key, value in step.recipe.items():
+            if key in last.recipe and last.recipe[key] == value:
+                raise DesignError(f"step {step.name}: {RECIPE}{key}={value} is the value already; leave it out")
+        if step.adopted and step not in contents.extras:
+            last = Named(last.design.with_flags(step.flags), {**last.recipe, **step.recipe})
+
+
+def _rows(steps: tuple[Step, ...], first: Named) -> Iterator[Row]:
+    last = first
+    for step in steps:
+        row = _row(step, last)
+        yield row
+        last = Named(row.design, row.recipe) if step.adopted else last
+
+
+def _row(step: Step, last: Named) -> Row:
+    return Row(
+        name=step.name,
+        label=step.label,
+        group=step.group,
+        design=last.design.with_flags(step.flags),
+        recipe={**last.recipe, **step.recipe},
+        changes=step.flags,
+        recipe_changes=step.recipe,
+        adopted=step.adopted,
+        original_recipe=step.original_recipe,
+        printed=step.printed,
+        note=step.note,
+    )
+
+
+def _resized(contents: RoadmapFile, start: Named, values: dict[str, Any], name: str) -> tuple[RoadmapFile, Named]:
+    """Return a roadmap with another first row; raises DesignError if it cannot start with these flags."""
+    base, first = start.design, _changed(start, values)
+    deeper, rest = divmod(first.design.depths[0], base.depths[0])
     deepened = tuple(depth * max(deeper, 1) for depth in base.depths)
-    if first.depths != deepened or rest:
+    if first.design.depths != deepened or rest:
         raise DesignError(
-            f"depths={plain(first.depths)}: the first row of {name} needs a multiple of {plain(base.depths)}; "
+            f"depths={plain(first.design.depths)}: the first row of {name} needs a multiple of {plain(base.depths)}; "
             f"nearest valid value: {plain(deepened)}"
         )
-    steps = {step.name: regime.changes.get(step.name, step.changes) for step in _STEPS}
-    stepped = {flag for changes in steps.values() for flag in changes} - {"depths", "width"}
-    for flag in first.differences(base):
-        if flag in stepped:
-            raise DesignError(f"{flag}={flags[flag]}: a step of the roadmap {name} sets this flag; leave it out")
-    return replace(regime, base=first, changes={step: _grown(steps[step], first, base, deeper) for step in steps})
+    steps = (*contents.steps, *contents.extras)
+    stepped = {flag for step in contents.steps for flag in step.flags} - {"depths", "width"}
+    stepped |= {f"{RECIPE}{key}" for step in contents.steps for key in step.recipe}
+    for key in (*first.design.differences(base), *(key for key in values if key.startswith(RECIPE))):
+        if key in stepped:
+            raise DesignError(f"{key}={values[key]}: a step of the roadmap {name} sets this flag; leave it out")
+    grown = [replace(step, flags=_grown(step.flags, first.design, base, deeper)) for step in steps]
+    count = len(contents.steps)
+    return replace(contents, steps=tuple(grown[:count]), extras=tuple(grown[count:])), first
 
 
 def _grown(changes: dict[str, Any], first: Design, base: Design, deeper: int) -> dict[str, Any]:
-    """Scale a step's width and depths from the shipped first row `base` to the first row `first`."""
+    """Scale a step's width and depths from the roadmap's own first row `base` to the first row `first`."""
     grown = dict(changes)
     if "width" in changes:
         grown["width"] = round(changes["width"] * first.width / base.width)
     if "depths" in changes:
-        grown["depths"] = plain(tuple(int(depth) * deeper for depth in changes["depths"].split("-")))
+        grown["depths"] = plain(tuple(int(depth) * deeper for depth in str(changes["depths"]).split("-")))
     return grown

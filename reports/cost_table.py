@@ -1,4 +1,4 @@
-"""The cost table: parameters and MACs of designs, beside the GFLOPs that the paper prints."""
+"""The cost table: parameters and MACs of designs, beside the GFLOPs that a roadmap's source prints."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from reports.tables import MISSING, OURS, PAPERS, Cell, Column, Table
+from modernize.roadmap import Source
+from reports.statistics.values import known
+from reports.tables import MISSING, OURS, Cell, Column, Table, number
+
+THE_PAPER = Source(short="the paper", dataset="ImageNet")
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """The cost of one design or row of a roadmap; `paper_gflops` is None if the paper prints none."""
+    """The cost of one design or row of a roadmap; `paper_gflops` is None if none are printed."""
 
     name: str
     label: str
@@ -22,23 +26,31 @@ class CostRow:
     note: str = ""
 
 
-def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
-    """Tabulate costs; `subject` is what a row is, `row` or `design`, and the name of its raw column."""
-    printed = any(row.paper_gflops is not None for row in rows)
+def cost_table(rows: Sequence[CostRow], title: str, subject: str, source: Source = THE_PAPER) -> Table:
+    """Tabulate costs; `subject` is what a row is, `row` or `design`, and the name of its raw column.
+
+    `source` is where the printed GFLOPs are from.
+    """
+    printed = any(known(row.paper_gflops) for row in rows)
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     columns = [
         Column("label", subject, number=False),
         Column("params", "parameters", OURS if printed else ""),
         Column("macs", "MACs", OURS if printed else ""),
         Column("gflops", "GFLOPs", OURS if printed else ""),
-        *([Column("paper_gflops", "GFLOPs", PAPERS)] if printed else []),
+        *([Column("paper_gflops", "GFLOPs", source.heading)] if printed else []),
     ]
     cells = []
     for row in rows:
-        paper = MISSING if row.paper_gflops is None else f"{row.paper_gflops:.2f}"
         marks = (notes.index(row.note) + 1,) if row.note else ()
-        shown = [Cell(row.label), Cell(f"{row.params:,}"), Cell(f"{row.macs:,}"), Cell(gflops(row.macs))]
-        cells.append((*shown, *([Cell(paper, marks)] if printed else [])))
+        paper = Cell(number(row.paper_gflops), marks) if known(row.paper_gflops) else Cell(MISSING)
+        shown = [
+            Cell(row.label, () if known(row.paper_gflops) else marks),
+            Cell(f"{row.params:,}"),
+            Cell(f"{row.macs:,}"),
+            Cell(gflops(row.macs)),
+        ]
+        cells.append((*shown, *([paper] if printed else [])))
     frame = pd.DataFrame([asdict(row) | {"gflops": row.macs / 1e9} for row in rows])
     frame = frame.rename(columns={"name": subject})[
         [subject, "label", "params", "macs", "gflops", "paper_gflops", "note"]
@@ -48,7 +60,7 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str) -> Table:
         title=title,
         subtitle="",
         legend="MACs (multiply-adds) of convolutions, linear layers and attention, for one image. GFLOPs: G MACs, as "
-        "in the paper.",
+        f"in {source.short}.",
         columns=tuple(columns),
         rows=tuple(cells),
         sections=(),

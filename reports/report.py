@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from modernize.roadmap import Roadmap
 from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.orders_table import orders_table
@@ -48,6 +49,7 @@ class Plot:
     frame: pd.DataFrame
     draw: Callable[[], Figure]
     measure: Measure = "top1"
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def figure(self) -> Figure:
@@ -80,6 +82,7 @@ class Report:
     title       the study's name; it, labels, reasons and notes came from outside: escape them
     kind        roadmap, one-in, one-out, sweep, grid, orders, recipes or screen
     base        the design the study starts from, as the command line names it
+    steps       the roadmap of that design, or that of ResNet-50 if it is on none
     runs        a line a row and seed, in the study's order, whatever became of its run: study, kind, roadmap (None
                 unless a roadmap), row, label, base (the row it is compared with, or None), run, seed, recipe, dataset,
                 evaluate, status (done, failed, running, stopped, left, or not compared), reason, top1 (percent, as
@@ -101,6 +104,7 @@ class Report:
     title: str
     kind: str
     base: str
+    steps: Roadmap
     runs: pd.DataFrame
     designs: Mapping[str, Mapping[str, Any]]
     summary: StudySummary
@@ -120,6 +124,7 @@ def report_tables(
     grid: Factorial | None = None,
     factors: Factors | None = None,
     measure: Measure = "top1",
+    steps: Roadmap | None = None,
 ) -> list[Table]:
     """Build the tables of a study, the main one first and that of differences last.
 
@@ -131,6 +136,7 @@ def report_tables(
         grid: The design of a grid, whose main table has the flags' effects.
         factors: The flags of a screening study, whose main tables have main effects and interactions.
         measure: The study's primary measure.
+        steps: The roadmap that the study ran, if it ran one.
 
     Raises:
         ReportError: If the runs cannot be reported together.
@@ -148,9 +154,8 @@ def report_tables(
         effects = screen_table(runs, factors, found, measure)
         interactions = interactions_table(runs, found, measure)
         return [effects, interactions, comparison_table(runs, bench, measure)]
-    roadmap = runs["roadmap"].iloc[0] if len(runs) else None
-    if isinstance(roadmap, str):
+    if steps is not None:
         compared = comparison_table(runs, None, measure)
         others = references_table(runs[runs["roadmap"].isna()], bench)
-        return [replace(roadmap_table(runs, roadmap, bench), title=title), *([others] if others else []), compared]
+        return [replace(roadmap_table(runs, steps, bench), title=title), *([others] if others else []), compared]
     return [comparison_table(runs, bench, measure)]

@@ -8,18 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from modernize.roadmap import Roadmap, Row, roadmap
+from modernize.roadmap import Roadmap, Row
 from reports.errors import ReportError
 from reports.predictions import images_of
 from reports.row_summary import RowSummary, facts, shared_with, summarise_rows
 from reports.statistics import Summary, summarise
+from reports.statistics.values import known
 from reports.statuses import shown
 from reports.tables import (
     EMA,
     EMA_LEGEND,
     LOSS,
     OURS,
-    PAPERS,
     SPEEDS_LEGEND,
     TOP1_LEGEND,
     Cell,
@@ -36,57 +36,53 @@ from reports.tables import (
     with_speeds,
 )
 
-_PAPER_TABLES = {"resnet50": "ResNet-50 regime, Table 10", "resnet200": "ResNet-200 regime, Table 11"}
-
 
 @dataclass(frozen=True)
 class _Step:
-    """A row, our runs of it, and its change from the previous adopted row here and in the paper (NaN: none)."""
+    """A row, our runs of it, and its change from the previous adopted row here and as printed (NaN: none)."""
 
     row: Row
     ours: RowSummary
     before: str | None
     change: float
-    paper_change: float
+    printed_change: float
 
 
-def roadmap_table(runs: pd.DataFrame, roadmap_name: str, bench: pd.DataFrame | None = None) -> Table:
-    """Tabulate a roadmap: the cost, results and change of each row, beside the paper's numbers.
+def roadmap_table(runs: pd.DataFrame, steps: Roadmap, bench: pd.DataFrame | None = None) -> Table:
+    """Tabulate a roadmap: the cost, results and change of each row, beside the numbers that its source prints.
 
     Args:
         runs: The study's tidy frame, see `Report`.
-        roadmap_name: The roadmap whose rows are shown, all of them whether run or not.
+        steps: The roadmap whose rows are shown, all of them whether run or not.
         bench: The study's measurements, see `speeds`.
 
     Raises:
         ReportError: If the runs used several datasets or hold a row and seed twice.
         DesignError: If a row is unknown.
     """
-    steps = roadmap(roadmap_name)
-    runs = runs[runs["roadmap"] == roadmap_name]
+    runs = runs[runs["roadmap"] == steps.name]
     _check(runs, steps)
     shown = _steps(runs, steps)
     measured = speeds(bench, [step.row.name for step in shown])
     units = unit(step.ours.params for step in shown), unit(step.ours.macs for step in shown)
     averaged = any(step.ours.ema.seeds for step in shown)
+    printed = _printed_columns(steps)
     footnotes = Footnotes()
     rows = [
         (
-            *_our_cells(step, units, averaged, footnotes.marks(step.ours.notes)),
+            *_our_cells(step, units, averaged, footnotes.marks(_our_notes(step))),
             *(Cell(speed.shown(step.row.name)) for speed in measured),
-            Cell(number(step.row.paper.gflops), footnotes.marks([step.row.paper.note] if step.row.paper.note else [])),
-            Cell(number(step.row.paper.top1)),
-            Cell(signed(step.paper_change)),
+            *_printed_cells(step, printed, footnotes),
         )
         for step in shown
     ]
     groups = [step.row.group for step in shown]
     return Table(
         name="roadmap",
-        title=f"The {roadmap_name} roadmap",
+        title=f"The {steps.name} roadmap",
         subtitle=facts(runs),
-        legend=" ".join(_legend(steps, averaged, bool(measured))),
-        columns=_columns(units, averaged, measured),
+        legend=" ".join(_legend(steps, averaged, bool(measured), printed)),
+        columns=(*_columns(units, averaged, measured), *printed),
         rows=tuple(rows),
         sections=tuple(i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group),
         notes=tuple(footnotes.texts),
@@ -102,12 +98,12 @@ def _steps(runs: pd.DataFrame, steps: Roadmap) -> list[_Step]:
     for row in (*steps.rows, *(extra for extra in steps.extras if extra.name in ours)):
         before = steps.before(row)
         mine = ours.get(row.name) or _not_run(row)
-        change = paper_change = float("nan")
+        change = printed_change = float("nan")
         if before is not None and before.name in ours and not shared_with(by_row.get(row.name, runs.head(0)), by_row):
             change = mine.top1.mean - ours[before.name].top1.mean
         if before is not None and row not in steps.extras:
-            paper_change = round(row.paper.top1 - before.paper.top1, 2)  # the paper prints two decimals
-        shown.append(_Step(row, mine, before.name if before else None, change, paper_change))
+            printed_change = round(row.printed.top1 - before.printed.top1, 3)  # sources print two or three decimals
+        shown.append(_Step(row, mine, before.name if before else None, change, printed_change))
     return shown
 
 
@@ -133,7 +129,7 @@ def _our_cells(step: _Step, units: tuple[str, str], averaged: bool, marks: tuple
 
 
 def _columns(units: tuple[str, str], averaged: bool, measured: Sequence[Speed]) -> tuple[Column, ...]:
-    """Our columns, those that a bench measured, and the paper's."""
+    """Our columns, and those that a bench measured."""
     return (
         Column("label", "row", number=False),
         Column("params", f"params ({units[0]})", OURS),
@@ -144,13 +140,37 @@ def _columns(units: tuple[str, str], averaged: bool, measured: Sequence[Speed]) 
         Column("seeds", "seeds", OURS),
         Column("change", "change (pp)", OURS),
         *(speed.column for speed in measured),
-        Column("paper_gflops", "GFLOPs", PAPERS),
-        Column("paper_top1", "top-1 (%)", PAPERS),
-        Column("paper_change", "change (pp)", PAPERS),
     )
 
 
-def _legend(steps: Roadmap, averaged: bool, measured: bool) -> Iterator[str]:
+def _printed_columns(steps: Roadmap) -> list[Column]:
+    """The columns of what the source prints."""
+    group = steps.source.heading
+    rows = [row.printed for row in steps.rows]
+    columns = [Column("paper_gflops", "GFLOPs", group)] if any(known(row.gflops) for row in rows) else []
+    if any(known(row.top1) for row in rows):
+        columns += [Column("paper_top1", "top-1 (%)", group), Column("paper_change", "change (pp)", group)]
+    return columns
+
+
+def _our_notes(step: _Step) -> list[str]:
+    """The notes on a row's label: on its runs, and the roadmap's unless it stands beside printed GFLOPs."""
+    return [*step.ours.notes, *([step.row.note] if step.row.note and not known(step.row.printed.gflops) else [])]
+
+
+def _printed_cells(step: _Step, columns: Sequence[Column], footnotes: Footnotes) -> Iterator[Cell]:
+    """The cells of what the source prints of a row."""
+    row = step.row
+    for column in columns:
+        if column.name == "paper_gflops":
+            noted = [row.note] if row.note and known(row.printed.gflops) else []
+            yield Cell(number(row.printed.gflops), footnotes.marks(noted))
+        else:
+            change = column.name == "paper_change"
+            yield Cell(signed(step.printed_change) if change else number(row.printed.top1))
+
+
+def _legend(steps: Roadmap, averaged: bool, measured: bool, printed: Sequence[Column]) -> Iterator[str]:
     """How to read the table."""
     yield TOP1_LEGEND
     if averaged:
@@ -158,7 +178,9 @@ def _legend(steps: Roadmap, averaged: bool, measured: bool) -> Iterator[str]:
     yield "Change: from the previous adopted row. Side branches are measured, not adopted."
     if measured:
         yield SPEEDS_LEGEND
-    yield f"The paper: Liu et al. 2022, ImageNet at 224 px, {_PAPER_TABLES[steps.regime]}; its GFLOPs are G MACs."
+    if printed:
+        gflops = "; its GFLOPs are G MACs" if printed[0].name == "paper_gflops" else ""
+        yield f"{steps.source.sentence}{gflops}."
 
 
 def _check(runs: pd.DataFrame, steps: Roadmap) -> None:
@@ -187,9 +209,9 @@ def _frame(shown: Sequence[_Step], averaged: bool, images: int | None) -> pd.Dat
         line |= {"top1_mean": ours.top1.mean, "top1_sd": ours.top1.sd}
         line |= {"ema_mean": ours.ema.mean, "ema_sd": ours.ema.sd} if averaged else {}
         line |= {"loss_mean": ours.loss.mean, "loss_sd": ours.loss.sd, "before": step.before, "change": step.change}
-        line |= {"paper_gflops": row.paper.gflops, "paper_top1": row.paper.top1}
-        line |= {"paper_top1_sd": row.paper.top1_std, "paper_change": step.paper_change}
-        line |= {"note": "; ".join([*ours.notes, *([row.paper.note] if row.paper.note else [])])}
+        line |= {"paper_gflops": row.printed.gflops, "paper_top1": row.printed.top1}
+        line |= {"paper_top1_sd": row.printed.top1_std, "paper_change": step.printed_change}
+        line |= {"note": "; ".join([*ours.notes, *([row.note] if row.note else [])])}
         line |= {"marks": "; ".join(ours.marks), "train_top1_mean": ours.train.mean, "compared_images": images}
         lines.append(line)
     return pd.DataFrame(lines).astype(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from modernize.roadmap import Roadmap, Source
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.marks import row_marks
 from reports.paper_agreement import agreement_words
@@ -41,10 +42,14 @@ def study_plots(
     bench: pd.DataFrame,
     grid: Factorial | None = None,
     measure: Measure = "top1",
+    steps: Roadmap | None = None,
 ) -> tuple[Plot, ...]:
-    """Return the figures of a study in the order to show them, without those that would hold no number."""
+    """Return the figures of a study in the order to show them, without those that would hold no number.
+
+    `steps` is the roadmap that the study ran, if it ran one.
+    """
     by_name = {table.name: table for table in tables}
-    return tuple(_plots(title, runs, by_name, tables[-1], curves, bench, grid, measure))
+    return tuple(_plots(title, runs, by_name, tables[-1], curves, bench, grid, measure, steps))
 
 
 def _plots(
@@ -56,9 +61,10 @@ def _plots(
     bench: pd.DataFrame,
     grid: Factorial | None,
     measure: Measure,
+    steps: Roadmap | None,
 ) -> Iterator[Plot]:
-    if "roadmap" in tables:
-        yield trajectory_plot(tables["roadmap"])
+    if steps is not None:
+        yield trajectory_plot(tables["roadmap"], steps.source)
     if "screen" in tables:
         from reports.screen_plots import screen_plots
 
@@ -72,25 +78,34 @@ def _plots(
         yield from grid_plots(title, runs, grid, tables, measure)
     if any(column.name == "difference" for column in compared.columns):
         yield effects_plot(compared, runs, measure)
-    if "roadmap" in tables:
-        yield from against_paper_plot(title, runs, tables["roadmap"], compared, measure)
+    if steps is not None:
+        yield from against_paper_plot(title, runs, tables["roadmap"], compared, measure, steps)
     yield from tradeoff_plot(title, runs, compared, bench)
     yield from curves_plots(title, runs, curves)
 
 
-def trajectory_plot(table: Table) -> Plot:
-    """The roadmap after Figure 2 of the paper."""
+def trajectory_plot(table: Table, source: Source) -> Plot:
+    """The roadmap after Figure 2 of the paper, beside what its source prints."""
 
     def draw() -> Figure:
         from reports.figures.trajectory import trajectory
 
         return trajectory(table)
 
+    printed = any(column.name == "paper_top1" for column in table.columns)
+    on = f" on {source.dataset}" if source.dataset else ""
+    beside = f" and, on a separate axis, of {source.whose}{on}" if printed else ""
+    after = ", after Figure 2 of the paper" if source.short == "the paper" else ""
     caption = (
-        "The roadmap from top to bottom, after Figure 2 of the paper: top-1 of our runs and, on a separate axis, of "
-        "the paper's on ImageNet. Whiskers: one standard deviation over seeds. Side branches are measured, not adopted."
+        f"The roadmap from top to bottom{after}: top-1 of our runs{beside}. Whiskers: one standard deviation over "
+        "seeds. Side branches are measured, not adopted."
     )
-    return Plot(table.name, table.title, caption, table.frame, draw)
+    return Plot(table.name, table.title, caption, table.frame, draw, words=_printed_words(source))
+
+
+def _printed_words(source: Source) -> dict[str, str]:
+    """How the labels of marks name the columns of what a source prints."""
+    return {"paper_top1": f"{source.whose} top-1 (%)", "paper_change": f"{source.whose} change"}
 
 
 def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1") -> Plot:
@@ -153,22 +168,25 @@ def heatmap_plot(title: str, runs: pd.DataFrame, flags: Factorial, measure: Meas
 
 
 def against_paper_plot(
-    title: str, runs: pd.DataFrame, table: Table, compared: Table, measure: Measure
+    title: str, runs: pd.DataFrame, table: Table, compared: Table, measure: Measure, steps: Roadmap
 ) -> Iterator[Plot]:
-    """Our changes in top-1 against the paper's, step by step; none if no step has been run."""
-    steps = _steps(table, compared, measure)
-    if steps["change"].isna().all():
+    """Our changes in top-1 against the source's, step by step; none if no step with a printed one has been run."""
+    changes, source = _steps(table, compared, measure), steps.source
+    if changes["change"].isna().all():
         return
-    notes = agreement_words(runs[runs["roadmap"].notna()], str(runs["roadmap"].iloc[0]))
-    heading = f"{title}: each step here against the same step in the paper"
-    reading = "The paper's changes are on ImageNet. On the dashed line a change is equal in both."
+    notes = agreement_words(runs[runs["roadmap"].notna()], steps)
+    heading = f"{title}: each step here against the same step in {source.short}"
+    whose = f"{source.whose} changes" if source.short.startswith("the ") else f"Changes in {source.short}"
+    on = [f"{whose[:1].upper()}{whose[1:]} are on {source.dataset}."] if source.dataset else []
+    reading = " ".join([*on, "On the dashed line a change is equal in both."])
+    across = f"change in top-1 in {', '.join(filter(None, [source.short, source.dataset]))} (pp)"
 
     def draw() -> Figure:
         from reports.figures.against_paper import against_paper
 
-        return against_paper(steps, heading, facts(runs), [*notes, reading])
+        return against_paper(changes, heading, facts(runs), [*notes, reading], across)
 
-    yield Plot("against-paper", heading, " ".join([*notes, reading]), steps, draw)
+    yield Plot("against-paper", heading, " ".join([*notes, reading]), changes, draw, words=_printed_words(source))
 
 
 def _steps(table: Table, compared: Table, measure: Measure) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 
 OURS = "ours"
-PAPERS = "ImageNet, the paper's"
 MISSING = "–"
 
 
@@ -132,7 +131,7 @@ def mean_sd(mean: float | None, sd: float | None, digits: int = 2) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}" if known(sd) else f"{mean:.{digits}f}"
 
 
-def number(value: float, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """Format a number without a sign."""
     return f"{value:.{digits}f}" if known(value) else MISSING
 

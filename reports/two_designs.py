@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from modernize.design import Design, split_name, text
-from modernize.roadmap import NAMES, Row, roadmap
+from modernize.roadmap import NAMES, Roadmap, Row, Source, roadmap, roadmap_of
 from reports.cost_table import gflops
 from reports.errors import ReportError
 from reports.marks import row_mark_notes
@@ -19,7 +19,8 @@ from reports.row_summary import starting_weights
 from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
-from reports.tables import Cell, Column, Footnotes, Table, interval, mean_sd, signed
+from reports.statistics.values import known
+from reports.tables import Cell, Column, Footnotes, Table, interval, mean_sd, number, signed
 
 Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and seed
 
@@ -68,28 +69,27 @@ TWO_NETWORKS = (
     "These two networks: McNemar's exact test and a score interval on the same test images. They compare two trained "
     "networks, not the designs: another seed may reverse the sign."
 )
-_PAPERS_GFLOPS = "GFLOPs, the paper's"
 
 
 def two_designs_table(before: Side, after: Side, images: str, measured: MeasuredDifference | None = None) -> Table:
     """Tabulate flags that differ, costs and top-1 of two designs; `images` describes the images of the costs."""
-    paper = _paper_rows(before, after)
+    printed = _printed_rows(before, after)
     lines = [*_flags(before, after), *_costs(before, after)]
-    lines += _paper_lines(*paper) if paper else []
+    lines += _printed_lines(printed) if printed else []
     lines += _measured_lines(measured) if measured else []
     flags = len(_flags(before, after))
     footnotes = Footnotes()
     notes = {
-        (_PAPERS_GFLOPS, place): footnotes.marks([row.paper.note])
-        for place, row in enumerate(paper or (), start=1)
-        if row.paper.note
+        (_gflops(printed.source), place): footnotes.marks([row.note])
+        for place, row in enumerate(printed.rows if printed else (), start=1)
+        if printed and row.note
     }
     if measured:
         ours = _ours(measured.primary)
         notes |= {(ours, place): footnotes.marks(texts) for place, texts in enumerate(measured.notes, start=1)}
     legends = [f"Counted for {images}.", *([measured.legend] if measured else [])]
-    if paper:
-        legends.append("The paper's: Liu et al. 2022, ImageNet at 224 px; its GFLOPs are G MACs.")
+    if printed:
+        legends.append(_source_legend(printed))
     return Table(
         name="compare",
         title=f"{before.name} and {after.name}",
@@ -128,28 +128,50 @@ def _ratio(before: int, after: int) -> str:
     return f"{after - before:+,} (×{after / before:.3g})" if after != before else "0"
 
 
-def _paper_rows(before: Side, after: Side) -> tuple[Row, Row] | None:
-    """Find the rows of one roadmap that the two designs are."""
-    for name in NAMES:
-        rows = [_row(name, side) for side in (before, after)]
-        if rows[0] and rows[1]:
-            return rows[0], rows[1]
+@dataclass(frozen=True)
+class _PrintedRows:
+    """Two rows of a roadmap, and where their printed results are from."""
+
+    source: Source
+    rows: tuple[Row, Row]
+
+
+def _printed_rows(before: Side, after: Side) -> _PrintedRows | None:
+    """Find the rows of one roadmap that the two designs are: of that in their names, or of a shipped one."""
+    own = [roadmap_of(side.name) for side in (before, after)]
+    for steps in (*filter(None, own), *map(roadmap, NAMES)):
+        old, new = (_row(steps, side) for side in (before, after))
+        if old and new:
+            numbers = (number for row in (old, new) for number in (row.printed.top1, row.printed.gflops))
+            return _PrintedRows(steps.source, (old, new)) if any(map(known, numbers)) else None
     return None
 
 
-def _row(name: str, side: Side) -> Row | None:
+def _row(steps: Roadmap, side: Side) -> Row | None:
     """Find the row of a roadmap that a design is; by name if named, because two rows may be one design."""
-    rows = [row for row in roadmap(name).rows if row.design == side.design]
-    return next((row for row in rows if side.name == f"{name}@{row.name}"), rows[0] if rows else None)
+    rows = [row for row in steps.rows if row.design == side.design]
+    return next((row for row in rows if side.name == f"{steps.name}@{row.name}"), rows[0] if rows else None)
 
 
-def _paper_lines(before: Row, after: Row) -> list[_Line]:
-    old, new = before.paper, after.paper
-    top1 = mean_sd(old.top1, old.top1_std), mean_sd(new.top1, new.top1_std)
-    return [
-        (_PAPERS_GFLOPS, f"{old.gflops:.2f}", f"{new.gflops:.2f}", signed(round(new.gflops - old.gflops, 2))),
-        ("top-1 (%), the paper's", *top1, signed(round(new.top1 - old.top1, 2))),
-    ]
+def _gflops(source: Source) -> str:
+    return f"GFLOPs, {source.whose}"
+
+
+def _source_legend(printed: _PrintedRows) -> str:
+    source = printed.source
+    text = source.sentence if source.short != "the paper" else "The paper's: Liu et al. 2022, ImageNet at 224 px"
+    return f"{text}{'; its GFLOPs are G MACs' if any(known(row.printed.gflops) for row in printed.rows) else ''}."
+
+
+def _printed_lines(printed: _PrintedRows) -> Iterator[_Line]:
+    """The lines of what the source prints of either row."""
+    old, new = (row.printed for row in printed.rows)
+    if known(old.gflops) or known(new.gflops):
+        gflops = number(old.gflops), number(new.gflops), signed(round(new.gflops - old.gflops, 2))
+        yield _gflops(printed.source), *gflops
+    if known(old.top1) or known(new.top1):
+        top1 = mean_sd(old.top1, old.top1_std), mean_sd(new.top1, new.top1_std)
+        yield f"top-1 (%), {printed.source.whose}", *top1, signed(round(new.top1 - old.top1, 2))
 
 
 def measure(

@@ -14,7 +14,7 @@ from reports.statistics import Means, agreement, pairwise_accuracy, rerun_agreem
 from reports.statistics.agreement import change_correlation
 
 HOME = Path(__file__).parent.parent
-PAPER = pd.read_csv(HOME / "modernize/paper/roadmap.csv")
+PAPER = pd.read_csv(HOME / "tests/paper_roadmap.csv")
 
 
 def paper(regime: str) -> Means:

@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 import modernize
-from ablations import Trainer, TrainingConfig
+from ablations import Trainer, TrainingConfig, load_run
+from ablations.errors import RequestError
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from modernize import FLAGS, Design, DesignError
 from modernize.arguments import read_size
@@ -231,6 +232,13 @@ def test_the_trainer_refuses_an_argument_of_the_wrong_type_in_one_line_that_name
             a_trainer(**{argument: value})
         message = str(caught.value)
         assert message.startswith(argument) and message.isprintable() and len(message) < 300, message
+
+
+def test_a_runs_folder_of_the_wrong_type_is_refused_in_one_line() -> None:
+    values: list[Any] = [None, 3, {}, b"run", "", ["run"], nn.Linear]
+    for value in values:
+        with pytest.raises(RequestError, match=r"^folder=.*: must be the path of a folder$"):
+            load_run(value)
 
 
 @pytest.mark.parametrize(

@@ -653,10 +653,10 @@ def all_tables() -> dict[str, Table]:
         "one seed": comparison_table(make_runs(seeds=(0,), compared_images=800)),
         "orders": orders_table(walk(orders, additive), orders, row_of),
         "sets": comparison_table(walk(orders, additive)),
-        "roadmap": roadmap_table(paper, "pocket"),
+        "roadmap": roadmap_table(paper, roadmap("pocket")),
         "paper": roadmap_table(
             make_runs([(row.name, row.label, None) for row in roadmap("resnet50").rows]).assign(roadmap="resnet50"),
-            "resnet50",
+            roadmap("resnet50"),
         ),
         "cost": cost_table([CostRow("a_b", NASTY, 10, 10**9, 4.1, NASTY), CostRow("c", "d", 5, 10**7)], NASTY, "row"),
         "nasty": comparison_table(nasty),
@@ -664,7 +664,7 @@ def all_tables() -> dict[str, Table]:
             make_runs([(row.name, row.label, None) for row in roadmap("pocket").rows]).assign(
                 roadmap="pocket", ema_top1=81.0, note="x" * 300
             ),
-            "pocket",
+            roadmap("pocket"),
             measured([row.name for row in roadmap("pocket").rows]),
         ),
     }

@@ -26,6 +26,7 @@ from torch import nn
 import modernize
 from ablations.data.datasets import Split, load
 from ablations.data.decode import DamagedImageError
+from ablations.data.order import Order
 from ablations.errors import RequestError, RunError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, read_log
@@ -86,6 +87,7 @@ def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
         {"clip_norm": 0.1},
         {"crop_padding": 1, "horizontal_flip": True},
         {"crop_scale": (0.3, 1.0), "horizontal_flip": True, "randaugment": 9, "image_size": 8},
+        {"repeated_augmentation": 3, "crop_scale": (0.3, 1.0), "image_size": 7, "trivialaugment": True},
         {"optimizer": "sgd", "learning_rate": 0.1, "accumulation": 4, "clip_norm": 0.5, "crop_padding": 2},
     ],
     ids=lambda settings: ",".join(settings),
@@ -285,7 +287,7 @@ def normalized(group: Group, readable: range, settings: dict[str, Any]) -> dict[
             max_epochs=1, batch_size=8, learning_rate=0.1, optimizer="sgd", max_damaged=0.9, **settings
         )
         trainer = Trainer(make().double(), Short(readable), Short(range(9)), config, device="cpu", group=group)
-        trainer.epoch_order = lambda epoch: torch.arange(1, 9)  # type: ignore[method-assign]
+        trainer.epoch_order = lambda epoch: Order(torch.arange(1, 9), None)  # type: ignore[method-assign]
         trainer.train_step()
         values |= {f"{name}.{key}": value.double().numpy().copy() for key, value in trainer.model.state_dict().items()}
     return values

@@ -71,6 +71,8 @@ def shortened(command: str) -> str:
         command = re.sub(r"--budget \w+", "--budget 64images", command).replace("--seeds 0,1,2", "--seeds 0,1")
     for long, short in {
         "max_epochs=5": "max_epochs=0.1",
+        "--data fashion_mnist": "--data fashion_mnist --set max_epochs=0.01",
+        "--recipe finetune": "--recipe finetune,max_epochs=0.1",
         " run recipes ": " run recipes --budget 64images ",
         "--orders 6": "--orders 2",
         "--seeds 0,1,2,3,4": "--seeds 0,1,2",
@@ -118,7 +120,10 @@ def mydata(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workplace(tmp_path: Path, imagenet: Path, mydata: Path) -> Path:
-    """A folder where the commands find the data and the published results."""
+    """A folder where the commands find the data, the published results, and the files that the pages show."""
+    for code in (code for page in PYTHON.values() for code in page):
+        if (named := re.match(r"# (\w+\.py)\n", code)) is not None:
+            (tmp_path / named[1]).write_text(code)
     for name, place in (("imagenet", imagenet), ("mydata", mydata), ("docs", HOME / "docs")):
         (tmp_path / name).symlink_to(place)
     return tmp_path
@@ -128,7 +133,7 @@ def test_the_commands_are_found() -> None:
     assert [command for page, command in COMMANDS if page == "README.md"][:2] == ["./run_all.sh", "./run_all.sh test"]
     assert all(command.startswith((*PROGRAMS, *NOT_RUN)) for _, command in COMMANDS)
     assert not any("#" in command for _, command in COMMANDS)
-    for page in set(PAGES) - {"docs/README.md", "docs/python.md", "docs/statistics.md"}:
+    for page in set(PAGES) - {"docs/README.md", "docs/python.md", "docs/statistics.md", "docs/tools.md"}:
         assert any(block.page == page for block in BLOCKS), page
     for words in ("--set accumulation=32", "torchrun --standalone --nproc-per-node 8", "--cluster slurm", "--nodes 4"):
         assert any(

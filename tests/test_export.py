@@ -39,7 +39,7 @@ from ablations.studies.load import load_study
 from ablations.studies.run import RunConfig, execute, load_data, locked
 from ablations.studies.trained import TrainedRun
 from ablations.training.callbacks import Callbacks
-from ablations.training.checkpoint import checkpoints, weights_sha256
+from ablations.training.checkpoint import checkpoints, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.trainer import Interrupted
 
 HOME = Path(__file__).parent.parent
@@ -392,6 +392,23 @@ def test_a_run_of_an_earlier_version_is_exported_and_what_is_unknown_is_said(con
         "trained this run and did not record them\n"
     )
     assert described(to) == known | {"classes": None, "mean": None, "std": None}
+
+
+def test_a_run_of_version_0_1_is_loaded(convnext: Path, tmp_path: Path) -> None:
+    """It saved layer scale as (C, 1, 1), and did not record classes, channels or resolution."""
+    run = shutil.copytree(convnext, tmp_path / "run")
+    (path,) = checkpoints(run / "checkpoints")
+    state = read_checkpoint(path)
+    for weights in (state["model"], state["averaged"]):
+        weights |= {key: one.view(-1, 1, 1) for key, one in weights.items() if "layer_scale" in key}
+    path.unlink()
+    write_checkpoint(run / "checkpoints", 6, state)
+    newer = ("classes", "preprocessing", "num_classes", "in_channels", "image_size")
+    result = {key: value for key, value in read_json(run / "result.json").items() if key not in newer}
+    write_json(run / "result.json", {**result, "weights_sha256": weights_sha256(state["model"])})
+    for averaged in (False, True):
+        old, new = (ablations.load_run(one, averaged=averaged).state_dict() for one in (run, convnext))
+        assert weights_sha256(old) == weights_sha256(new)
 
 
 # Layouts -------------------------------------------------------------------------------------------------------------

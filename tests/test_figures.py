@@ -310,7 +310,7 @@ def test_a_cut_interval_has_an_arrow_at_its_end() -> None:
             for label, (low, high) in ends.items()
         ]
     ).assign(paper_change=[0.1, 0.5, 1.0, 1.5])
-    axes = against_paper(steps, "t", "s", ["c"]).axes[0]
+    axes = against_paper(steps, "t", "s", ["c"], "x").axes[0]
     assert marks(axes, "v") == [(0.1, axes.get_ylim()[0])] and marks(axes, "^") == [(0.5, axes.get_ylim()[1])]
 
 

@@ -49,7 +49,7 @@ def facts(**changes: Any) -> Facts:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes_give_no_warning_on_the_datasets_they_are_for(name: str) -> None:
-    for data in ["imagenet"] if name.startswith("paper") else ["fashion_mnist", "cifar10", "cifar100"]:
+    for data in ["imagenet"] if name.startswith(("paper", "torchvision")) else ["fashion_mnist", "cifar10", "cifar100"]:
         for processes in (1, 8):
             known = Facts(**{**vars(DATA[data]), "processes": processes, "batch_norm": True})
             assert doubts(load_recipe(name), known) == unused(load_recipe(name)) == []

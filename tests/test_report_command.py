@@ -89,7 +89,7 @@ def test_the_roadmaps_table_says_what_the_run_folders_say(whole: tuple[Path, Pat
         before = steps.before(row)
         if before:
             assert float(cells[7]) == pytest.approx(means[row.name] - means[before.name], abs=HALF)
-        assert [float(cell) for cell in cells[8:10]] == [row.paper.gflops, row.paper.top1]
+        assert [float(cell) for cell in cells[8:10]] == [row.printed.gflops, row.printed.top1]
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "csv"])

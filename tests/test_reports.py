@@ -60,12 +60,12 @@ def make_runs(name: str = "pocket", seeds: tuple[int, ...] = (0, 1, 2), spread: 
                     "base": before.name if before else None,
                     "run": f"{row.name}-s{seed}",
                     "seed": seed,
-                    "recipe": "quick_original" if row.recipe == "original" else "quick",
+                    "recipe": "quick_original" if row.original_recipe else "quick",
                     "dataset": "fashion-mnist",
                     "evaluate": "test",
                     "status": "done",
                     "reason": None,
-                    "top1": 80 + 0.5 * row.paper.top1 / 10 + spread * chance.normal(),
+                    "top1": 80 + 0.5 * row.printed.top1 / 10 + spread * chance.normal(),
                     "loss": 0.4,
                     "params": 300_000 + 1_234 * place,
                     "macs": (5_000_000 if name == "pocket" else 4_000_000_000) + 12_345 * place,
@@ -137,14 +137,14 @@ def shown(table: Table, row: str, column: str) -> str:
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_markdown_says_what_the_runs_say(name: str, seeds: tuple[int, ...]) -> None:
     runs = make_runs(name, seeds)
-    parsed = parse_markdown(formats.markdown(roadmap_table(runs, name)))
+    parsed = parse_markdown(formats.markdown(roadmap_table(runs, roadmap(name))))
     unit, size = ("M", 1e6) if name == "pocket" else ("G", 1e9)
     before: dict[str, str] = {}
     adopted = ""
     for row in roadmap(name).rows:  # once more, by hand
         before[row.name] = adopted
         adopted = row.name if row.adopted else adopted
-    paper = {row.name: row.paper for row in roadmap(name).rows}
+    paper = {row.name: row.printed for row in roadmap(name).rows}
     means = {row: statistics.mean(group["top1"]) for row, group in runs.groupby("row")}
     assert len(parsed) == len(ROWS) == 17
     for cells, row in zip(parsed, roadmap(name).rows, strict=True):
@@ -159,8 +159,8 @@ def test_markdown_says_what_the_runs_say(name: str, seeds: tuple[int, ...]) -> N
             [pytest.approx(statistics.stdev(mine["top1"]), abs=0.00501)] if len(seeds) > 1 else []
         )
         assert cells["seeds (ours)"] == str(len(seeds))
-        assert float(cells["GFLOPs (ImageNet, the paper's)"].split("\N{NO-BREAK SPACE}")[0]) == row.paper.gflops
-        assert float(cells["top-1 (%) (ImageNet, the paper's)"]) == row.paper.top1
+        assert float(cells["GFLOPs (ImageNet, the paper's)"].split("\N{NO-BREAK SPACE}")[0]) == row.printed.gflops
+        assert float(cells["top-1 (%) (ImageNet, the paper's)"]) == row.printed.top1
         changes = cells["change (pp) (ours)"], cells["change (pp) (ImageNet, the paper's)"]
         if row.name == "resnet":
             assert changes == ("–", "–")
@@ -171,21 +171,21 @@ def test_markdown_says_what_the_runs_say(name: str, seeds: tuple[int, ...]) -> N
 
 
 def test_side_branches_and_the_row_after_them_are_measured_from_the_last_adopted_row() -> None:
-    frame = roadmap_table(make_runs(), "pocket").frame.set_index("row")
+    frame = roadmap_table(make_runs(), roadmap("pocket")).frame.set_index("row")
     assert frame.loc[["kernel-5", "kernel-7"], "before"].tolist() == ["depthwise-first"] * 2
     assert frame.loc[["kernel-9", "kernel-11", "gelu"], "before"].tolist() == ["kernel-7"] * 3
 
 
 def test_csv_keeps_full_precision() -> None:
     runs = make_runs()
-    frame = pd.read_csv(io.StringIO(formats.csv(roadmap_table(runs, "pocket")))).set_index("row")
+    frame = pd.read_csv(io.StringIO(formats.csv(roadmap_table(runs, roadmap("pocket"))))).set_index("row")
     means = runs.groupby("row")["top1"].mean()
     for row in roadmap("pocket").rows:
         line = frame.loc[row.name]
         assert line["top1_mean"] == pytest.approx(means[row.name], rel=1e-14)
         assert line["top1_sd"] == pytest.approx(runs[runs["row"] == row.name]["top1"].std(), rel=1e-12)
         assert (line["label"], line["group"], line["adopted"]) == (row.label, row.group, row.adopted)
-        assert (line["paper_gflops"], line["paper_top1"]) == (row.paper.gflops, row.paper.top1)
+        assert (line["paper_gflops"], line["paper_top1"]) == (row.printed.gflops, row.printed.top1)
         if line["before"] == line["before"]:
             assert line["change"] == pytest.approx(means[row.name] - means[line["before"]], rel=1e-9)
     assert frame["params"].dtype == frame["macs"].dtype == frame["seeds"].dtype == np.int64
@@ -195,7 +195,7 @@ def test_a_change_is_the_difference_of_the_two_means() -> None:
     runs = ragged_runs()
     for row in ("gelu", "fewer-norms", "resnet"):
         runs = change_runs(runs, row, seed=0, top1=50.0)
-    frame = roadmap_table(runs, "pocket").frame.set_index("row")
+    frame = roadmap_table(runs, roadmap("pocket")).frame.set_index("row")
     assert frame["change"].notna().sum() > 8
     for name, line in frame[frame["before"].notna()].iterrows():
         difference = line["top1_mean"] - frame["top1_mean"][line["before"]]
@@ -204,7 +204,7 @@ def test_a_change_is_the_difference_of_the_two_means() -> None:
 
 def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
     runs = change_runs(change_runs(make_runs(seeds=(0,)), "gelu", top1=85.001), "kernel-7", top1=85.004)
-    assert shown(roadmap_table(runs, "pocket"), "gelu", "change") == "0.00"
+    assert shown(roadmap_table(runs, roadmap("pocket")), "gelu", "change") == "0.00"
 
 
 # ---- fairness
@@ -216,7 +216,7 @@ def test_a_row_that_shares_its_runs_has_no_change_and_says_whose_they_are() -> N
     shared = runs["row"] == "enhanced-recipe"
     runs.loc[shared, ["run", "top1"]] = runs.loc[runs["row"] == "resnet", ["run", "top1"]].to_numpy()
     note = "the same runs as ResNet (original recipe): one design under one recipe"
-    for table in report_tables(runs, "A study"):
+    for table in report_tables(runs, "A study", steps=roadmap("pocket")):
         place = list(table.frame["row"]).index("enhanced-recipe")
         assert notes_of(table, "enhanced-recipe") == [note]
         change = "change" if table.name == "roadmap" else "difference"
@@ -225,7 +225,7 @@ def test_a_row_that_shares_its_runs_has_no_change_and_says_whose_they_are() -> N
 
 
 def test_rows_that_differ_say_so() -> None:
-    table = roadmap_table(ragged_runs(), "pocket")
+    table = roadmap_table(ragged_runs(), roadmap("pocket"))
     assert notes_of(table, "resnet") == ["trained with recipe quick_original"]
     assert notes_of(table, "enhanced-recipe") == []
     assert notes_of(table, "width") == ["saw 30,000 images, other rows 60,000"]
@@ -237,16 +237,16 @@ def test_rows_that_differ_say_so() -> None:
 def test_the_usual_recipe_is_that_of_most_rows_and_of_two_the_later() -> None:
     runs = make_runs()
     two = runs[runs["row"].isin(["resnet", "enhanced-recipe"])]
-    table = roadmap_table(two, "pocket")
+    table = roadmap_table(two, roadmap("pocket"))
     assert "recipe quick ·" in table.subtitle
     assert notes_of(table, "resnet") == ["trained with recipe quick_original"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notes_on_the_papers_numbers_stand_at_them(name: str) -> None:
-    table = roadmap_table(make_runs(name), name)
+    table = roadmap_table(make_runs(name), roadmap(name))
     for row in roadmap(name).rows:
-        assert notes_of(table, row.name, "paper_gflops") == ([row.paper.note] if row.paper.note else [])
+        assert notes_of(table, row.name, "paper_gflops") == ([row.note] if row.note else [])
     text = formats.markdown(table)
     for cells in parse_markdown(text):
         for cell in cells.values():
@@ -255,7 +255,7 @@ def test_notes_on_the_papers_numbers_stand_at_them(name: str) -> None:
 
 
 def test_rows_without_a_result_are_there_with_their_status() -> None:
-    table = roadmap_table(ragged_runs(), "pocket")
+    table = roadmap_table(ragged_runs(), roadmap("pocket"))
     expected = {"stage-ratio": "not run", "depthwise": "failed", "kernel-9": "left", "fewer-norms": "running"}
     printed = expected | {"kernel-9": "pending"}
     assert {row: shown(table, row, "top1_mean") for row in expected} == printed
@@ -273,7 +273,7 @@ def test_rows_without_a_result_are_there_with_their_status() -> None:
 
 def test_a_study_of_nothing_but_failures_is_reported() -> None:
     runs = make_runs(seeds=(0,)).assign(status="failed", reason="NaN loss", top1=None, params=None, macs=None)
-    table = roadmap_table(runs, "pocket")
+    table = roadmap_table(runs, roadmap("pocket"))
     assert table.notes[:2] == ("trained with recipe quick_original", "seed 0 failed (NaN loss)")
     assert "17 runs: 17 failed" in table.subtitle
     assert_readable(trajectory(table))
@@ -288,16 +288,16 @@ def test_a_study_of_nothing_but_failures_is_reported() -> None:
 )
 def test_runs_that_cannot_be_compared_are_refused(runs: pd.DataFrame, message: str) -> None:
     with pytest.raises(ReportError, match=message):
-        roadmap_table(runs, "pocket")
+        roadmap_table(runs, roadmap("pocket"))
 
 
 def test_unknown_rows_and_reports_of_nothing_are_refused() -> None:
     with pytest.raises(DesignError, match="did you mean 'gelu'"):
-        roadmap_table(make_runs().replace({"row": {"gelu": "gelus"}}), "pocket")
+        roadmap_table(make_runs().replace({"row": {"gelu": "gelus"}}), roadmap("pocket"))
     with pytest.raises(ReportError, match="no runs to report"):
-        report_tables(make_runs().head(0), "nothing")
+        report_tables(make_runs().head(0), "nothing", steps=roadmap("pocket"))
     with pytest.raises(ReportError, match="row resnet has two runs of seed 0"):
-        report_tables(pd.concat([make_runs(), make_runs()]), "twice")
+        report_tables(pd.concat([make_runs(), make_runs()]), "twice", steps=roadmap("pocket"))
 
 
 # ---- the terminal
@@ -305,7 +305,7 @@ def test_unknown_rows_and_reports_of_nothing_are_refused() -> None:
 
 def test_the_terminal_table_fits_a_hundred_columns() -> None:
     for runs in (make_runs(seeds=(0,)), make_runs(), make_runs("resnet50"), make_runs("resnet200")):
-        table = roadmap_table(runs, runs["roadmap"].iloc[0])
+        table = roadmap_table(runs, roadmap(runs["roadmap"].iloc[0]))
         lines = formats.terminal(table, 100).splitlines()
         assert max(map(len, lines)) <= 100
         assert not any("…" in line or "\x1b" in line for line in lines)
@@ -320,7 +320,7 @@ def test_the_terminal_table_fits_a_hundred_columns() -> None:
 @settings(max_examples=8, deadline=None)
 @given(width=st.integers(20, 200))
 def test_the_terminal_table_loses_nothing_at_any_width(width: int) -> None:
-    table = roadmap_table(ragged_runs(), "pocket")
+    table = roadmap_table(ragged_runs(), roadmap("pocket"))
     text = formats.terminal(table, width)
     assert max(map(len, text.splitlines())) <= max(width, 88)
     words = text.split()
@@ -331,7 +331,7 @@ def test_the_terminal_table_loses_nothing_at_any_width(width: int) -> None:
 
 
 def test_group_headings_stand_over_their_columns() -> None:
-    lines = formats.terminal(roadmap_table(make_runs(), "pocket"), 120).splitlines()
+    lines = formats.terminal(roadmap_table(make_runs(), roadmap("pocket")), 120).splitlines()
     heads = next(i for i, line in enumerate(lines) if line.startswith("row"))
     names, rules = lines[heads - 3 : heads - 1]
     ours, papers = [match.span() for match in re.finditer("─+", rules)]
@@ -342,14 +342,14 @@ def test_group_headings_stand_over_their_columns() -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_columns_that_do_not_fit_a_narrow_terminal_follow_below(width: int) -> None:
-    table = roadmap_table(ragged_runs(), "pocket")
+    table = roadmap_table(ragged_runs(), roadmap("pocket"))
     text = formats.terminal(table, width)
     assert max(map(len, text.splitlines())) <= width
     assert text.count("row ") == (1 if width == 80 else 2 if width == 60 else 3)
 
 
 def test_a_terminal_table_in_ascii_has_the_same_numbers() -> None:
-    table = roadmap_table(ragged_runs(), "pocket")
+    table = roadmap_table(ragged_runs(), roadmap("pocket"))
     text = formats.terminal(table, 120, unicode=False)
     assert text.isascii() and max(map(len, text.splitlines())) <= 120
     numbers = r"\d+\.\d+(?: ± \d+\.\d+)?"
@@ -392,7 +392,7 @@ FRAMES: dict[str, pd.DataFrame] = {
 @pytest.mark.parametrize("name", FRAMES)
 def test_every_text_of_the_figure_can_be_read(name: str) -> None:
     runs = FRAMES[name]
-    table = roadmap_table(runs, runs["roadmap"].iloc[0])
+    table = roadmap_table(runs, roadmap(runs["roadmap"].iloc[0]))
     texts = " | ".join(["", *assert_readable(trajectory(table)), ""])
     for row, line in zip(table.rows, table.frame.to_dict("records"), strict=True):
         assert f"| {row[0].text} {formats.superscript(row[0].marks)}".rstrip() + " |" in texts
@@ -419,13 +419,13 @@ def test_no_runs_make_texts_collide(top1: list[float], statuses: list[str], name
     runs = make_runs(name, seeds=(0, 1)).assign(top1=top1, status=statuses, dataset=title)
     runs.loc[runs["status"] != "done", "top1"] = math.nan
     runs.loc[runs["status"] == "failed", "reason"] = reason
-    table = roadmap_table(runs, name)
+    table = roadmap_table(runs, roadmap(name))
     assert_readable(trajectory(table))
     assert len(parse_markdown(formats.markdown(table))) == len(ROWS)
 
 
 def test_bars_end_at_the_means_and_side_branches_are_hatched() -> None:
-    table = roadmap_table(make_runs(), "pocket")
+    table = roadmap_table(make_runs(), roadmap("pocket"))
     for panel, column in zip(panels(trajectory(table)), ("top1_mean", "paper_top1"), strict=True):
         found = bars(panel)
         assert sorted(found) == list(range(17))
@@ -435,14 +435,14 @@ def test_bars_end_at_the_means_and_side_branches_are_hatched() -> None:
 
 
 def test_our_numbers_and_the_papers_are_on_axes_of_their_own() -> None:
-    ours, papers = panels(trajectory(roadmap_table(make_runs("resnet200"), "resnet200")))
+    ours, papers = panels(trajectory(roadmap_table(make_runs("resnet200"), roadmap("resnet200"))))
     assert not ours.get_shared_x_axes().joined(ours, papers)
     assert ours.get_position().x1 < papers.get_position().x0
 
 
 def test_the_line_goes_through_adopted_rows_and_is_dotted_past_missing_ones() -> None:
     runs = change_runs(make_runs(), "depthwise", status="failed")
-    ours, papers = panels(trajectory(roadmap_table(runs, "pocket")))
+    ours, papers = panels(trajectory(roadmap_table(runs, roadmap("pocket"))))
 
     def steps(panel: Axes) -> dict[tuple[int, ...], str]:
         lines = [line for line in panel.lines if len(np.atleast_1d(line.get_ydata())) == 2]
@@ -461,13 +461,13 @@ def test_the_line_goes_through_adopted_rows_and_is_dotted_past_missing_ones() ->
 
 def test_error_bars_stand_where_there_are_seeds_to_tell() -> None:
     for seeds in ((0,), (0, 1, 2)):
-        ours, _ = panels(trajectory(roadmap_table(make_runs(seeds=seeds), "pocket")))
+        ours, _ = panels(trajectory(roadmap_table(make_runs(seeds=seeds), roadmap("pocket"))))
         assert len(ours.containers) == 17 * (2 if len(seeds) > 1 else 1)  # bars, and their error bars
 
 
 def test_the_axis_shows_differences_and_says_where_it_starts() -> None:
     runs = change_runs(make_runs(), "layer-norm", top1=10.0)
-    figure = trajectory(roadmap_table(runs, "pocket"))
+    figure = trajectory(roadmap_table(runs, roadmap("pocket")))
     ours, _ = panels(figure)
     low, high = ours.get_xlim()
     good = runs[runs["top1"] > 50]["top1"]
@@ -479,7 +479,7 @@ def test_the_axis_shows_differences_and_says_where_it_starts() -> None:
 
 
 def test_rows_without_a_result_say_so_in_the_figure() -> None:
-    texts = [text.get_text() for text in visible_texts(trajectory(roadmap_table(ragged_runs(), "pocket")))]
+    texts = [text.get_text() for text in visible_texts(trajectory(roadmap_table(ragged_runs(), roadmap("pocket"))))]
     assert texts.count("failed") == 1 and texts.count("running") == 1
     assert texts.count("pending") == texts.count("not run") == 1  # the study does not have the other one
     assert any("47 runs: 37 finished, 4 failed, 3 running, 3 pending" in text for text in texts)
@@ -487,7 +487,7 @@ def test_rows_without_a_result_say_so_in_the_figure() -> None:
 
 def test_names_are_never_read_as_formulas() -> None:
     runs = make_runs(seeds=(0,)).assign(study=r"$\nothing$ and $x^2$", dataset="a_b")
-    texts = visible_texts(trajectory(roadmap_table(runs, "pocket")))
+    texts = visible_texts(trajectory(roadmap_table(runs, roadmap("pocket"))))
     assert any(text.get_text().startswith(r"study $\nothing$ and $x^2$ · data a_b ·") for text in texts)
 
 
@@ -502,7 +502,7 @@ def test_wrap_keeps_every_letter() -> None:
 
 
 def tables_of(runs: pd.DataFrame, title: str = "A study") -> list[Table]:
-    return report_tables(runs, title)
+    return report_tables(runs, title, steps=roadmap("pocket") if (runs["kind"] == "roadmap").all() else None)
 
 
 def report_of(runs: pd.DataFrame, title: str = "A study") -> Report:
@@ -512,11 +512,12 @@ def report_of(runs: pd.DataFrame, title: str = "A study") -> Report:
         title=title,
         kind="roadmap",
         base="pocket",
+        steps=roadmap("pocket"),
         runs=runs,
         designs={},
         summary=summarise_study(title, runs, tables),
         tables=tuple(tables),
-        plots=study_plots(title, runs, tables, nothing, pd.DataFrame()),
+        plots=study_plots(title, runs, tables, nothing, pd.DataFrame(), steps=roadmap("pocket")),
         curves=nothing,
         orders=None,
         bench=pd.DataFrame(),
@@ -543,7 +544,7 @@ def test_other_peoples_networks_have_a_table_with_speeds_and_averaged_weights() 
     runs["ema_top1"] = runs["top1"] + 0.25
     bench = pd.DataFrame([{"row": "torchvision-swin_t", "batch_size": 8, "device": "CPU", "latency_ms": 3.25}])
     bench = bench.assign(train_images_per_second=None, inference_images_per_second=None, peak_memory_mb=None)
-    first, others, steps = report_tables(runs, "A study", bench=bench)
+    first, others, steps = report_tables(runs, "A study", bench=bench, steps=roadmap("pocket"))
     assert (first.name, others.name, steps.name) == ("roadmap", "references", "steps")
     swin = runs[runs["row"] == "torchvision-swin_t"]
     assert shown(others, "torchvision-swin_t", "mean") == f"{swin['top1'].mean():.2f} ± {swin['top1'].std():.2f}"

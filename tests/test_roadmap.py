@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import pytest
 
 import modernize
 from modernize import Design, DesignError
-from modernize.roadmap import NAMES, Roadmap, Row, paper_rows, roadmap
+from modernize.roadmap import NAMES, Roadmap, Row, roadmap
 
 PAPER_ROADMAPS = ("resnet50", "resnet200")
-with files("modernize").joinpath("paper/roadmap.csv").open(encoding="utf-8") as _file:
+with (Path(__file__).parent / "paper_roadmap.csv").open(encoding="utf-8") as _file:
     PRINTED = list(csv.DictReader(_file))
 
 # What each row changes over the last adopted one before it, in all roadmaps and in each.
@@ -69,7 +68,7 @@ def test_there_are_thirty_four_rows_under_the_papers_names() -> None:
 
 @pytest.mark.parametrize(("name", "row"), rows())
 def test_a_row_costs_what_the_paper_prints(name: str, row: Row) -> None:
-    counted, paper = two_decimals(row, roadmap(name)), f"{row.paper.gflops:.2f}"
+    counted, paper = two_decimals(row, roadmap(name)), f"{row.printed.gflops:.2f}"
     if (name, row.name) in NOTED:
         assert (counted, paper) == NOTED[name, row.name]
     else:
@@ -78,30 +77,18 @@ def test_a_row_costs_what_the_paper_prints(name: str, row: Row) -> None:
 
 @pytest.mark.parametrize(("name", "row"), rows())
 def test_a_note_stands_exactly_where_count_and_paper_differ(name: str, row: Row) -> None:
-    assert bool(row.paper.note) == ((name, row.name) in NOTED)
+    assert bool(row.note) == ((name, row.name) in NOTED)
     for figure in NOTED.get((name, row.name), ()):
-        assert figure in row.paper.note
+        assert figure in row.note
 
 
 @pytest.mark.parametrize(("name", "row"), rows())
 def test_a_row_has_the_papers_facts(name: str, row: Row) -> None:
     (fact,) = [fact for fact in printed(name) if fact["row"] == row.name]
-    assert row.label == row.paper.label == fact["label"]
+    assert row.label == fact["label"]
     assert row.adopted == (fact["adopted"] == "yes")
-    assert (row.paper.top1, row.paper.gflops) == (float(fact["top1"]), float(fact["gflops"]))
-    assert row.paper.top1_std == (float(fact["top1_std"]) if fact["top1_std"] else None)
-
-
-@pytest.mark.parametrize(("name", "top1", "gflops"), [("resnet50", 81.3, 4.5), ("resnet200", 83.5, 15.43)])
-def test_swin_is_a_reference_and_no_row(name: str, top1: float, gflops: float) -> None:
-    assert (paper_rows(name)["swin"].top1, paper_rows(name)["swin"].gflops) == (top1, gflops)
-    assert "swin" not in [row.name for row in roadmap(name).rows]
-
-
-def test_the_papers_numbers_are_the_packages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    paper_rows.cache_clear()
-    assert len(paper_rows("resnet50")) == len(paper_rows("resnet200")) == 18
+    assert (row.printed.top1, row.printed.gflops) == (float(fact["top1"]), float(fact["gflops"]))
+    assert str(row.printed.top1_std) == str(float(fact["top1_std"] or "nan"))
 
 
 # The steps -----------------------------------------------------------------------------------------------------------
@@ -146,8 +133,9 @@ def test_side_branches_differ_from_kernel_7_in_the_kernel_alone(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_rows_but_the_first_have_the_enhanced_recipe(name: str) -> None:
-    assert [row.recipe for row in roadmap(name).rows] == ["original"] + ["enhanced"] * 16
+def test_the_first_row_alone_has_the_original_recipe(name: str) -> None:
+    assert [row.original_recipe for row in roadmap(name).rows] == [True] + [False] * 16
+    assert not any(row.recipe or row.recipe_changes for row in roadmap(name).rows)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +156,7 @@ def test_the_last_row_is_the_convnext(name: str, model: str) -> None:
 @pytest.mark.parametrize("name", PAPER_ROADMAPS)
 def test_the_papers_roadmaps_are_for_imagenet(name: str) -> None:
     steps = roadmap(name)
-    assert (steps.name, steps.regime) == (name, name)
+    assert (steps.name, steps.base) == (name, name)
     assert (steps.image_size, steps.in_channels, steps.num_classes) == (224, 3, 1000)
 
 
@@ -188,7 +176,6 @@ def test_the_pocket_roadmap_has_no_layer_scale() -> None:
 
 def test_the_pocket_roadmap_is_for_small_images() -> None:
     steps = roadmap("pocket")
-    assert (steps.name, steps.regime) == ("pocket", "resnet50")
     assert steps.image_size == 32
 
 
@@ -215,7 +202,7 @@ def test_an_unknown_roadmap_or_row_is_refused_with_the_nearest() -> None:
 
 def test_a_roadmap_at_another_size_grows_all_rows_alike() -> None:
     plain, grown = roadmap("pocket"), roadmap("pocket,width=24,depths=2-4-4-2,stem_stride=1")
-    assert (grown.base, grown.regime, grown.image_size) == ("pocket", "resnet50", 32)
+    assert (grown.base, grown.image_size) == ("pocket", 32)
     for small, large in zip(plain.rows, grown.rows, strict=True):
         assert (small.name, small.label, small.adopted) == (large.name, large.label, large.adopted)
         doubled = {"width": 2 * small.design.width, "depths": tuple(2 * depth for depth in small.design.depths)}
@@ -251,5 +238,5 @@ def test_grn_is_a_step_from_the_papers_last_row_and_makes_it_convnext_v2() -> No
         assert extra.name == "grn" and extra not in steps.rows and steps.row("grn") is extra
         assert steps.before(extra) is steps.rows[-1]
         assert extra.design == steps.rows[-1].design.with_flags({"grn": True, "layer_scale": None})
-        assert extra.paper.top1 != extra.paper.top1 and extra.paper.gflops != extra.paper.gflops  # NaN
+        assert extra.printed.top1 != extra.printed.top1 and extra.printed.gflops != extra.printed.gflops  # NaN
     assert modernize.design("resnet50@grn") == modernize.MODELS["convnextv2_tiny"]

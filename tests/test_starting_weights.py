@@ -13,11 +13,12 @@ import torch
 import torchvision
 import yaml
 from commands import ablations, ablations_here
+from together import together
 from torch import Tensor
 
 import modernize
 from ablations.data.datasets import DataSet, load
-from ablations.recipes import TrainingConfig
+from ablations.recipes import TrainingConfig, load_recipe
 from ablations.seeding import seed_of
 from ablations.store import read_json
 from ablations.studies.load import load_study
@@ -25,6 +26,7 @@ from ablations.studies.run import RunConfig, build_network, execute
 from ablations.studies.starting_weights import Weights, fit, locate, read
 from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import checkpoints, weights_sha256
+from ablations.training.distributed import Group
 from ablations.training.trainer import Interrupted
 from modernize.reference import PREFIX, build_reference, classifier, without_weights
 
@@ -67,10 +69,10 @@ def run_config(weights: Path | str | None, seed: int = 0, design: str = SMALL, *
     )
 
 
-def executed(config: RunConfig, folder: Path, data: DataSet, callbacks: Callbacks | None = None) -> dict[str, Any]:
+def executed(config: RunConfig, folder: Path, data: DataSet, **options: Any) -> dict[str, Any]:
     """Train a run in its folder, which is made if it does not exist."""
     folder.mkdir(exist_ok=True)
-    return execute(config, folder, data, callbacks=callbacks)
+    return execute(config, folder, data, **options)
 
 
 class StopAt(Callbacks):
@@ -97,11 +99,14 @@ def test_training_starts_from_the_files_tensors_whatever_the_seed(file: Path, tm
             "train", SMALL, *STILL, "--weights", file, "--seed", str(seed), "--out", tmp_path / str(seed)
         )
         assert done.returncode == 0, done.stderr
-        assert f"starts from pretrained.pt (sha256 {weights_sha256(torch.load(file))[:12]})\n" in done.stdout
+        assert (
+            f"starts from pretrained.pt (sha256 {weights_sha256(torch.load(file))[:12]}); with its classifier\n"
+            in done.stdout
+        )
         result = read_json(tmp_path / str(seed) / "result.json")
         assert result["weights_sha256"] == weights_sha256(network().state_dict())
         assert result["weights"]["sha256"] == result["weights_sha256"]
-        assert result["weights"]["source"] == str(file) and result["weights"]["classifier"]
+        assert result["weights"]["source"] == str(file)
 
 
 def test_a_relative_path_is_stored_as_an_absolute_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +129,7 @@ def test_every_file_that_load_weights_reads_is_read(tmp_path: Path, form: str) -
         state = modernize.export_weights(net, form) if form in ("official", "timm", "torchvision") else state
         torch.save(state, path)
     other = network("convnext_tiny,depths=1-1,width=4", seed=8)
-    assert fit(other, read(locate(str(path)))[1]) == (True, ())
+    assert fit(other, read(locate(str(path)))[1]) == ("with its classifier",)
     assert weights_sha256(other.state_dict()) == weights_sha256(net.state_dict())
 
 
@@ -137,9 +142,8 @@ def test_another_number_of_classes_leaves_the_classifier_as_the_seed_draws_it(di
         config = run_config(path, seed, learning_rate=1e-100, head_init_scale=0.5)
         torch.manual_seed(seed_of(seed, "initialisation"))
         built = build_network(config, digits)
-        fitted, notes = fit(built, torch.load(path))
-        assert not fitted
-        assert notes == ("stem.conv.weight has 3 input channels, summed for 1",)
+        notes = fit(built, torch.load(path))
+        assert notes == ("classifier newly initialized", "stem.conv.weight has 3 input channels, summed for 1")
         executed(config, tmp_path / str(seed), digits)
         trained = torch.load(checkpoints(tmp_path / str(seed) / "checkpoints")[0])["model"]
         assert weights_sha256(trained) == weights_sha256(built.state_dict())
@@ -150,6 +154,43 @@ def test_another_number_of_classes_leaves_the_classifier_as_the_seed_draws_it(di
     assert not torch.equal(*heads)
     done = ablations_here("train", SMALL, *STILL, "--weights", path, "--out", tmp_path / "said")
     assert "; classifier newly initialized; stem.conv.weight has 3 input channels, summed for 1\n" in done.stdout
+
+
+def test_a_recipe_may_reset_a_classifier_that_fits(file: Path, digits: DataSet, tmp_path: Path) -> None:
+    """Two datasets may have the same number of classes."""
+    drawn = []
+    for seed in (0, 1):
+        config = run_config(file, seed, learning_rate=1e-100, reset_classifier=True)
+        torch.manual_seed(seed_of(seed, "initialisation"))
+        head = build_network(config, digits).state_dict()["head.linear.weight"]
+        executed(config, tmp_path / str(seed), digits)
+        trained = torch.load(checkpoints(tmp_path / str(seed) / "checkpoints")[0])["model"]
+        assert torch.equal(trained.pop("head.linear.weight"), head)
+        assert all(torch.equal(tensor, torch.load(file)[key]) for key, tensor in trained.items())
+        drawn.append(head)
+    assert not torch.equal(*drawn)
+
+
+def test_recipes_that_differ_in_the_classifier_are_told_apart(file: Path) -> None:
+    recipes = "quick,batch_size=64,quick,batch_size=64,reset_classifier=true"
+    asked = (
+        "run",
+        "recipes",
+        "--base",
+        SMALL,
+        "--recipes",
+        recipes,
+        "--data",
+        "digits",
+        "--weights",
+        file,
+        "--dry-run",
+    )
+    done = ablations_here(*asked)
+    assert done.returncode == 0, done.stderr
+    with_it, without = "quick-batch_size=64", "quick-batch_size=64-reset_classifier=true"
+    words = f"; with its classifier in {with_it}; classifier newly initialized in {without}\n"
+    assert words.replace("-", ",") in done.stdout.replace("-", ",")
 
 
 def test_the_classifiers_initial_weights_are_scaled_and_nothing_else(digits: DataSet) -> None:
@@ -198,6 +239,26 @@ def test_a_run_whose_checkpoints_are_corrupt_starts_from_the_weights_again(
             moved.rename(mine)
 
 
+def test_a_file_that_changes_after_the_check_is_refused(file: Path, digits: DataSet, tmp_path: Path) -> None:
+    mine = Path(shutil.copy(file, tmp_path / "w.pt"))
+    config = run_config(mine)
+    torch.save(network(seed=8).state_dict(), mine)
+    with pytest.raises(ValueError, match=r"w\.pt: not the tensors that the run was configured with \(sha256\)$"):
+        executed(config, tmp_path / "run", digits)
+    assert not checkpoints(tmp_path / "run/checkpoints") and not (tmp_path / "run/result.json").exists()
+
+
+def in_two_processes(group: Group, folder: Path, config: RunConfig) -> str:
+    return executed(config, folder / str(group.rank), load("digits", Path("unused")), group=group)["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_run_start_from_the_weights(file: Path, tmp_path: Path) -> None:
+    config = run_config(file, learning_rate=1e-100)
+    expected = weights_sha256(torch.load(file))
+    assert together(2, in_two_processes, tmp_path, config) == [expected, expected]
+
+
 def test_a_command_resumes_without_the_file_and_refuses_other_tensors(file: Path, tmp_path: Path) -> None:
     mine, out = Path(shutil.copy(file, tmp_path / "w.pt")), tmp_path / "run"
     asked = ("train", SMALL, *STILL, "--weights", mine, "--out", out)
@@ -227,7 +288,7 @@ def test_a_command_resumes_without_the_file_and_refuses_other_tensors(file: Path
         ("", "weights '': write the path of a file, or torchvision:NAME"),
         ("torchvision:resnet19", "weights: unknown torchvision model 'resnet19': did you mean 'resnet18'?"),
         ("torchvision:", "weights: unknown torchvision model '': "),
-        (".", "weights {here}: cannot be read (Is a directory)"),
+        (".", "weights .: a folder; pass a file, such as one that `ablations export RUN` writes"),
         ("text.pt", "weights {here}/text.pt: not a file of tensors saved by torch"),
         ("other.pt", "weights other.pt: {row} cannot start from them: unknown layout, with keys such as a; known: "),
     ],
@@ -244,6 +305,23 @@ def test_weights_that_cannot_be_read_are_one_line(
     expected = words.format(here=tmp_path, row="norm=bn" if command[0] == "run" else "pocket")
     assert f"ablations: {expected}" in done.stderr.replace("study sweep: ", "")
     assert not Path("runs").exists()
+
+
+def test_the_recipe_finetune_gains_from_the_weights(digits: DataSet, tmp_path: Path) -> None:
+    """In one epoch, with a new classifier, on the digits on which the other layers were trained."""
+    wide = SMALL.replace("width=4", "width=16")
+    executed(run_config(None, design=wide, max_epochs=4), tmp_path / "before", digits)
+    (file,) = checkpoints(tmp_path / "before/checkpoints")
+    recipe = load_recipe("finetune", {"max_epochs": "1", "image_size": "null"})
+    tuned, scratch = (
+        executed(run_config(weights, design=wide).model_copy(update={"recipe": recipe}), tmp_path / name, digits)
+        for weights, name in ((file, "tuned"), (None, "scratch"))
+    )
+    assert tuned["top1"] > scratch["top1"] + 10
+    assert "warnings" not in tuned
+    assert scratch["warnings"] == [
+        "layer_decay=0.8: layers near the input learn slowly from their initialization; start from --weights"
+    ]
 
 
 # torchvision's weights -----------------------------------------------------------------------------------------------
@@ -349,9 +427,9 @@ def test_all_rows_and_seeds_of_a_study_start_from_the_same_weights(study: Path, 
     expected = weights_sha256(torch.load(file))
     assert len(results) == 4
     assert set(results["weights_sha256"]) == {expected}
-    assert set(results["weights"]) == {f"pretrained.pt (sha256 {expected[:12]})"}
+    assert set(results["weights"]) == {f"pretrained.pt (sha256 {expected[:12]}); with its classifier"}
     kept = yaml.safe_load((study / "study.yaml").read_text())["weights"]
-    assert kept == {"source": str(file), "sha256": expected, "classifier": True, "notes": []}
+    assert kept == {"source": str(file), "sha256": expected, "notes": ["with its classifier"]}
 
 
 def test_reports_and_comparisons_say_that_runs_start_from_weights(study: Path, tmp_path: Path) -> None:

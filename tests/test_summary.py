@@ -288,33 +288,33 @@ def test_effects_over_many_rows_are_summarized_by_flag(tmp_path: Path, kind: str
 def test_the_paper_agrees_with_itself() -> None:
     rows = roadmap("pocket").rows
     lines = [
-        {"row": row.name, "seed": seed, "status": "done", "top1": row.paper.top1, "run": f"{row.name}-s{seed}"}
+        {"row": row.name, "seed": seed, "status": "done", "top1": row.printed.top1, "run": f"{row.name}-s{seed}"}
         for row in rows
         for seed in range(2)
     ]
-    study = paper_agreement(pd.DataFrame(lines), "pocket")
+    study = paper_agreement(pd.DataFrame(lines), roadmap("pocket"))
     assert (study.changes.value, study.pairs.value) == (pytest.approx(1.0), pytest.approx(1.0, abs=0.02))  # two ties
 
 
 def test_the_published_studies_agree_as_published() -> None:
     for name, in_order in (("roadmap", 0.27), ("confirmation", 0.66)):
         runs = pd.read_csv(RESULTS / name / "results.csv")
-        study, words = paper_agreement(runs, "pocket"), " ".join(agreement_words(runs, "pocket"))
+        study, words = paper_agreement(runs, roadmap("pocket")), " ".join(agreement_words(runs, roadmap("pocket")))
         assert study.pairs.value == pytest.approx(in_order, abs=0.005)
         assert study.pairs.low < study.pairs.value < study.pairs.high
         assert f"{in_order}" in words and ("Random guesses score 0.50." in words) == (in_order < 0.5)
         means = runs.groupby("row")["top1"].mean()
         steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
         ours = [means[row.name] - means[before.name] for row, before in steps if before]
-        papers = [round(row.paper.top1 - before.paper.top1, 2) for row, before in steps if before]
+        papers = [round(row.printed.top1 - before.printed.top1, 2) for row, before in steps if before]
         assert study.changes.value == pytest.approx(stats.spearmanr(ours, papers).statistic, abs=0.03)
 
 
 def test_one_seed_claims_no_interval_from_noise() -> None:
     runs = pd.read_csv(RESULTS / "confirmation/results.csv")
     one = runs[runs["seed"] == 10]
-    assert np.isnan(paper_agreement(one, "pocket").pairs.low)
-    assert "noise of both studies" not in " ".join(agreement_words(one, "pocket"))
+    assert np.isnan(paper_agreement(one, roadmap("pocket")).pairs.low)
+    assert "noise of both studies" not in " ".join(agreement_words(one, roadmap("pocket")))
 
 
 def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> None:

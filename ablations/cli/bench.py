@@ -15,13 +15,16 @@ from ablations.errors import RequestError, writing
 if TYPE_CHECKING:
     from ablations.bench import Bench
     from ablations.studies.schema import Study
-    from modernize.roadmap import Row
+    from modernize.roadmap import Roadmap, Row
 
 
 @click.command()
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
 @click.option(
-    "--roadmap", "roadmap_name", metavar="NAME", help="Measure all rows of a roadmap: resnet50, resnet200 or pocket."
+    "--roadmap",
+    "roadmap_name",
+    metavar="NAME|FILE",
+    help="Measure all rows of a roadmap: resnet50, resnet200, pocket, or a YAML file.",
 )
 @click.option("--study", type=Location(), metavar="FOLDER", help="Measure a study's rows, for its report.")
 @click.option(
@@ -119,21 +122,23 @@ def _write(measured: Bench, out: Path | None, study: Path | None) -> None:
             write_bytes(study / "bench.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
-def _benched(designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None) -> tuple[dict[str, str], str]:
-    """Return the designs to measure by name, and the design whose roadmap sets the images."""
+def _benched(
+    designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None
+) -> tuple[dict[str, str], str | Roadmap]:
+    """Return the designs to measure by name, and the roadmap that sets the images, or the design at its rows."""
     from modernize.design import setting
     from modernize.roadmap import roadmap
 
     if roadmap_name:
         steps = roadmap(roadmap_name)
-        return {row.name: _row_name(steps.base, row) for row in steps.rows}, roadmap_name
+        return {row.name: _row_name(steps.base, row) for row in steps.rows}, steps
     if ran:
         names = {
             row.row: row.reference
             or ",".join(["resnet50", *(setting(flag, value) for flag, value in row.flags.items())])
             for row in ran.rows
         }
-        return names, ran.base
+        return names, ran.steps
     return {name: name for name in designs}, designs[0]
 
 

@@ -74,7 +74,10 @@ def _write_diagram(path: Path, svg: str) -> None:
 @click.command()
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
 @click.option(
-    "--roadmap", "roadmap_name", metavar="NAME", help="Count all rows of a roadmap: resnet50, resnet200 or pocket."
+    "--roadmap",
+    "roadmap_name",
+    metavar="NAME|FILE",
+    help="Count all rows of a roadmap: resnet50, resnet200, pocket, or a YAML file.",
 )
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @with_options("image_size", "in_channels", "num_classes", "debug")
@@ -86,32 +89,34 @@ def count(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Count parameters and MACs, next to the paper's GFLOPs.
+    """Count parameters and MACs, next to published GFLOPs.
 
     Give DESIGNs, or --roadmap for all its rows."""
     if bool(designs) == bool(roadmap_name):
         raise RequestError("count: give designs, such as `ablations count convnext_tiny`, or --roadmap NAME")
     from modernize.models import design as named
     from modernize.reference import check_reference, is_reference
-    from modernize.roadmap import roadmap
+    from modernize.roadmap import prints_costs, roadmap
 
     parsed = [(name, check_reference(name) if is_reference(name) else named(name)) for name in designs]
-    rows = roadmap(roadmap_name).rows if roadmap_name else ()
+    steps = roadmap(roadmap_name) if roadmap_name else None
 
     from modernize.cost import count as count_cost
-    from reports.cost_table import CostRow, cost_table
+    from reports.cost_table import THE_PAPER, CostRow, cost_table
 
     costs = []
     for name, design in parsed:
         cost = count_cost(design, *image_settings(name, image_size, in_channels, num_classes))
         costs.append(CostRow(name, name, cost.params, cost.macs))
-    for row in rows:
-        size, channels, classes = image_settings(str(roadmap_name), image_size, in_channels, num_classes)
-        cost = count_cost(row.design, size, channels, classes)
-        printed = roadmap_name in ("resnet50", "resnet200") and (size, channels, classes) == ((224, 224), 3, 1000)
-        paper = (row.paper.gflops, row.paper.note) if printed else (None, "")
-        costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *paper))
-    table = cost_table(costs, f"Cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design")
+    if steps:
+        images = image_settings(steps, image_size, in_channels, num_classes)
+        printed = prints_costs(steps, images)
+        for row in steps.rows:
+            cost = count_cost(row.design, *images)
+            beside = (row.printed.gflops, row.note) if printed else (None, "")
+            costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *beside))
+    source = steps.source if steps else THE_PAPER
+    table = cost_table(costs, f"Cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design", source)
     print_table(table, form, widest=100)
 
 

@@ -14,6 +14,7 @@ from modernize.design import LARGEST
 
 if TYPE_CHECKING:
     from modernize.arguments import Size
+    from modernize.roadmap import Roadmap
 
 
 class Integer(click.IntRange):
@@ -103,8 +104,8 @@ _OPTIONS: dict[str, Callable] = {
     "data": click.option(
         "--data",
         metavar="NAME",
-        help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder, imagenet, torchvision:NAME, hf:NAME[:SPLIT] or "
-        "FILE.py:FUNCTION.",
+        help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder, imagenet, torchvision:NAME, hf:NAME[:SPLIT] "
+        "or FILE.py:FUNCTION.",
     ),
     "data_dir": click.option(
         "--data-dir",
@@ -219,15 +220,13 @@ def read_over(_: click.Context, option: click.Parameter, values: tuple[str, ...]
 
 
 def image_settings(
-    design: str, size: int | tuple[int, int] | None, channels: int | None, classes: int | None
+    design: str | Roadmap, size: int | tuple[int, int] | None, channels: int | None, classes: int | None
 ) -> tuple[Size, int, int]:
-    """Return resolution, channels and classes: as passed, else those of the design's roadmap."""
+    """Return resolution, channels and classes: as passed, else those of a roadmap, or of that at a design's base."""
     from modernize.arguments import read_size
-    from modernize.design import split_name
-    from modernize.roadmap import NAMES, roadmap
+    from modernize.roadmap import roadmap, roadmap_of
 
-    base = split_name(design).base
-    of = roadmap(base if base in NAMES else "resnet50")
+    of = (roadmap_of(design) or roadmap("resnet50")) if isinstance(design, str) else design
     classes = of.num_classes if classes is None else classes
     return read_size(size or of.image_size), channels or of.in_channels, classes
 

@@ -20,12 +20,14 @@ class MicroBatch:
     """Which images of a training step's batch one process computes at once.
 
     `position` is the step's number within its epoch; `first` is the place of `indices[0]` in the global batch.
+    `copies` numbers the copies of repeated images, from 0; None if no image is repeated.
     """
 
     epoch: int
     position: int
     first: int
     indices: Tensor
+    copies: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Batches:
         if config.erasing:
             boxes = erased_boxes(count, self.size, config.erasing, random)[own].to(device)
             noise = generator(seed, "noise", epoch, position, micro_batch.first, device=device)
-            images = erased(images, boxes, noise)
+            images = erased(images, boxes, noise if config.erasing_fill == "noise" else None)
         return images, self.labels[indices]
 
     def _normalized(self, images: Tensor) -> Tensor:
@@ -129,12 +131,14 @@ def erased_boxes(count: int, size: int, probability: float, random: torch.Genera
     return torch.cat([corner, chosen], 1) * erase[:, None]
 
 
-def erased(images: Tensor, boxes: Tensor, random: torch.Generator) -> Tensor:
-    """Replace each image's box with normal noise, sampled per value; `images` are (N, C, H, W)."""
+def erased(images: Tensor, boxes: Tensor, random: torch.Generator | None) -> Tensor:
+    """Replace each image's box with normal noise, sampled per value, or with 0; `images` are (N, C, H, W)."""
     place = torch.arange(images.shape[-1], device=images.device)
     top, left, height, width = (side[:, None] for side in boxes.unbind(1))
     rows, columns = (place >= top) & (place < top + height), (place >= left) & (place < left + width)
     inside = rows[:, None, :, None] & columns[:, None, None, :]
+    if random is None:
+        return images.masked_fill(inside, 0.0)
     noise = torch.randn(images.shape, generator=random, device=images.device, dtype=images.dtype)
     return torch.where(inside, noise, images)
 

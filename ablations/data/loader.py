@@ -70,11 +70,8 @@ class Items:
         return len(self.prepared.items)
 
     def training(self, micro_batches: Iterable[MicroBatch], config: TrainingConfig, seed: int) -> Iterator[Batch]:
-        """Yield each micro-batch's images and labels; an image's seed depends on seed, epoch and index alone."""
-        return self._batches(
-            [(index, seed_of(seed, "image", one.epoch, index)) for index in one.indices.tolist()]
-            for one in micro_batches
-        )
+        """Yield each micro-batch's images and labels; an image's seed depends on seed, epoch, index and copy alone."""
+        return self._batches(_indices_and_seeds(one, seed) for one in micro_batches)
 
     def evaluation(self, indices: Tensor, batch_size: int) -> Iterator[Batch]:
         """Yield the images of these indices, at most `batch_size` at once."""
@@ -110,6 +107,16 @@ class Items:
 
 
 Feed = Batches | Items
+
+
+def _indices_and_seeds(micro_batch: MicroBatch, seed: int) -> list[tuple[int, int]]:
+    """Return the images of a micro-batch, each with the seed of its transform; the first copy's is that of no copy."""
+    indices = micro_batch.indices.tolist()
+    copies = [0] * len(indices) if micro_batch.copies is None else micro_batch.copies.tolist()
+    return [
+        (index, seed_of(seed, "image", micro_batch.epoch, index, *([copy] if copy else [])))
+        for index, copy in zip(indices, copies, strict=True)
+    ]
 
 
 def collate(samples: Sequence[tuple[int, Tensor, int] | Damaged]) -> Batch:
@@ -179,7 +186,7 @@ def feeds(train: MapStyle, test: MapStyle, config: TrainingConfig, device: torch
 
     mode = "L" if isinstance(first, Image) and first.mode in GRAY else "RGB"
     size, (mean, std) = _size(train, config), _normalization(train, first, mode)
-    steps = evaluation_steps(config, size, mean, std)
+    steps = evaluation_steps(config, config.evaluated_at(size), mean, std)
     augment, plain = training_transform(config, size, mean, std), evaluation_transform(steps)
     trained_on, evaluated, unaugmented = (
         Items(prepared, workers, device)
@@ -199,8 +206,10 @@ _IMAGE_SETTINGS = (
     "evaluation_crop",
     "horizontal_flip",
     "randaugment",
+    "trivialaugment",
     "erasing",
     "image_size",
+    "evaluation_size",
     "interpolation",
 )
 

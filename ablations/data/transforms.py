@@ -1,4 +1,4 @@
-"""Transform images one by one: random resized crop, RandAugment, normalization and random erasing (paper, Table 5)."""
+"""Transform images one by one: random resized crop, RandAugment or TrivialAugment, normalization, random erasing."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ def training_transform(config: TrainingConfig, size: int, mean: Any, std: Any) -
         fill = [round(255 * float(value)) for value in mean]
         assert config.randaugment_std is not None
         steps.append(RandAugment(config.randaugment, config.randaugment_std, fill, smooth))
+    if config.trivialaugment:
+        steps.append(TrivialAugment(smooth))
     steps += _normalized(mean, std)
     if config.erasing:
-        steps.append(v2.RandomErasing(config.erasing, value="random"))
+        steps.append(v2.RandomErasing(config.erasing, value="random" if config.erasing_fill == "noise" else 0.0))
     return v2.Compose(steps)
 
 
@@ -53,6 +55,22 @@ def evaluation_transform(steps: Preprocessing) -> Callable[[Any], Tensor]:
 def _normalized(mean: Any, std: Any) -> list[nn.Module]:
     scaled = v2.ToDtype(torch.float32, scale=True)
     return [v2.ToImage(), scaled, v2.Normalize([float(value) for value in mean], [float(value) for value in std])]
+
+
+class TrivialAugment(nn.Module):
+    """Apply one operation at one strength, both uniformly random, as torchvision's TrivialAugmentWide does.
+
+    Pixels from outside the image are black. Of tensors torchvision offers no bicubic affine transform, hence bilinear.
+    Source: Müller and Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation" (2021).
+    """
+
+    def __init__(self, interpolation: InterpolationMode):
+        super().__init__()
+        self.of_pictures = v2.TrivialAugmentWide(interpolation=interpolation)
+        self.of_tensors = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
+
+    def forward(self, image: Any) -> Any:
+        return (self.of_pictures if isinstance(image, Image) else self.of_tensors)(image)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def describe(run: TrainedRun, averaged: bool) -> dict[str, Any]:
         "recipe": config.recipe_name,
         "seed": config.seed,
         "evaluated_on": config.evaluate,
-        "top1": result["ema_top1" if averaged else "top1"],
+        "top1": result["ema_top1"] if averaged else result.get("trained_top1", result["top1"]),
         "precision": config.recipe.precision,
         "version": metadata.version("modernize-convnets"),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import add
 
 from ablations.data.datasets import DataSet
 from ablations.machine import Machine, prepare_process
@@ -48,17 +49,44 @@ def describe_plan(study: Study, load: Load, machine: Machine, processes: int = 1
     lines = describe_runs(study, load)
     first = study.runs[0]
     speed = images_per_second(first, load(first), machine)
-    first_macs = first.cost(load(first))[1]
+    first_macs = first.cost(load(first), training=True)[1]
+    prepare = {run.recipe: seconds_to_prepare(run, load(run), machine) for run in study.runs}
     total = 0.0
     for run in study.runs:
         data = load(run)
-        total += run.images(data) * run.cost(data)[1] / first_macs / speed
+        each = run.cost(data, training=True)[1] / first_macs / speed
+        both = add if machine.devices[0] == "cpu" else max  # a GPU computes while workers prepare
+        total += run.images(data) * both(each, prepare[run.recipe])
+    from_images = ", and of transforms of single images" if any(prepare.values()) else ""
     how = f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
     lines.append(
         f"about {clock(total / max(machine.jobs, processes))} with {how} on {', '.join(machine.devices)} "
-        f"(from timed training steps of {first.row}, in proportion to MACs)"
+        f"(from timed training steps of {first.row}, in proportion to MACs{from_images})"
     )
     return "\n".join(lines)
+
+
+def seconds_to_prepare(run: RunConfig, data: DataSet, machine: Machine) -> float:
+    """Measure the time to read and transform an image (s), divided by the workers of a GPU; 0 for whole batches."""
+    import torch
+
+    from ablations.data.batches import MicroBatch
+    from ablations.data.image_files import ImageFiles
+    from ablations.data.loader import Items, feeds
+
+    if not (run.recipe.image_by_image or isinstance(data.train, ImageFiles)):
+        return 0.0
+    feed = feeds(data.train, data.test, run.recipe.model_copy(update={"workers": 0}), torch.device("cpu")).train
+    assert isinstance(feed, Items)
+    indices = torch.arange(0, len(feed), max(len(feed) // SAMPLE, 1))[:SAMPLE]
+    batches = [MicroBatch(0, position, 0, indices) for position in range(2)]  # the first loads what is imported late
+    read = feed.training(batches, run.recipe, seed=0)
+    next(read)
+    started = time.perf_counter()
+    next(read)
+    each = (time.perf_counter() - started) / len(indices)
+    workers = machine.threads if run.recipe.workers is None else run.recipe.workers
+    return each if machine.devices[0] == "cpu" else each / max(workers, 1)
 
 
 def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
@@ -68,7 +96,7 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
 
     prepare_process(machine.threads)
     device = machine.devices[0]
-    batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data)[1]), 2)
+    batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data, training=True)[1]), 2)
     network = build_network(run, data).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images = torch.zeros(batch, data.channels, data.image_size, data.image_size, device=device)

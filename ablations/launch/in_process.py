@@ -38,7 +38,7 @@ def train_one(
     """
     data = load_data(config, data_dir)
     config.check(data, processes())
-    _, macs = config.cost(data)
+    _, macs = config.cost(data, training=True)
     requested, config = config, _for_folder(_with_weights(config, data, folder), folder)
     device = own_device(device)
     share_cores(threads)

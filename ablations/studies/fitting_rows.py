@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from ablations.studies.schema import Study
 from ablations.studies.starting_weights import Weights, fit, read
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ablations.data.datasets import DataSet
 
 _LISTED = 3  # rows whose reasons an error gives
@@ -47,6 +46,7 @@ def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[R
         RequestError: If the weights cannot be read, or naming the rows that they do not fit.
     """
     from ablations.training.checkpoint import checkpoints
+    from modernize.weights import WeightsError
 
     try:
         found, tensors = read(weights)
@@ -57,25 +57,23 @@ def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[R
         raise
     rows = {run.row: (run, data) for run, data in runs.values()}
     refused: dict[str, str] = {}
-    classifier, notes = True, dict[str, None]()
+    remarks: dict[str, list[str]] = defaultdict(list)  # the rows that each is about
     for row, (run, data) in rows.items():
-        problem, whole, remarks = _fit(run, data, tensors)
-        if problem:
-            refused[row] = problem
-        classifier, notes = classifier and whole, notes | dict.fromkeys(remarks)
+        try:
+            for remark in fit(empty_network(run, data), tensors, reset_classifier=run.recipe.reset_classifier):
+                remarks[remark].append(row)
+        except WeightsError as error:
+            refused[row] = str(error).removeprefix("the state dict").lstrip(": ")
     if refused:
         raise RequestError(f"weights {found.name}: {_refusal(refused, len(rows))}")
-    return found.model_copy(update={"classifier": classifier, "notes": tuple(notes)})
+    return found.model_copy(update={"notes": tuple(_notes(remarks, len(rows)))})
 
 
-def _fit(run: RunConfig, data: DataSet, tensors: Mapping[str, Tensor]) -> tuple[str, bool, tuple[str, ...]]:
-    """Load weights into a network of the run; return why they do not fit (empty: they do) and what `fit` returns."""
-    from modernize.weights import WeightsError
-
-    try:
-        return "", *fit(empty_network(run, data), tensors)
-    except WeightsError as error:
-        return str(error).removeprefix("the state dict").lstrip(": "), True, ()
+def _notes(remarks: Mapping[str, list[str]], rows: int) -> Iterator[str]:
+    """Yield each remark, with the rows that it is about if it is not about all."""
+    for remark, about in remarks.items():
+        named = ", ".join(about) if len(about) <= _LISTED else f"{len(about)} rows"
+        yield remark if len(about) == rows else f"{remark} in {named}"
 
 
 def _refusal(refused: Mapping[str, str], rows: int) -> str:

@@ -98,10 +98,11 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
 
 def _fixed(study: Study, before: Study) -> dict[str, Any]:
     """Return what may not change of a study as plain values, rows by name, without additions to `before`."""
+    # Of a roadmap's file the rows have what determines results; words and printed results may be corrected.
     values = study.model_dump(
         mode="json",
         exclude={
-            **{"cluster": True, "precision": True, "stages": True},
+            **{"cluster": True, "precision": True, "stages": True, "roadmap": True},
             **{"recipes": {"__all__": set(MAY_CHANGE)}, "weights": WEIGHTS_MAY_CHANGE},
         },
     )

@@ -11,11 +11,10 @@ from typing import Any
 from ablations.errors import RequestError
 from ablations.studies.folder import slug
 from ablations.studies.schema import StudyFile, StudyRow
-from modernize.design import BY_NAME, Design, DesignError, nearest, setting, split_name
+from modernize.design import BY_NAME, Design, DesignError, is_file, nearest, setting, split_name
 from modernize.models import design as named
 from modernize.reference import PREFIX, check_reference
-from modernize.roadmap import NAMES as ROADMAPS
-from modernize.roadmap import Roadmap, Row, roadmap
+from modernize.roadmap import Roadmap, Row, roadmap, roadmap_of
 
 
 def main_recipe(request: StudyFile) -> str:
@@ -29,23 +28,26 @@ def _roadmap(request: StudyFile) -> Iterator[StudyRow]:
         steps = roadmap(request.base)
     except DesignError as error:
         raise RequestError(f"base: {error}") from None
-    for row in (*steps.rows, *_extras(request, steps)):
+    rows = (*steps.rows, *_extras(request, steps))
+    if request.original_recipe and not any(row.original_recipe for row in rows):
+        raise RequestError("original_recipe: no step of the roadmap has original_recipe: true; leave it out")
+    for row in rows:
         before = steps.before(row)
         yield StudyRow(
             row=row.name,
             label=row.label,
             flags=row.design.flags(),
-            recipe=request.original_recipe
-            if request.original_recipe and row.recipe == "original"
-            else main_recipe(request),
+            recipe=(row.original_recipe and request.original_recipe) or main_recipe(request),
             compared_with=before.name if before else None,
         )
 
 
 def _extras(request: StudyFile, steps: Roadmap) -> list[Row]:
-    """Return the additional rows, not in the paper, that a study asks for; raises RequestError."""
+    """Return the further rows that a study asks for; raises RequestError."""
     known = {row.name: row for row in steps.extras}
     for name in request.extras or ():
+        if not known:
+            raise RequestError(f"extras: unknown row {name!r}: the roadmap has no extras")
         if name not in known:
             raise RequestError(f"extras: unknown row {name!r}: {nearest(name, known)}")
     return [row for name, row in known.items() if name in (request.extras or ())]
@@ -67,10 +69,18 @@ def _end(request: StudyFile) -> Design:
     """Return the final design of a study."""
     if request.end is not None:
         return _design("end", request.end)
-    start = split_name(request.base).base
-    if start not in ROADMAPS:
+    steps = _roadmap_at(request)
+    if steps is None:
+        start = split_name(request.base).base
         raise RequestError(f"end: no roadmap starts at {start!r}; set end to the final design, or set flags")
-    return roadmap(start).rows[-1].design
+    return next(row.design for row in reversed(steps.rows) if row.adopted)
+
+
+def _roadmap_at(request: StudyFile) -> Roadmap | None:
+    try:
+        return roadmap_of(request.base)
+    except DesignError as error:
+        raise RequestError(f"base: {error}") from None
 
 
 def final_values(request: StudyFile) -> dict[str, Any]:
@@ -88,7 +98,8 @@ def final_values(request: StudyFile) -> dict[str, Any]:
     differs = _end(request).differences(base)
     if not differs:
         raise RequestError("end: it is the same design as base, so no flag differs")
-    order = [flag for row in roadmap("resnet50").rows for flag in row.changes]
+    own = _roadmap_at(request)
+    order = (own if own is not None and is_file(own.base) else roadmap("resnet50")).flags
     steps = {
         flag: differs[flag] for flag in sorted(differs, key=lambda flag: order.index(flag) if flag in order else -1)
     }

@@ -16,7 +16,8 @@ from ablations.studies.kinds import ROWS, main_recipe, reference_rows, sample_or
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
-from modernize.design import DesignError, nearest
+from modernize.design import DesignError, is_file, nearest
+from modernize.roadmap import roadmap_of
 
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
 # The keys that each kind reads, besides those of every study.
@@ -158,6 +159,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         name=name,
         kind=request.kind,
         base=request.base,
+        roadmap=_contents(request.base),
         data=request.data,
         evaluate=request.evaluate,
         measure=request.measure or "top1",
@@ -171,6 +173,12 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         cluster=request.cluster,
         precision=precision,
     )
+
+
+def _contents(base: str) -> dict[str, Any] | None:
+    """Return the contents of the roadmap's file at the base, which may change later; None if there is no such file."""
+    steps = roadmap_of(base)
+    return steps.contents.as_values() if steps is not None and is_file(steps.base) else None
 
 
 def _designs(request: StudyFile, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:

@@ -82,13 +82,21 @@ class RunConfig(BaseModel):
     def design(self) -> Design:
         return Design().with_flags(self.flags)
 
-    def cost(self, data: DataSet) -> tuple[int, int]:
-        """Count parameters and MACs for this dataset; raises RequestError if its images are too small."""
+    def image_size(self, data: DataSet) -> int:
+        """Return the resolution in pixels at which this run is evaluated, and for which its cost is counted."""
+        return self.recipe.evaluated_at(data.image_size)
+
+    def cost(self, data: DataSet, training: bool = False) -> tuple[int, int]:
+        """Count parameters and MACs for this dataset; raises RequestError if its images are too small.
+
+        MACs are at the resolution of evaluation, or at that of `training`.
+        """
+        size = data.image_size if training else self.image_size(data)
         try:
             if self.reference is not None:
-                cost = _count_reference(self.reference, data.image_size, data.channels, len(data.classes))
+                cost = _count_reference(self.reference, size, data.channels, len(data.classes))
                 return cost.params, cost.macs
-            return _count_design(self.design, data.image_size, data.channels, len(data.classes))
+            return _count_design(self.design, size, data.channels, len(data.classes))
         except DesignError as error:
             raise RequestError(f"{self.row} on {data.name}: {error}") from None
 
@@ -101,9 +109,15 @@ class RunConfig(BaseModel):
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
         from ablations.training.arguments import check_batch
         from ablations.training.layer_decay import learning_rate_factors
-        from modernize.reference import without_weights
+        from modernize.reference import takes_one_size, without_weights
 
-        self.cost(data)
+        for training in (True, False):
+            self.cost(data, training)
+        if self.reference is not None and takes_one_size(self.reference) and self.image_size(data) != data.image_size:
+            raise RequestError(
+                f"evaluation_size={self.image_size(data)}: {self.reference} takes images of one size, here "
+                f"{data.image_size}; set evaluation_size to null"
+            )
         try:
             check_batch(self.recipe, len(data.train), processes)
             if self.reference is not None and self.recipe.layer_decay is not None:
@@ -210,11 +224,12 @@ def execute(
     """
     from ablations.store import read_log, write_bytes, write_json
     from ablations.studies.evaluated_images import train_top1, write_predictions
+    from ablations.studies.measured import measured, reported
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
-    facts |= {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.classes)}
+    facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"classes": list(data.classes)}
     facts |= {"note": config.note} if config.note else {}
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
@@ -223,7 +238,8 @@ def execute(
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
             trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
-            result = {"status": "done", **_measured(trained), "train_top1": train_top1(read_log(folder)), **facts}
+            result = {"status": "done", **measured(trained, config.recipe)}
+            result |= {"train_top1": train_top1(read_log(folder)), **facts}
             result |= {"preprocessing": asdict(steps)} if steps else {}
         except (OSError, Interrupted, RequestError):
             raise
@@ -240,7 +256,7 @@ def execute(
 
         def end() -> None:
             if result["status"] == "done":
-                result["predictions_sha256"] = write_predictions(folder, trained.evaluation)
+                result["predictions_sha256"] = write_predictions(folder, reported(trained, config.recipe))
             write_json(folder / "result.json", result)
 
         group.by_main(end)
@@ -274,7 +290,7 @@ def _train(
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
     if config.weights is not None and not group.by_main(lambda: _has_checkpoint(folder, callbacks)):
-        load(network, config.weights)
+        load(network, config.weights, reset_classifier=config.recipe.reset_classifier)
     try:
         trainer = Trainer(
             network,
@@ -323,25 +339,6 @@ def empty_network(config: RunConfig, data: DataSet) -> nn.Module:
         with torch.device("meta"):
             network = build_network(config, data)
     return network.to_empty(device="cpu")
-
-
-def _measured(trained: Result) -> dict[str, Any]:
-    """Return the numbers of a result."""
-    from ablations.studies.evaluated_images import evaluated
-
-    averaged = trained.averaged
-    return {
-        "top1": trained.evaluation.top1,
-        "loss": trained.evaluation.loss,
-        **({"ema_top1": averaged.top1, "ema_loss": averaged.loss} if averaged else {}),
-        "images_seen": trained.images_seen,
-        "seconds": trained.seconds,
-        "images_per_second": trained.images_per_second,
-        "evaluation_seconds": trained.evaluation_seconds,
-        "weights_sha256": trained.weights_sha256,
-        **({"damaged": list(trained.damaged)} if trained.damaged else {}),
-        **evaluated(trained.evaluation, trained.unread),
-    }
 
 
 def _record_session(path: Path, session: dict[str, Any]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from ablations.errors import RequestError
 from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
-from modernize.design import BY_NAME, nearest
+from modernize.design import BY_NAME, is_file, nearest, split_name
+from modernize.roadmap import Roadmap, roadmap, roadmap_of, stored_roadmap
+from modernize.roadmap_file import parse_roadmap
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
@@ -41,8 +43,12 @@ class StudyFile(BaseModel):
     runs: Whole | None = Field(default=None, ge=2, le=4096, description="combinations of a screen; none: the minimum")
     max_cost: Number | None = Field(default=None, gt=0, description="max. MACs relative to the base's; none: 5")
     recipe: str | None = Field(default=None, description="a recipe's name or YAML file; none: quick")
-    original_recipe: str | None = Field(default=None, description="recipe of a roadmap's first row")
-    extras: list[str] | None = Field(default=None, min_length=1, description="rows of a roadmap that the paper lacks")
+    original_recipe: str | None = Field(
+        default=None, description="recipe of a roadmap's steps that are of the original recipe"
+    )
+    extras: list[str] | None = Field(
+        default=None, min_length=1, description="further rows of a roadmap: names in its extras"
+    )
     recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, for kind recipes")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
@@ -160,6 +166,14 @@ class Stage(BaseModel):
     runs: list[str] = Field(default=[], description="failed runs that were tried again after a look at the results")
 
 
+def _is_roadmap(values: dict[str, Any]) -> dict[str, Any]:
+    parse_roadmap(values, "the roadmap's contents")
+    return values
+
+
+Contents = Annotated[dict[str, Any], AfterValidator(_is_roadmap)]
+
+
 class Study(BaseModel):
     """A study with all designs and recipes resolved, as stored in its folder's `study.yaml`."""
 
@@ -176,12 +190,23 @@ class Study(BaseModel):
     budget: str | None
     recipes: dict[str, TrainingConfig]
     rows: list[StudyRow]
+    roadmap: Contents | None = Field(default=None, description="contents of the roadmap's file at the base, if any")
     orders: list[list[str]] = []
     screen: Screen | None = None
     weights: Weights | None = None
     cluster: Cluster | None = None
     precision: Precision | None = None
     stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
+
+    @property
+    def steps(self) -> Roadmap:
+        """Return the roadmap at the base, as it was when the study began; ResNet-50's if there is none."""
+        name = self.base if self.kind == "roadmap" else split_name(self.base).base
+        if self.roadmap is not None:
+            return stored_roadmap(name, parse_roadmap(self.roadmap, f"study {self.name}"))
+        if self.kind == "roadmap":
+            return roadmap(name)
+        return (None if is_file(name) else roadmap_of(name)) or roadmap("resnet50")
 
     @property
     def runs(self) -> list[RunConfig]:

@@ -14,11 +14,9 @@ from ablations.studies.folder import read_study
 from ablations.studies.kinds import base_design, final_values, main_recipe, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
 from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
-from modernize.design import BY_NAME, Design, DesignError, nearest, setting, split_name, text
-from modernize.models import design as named
+from modernize.design import BY_NAME, Design, DesignError, nearest, setting, text
 from modernize.plan import compile_plan, trace
-from modernize.roadmap import NAMES as ROADMAPS
-from modernize.roadmap import roadmap
+from modernize.roadmap import Roadmap, roadmap, roadmap_of
 
 if TYPE_CHECKING:
     from reports.screen_tables import Factors
@@ -37,7 +35,7 @@ def screen_of(request: StudyFile) -> tuple[Screen, list[StudyRow]]:
     if len(values) < 2:
         raise RequestError("flags: a study of kind screen needs two flags or more; for one flag use a sweep")
     resolution, max_cost = request.resolution or "IV", request.max_cost or MAX_COST
-    costs = combination_costs(base, values, request.base)
+    costs = combination_costs(base, values, roadmap_of(request.base) or roadmap("resnet50"), request.base)
     design = screening_design(np.where(costs <= max_cost, costs, np.inf), resolution, request.runs)
     screen = Screen(
         flags=values,
@@ -71,14 +69,12 @@ def _text(flag: str, value: Any) -> str:
     return text(BY_NAME[flag].read(value))
 
 
-def combination_costs(base: Design, values: Mapping[str, list[Any]], name: str) -> NDArray[np.float64]:
+def combination_costs(base: Design, values: Mapping[str, list[Any]], images: Roadmap, name: str) -> NDArray[np.float64]:
     """Return the MACs of every combination relative to the base's, infinite if it cannot be built: (2**flags,).
 
     They are counted for the images of the base's roadmap. Bit j of a combination's number says whether flag j has its
     final value.
     """
-    start = split_name(name).base
-    images = roadmap(start if start in ROADMAPS else "resnet50")
 
     def macs(design: Design) -> float:
         plan = compile_plan(design, images.in_channels, images.num_classes)
@@ -94,6 +90,12 @@ def combination_costs(base: Design, values: Mapping[str, list[Any]], name: str) 
     if np.isinf(costs[0]):
         raise RequestError(f"base: {name} cannot be built for images of {images.image_size} pixels")
     return costs / costs[0]
+
+
+def _base_of(study: Study, screen: Screen) -> Design:
+    """Return the base's design as it was when the study began: the file that the study names may have changed."""
+    flags = next(row.flags for row in study.rows if row.reference is None)
+    return Design().with_flags(flags | {flag: low for flag, (low, _) in screen.flags.items()})
 
 
 def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
@@ -164,8 +166,8 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
             break
     if len(members) == 1:
         raise RequestError(f"--resolve {pair}: the runs already separate this interaction from all others of two flags")
-    base = named(study.base)
-    costs = combination_costs(base, screen.flags, study.base)
+    base = _base_of(study, screen)
+    costs = combination_costs(base, screen.flags, study.steps, study.base)
     costs[costs > screen.max_cost] = np.inf
     separated = [_pair(one, flags) for follow_up in screen.follow_ups for one in follow_up.apart]
     first = len(signs) - sum(len(one.rows) for one in screen.follow_ups)
@@ -207,7 +209,8 @@ def describe_screen(study: Study) -> list[str]:
     assert factors and study.screen
     flags, once = list(factors.values), np.array(list(factors.signs.values()), dtype=np.int8)
     signs = np.tile(once, (len(study.seeds), 1))
-    costs = combination_costs(named(study.base), study.screen.flags, study.base)[codes_of(once)]
+    base = _base_of(study, study.screen)
+    costs = combination_costs(base, study.screen.flags, study.steps, study.base)[codes_of(once)]
     biased = [
         f"  {flag}: {of}" for flag, of in zip(flags, main_aliases(signs, flags, factors.apart), strict=True) if of
     ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHOWN = 12  # hexadecimal digits of a checksum in reports
-WEIGHTS_MAY_CHANGE = {"source", "classifier", "notes"}  # when a run resumes: only the tensors count
+WEIGHTS_MAY_CHANGE = {"source", "notes"}  # when a run resumes: only the tensors count
 
 
 class Weights(BaseModel):
@@ -28,15 +28,13 @@ class Weights(BaseModel):
     Attributes:
         source: The absolute path of a file, or `torchvision:NAME`.
         sha256: Checksum of the tensors and their names; empty until they have been read.
-        classifier: Whether the classifier is loaded, too: not if the number of classes differs.
-        notes: What was done to fit them to the networks.
+        notes: Whether the classifier is loaded, too, and what is done to fit the others to the networks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
     sha256: str = ""
-    classifier: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -46,8 +44,7 @@ class Weights(BaseModel):
 
     def __str__(self) -> str:
         """Describe the weights, and what is not taken from them, in a few words."""
-        remarks = [*([] if self.classifier else ["classifier newly initialized"]), *self.notes]
-        return "; ".join([f"{self.name} (sha256 {self.sha256[:SHOWN]})", *remarks])
+        return "; ".join([f"{self.name} (sha256 {self.sha256[:SHOWN]})", *self.notes])
 
 
 def locate(name: str) -> Weights:
@@ -59,6 +56,8 @@ def locate(name: str) -> Weights:
             return Weights(source=check_reference(name))
         except DesignError as error:
             raise RequestError(f"weights: {error}") from None
+    if Path(name).is_dir():
+        raise RequestError(f"weights {name}: a folder; pass a file, such as one that `ablations export RUN` writes")
     return Weights(source=str(Path(name).absolute()))
 
 
@@ -96,37 +95,41 @@ def _torchvisions(name: str) -> Mapping[str, Tensor]:
         ) from None
 
 
-def load(network: nn.Module, weights: Weights) -> None:
-    """Load weights into a network; raises RequestError if they cannot be read, do not fit, or have changed."""
+def load(network: nn.Module, weights: Weights, *, reset_classifier: bool) -> None:
+    """Load weights into a network as `fit` does; raises RequestError if they cannot be read, or have changed."""
     from modernize.weights import WeightsError
 
     found, tensors = read(weights)
     if found.sha256 != weights.sha256:
         raise RequestError(f"weights {weights.source}: not the tensors that the run was configured with (sha256)")
     try:
-        fit(network, tensors)
+        fit(network, tensors, reset_classifier=reset_classifier)
     except WeightsError as error:
         raise RequestError(f"weights {weights.source}: {error}") from None
 
 
-def fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[bool, tuple[str, ...]]:
-    """Load weights into a network; return whether the classifier was loaded, and what was done to fit the others.
+def fit(network: nn.Module, tensors: Mapping[str, Tensor], *, reset_classifier: bool = False) -> tuple[str, ...]:
+    """Load weights into a network; return whether with the classifier, and what was done to fit the others.
 
-    If only the classifier does not fit, it stays as it is. Raises WeightsError if the weights do not fit.
+    The network's classifier stays as it is with `reset_classifier`, or if nothing else does not fit: the number of
+    classes differs. Raises WeightsError if the weights do not fit.
     """
     from modernize.network import Network
     from modernize.weights import WeightsError, load_weights
 
     load: Callable[..., Any] = load_weights if isinstance(network, Network) else _fit_reference
+    classifier = not reset_classifier
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            load(network, tensors)
-            classifier = True
+            load(network, tensors, classifier=classifier)
         except WeightsError:
-            load(network, tensors, classifier=False)
+            if reset_classifier:
+                raise
             classifier = False
-    return classifier, tuple(str(one.message).removeprefix("the state dict: ") for one in caught)
+            load(network, tensors, classifier=False)
+    remarks = (str(one.message).removeprefix("the state dict: ") for one in caught)
+    return "with its classifier" if classifier else "classifier newly initialized", *remarks
 
 
 def _fit_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, classifier: bool = True) -> None:

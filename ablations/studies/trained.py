@@ -57,7 +57,9 @@ def load_run(folder: str | Path, *, averaged: bool = False) -> nn.Module:
     Raises:
         RequestError: If the folder holds no finished run, or its checkpoint is missing or corrupt.
     """
-    return read_trained(Path(folder), averaged).network
+    from ablations.training.arguments import read_path
+
+    return read_trained(read_path(folder), averaged).network
 
 
 def read_trained(folder: Path, averaged: bool = False) -> TrainedRun:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import Group, processes
@@ -40,15 +41,21 @@ def read_seed(seed: Any) -> int:
     return int(seed)
 
 
+def read_path(folder: Any) -> Path:
+    """Return a folder's path; an empty text, which would be the current folder, is refused."""
+    if not isinstance(folder, (str, Path)) or not str(folder):
+        raise RequestError(f"folder={_shown(folder)}: must be the path of a folder")
+    return Path(folder)
+
+
 def read_folder(folder: Any, group: Group) -> Path | None:
     """Return the folder of a run, which must exist."""
     if folder is None:
         return None
-    if not isinstance(folder, (str, Path)) or not str(folder):
-        raise ValueError(f"folder={_shown(folder)}: must be the path of a folder")
-    if group.main and not Path(folder).is_dir():
-        raise ValueError(f"folder={str(folder)!r}: no such folder; create it first")
-    return Path(folder)
+    path = read_path(folder)
+    if group.main and not path.is_dir():
+        raise ValueError(f"folder={str(path)!r}: no such folder; create it first")
+    return path
 
 
 def read_device(device: Any) -> torch.device:

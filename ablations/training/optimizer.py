@@ -1,4 +1,4 @@
-"""A recipe's optimizer, its groups by weight decay and layer, and the learning-rate schedule."""
+"""A recipe's optimizer, its groups by weight decay and layer, the learning-rate schedule, and EMA weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ablations.recipes import TrainingConfig
 from ablations.training.layer_decay import learning_rate_factors
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_NORMS = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+)
 _UNDECAYED = (
     "bias",
     "layer_scale",  # of torchvision's ConvNeXt, (C, 1, 1)
@@ -24,11 +29,14 @@ _UNDECAYED = (
 )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float | None = None, undecayed: str = "biases_and_norms"
+) -> list[dict[str, Any]]:
     """Split weights by whether they decay; biases, norms and layer scale do not (paper, Table 5, appendix A).
 
-    With `layer_decay`, also split them by layer, from the stem to the head; `lr_scale` is the factor of the learning
-    rate. Raise ValueError if the network's layers are not known.
+    `undecayed` is a recipe's `no_weight_decay`: "norms" exempts the weights and biases of norms alone, as torchvision's
+    references do, and "nothing" none. With `layer_decay`, also split them by layer, from the stem to the head;
+    `lr_scale` is the factor of the learning rate. Raise ValueError if the network's layers are not known.
     """
     factors = {} if layer_decay is None else learning_rate_factors(model, layer_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
@@ -38,7 +46,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float |
             if weights in seen:
                 continue
             seen.add(weights)
-            exempt = isinstance(module, _NORMS) or weights.ndim < 2 or name in _UNDECAYED
+            exempt = undecayed != "nothing" and isinstance(module, _NORMS)
+            exempt |= undecayed == "biases_and_norms" and (weights.ndim < 2 or name in _UNDECAYED)
             groups[factors.get(f"{path}.{name}".strip("."), 1.0), exempt].append(weights)
     return [
         {
@@ -52,7 +61,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float |
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Create the recipe's fused AdamW or SGD with momentum."""
-    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay, config.no_weight_decay)
     if config.optimizer == "sgd":
         assert config.momentum is not None
         return torch.optim.SGD(groups, lr=config.peak_learning_rate, momentum=config.momentum, fused=True)
@@ -71,8 +80,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def ema_decay(config: TrainingConfig, step: int) -> float:
     """Return the decay of the EMA weights at a step, counted from 0; with warm-up, that of timm's ModelEmaV3."""
-    assert config.ema_decay is not None
-    return min(config.ema_decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else config.ema_decay
+    decay = config.ema_decay_per_update
+    return min(decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else decay
 
 
 def averaged_model(model: nn.Module, decay: Callable[[], float]) -> AveragedModel:
@@ -84,10 +93,32 @@ def averaged_model(model: nn.Module, decay: Callable[[], float]) -> AveragedMode
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
+def update_average(
+    averaged: AveragedModel, model: nn.Module, config: TrainingConfig, step: int, steps_per_epoch: int
+) -> None:
+    """Update the EMA weights after a step, counted from 0: every `ema_steps` steps of each epoch.
+
+    If the recipe scales the decay as torchvision does, the weights of the warm-up are copied rather than averaged.
+    """
+    if step % steps_per_epoch % config.ema_steps:
+        return
+    averaged.update_parameters(model)
+    if config.ema_scaled and step < round(config.warmup_epochs * steps_per_epoch):
+        averaged.n_averaged.zero_()  # the next update copies
+
+
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to 0 or step schedule."""
-    peak = config.peak_learning_rate
+    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to 0 or step schedule.
+
+    Warm-up from 0 has its first step above 0. If the rate changes once per epoch, each step has that of its epoch's
+    first.
+    """
+    peak, factor = config.peak_learning_rate, config.warmup_factor
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    if config.schedule_updates == "epoch":
+        step -= step % steps_per_epoch
+    if step < warmup and factor:
+        return peak * (factor + (1 - factor) * step / warmup)
     if step < warmup:
         return peak * (step + 1) / warmup
     if config.schedule == "cosine":

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ablations.data.batches import Batch, MicroBatch
 from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
+from ablations.data.order import Order, epoch_order
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
@@ -38,7 +39,14 @@ from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, we
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
-from ablations.training.optimizer import averaged_model, ema_decay, load_optimizer, make_optimizer, set_learning_rate
+from ablations.training.optimizer import (
+    averaged_model,
+    ema_decay,
+    load_optimizer,
+    make_optimizer,
+    set_learning_rate,
+    update_average,
+)
 from ablations.training.precision import Placement
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
@@ -218,7 +226,7 @@ class Trainer:
                 model,
                 self.feeds.plain,
                 self.config.precise_bn,
-                evaluation_batch(self.config.image_size),
+                evaluation_batch(self.config.evaluation_size or self.config.image_size),
                 self.placement,
                 generator(self.seed, "batchnorm"),
                 lambda batch: self.corrupt.add(batch, "training"),
@@ -248,7 +256,7 @@ class Trainer:
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
-        batch_size = evaluation_batch(self.config.image_size)
+        batch_size = evaluation_batch(self.config.evaluation_size or self.config.image_size)
         note = partial(self.corrupt.add, split="test")
         predictions = predict(model, self.feeds.test, batch_size, self.placement, self.group, note)
         self.check_corrupt("test", len(self.feeds.test))
@@ -276,24 +284,25 @@ class Trainer:
         """Yield this process's micro-batches of each training step, from the current step on."""
         per_process = self.config.batch_size // self.group.size
         size = per_process // self.config.accumulation
-        current, order = -1, torch.empty(0)
+        current, order = -1, Order(torch.empty(0), None)
         for step in range(self.step, self.total_steps):
             epoch, position = divmod(step, self.steps_per_epoch)
             if epoch != current:
                 current, order = epoch, self.epoch_order(epoch)
-            indices = order[position * self.config.batch_size :]
             for number in range(self.config.accumulation):
                 first = self.group.rank * per_process + number * size
-                yield MicroBatch(epoch, position, first, indices[first : first + size])
+                start = position * self.config.batch_size + first
+                yield MicroBatch(epoch, position, first, *order.part(start, start + size))
 
     def prepared_batches(self) -> Generator[tuple[MicroBatch, Batch]]:
         """Yield each micro-batch with its images; data loader workers prepare them ahead."""
         batches = self.feeds.train.training(self.micro_batches(), self.config, self.seed)
         yield from zip(self.micro_batches(), batches, strict=True)
 
-    def epoch_order(self, epoch: int) -> Tensor:
-        """Return the random order (N) of the training images in an epoch."""
-        return torch.randperm(len(self.feeds.train), generator=generator(self.seed, "order", epoch))
+    def epoch_order(self, epoch: int) -> Order:
+        """Return the random order of the training images in an epoch."""
+        random = generator(self.seed, "order", epoch)
+        return epoch_order(len(self.feeds.train), self.config.batch_size, self.config.repeated_augmentation, random)
 
     def train_step(self) -> None:
         """Run one training step, on a batch that depends on seed and step alone."""
@@ -310,7 +319,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.averaged:
-            self.averaged.update_parameters(self.model)
+            update_average(self.averaged, self.model, self.config, self.step, self.steps_per_epoch)
 
     def add_gradient(self, micro_batch: MicroBatch, batch: Batch) -> None:
         """Add a micro-batch's part of the gradient of the batch's mean loss; corrupt images count as 0."""

@@ -89,7 +89,7 @@ def verdicts(report: Report) -> str:
 
 def agreement_of(report: Report) -> list[str]:
     """The agreement with the paper in words; of a study that is no roadmap none."""
-    return agreement_words(report.runs, report.base) if report.kind == "roadmap" else []
+    return agreement_words(report.runs, report.steps) if report.kind == "roadmap" else []
 
 
 def main_table(report: Report) -> Table:
@@ -157,7 +157,7 @@ def own_rates(top1: pd.Series[float]) -> Correlation:
     steps = roadmap("pocket")
     pairs = [(steps.before(row), row) for row in steps.rows if row.adopted]
     ours = [top1[row.name] - top1[before.name] for before, row in pairs if before]
-    papers = [round(row.paper.top1 - before.paper.top1, 2) for before, row in pairs if before]
+    papers = [round(row.printed.top1 - before.printed.top1, 2) for before, row in pairs if before]
     return rank_correlation(ours, papers)
 
 

@@ -1,4 +1,4 @@
-"""Each step's change in top-1 here against its change in the paper."""
+"""Each step's change in top-1 here against its change in the roadmap's source."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.15, 1.15, 3.2
 
 
 @styled
-def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str]) -> Figure:
-    """Draw one point per step; `steps` has label, adopted, status, verdict, change, low, high and paper_change."""
+def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequence[str], across: str) -> Figure:
+    """Draw one point per step; `steps` has label, adopted, status, verdict, change, low, high and paper_change.
+
+    `across` is the label of the horizontal axis.
+    """
     records = dict(zip(steps.index, steps.to_dict("records"), strict=True))
     entries = [(int(place) + 1, str(line["label"]), _why_not(line)) for place, line in records.items()]
     key = make_key(entries, _KEY)
@@ -27,7 +30,7 @@ def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequenc
     key.draw(sheet, MARGIN + _LEFT + _PANEL + 0.35, sheet.top - _HEAD)
     axes = sheet.axes(MARGIN + _LEFT, sheet.top - _HEAD - _PANEL, _PANEL, _PANEL)
     there = steps[steps["change"].notna()]
-    _draw_steps(axes, there)
+    _draw_steps(axes, there, across)
     sides = [line for line in (True, False) if (there["adopted"] == line).any()]
     looks = {True: (BLUE, "adopted steps"), False: ("white", "side branches, not in the correlation")}
     handles = [
@@ -59,7 +62,7 @@ def _why_not(line: dict) -> str:
     return absence(line["status"]) or line["verdict"]
 
 
-def _draw_steps(axes: Axes, steps: pd.DataFrame) -> None:
+def _draw_steps(axes: Axes, steps: pd.DataFrame, label: str) -> None:
     """Draw the points with our CIs on axes that include 0."""
     spreads = [
         max(0.0, min((high - low) / 2, 3.0)) if high == high else 0.0
@@ -70,7 +73,7 @@ def _draw_steps(axes: Axes, steps: pd.DataFrame) -> None:
     axes.set(
         xlim=across,
         ylim=up,
-        xlabel="change in top-1 in the paper, ImageNet (pp)",
+        xlabel=label,
         ylabel="change in top-1 here (pp)",
     )
     axes.set_xticks(marks := ticks(*across, 7), [signed(mark) for mark in marks])

@@ -1,4 +1,4 @@
-"""The trajectory after Figure 2 of the paper: top-1 along a roadmap, ours beside the paper's."""
+"""The trajectory after Figure 2 of the paper: top-1 along a roadmap, ours beside what its source prints."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from reports.figures.style import (
     styled,
 )
 from reports.formats import superscript
-from reports.tables import MISSING, OURS, PAPERS, Table, mean_sd
+from reports.tables import MISSING, OURS, Cell, Table, mean_sd
 
 OURS_FILL, OURS_LINE = SKY, BLUE
 PAPERS_FILL, PAPERS_LINE = GREY, "#555555"
 
 # The page, in inches: columns from the left, then what a line takes.
 _WIDTH = 12.6
-_INSIDE = _WIDTH - 2 * MARGIN
 _GROUP_AT, _LABEL_AT, _MACS_AT, _MACS_END = 0.33, 1.9, 4.12, 5.2
 _OURS_AT, _OURS_WIDE, _OURS_END = 5.35, 2.7, 9.1
 _PAPERS_AT, _PAPERS_WIDE, _PAPERS_END, _GFLOPS_END = 9.35, 1.65, 11.58, 12.25
+_HEADING = 40  # letters over the source's columns
 _ROW, _ABOVE_BOARD, _BELOW_BOARD = 0.28, 0.68, 1.0  # a line; headings; axis, its label and the legend
 
 
@@ -69,7 +69,7 @@ class _Look:
 
 @styled
 def trajectory(table: Table) -> Figure:
-    """Draw the roadmap from top to bottom: our top-1 and, in a separate panel, the paper's on ImageNet."""
+    """Draw the roadmap from top to bottom: our top-1 and, in a separate panel, that which its source prints if any."""
     records = table.frame.to_dict("records")
     ours = [
         _Bar(known(line["top1_mean"]), known(line["top1_sd"]), line["adopted"], ground, absence(line["status"]))
@@ -77,14 +77,19 @@ def trajectory(table: Table) -> Figure:
     ]
     papers = [_Bar(known(line["paper_top1"]), known(line["paper_top1_sd"]), line["adopted"]) for line in records]
 
+    printed = {column.name for column in table.columns} & {"paper_top1", "paper_gflops"}
+    wide = _WIDTH if printed else _OURS_END + 2 * MARGIN
     tall = _ROW * len(records)
-    sheet = page(table.title, table.subtitle, list(footnotes(table.notes)), _WIDTH, _BELOW_BOARD + tall + _ABOVE_BOARD)
+    sheet = page(table.title, table.subtitle, list(footnotes(table.notes)), wide, _BELOW_BOARD + tall + _ABOVE_BOARD)
     bottom = sheet.bottom + _BELOW_BOARD
     _draw_headings(sheet, table, bottom + tall)
-    _draw_board(sheet.axes(MARGIN, bottom, _INSIDE, tall), table, ours, papers)
+    board = sheet.axes(MARGIN, bottom, wide - 2 * MARGIN, tall)
+    board.set_xlim(MARGIN, wide - MARGIN)
+    _draw_board(board, table, ours, papers)
     ours_look, papers_look = _Look(OURS_FILL, OURS_LINE), _Look(PAPERS_FILL, PAPERS_LINE)
     _draw_panel(sheet.axes(_OURS_AT, bottom, _OURS_WIDE, tall), ours, ours_look)
-    _draw_panel(sheet.axes(_PAPERS_AT, bottom, _PAPERS_WIDE, tall), papers, papers_look)
+    if "paper_top1" in printed:
+        _draw_panel(sheet.axes(_PAPERS_AT, bottom, _PAPERS_WIDE, tall), papers, papers_look)
     sheet.legend(list(_legend(ours, papers)), sheet.bottom + 0.08)
     return sheet.figure
 
@@ -105,17 +110,26 @@ def _draw_headings(sheet: Page, table: Table, top: float) -> None:
         (_PAPERS_END, "paper_top1", {"ha": "right"}),
         (_GFLOPS_END, "paper_gflops", {"ha": "right"}),
     ):
-        sheet.text(x, top + 0.08, titles[name], size=8.5, color=MUTED, va="bottom", **look)
-    for start, end, group in ((_MACS_AT, _OURS_END, OURS), (_PAPERS_AT, _GFLOPS_END, PAPERS)):
-        sheet.text((start + end) / 2, top + 0.4, group, weight="bold", ha="center", va="bottom")
-        line = Line2D([start / _WIDTH, end / _WIDTH], [(top + 0.35) / sheet.height] * 2, color=MUTED, linewidth=0.8)
+        sheet.text(x, top + 0.08, titles.get(name, ""), size=8.5, color=MUTED, va="bottom", **look)
+    printed = next((column.group for column in table.columns if column.name.startswith("paper_")), None)
+    for start, end, group in ((_MACS_AT, _OURS_END, OURS), (_PAPERS_AT, _GFLOPS_END, printed)):
+        if group is None:
+            continue
+        sheet.text((start + end) / 2, top + 0.4, _fitted(group), weight="bold", ha="center", va="bottom")
+        line = Line2D([start / sheet.width, end / sheet.width], [(top + 0.35) / sheet.height] * 2, color=MUTED)
+        line.set_linewidth(0.8)
         sheet.figure.add_artist(line)
+
+
+def _fitted(heading: str) -> str:
+    """Shorten a heading to the width of its columns."""
+    return heading if len(heading) <= _HEADING else f"{heading[: _HEADING - 1]}…"
 
 
 def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequence[_Bar]) -> None:
     """Draw the rows without the panels: shaded groups with their names, labels and numbers."""
     board.set_axis_off()
-    board.set(xlim=(MARGIN, MARGIN + _INSIDE), ylim=(len(ours) - 0.5, -0.5))
+    board.set(ylim=(len(ours) - 0.5, -0.5))
     ends = [*table.sections[1:], len(ours)]
     for start, end in zip(table.sections, ends, strict=True):
         board.axhspan(start - 0.5, end - 0.5, facecolor=ours[start].ground, edgecolor="none")
@@ -123,17 +137,20 @@ def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequenc
             _GROUP_AT, start, table.frame["group"].iloc[start], size=8.5, weight="bold", color=MUTED, va="center"
         )
     shown = {column.name: [row[place] for row in table.rows] for place, column in enumerate(table.columns)}
+    nothing = [Cell("")] * len(ours)
     for place, (our, paper) in enumerate(zip(ours, papers, strict=True)):
-        label, gflops = shown["label"][place], shown["paper_gflops"][place]
+        label, gflops = shown["label"][place], shown.get("paper_gflops", nothing)[place]
         board.text(_LABEL_AT, place, f"{label.text} {superscript(label.marks)}".strip(), va="center")
         for x, text in (
             (_MACS_END, shown["macs"][place].text),
             (_OURS_END, mean_sd(our.mean, our.sd) if our.mean is not None else MISSING),
-            (_PAPERS_END, mean_sd(paper.mean, None)),
+            (_PAPERS_END, mean_sd(paper.mean, None) if "paper_top1" in shown else ""),
             (_GFLOPS_END, gflops.text),
         ):
-            board.text(x, place, text, ha="right", va="center")
-        board.text(_GFLOPS_END + 0.04, place, superscript(gflops.marks), ha="left", va="center")
+            if text:
+                board.text(x, place, text, ha="right", va="center")
+        if gflops.marks:
+            board.text(_GFLOPS_END + 0.04, place, superscript(gflops.marks), ha="left", va="center")
 
 
 def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from modernize.arguments import Size
-from modernize.design import FLAGS, Design, DesignError, split_name, text
+from modernize.design import FLAGS, Design, DesignError, text
 from modernize.plan import Activation, Layers, Plan, compile_plan, trace
-from modernize.roadmap import NAMES, Roadmap, roadmap
+from modernize.roadmap import Roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
 from reports.marks import row_marks
 from reports.report import Report
@@ -56,7 +56,7 @@ _NONE = Size(-1, -1)  # the output of layers whose input is too small
 
 def explorer_data(report: Report) -> dict[str, Any]:
     """Return everything that the explorer looks up, as plain values for JSON."""
-    steps = roadmap_of(report)
+    steps = report.steps
     images, known = images_of(report, steps)
     designs = {row: Design().with_flags(flags) for row, flags in report.designs.items()}
     space, left_out = make_space(steps, list(designs.values()))
@@ -79,14 +79,6 @@ def explorer_data(report: Report) -> dict[str, Any]:
 
 
 # ---- designs and images
-
-
-def roadmap_of(report: Report) -> Roadmap:
-    """Return the roadmap of a study's starting design; ResNet-50's if it is on none."""
-    if report.kind == "roadmap":
-        return roadmap(report.base)
-    start = split_name(report.base).base
-    return roadmap(start if start in NAMES else "resnet50")
 
 
 def images_of(report: Report, steps: Roadmap) -> tuple[Images, bool]:

@@ -22,8 +22,6 @@ _NAMES = {
     "low": "95% CI from",
     "high": "to",
     "marks": "marked",
-    "paper_top1": "the paper's top-1 (%)",
-    "paper_change": "the paper's change",
     "p_adjusted": "adjusted p",
 }
 _DESCRIBED: tuple[str, ...] = (
@@ -80,7 +78,7 @@ def described(plot: Plot, place: int) -> str:
             for seed, images, loss, top1 in own[["seed", "images", "loss", "top1"]].itertuples(index=False, name=None)
         ]
         return f"{line['label']}: {'; '.join(seeds)}"
-    names = _NAMES | {"mean": MEASURES[plot.measure].value}
+    names = {**_NAMES, "mean": MEASURES[plot.measure].value, **plot.words}
     numbers = [
         f"{names.get(name, name)} {_formatted(name, line[name], plot)}" for name in _DESCRIBED if _there(line.get(name))
     ]
