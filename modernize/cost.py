@@ -47,11 +47,12 @@ def count(
 ) -> Cost:
     """Count parameters and MACs with fvcore, without allocating the weights.
 
-    Default devices and types, and other modes of torch, do not change the result. A model `torchvision:NAME` is counted
-    with torch's own counter, which includes attention.
+    Default devices and types, and other modes of torch, do not change the result. Reference models are counted with
+    torch's own counter, which includes attention.
 
     Args:
-        what: Design or design's name, or `torchvision:NAME`.
+        what: Design or design's name, or a reference model: `torchvision:NAME`, `timm:NAME`, or
+            `FILE.py:FUNCTION(setting=value)`, whose function returns a module.
         image_size: Resolution in pixels, or (height, width).
         in_channels: Channels of the images.
         num_classes: Number of classes; 0 leaves out the classifier.

@@ -111,7 +111,8 @@ def _depths(value: Any) -> tuple[int, ...]:
     return depths
 
 
-def _switch(value: Any) -> bool:
+def read_switch(value: Any) -> bool:
+    """Read a switch, such as `on`; raises ValueError."""
     words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
     if isinstance(value, bool):
         return value
@@ -190,7 +191,7 @@ def _flag(
 
 def _on_off(meaning: str, parts: tuple[str, ...] = _BODY) -> Any:
     """Declare a flag that is on or off, and off by default."""
-    return _flag(False, meaning, ("on", "off"), _switch, parts)
+    return _flag(False, meaning, ("on", "off"), read_switch, parts)
 
 
 @dataclass(frozen=True)

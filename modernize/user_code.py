@@ -41,7 +41,7 @@ class Call:
 
 def is_call(name: str) -> bool:
     """Return whether a name is of a function in a user's file."""
-    return ".py:" in name.partition("(")[0]
+    return ".py:" in name.partition("(")[0] or _WRITTEN.fullmatch(name) is not None  # a folder's name may have brackets
 
 
 def read_call(name: str) -> Call:
@@ -56,7 +56,7 @@ def read_settings(written: str, name: str) -> dict[str, Any]:
     """Read the settings (setting=value,…) behind a name, or none; raises UserCodeError."""
     settings: dict[str, Any] = {}
     inner = written.removeprefix("(").removesuffix(")").strip()
-    for part in _split(inner) if inner else ():
+    for part in split_settings(inner) if inner else ():
         key, equals, value = (text.strip() for text in part.partition("="))
         if not equals or not key.isidentifier() or not value:
             raise UserCodeError(f"{printable(name)}: {printable(part.strip())!r} is no setting; write setting=value")
@@ -69,7 +69,7 @@ def read_settings(written: str, name: str) -> dict[str, Any]:
     return settings
 
 
-def _split(text: str) -> list[str]:
+def split_settings(text: str) -> list[str]:
     """Split settings at the commas that are not within brackets."""
     parts, depth = [""], 0
     for letter in text:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import yaml
 from commands import ablations_here
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import spectral_norm
 
 import modernize
 from ablations import Trainer, TrainingConfig
+from ablations.store import read_json, write_json
+from ablations.studies.older import older_versions
 from ablations.training.callbacks import NullCallbacks
 from modernize.acceleration import ChannelsLastGELU, DepthwiseConv2d, InPlaceBlock, InPlaceSequential, accelerated
 from modernize.network import Block, Network
@@ -173,55 +184,156 @@ def test_the_trainer_hands_the_network_back_as_it_was() -> None:
     assert kinds(network) == before and seen[0] == len(faster(modernize.accelerate(network))) > 0
 
 
-def test_torch_func_holds_for_an_accelerated_network() -> None:
-    plain = drawn().eval()
-    fast = modernize.accelerate(copy.deepcopy(plain))
-    x = torch.randn(3, 1, 16, 16)
-    weights = {name: one.detach() for name, one in plain.named_parameters()}
-
-    def answers(network: nn.Module) -> list[Tensor]:
-        def loss(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-            return torch.func.functional_call(network, weights, (images,)).square().sum()
-
-        def loss_of_one(weights: dict[str, Tensor], image: Tensor) -> Tensor:
-            return loss(weights, image[None])
-
-        each = torch.func.vmap(torch.func.grad(loss_of_one), (None, 0))
-
-        def slope(images: Tensor) -> Tensor:
-            return torch.func.grad(loss, argnums=1)(weights, images)
-
-        curvature = torch.func.jvp(slope, (x,), (x.flip(0),))[1]
-        return [
-            *each(weights, x).values(),
-            *torch.func.jvp(loss, (weights, x), (weights, x)),
-            torch.func.jacrev(network)(x),
-            torch.func.jacfwd(network)(x[:1]),
-            torch.autograd.functional.jacobian(network, x, vectorize=True),
-            curvature,
-        ]
-
-    assert_near(answers(fast), answers(plain), 1e-4)
+def parametrized(network: nn.Module) -> None:
+    torch.manual_seed(1)
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d):
+            spectral_norm(module)  # each reading of the weight takes a step of the power iteration
 
 
+def old_style(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d):
+            prune.l1_unstructured(module, "weight", 0.5)
+
+
+def sigmoid_at_the_end(network: nn.Module) -> None:
+    first_block(network).residual.append(nn.Sigmoid())  # its gradient needs its output
+
+
+def shared_relu(network: nn.Module) -> None:
+    block, relu = first_block(network), nn.ReLU()
+    block.residual = nn.Sequential(relu, *(relu if isinstance(part, nn.ReLU) else part for part in block.residual))
+
+
+def float32_shortcut(network: nn.Module) -> None:
+    block = first_block(network)
+    block.shortcut = nn.Sequential(block.shortcut, ToFloat())
+
+
+class ToFloat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+def frozen_branches(network: nn.Module) -> None:
+    first_block(network).residual.requires_grad_(False)
+
+
+def first_block(network: nn.Module) -> Any:
+    return network.get_submodule("stages.0.blocks.0")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("design", [FIRST, LAST])
 @pytest.mark.parametrize(
-    ("design", "settings", "said"),
-    [(LAST, {"precision": "bf16"}, True), (FIRST, {"precision": "bf16"}, False), (LAST, {}, False)],
+    "change", [parametrized, old_style, sigmoid_at_the_end, shared_relu, float32_shortcut, frozen_branches]
 )
-def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(
-    design: str, settings: dict[str, str], said: bool, tmp_path: Path
+def test_surgery_before_or_after_acceleration_computes_the_same(
+    change: Callable[[nn.Module], None], design: str, when: str
 ) -> None:
-    from ablations.store import read_json, write_json
-    from ablations.studies.older import older_versions
+    plain, fast = drawn(design), drawn(design)
+    for network in (plain, fast):
+        if network is fast and when == "after":
+            modernize.accelerate(network)
+        change(network)
+    modernize.accelerate(fast)
+    x = torch.randn(4, 1, 16, 16)
+    found: list[Tensor] = []
+    wanted: list[Tensor] = []
+    for network, answers in ((fast, found), (plain, wanted)):
+        y = network(x)
+        y.square().sum().backward()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            block = first_block(network)(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+        answers += [y.detach(), *(p.grad for p in network.parameters() if p.grad is not None)]
+        answers += [one for one in network.buffers() if one.is_floating_point()]
+        answers.append(block)
+    assert [one.dtype for one in found] == [one.dtype for one in wanted]
+    assert_near(found[:-1], wanted[:-1], 1e-3)
+    assert_near(found[-1:], wanted[-1:], 0.02)
 
-    options = [value for key, text in settings.items() for value in ("--set", f"{key}={text}")]
-    command = ("train", design, "--data", "digits", "--set", "image_size=16", "--set", "max_epochs=0.1", *options)
-    done = ablations_here(*command, "--set", "batch_size=32", "--out", tmp_path / "run")
+
+@pytest.mark.parametrize("design", [FIRST, LAST])
+@pytest.mark.parametrize("of_all", [False, True])
+def test_what_wraps_a_module_after_acceleration_keeps_its_tensors(of_all: bool, design: str) -> None:
+    kept: list[list[Tensor]] = [[], []]
+    for network, outputs in zip((drawn(design), modernize.accelerate(drawn(design))), kept, strict=True):
+
+        def keep(*values: Any, outputs: list[Tensor] = outputs) -> None:
+            outputs.append(values[-1])
+
+        def wrapped(x: Tensor, forward: Callable[[Tensor], Tensor], outputs: list[Tensor] = outputs) -> Tensor:
+            outputs.append(forward(x))
+            return outputs[-1]
+
+        hook = nn.modules.module.register_module_forward_hook(keep) if of_all else None
+        for module in [] if of_all else network.modules():
+            module.forward = partial(wrapped, forward=module.forward)
+        network(torch.ones(2, 1, 16, 16)).sum().backward()
+        if hook:
+            hook.remove()
+    assert_near(kept[1], kept[0], 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_autocast_leaves_alone_what_torchs_autocast_leaves_alone(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(4, 4, 7, padding=3, groups=4).to(dtype), torch.randn(2, 4, 9, 9).to(dtype)
+    block = Block(drawn().plan.stages[0].blocks[0], 0.0)
+    block.residual.spatial = conv
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = conv(x)
+        modernize.accelerate(block)
+        assert type(conv) is DepthwiseConv2d and conv(x).dtype is dtype
+        assert torch.equal(conv(x), wanted)
+
+
+@pytest.mark.parametrize("design", [FIRST, LAST])
+def test_forward_mode_and_data_parallelism_are_those_of_the_plain_network(design: str, tmp_path: Path) -> None:
+    plain, fast = drawn(design).eval(), modernize.accelerate(drawn(design).eval())
+    x, tangents = torch.randn(2, 1, 16, 16), []
+    for network in (plain, fast):
+        with forward_ad.dual_level():
+            tangents.append(forward_ad.unpack_dual(network(forward_ad.make_dual(x, x.flip(0)))).tangent)
+    assert_near(tangents[1:], tangents[:1], 1e-4)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(fast)
+        assert_near(gradients(parallel, x), gradients(plain, x), 1e-4)
+        fully_shard(fast, mesh=init_device_mesh("cpu", (1,)))
+        y = fast(x)
+        y.square().sum().backward()
+        whole = [y.detach(), *(weights.grad.full_tensor() for weights in fast.parameters())]  # type: ignore[union-attr]
+    finally:
+        dist.destroy_process_group()
+    assert_near(whole, gradients(plain, x), 1e-4)
+
+
+def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ("image_size=16", "max_epochs=0.1", "batch_size=32", "precision=bf16")
+    options = [value for setting in settings for value in ("--set", setting)]
+    done = ablations_here("train", LAST, "--data", "digits", *options, "--out", run)
     assert done.returncode == 0, done.stderr
-    (tmp_path / "run/result.json").unlink()
-    assert older_versions([tmp_path / "run", tmp_path / "none"]) == []
-    sessions = read_json(tmp_path / "run/environment.json")
-    del sessions["sessions"][0]["rounding"]
-    write_json(tmp_path / "run/environment.json", sessions)
-    found = older_versions([tmp_path / "run", tmp_path / "none"])
-    assert len(found) == said and all("round differently" in text for text in found)
+    (run / "result.json").unlink()
+    assert older_versions([run, tmp_path / "none"]) == []
+    sessions, config = read_json(run / "environment.json"), yaml.safe_load((run / "config.yaml").read_text())
+    first = sessions["sessions"][0]
+    del first["rounding"]
+
+    def told(device: str | None = None, norm: str = "ln", kernel: int = 7, **recipe: Any) -> bool:
+        write_json(run / "environment.json", {"sessions": [{**first, "device": device or first["device"]}]})
+        changed = {
+            "recipe": config["recipe"] | recipe,
+            "flags": config["flags"] | {"norm": norm, "kernel_size": kernel},
+        }
+        (run / "config.yaml").write_text(yaml.safe_dump(config | changed))
+        found = older_versions([run, tmp_path / "none"])
+        assert all("round differently" in text for text in found)
+        return len(found) == 1
+
+    assert told() and told(kernel=3, compile=True) and told(norm="bn")
+    assert not told(kernel=3) and not told(precision="float32") and not told(precision="fp16")
+    assert told("NVIDIA A100", kernel=3) and told("NVIDIA A100", precision="fp16")
+    assert not told("NVIDIA A100", norm="bn") and not told("NVIDIA A100", precision="float32")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import io
 import json
-import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -337,16 +334,6 @@ def test_autocast_at_the_backward_pass_alone_changes_nothing() -> None:
     all_near(found, answers(conv, x, conv.parameters(), torch.ones_like(y))[1:])
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
-def test_a_compiled_network_has_the_same_gradients() -> None:
-    torch.manual_seed(0)
-    network = modernize.accelerate(modernize.build("pocket@separate-downsampling,depths=1,width=4", 10, 1))
-    x = torch.randn(2, 1, 16, 16)
-    wanted = answers(network, x, network.parameters())
-    all_near(answers(torch.compile(network, fullgraph=True), x, network.parameters()), wanted, 1e-4)
-
-
 # As a module ----------------------------------------------------------------------------------------------------------
 
 
@@ -359,28 +346,6 @@ def test_the_state_is_conv2ds(bias: bool) -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 6, 9, 9)
     assert torch.equal(ours(x), theirs(x))
-
-
-def pickled(network: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(network))
-
-
-def saved(network: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(network, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, pickled, saved])
-def test_a_copy_of_a_network_is_the_same_network(copied: Callable[[nn.Module], nn.Module]) -> None:
-    torch.manual_seed(0)
-    network = modernize.accelerate(modernize.build("pocket@separate-downsampling,depths=1-1,width=4", 10, 1))
-    x = torch.randn(2, 1, 16, 16)
-    network(x).sum().backward()
-    other = copied(network)
-    assert [type(module) for module in other.modules()] == [type(module) for module in network.modules()]
-    assert all_equal(answers(other, x, other.parameters()), answers(network, x, network.parameters()))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -126,20 +126,24 @@ def _benched(
     designs: tuple[str, ...], roadmap_name: str | None, ran: Study | None
 ) -> tuple[dict[str, str], str | Roadmap]:
     """Return the designs to measure by name, and the roadmap that sets the images, or the design at its rows."""
+    from ablations.studies.own_code import check_code
     from modernize.design import setting
+    from modernize.reference import check_reference, is_reference
     from modernize.roadmap import roadmap
 
     if roadmap_name:
         steps = roadmap(roadmap_name)
         return {row.name: _row_name(steps.base, row) for row in steps.rows}, steps
     if ran:
+        for row in ran.rows:
+            check_code(row)
         names = {
             row.row: row.reference
             or ",".join(["resnet50", *(setting(flag, value) for flag, value in row.flags.items())])
             for row in ran.rows
         }
         return names, ran.steps
-    return {name: name for name in designs}, designs[0]
+    return {name: check_reference(name) if is_reference(name) else name for name in designs}, designs[0]
 
 
 def _row_name(base: str, row: Row) -> str:

@@ -13,10 +13,11 @@ from ablations.cli.options import (
     Integer,
     Location,
     Positive,
-    check_tensorboard,
+    checked_logs,
     read_flags,
     read_names,
     read_recipes,
+    read_references,
     read_seeds,
     with_options,
 )
@@ -57,7 +58,9 @@ def data(name: str, form: str, data_dir: Path) -> None:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
+@with_options(
+    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
+)
 def train(
     design: str,
     seed: int,
@@ -71,27 +74,31 @@ def train(
     weights: str | None,
     device: str,
     tensorboard: bool,
+    wandb: bool,
 ) -> int:
     """Train one design; rerun the command to resume.
 
-    DESIGN may also be torchvision:NAME. Under torchrun, all processes train the run together.
+    DESIGN may also be torchvision:NAME, timm:NAME, or FILE.py:FUNCTION(setting=value) of your own. Under torchrun, all
+    processes train the run together.
     """
     from ablations.recipe_checks import refuse_contradictions
     from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
+    from ablations.studies.own_code import code_sha256
+    from ablations.studies.reference_rows import reference_row
     from ablations.studies.run import RunConfig
     from ablations.studies.starting_weights import locate
     from modernize.models import design as named
-    from modernize.reference import check_reference, is_reference
+    from modernize.reference import check_reference, is_reference, shown_reference
 
     recipe = "quick" if recipe is None else recipe
     reference = check_reference(design) if is_reference(design) else None
-    check_tensorboard(tensorboard)
     config = RunConfig(
-        row=slug(design),
-        label=design,
+        row=reference_row(reference) if reference else slug(design),
+        label=shown_reference(reference) if reference else design,
         flags={} if reference else named(design).flags(),
         reference=reference,
+        code_sha256=code_sha256(reference),
         recipe_name=recipe,
         recipe=load_recipe(recipe, settings),
         data=data or "fashion_mnist",
@@ -102,9 +109,8 @@ def train(
     from ablations.launch.in_process import train_one
 
     refuse_contradictions(config.recipe, f"recipe {recipe}")
-    return train_one(
-        config, out or Path("runs") / config.name, data_dir, device=device, threads=threads, tensorboard=tensorboard
-    )
+    logs = checked_logs(tensorboard, wandb)
+    return train_one(config, out or Path("runs") / config.name, data_dir, device=device, threads=threads, **logs)
 
 
 # The Slurm resources that options of `run` set.
@@ -178,7 +184,10 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     help="Resume failed runs from their last checkpoints; a run that diverged will diverge again.",
 )
 @click.option(
-    "--references", metavar="NAME,NAME", callback=read_names, help="Reference models to train too, as torchvision:NAME."
+    "--references",
+    metavar="NAME,NAME",
+    callback=read_references,
+    help="Models to train too: torchvision:NAME, timm:NAME, or FILE.py:FUNCTION(setting=value) of your own.",
 )
 @click.option(
     "--cluster", "kind", type=click.Choice(["slurm", "local"]), help="Train each run as a job, on Slurm or locally."
@@ -191,7 +200,9 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
+@with_options(
+    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
+)
 def run(
     study: str,
     dry_run: bool,
@@ -204,6 +215,7 @@ def run(
     settings: dict[str, str],
     device: str,
     tensorboard: bool,
+    wandb: bool,
     kind: str | None,
     resolve: str | None,
     **changes: Any,
@@ -233,13 +245,13 @@ def run(
     resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
     _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], resources)
-    check_tensorboard(tensorboard)
+    logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
     loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
     loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
-    session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
+    session = Session(loaded, folder, data_dir, load, retry_failed, **logs)
     if kind is not None:
         return _run_jobs(session, dry_run, kind, jobs)
     return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)

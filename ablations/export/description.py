@@ -7,6 +7,7 @@ from typing import Any
 
 from ablations.studies.trained import TrainedRun
 from modernize.design import Design, setting
+from modernize.reference import PREFIX, shown_reference
 
 KEY = "modernize"  # of the description, as JSON, in a file's metadata
 
@@ -53,8 +54,9 @@ def _network(run: TrainedRun) -> dict[str, Any]:
     config = run.config
     if config.reference is not None:
         # torchvision's networks take 3 channels; a graph contains the repetition
-        repeats = {"channel_repeats": 3} if run.channels == 1 else {}
-        return {"row": config.row, "reference": config.reference, **repeats}
+        repeats = {"channel_repeats": 3} if run.channels == 1 and config.reference.startswith(PREFIX) else {}
+        code = {"code_sha256": config.code_sha256} if config.code_sha256 else {}
+        return {"row": config.row, "reference": shown_reference(config.reference), **code, **repeats}
     flags = config.design.differences(Design())
     name = ",".join(["resnet50", *(setting(flag, value) for flag, value in flags.items())])
     return {"row": config.row, "design": name, "flags": config.design.flags()}

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.errors import RequestError, writing
+from ablations.errors import RequestError, RunError, one_line, writing
 from ablations.export import FORMATS
 from ablations.export.description import KEY, describe, unknown
 from ablations.store import write_bytes
@@ -71,7 +71,15 @@ def _contents(run: TrainedRun, form: str, to: Path, description: str) -> dict[Pa
     if form in ("onnx", "torch-export"):
         from ablations.export.traced import as_onnx, as_torch_export
 
-        return {to: (as_onnx if form == "onnx" else as_torch_export)(run, description)}
+        try:
+            return {to: (as_onnx if form == "onnx" else as_torch_export)(run, description)}
+        except (RequestError, RunError):
+            raise
+        except Exception as error:  # the exporters raise many types for networks that they cannot trace
+            raise RequestError(
+                f"run {run.folder}: {form} cannot express its network ({one_line(error)[:200]}); "
+                "choose --format safetensors"
+            ) from error
     import torch
     from safetensors.torch import save
 
@@ -85,16 +93,23 @@ def _contents(run: TrainedRun, form: str, to: Path, description: str) -> dict[Pa
 
 def _state_dict(run: TrainedRun, layout: str) -> dict[str, Tensor]:
     """Return the weights in a layout; raises RequestError if it cannot express the network."""
+    import torch
+
     from modernize.network import Network
+    from modernize.reference import origin, shown_reference
     from modernize.weights import WeightsError, export_weights
 
     if not isinstance(run.network, Network):
-        if layout in ("timm", "official"):
+        name = str(run.config.reference)
+        own = [layout for layout in ("torchvision", "timm") if layout == origin(name)]  # the layout of its own keys
+        if layout not in ("native", *own):
+            known = ", ".join([*own, "safetensors", "onnx or torch-export"])
             raise RequestError(
-                f"run {run.folder}: {run.config.reference} has no {layout} layout; "
-                "choose --format torchvision, safetensors, onnx or torch-export"
+                f"run {run.folder}: {shown_reference(name)} has no {layout} layout; choose --format {known}"
             )
-        return {key: value.contiguous() for key, value in run.network.state_dict().items()}
+        state = run.network.state_dict()
+        # copies, since a file of safetensors holds no tensor twice
+        return {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     try:
         return export_weights(run.network, layout)
     except WeightsError as error:

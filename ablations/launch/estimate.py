@@ -9,8 +9,9 @@ from operator import add
 from ablations.data.datasets import DataSet
 from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
+from ablations.studies.networks import build_network
 from ablations.studies.precision import describe_power
-from ablations.studies.run import RunConfig, build_network
+from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
 from ablations.studies.screen import describe_screen
 

@@ -18,6 +18,7 @@ from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, with
 from ablations.studies.fitting_rows import fitted
 from ablations.studies.folder import differences
 from ablations.studies.older import older_versions
+from ablations.studies.own_code import refuse_other_code
 from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
 from ablations.training.callbacks import NullCallbacks
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def train_one(
-    config: RunConfig, folder: Path, data_dir: Path, *, device: str, threads: int | None, tensorboard: bool
+    config: RunConfig, folder: Path, data_dir: Path, *, device: str, threads: int | None, **logs: bool
 ) -> int:
     """Train a run in its folder, or print the result it has; return the exit status.
 
@@ -61,7 +62,7 @@ def train_one(
                 callbacks.warn(data.notice)
             for warning in (*config.doubts(data, group.size), *unused(config.recipe)):
                 callbacks.warn(f"warning: {warning}")
-            result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
+            result = take(config, folder, data, Place(device, group, **logs), callbacks)
             if result is None:
                 result = _result_there(folder, data)
                 display.end(config.name, result)
@@ -85,7 +86,7 @@ def run_together(session: Session, device: str, threads: int | None) -> None:
             how = f"{group.size} processes per run, on {device.partition(':')[0]}"
             with session.display(ended, how, quiet=not group.main) as display:
                 callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
-                place = Place(device, group, session.tensorboard)
+                place = Place(device, group, session.tensorboard, session.wandb)
                 work_through(session.study, folder, session.load, place, callbacks)
     except Interrupted:
         raise KeyboardInterrupt from None
@@ -143,6 +144,7 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
         return config
     stored = _stored(path)
     config = config.model_copy(update={"recipe": without_newer(config.recipe, [stored.recipe])})
+    refuse_other_code([stored], [config], f"run folder {folder}")
     changed = differences(_fixed(stored), _fixed(config))
     if changed:
         raise RequestError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ablations.errors import RequestError
 from ablations.studies.folder import read_study, run_folder
-from ablations.studies.run import RunConfig, empty_network, finished
+from ablations.studies.networks import classifier_of, empty_network
+from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.starting_weights import Weights, fit, read
 
@@ -60,7 +61,9 @@ def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[R
     remarks: dict[str, list[str]] = defaultdict(list)  # the rows that each is about
     for row, (run, data) in rows.items():
         try:
-            for remark in fit(empty_network(run, data), tensors, reset_classifier=run.recipe.reset_classifier):
+            network = empty_network(run, data)
+            head = classifier_of(run, network, data)
+            for remark in fit(network, tensors, head, reset_classifier=run.recipe.reset_classifier):
                 remarks[remark].append(row)
         except WeightsError as error:
             refused[row] = str(error).removeprefix("the state dict").lstrip(": ")

@@ -12,6 +12,7 @@ from filelock import FileLock
 from ablations.errors import RequestError, writing
 from ablations.recipes import MAY_CHANGE, as_stored, check, read_yaml, without_newer
 from ablations.store import write_bytes
+from ablations.studies.own_code import refuse_other_code
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
@@ -81,6 +82,7 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     stored = before.recipes.values()
     recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
     requested = requested.model_copy(update={"recipes": recipes})
+    refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
     changed = differences(_fixed(before, before), _fixed(requested, before))
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -13,7 +13,6 @@ from ablations.studies.folder import slug
 from ablations.studies.schema import StudyFile, StudyRow
 from modernize.design import BY_NAME, Design, DesignError, is_file, nearest, setting, split_name
 from modernize.models import design as named
-from modernize.reference import PREFIX, check_reference
 from modernize.roadmap import Roadmap, Row, roadmap, roadmap_of
 
 
@@ -193,32 +192,20 @@ def set_name(flags: list[str], on: frozenset[str]) -> str:
     return "on-" + "".join("1" if flag in on else "0" for flag in flags)
 
 
-def reference_rows(request: StudyFile) -> Iterator[StudyRow]:
-    """Yield the reference models, under the study's recipe, compared with nothing."""
-    for name in request.references:
-        try:
-            check_reference(name)
-        except DesignError as error:
-            raise RequestError(f"references: {error}") from None
-        model = name.removeprefix(PREFIX)
-        yield StudyRow(
-            row=f"torchvision-{model}",
-            label=f"{model} (torchvision)",
-            flags={},
-            reference=name,
-            recipe=main_recipe(request),
-        )
-
-
 def _recipes(request: StudyFile) -> Iterator[StudyRow]:
     """Yield the same design under each recipe, compared with the first."""
-    design, recipes = base_design(request), request.recipes or ["quick_original", "quick"]
+    return recipe_rows(request, base_design(request).flags())
+
+
+def recipe_rows(request: StudyFile, flags: dict[str, Any]) -> Iterator[StudyRow]:
+    """Yield a row of these flags for each recipe, compared with the first."""
+    recipes = request.recipes or ["quick_original", "quick"]
     names = [_recipe_row(recipe) for recipe in recipes]
     if len(set(names)) < len(names):
         raise RequestError(f"recipes={recipes}: list each once, and give two files different names")
     for name, recipe in zip(names, recipes, strict=True):
         first = names[0] if name != names[0] else None
-        yield StudyRow(row=name, label=recipe, flags=design.flags(), recipe=recipe, compared_with=first)
+        yield StudyRow(row=name, label=recipe, flags=flags, recipe=recipe, compared_with=first)
 
 
 def _recipe_row(recipe: str) -> str:

@@ -42,7 +42,6 @@ def _older_pixels(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
 def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
     """Count the unfinished runs whose remaining steps round otherwise than those before."""
     from modernize.acceleration import ROUNDING
-    from modernize.depthwise import COLUMNS
 
     older = []
     for folder, first in begun:
@@ -53,15 +52,24 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
         except RequestError:  # damaged: the run refuses it
             continue
         recipe, flags = config["recipe"], config["flags"]  # a reference model has no flags, and is computed as before
-        wide = flags.get("depthwise") and flags["kernel_size"] > COLUMNS
-        bf16 = wide and recipe.get("precision") == "bf16" and str(first["device"]).startswith("cpu")
-        if flags and (recipe.get("compile") or bf16):
+        if flags and (recipe.get("compile") or _rounded_otherwise(recipe, flags, first)):
             older.append(first)
     if older:
         yield (
-            f"{_runs(older)} began with an earlier version, whose compiled and bf16 steps round differently; "
+            f"{_runs(older)} began with an earlier version, whose compiled, bf16 and fp16 steps round differently; "
             f"the result may differ in the last bits from that of an uninterrupted run"
         )
+
+
+def _rounded_otherwise(recipe: dict[str, Any], flags: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Return whether steps of mixed precision differ: by the gradient on a CPU, by the sum of two types on a GPU."""
+    from modernize.depthwise import COLUMNS
+
+    if recipe.get("precision", "float32") == "float32":
+        return False
+    if str(first["device"]).startswith("cpu"):
+        return bool(recipe["precision"] == "bf16" and flags.get("depthwise") and flags["kernel_size"] > COLUMNS)
+    return bool(flags.get("norm") == "ln")  # which CUDA's autocast computes in float32
 
 
 def _runs(found: list[Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -21,22 +20,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from ablations.errors import RequestError, one_line, writing
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
+from ablations.studies.networks import build_network, classifier_of, count_network, has_batch_norm
+from ablations.studies.own_code import check_code, keep_code
 from ablations.studies.starting_weights import Weights, load
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
 from modernize.design import Design, DesignError
-from modernize.plan import compile_plan, trace
 from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import nn
-
     from ablations.data.datasets import DataSet
     from ablations.data.preprocessing import Preprocessing
     from ablations.training.trainer import Result
-    from modernize.cost import Cost
 
 NAME_BYTES = 255  # of a file
 PACKAGES = ("torch", "torchvision", "pillow", "numpy", "fvcore", "pandas", "pydantic")
@@ -53,7 +50,8 @@ Flags = Annotated[dict[str, Any], AfterValidator(_whole)]
 class RunConfig(BaseModel):
     """Everything that determines a run's result, except the machine.
 
-    `flags` is the whole design; if empty, `reference` names a reference model.
+    `flags` is the whole design; if empty, `reference` names a reference model. `code_sha256` is the checksum of the
+    user's files that a reference model comes from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +60,7 @@ class RunConfig(BaseModel):
     label: str
     flags: Flags
     reference: str | None = None
+    code_sha256: str | None = None
     recipe_name: str
     recipe: TrainingConfig
     data: str
@@ -93,10 +92,7 @@ class RunConfig(BaseModel):
         """
         size = data.image_size if training else self.image_size(data)
         try:
-            if self.reference is not None:
-                cost = _count_reference(self.reference, size, data.channels, len(data.classes))
-                return cost.params, cost.macs
-            return _count_design(self.design, size, data.channels, len(data.classes))
+            return count_network(self, data, size)
         except DesignError as error:
             raise RequestError(f"{self.row} on {data.name}: {error}") from None
 
@@ -109,14 +105,15 @@ class RunConfig(BaseModel):
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
         from ablations.training.arguments import check_batch
         from ablations.training.layer_decay import learning_rate_factors
-        from modernize.reference import takes_one_size, without_weights
+        from modernize.reference import shown_reference, takes_one_size, without_weights
 
+        check_code(self)
         for training in (True, False):
             self.cost(data, training)
         if self.reference is not None and takes_one_size(self.reference) and self.image_size(data) != data.image_size:
             raise RequestError(
-                f"evaluation_size={self.image_size(data)}: {self.reference} takes images of one size, here "
-                f"{data.image_size}; set evaluation_size to null"
+                f"evaluation_size={self.image_size(data)}: {shown_reference(self.reference)} takes images of one size, "
+                f"here {data.image_size}; set evaluation_size to null"
             )
         try:
             check_batch(self.recipe, len(data.train), processes)
@@ -133,7 +130,7 @@ class RunConfig(BaseModel):
             classes=len(data.classes),
             image_size=data.own_size,
             processes=processes,
-            batch_norm=self.reference is None and self.design.norm == "bn",
+            batch_norm=has_batch_norm(self, data),
             from_weights=self.weights is not None,
         )
         return doubts(self.recipe, facts)
@@ -141,14 +138,14 @@ class RunConfig(BaseModel):
     @property
     def note(self) -> str | None:
         """Describe how this run differs from the others of its study, if it does."""
-        from modernize.reference import has_stochastic_depth
+        from modernize.reference import has_stochastic_depth, origin
 
         if self.reference is None:
             return None
         without = " and without stochastic depth, which it lacks"
         lacks = self.recipe.drop_path_rate and not has_stochastic_depth(self.reference)
         initialization = " and initialization" if self.weights is None else ""
-        return f"torchvision's network{initialization}{without if lacks else ''}"
+        return f"{origin(self.reference)}'s network{initialization}{without if lacks else ''}"
 
 
 @dataclass(frozen=True)
@@ -227,10 +224,12 @@ def execute(
     from ablations.studies.measured import measured, reported
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
+    check_code(config)
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"classes": list(data.classes)}
+    facts |= {"code_sha256": config.code_sha256} if config.code_sha256 else {}
     facts |= {"note": config.note} if config.note else {}
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
@@ -275,6 +274,7 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
         before = []
     values = config.model_dump(mode="json") | {"recipe": as_stored(config.recipe, before)}
     write_bytes(path, as_yaml(values).encode())
+    keep_code(config, folder)
     _record_session(folder / "environment.json", session)
 
 
@@ -290,7 +290,8 @@ def _train(
     torch.manual_seed(seed_of(config.seed, "initialisation"))
     network = build_network(config, data)
     if config.weights is not None and not group.by_main(lambda: _has_checkpoint(folder, callbacks)):
-        load(network, config.weights, reset_classifier=config.recipe.reset_classifier)
+        head = classifier_of(config, network, data)
+        load(network, config.weights, head, reset_classifier=config.recipe.reset_classifier)
     try:
         trainer = Trainer(
             network,
@@ -313,32 +314,6 @@ def _has_checkpoint(folder: Path, callbacks: Callbacks) -> bool:
     from ablations.training.checkpoint import newest_checkpoint
 
     return newest_checkpoint(folder / "checkpoints", callbacks.warn) is not None
-
-
-def build_network(config: RunConfig, data: DataSet) -> nn.Module:
-    """Build the run's network for this dataset, with weights initialized from torch's global RNG."""
-    from modernize.models import build
-    from modernize.reference import build_reference
-
-    classes, recipe = len(data.classes), config.recipe
-    scale, rate = recipe.head_init_scale, recipe.drop_path_rate
-    if config.reference is not None:
-        return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
-    return build(config.design, classes, data.channels, rate, scale, recipe.init)
-
-
-def empty_network(config: RunConfig, data: DataSet) -> nn.Module:
-    """Build the run's network for this dataset without initializing its weights."""
-    import torch
-
-    from modernize.reference import without_weights
-
-    if config.reference is not None:
-        network = without_weights(config.reference, len(data.classes), data.channels, 0.0, data.image_size)
-    else:
-        with torch.device("meta"):
-            network = build_network(config, data)
-    return network.to_empty(device="cpu")
 
 
 def _record_session(path: Path, session: dict[str, Any]) -> None:
@@ -389,19 +364,6 @@ def data_wanted(run: RunConfig) -> dict[str, Any]:
         "as_they_are": recipe.image_by_image,
         "interpolation": recipe.interpolation,
     }
-
-
-@functools.cache
-def _count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> tuple[int, int]:
-    steps = trace(compile_plan(design, in_channels, num_classes), image_size)
-    return sum(step.params for step in steps), sum(step.macs for step in steps)
-
-
-@functools.cache
-def _count_reference(name: str, image_size: int, in_channels: int, num_classes: int) -> Cost:
-    from modernize.reference import count_reference
-
-    return count_reference(name, image_size, in_channels, num_classes)
 
 
 def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[str, Any]:

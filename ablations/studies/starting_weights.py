@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ablations.errors import RequestError, one_line
 from modernize.design import DesignError
-from modernize.reference import check_reference, is_reference
+from modernize.reference import PREFIX, check_reference, is_reference
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Weights(BaseModel):
     @property
     def name(self) -> str:
         """Name the weights without the folder of a file."""
-        return self.source if is_reference(self.source) else Path(self.source).name
+        return self.source if self.source.startswith(PREFIX) else Path(self.source).name
 
     def __str__(self) -> str:
         """Describe the weights, and what is not taken from them, in a few words."""
@@ -51,7 +52,9 @@ def locate(name: str) -> Weights:
     """Return the weights with that name, not yet read; raises RequestError for an unknown name of torchvision."""
     if not name.strip():
         raise RequestError(f"weights {name!r}: write the path of a file, or torchvision:NAME")
-    if is_reference(name):
+    if is_reference(name) and not name.startswith(PREFIX):
+        raise RequestError(f"weights {name!r}: {name.partition(':')[0]} gives no weights; write FILE or {PREFIX}NAME")
+    if name.startswith(PREFIX):
         try:
             return Weights(source=check_reference(name))
         except DesignError as error:
@@ -71,7 +74,7 @@ def read(weights: Weights) -> tuple[Weights, dict[str, Tensor]]:
     from modernize.weights import WeightsError
 
     try:
-        content: Any = _torchvisions(weights.source) if is_reference(weights.source) else weights.source
+        content: Any = _torchvisions(weights.source) if weights.source.startswith(PREFIX) else weights.source
         _, tensors = read_source(content, averaged=False)
     except WeightsError as error:
         raise RequestError(f"weights {error}") from None
@@ -95,7 +98,7 @@ def _torchvisions(name: str) -> Mapping[str, Tensor]:
         ) from None
 
 
-def load(network: nn.Module, weights: Weights, *, reset_classifier: bool) -> None:
+def load(network: nn.Module, weights: Weights, head: Collection[str] = (), *, reset_classifier: bool) -> None:
     """Load weights into a network as `fit` does; raises RequestError if they cannot be read, or have changed."""
     from modernize.weights import WeightsError
 
@@ -103,21 +106,25 @@ def load(network: nn.Module, weights: Weights, *, reset_classifier: bool) -> Non
     if found.sha256 != weights.sha256:
         raise RequestError(f"weights {weights.source}: not the tensors that the run was configured with (sha256)")
     try:
-        fit(network, tensors, reset_classifier=reset_classifier)
+        fit(network, tensors, head, reset_classifier=reset_classifier)
     except WeightsError as error:
         raise RequestError(f"weights {weights.source}: {error}") from None
 
 
-def fit(network: nn.Module, tensors: Mapping[str, Tensor], *, reset_classifier: bool = False) -> tuple[str, ...]:
+def fit(
+    network: nn.Module, tensors: Mapping[str, Tensor], head: Collection[str] = (), *, reset_classifier: bool = False
+) -> tuple[str, ...]:
     """Load weights into a network; return whether with the classifier, and what was done to fit the others.
 
+    `head` are the names of a reference model's tensors that depend on the number of classes.
     The network's classifier stays as it is with `reset_classifier`, or if nothing else does not fit: the number of
     classes differs. Raises WeightsError if the weights do not fit.
     """
     from modernize.network import Network
     from modernize.weights import WeightsError, load_weights
 
-    load: Callable[..., Any] = load_weights if isinstance(network, Network) else _fit_reference
+    reference = partial(_fit_reference, head=head)
+    load: Callable[..., Any] = load_weights if isinstance(network, Network) else reference
     classifier = not reset_classifier
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -132,18 +139,19 @@ def fit(network: nn.Module, tensors: Mapping[str, Tensor], *, reset_classifier: 
     return "with its classifier" if classifier else "classifier newly initialized", *remarks
 
 
-def _fit_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, classifier: bool = True) -> None:
-    """Load torchvision's weights into its own network, under the names and shapes of the network."""
+def _fit_reference(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, classifier: bool = True, head: Collection[str]
+) -> None:
+    """Load weights into a reference model under its own names and shapes; `head` names those of its classifier."""
     from modernize.alterations import size, without_wrappers
-    from modernize.reference import classifier as find_classifier
     from modernize.weight_files import some
     from modernize.weights import WeightsError
 
-    own, (head, _) = network.state_dict(), find_classifier(network)
+    own = network.state_dict()
     given = {without_wrappers(key).removeprefix("module."): tensor for key, tensor in tensors.items()}
     if not classifier:
-        own = {key: tensor for key, tensor in own.items() if not key.startswith(f"{head}.")}
-        given = {key: tensor for key, tensor in given.items() if not key.startswith(f"{head}.")}
+        own = {key: tensor for key, tensor in own.items() if key not in head}
+        given = {key: tensor for key, tensor in given.items() if key not in head}
     misfits = {
         "missing": [key for key in own if key not in given and not key.endswith(".num_batches_tracked")],
         "unexpected": [key for key in given if key not in own],
@@ -155,5 +163,5 @@ def _fit_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, classif
     }
     if any(misfits.values()):
         listed = "; ".join(f"{what} {some(names)}" for what, names in misfits.items() if names)
-        raise WeightsError(f"the state dict does not fit torchvision's {type(network).__name__}: {listed}")
+        raise WeightsError(f"the state dict does not fit {type(network).__name__}: {listed}")
     network.load_state_dict(network.state_dict() | given)

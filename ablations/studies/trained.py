@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.errors import RequestError, one_line
 from ablations.recipes import check, read_yaml
 from ablations.store import DamagedError
+from ablations.studies.own_code import kept_reference
 from ablations.studies.run import RunConfig, State, read_state
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ def load_run(folder: str | Path, *, averaged: bool = False) -> nn.Module:
     """Load the trained network of a run of `ablations train`, or of a study's run.
 
     The dataset is not needed. The checkpoint is read without running code in it, and its weights are verified against
-    the checksum in the run's result.
+    the checksum in the run's result. Of a network FILE.py:FUNCTION, the run's copy of FILE.py is executed.
 
     Args:
         folder: The run's folder: `runs/DESIGN-sSEED`, or `STUDY/runs/ROW-sSEED` of a study.
         averaged: Load the EMA weights, which the recipe's `ema_decay` adds.
 
     Returns:
-        The network in evaluation mode, on the CPU: a `modernize` network, or torchvision's for a reference model. It
+        The network in evaluation mode, on the CPU: a `modernize` network, or a reference model. It
         maps images (N, C, H, W) to logits (N, classes).
 
     Raises:
@@ -75,7 +76,7 @@ def read_trained(folder: Path, averaged: bool = False) -> TrainedRun:
     weights = _averaged(checkpoint["averaged"]) if averaged else checkpoint["model"]
     image_size = result.get("image_size", config.recipe.image_size)
     classes, channels = _outputs_and_inputs(config, result, weights)
-    network = _network(config, classes, channels, image_size)
+    network = _network(folder, config, classes, channels, image_size)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -153,18 +154,28 @@ def _outputs_and_inputs(config: RunConfig, result: dict[str, Any], weights: dict
     return weights["head.linear.weight"].shape[0], weights["stem.conv.weight"].shape[1]
 
 
-def _network(config: RunConfig, classes: int, channels: int, image_size: int | None) -> nn.Module:
+def _network(folder: Path, config: RunConfig, classes: int, channels: int, image_size: int | None) -> nn.Module:
     """Build the run's network, without changing torch's global RNG."""
     import torch
 
     from modernize.models import build
-    from modernize.reference import build_reference
 
     rate = config.recipe.drop_path_rate
     with torch.random.fork_rng(devices=[]):
         if config.reference is not None:
-            return build_reference(config.reference, classes, channels, rate, image_size or 224)
+            return _reference(kept_reference(config, folder), classes, channels, rate, image_size or 224)
         return build(config.design, classes, channels, drop_path_rate=rate)
+
+
+def _reference(name: str, *arguments: Any) -> nn.Module:
+    """Build a reference model; raises RequestError, as for timm if it is not installed."""
+    from modernize.design import DesignError
+    from modernize.reference import build_reference
+
+    try:
+        return build_reference(name, *arguments)
+    except DesignError as error:
+        raise RequestError(str(error)) from None
 
 
 def _brief(error: Exception) -> str:

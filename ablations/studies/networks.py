@@ -1,0 +1,104 @@
+"""The network of a run: build it with or without weights, count it, and find its classifier."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Protocol
+
+from modernize.design import Design
+from modernize.plan import compile_plan, trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ablations.data.datasets import DataSet
+    from ablations.recipes import TrainingConfig
+
+
+class HasNetwork(Protocol):
+    """A run, as far as its network is concerned."""
+
+    @property
+    def reference(self) -> str | None: ...
+
+    @property
+    def code_sha256(self) -> str | None: ...
+
+    @property
+    def design(self) -> Design: ...
+
+    @property
+    def recipe(self) -> TrainingConfig: ...
+
+
+def build_network(config: HasNetwork, data: DataSet) -> nn.Module:
+    """Build the run's network for this dataset, with weights initialized from torch's global RNG."""
+    from modernize.models import build
+    from modernize.reference import build_reference
+
+    classes, recipe = len(data.classes), config.recipe
+    scale, rate = recipe.head_init_scale, recipe.drop_path_rate
+    if config.reference is not None:
+        return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
+    return build(config.design, classes, data.channels, rate, scale, recipe.init)
+
+
+def empty_network(config: HasNetwork, data: DataSet) -> nn.Module:
+    """Build the run's network for this dataset without initializing its weights."""
+    import torch
+
+    if config.reference is not None:
+        network = _without_weights(config.reference, data)
+    else:
+        with torch.device("meta"):
+            network = build_network(config, data)
+    return network.to_empty(device="cpu")
+
+
+def _without_weights(reference: str, data: DataSet) -> nn.Module:
+    from modernize.reference import without_weights
+
+    return without_weights(reference, len(data.classes), data.channels, 0.0, data.image_size)
+
+
+def classifier_of(config: HasNetwork, network: nn.Module, data: DataSet) -> frozenset[str]:
+    """Return the names of a reference model's tensors that depend on the classes; none for a design's network."""
+    from modernize.reference import classifier_keys
+
+    if config.reference is None:
+        return frozenset()
+    return classifier_keys(config.reference, network, data.channels, data.image_size)
+
+
+def has_batch_norm(config: HasNetwork, data: DataSet) -> bool:
+    """Whether the run's network has BatchNorm."""
+    if config.reference is None:
+        return config.design.norm == "bn"
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return any(isinstance(module, _BatchNorm) for module in _without_weights(config.reference, data).modules())
+
+
+def count_network(config: HasNetwork, data: DataSet, image_size: int) -> tuple[int, int]:
+    """Count a run's parameters and MACs at a resolution; raises DesignError if the images do not fit the network."""
+    images = (image_size, data.channels, len(data.classes))
+    if config.reference is None:
+        return _count_design(config.design, *images)
+    return _count_reference(config.reference, config.code_sha256, *images)
+
+
+@functools.cache
+def _count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> tuple[int, int]:
+    steps = trace(compile_plan(design, in_channels, num_classes), image_size)
+    return sum(step.params for step in steps), sum(step.macs for step in steps)
+
+
+@functools.cache
+def _count_reference(
+    name: str, code_sha256: str | None, image_size: int, in_channels: int, num_classes: int
+) -> tuple[int, int]:
+    """Count a reference model; `code_sha256` makes the cache forget another content of a user's file."""
+    from modernize.reference import count_reference
+
+    cost = count_reference(name, image_size, in_channels, num_classes)
+    return cost.params, cost.macs
