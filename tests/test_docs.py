@@ -120,7 +120,10 @@ def mydata(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workplace(tmp_path: Path, imagenet: Path, mydata: Path) -> Path:
-    """A folder where the commands find the data and the published results."""
+    """A folder where the commands find the data, the published results, and the files that the pages show."""
+    for code in (code for page in PYTHON.values() for code in page):
+        if (named := re.match(r"# (\w+\.py)\n", code)) is not None:
+            (tmp_path / named[1]).write_text(code)
     for name, place in (("imagenet", imagenet), ("mydata", mydata), ("docs", HOME / "docs")):
         (tmp_path / name).symlink_to(place)
     return tmp_path

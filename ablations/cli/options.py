@@ -102,7 +102,10 @@ def read_svg_path(_: click.Context, option: click.Parameter, value: Path | None)
 
 _OPTIONS: dict[str, Callable] = {
     "data": click.option(
-        "--data", metavar="NAME", help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder or imagenet."
+        "--data",
+        metavar="NAME",
+        help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder, imagenet, torchvision:NAME, hf:NAME[:SPLIT] "
+        "or FILE.py:FUNCTION.",
     ),
     "data_dir": click.option(
         "--data-dir",
@@ -138,6 +141,9 @@ _OPTIONS: dict[str, Callable] = {
     ),
     "tensorboard": click.option(
         "--tensorboard", is_flag=True, help="Also write a TensorBoard log to each run's folder."
+    ),
+    "wandb": click.option(
+        "--wandb", is_flag=True, help="Also log each run to Weights & Biases; offline if WANDB_MODE=offline."
     ),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Print a traceback with an error."),
     "diagram": click.option(
@@ -253,12 +259,27 @@ def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> 
     return {flag: values.split(":") for flag, _, values in pairs}
 
 
-def check_tensorboard(wanted: bool) -> None:
-    """Raise RequestError if TensorBoard is requested but not installed."""
+def checked_logs(tensorboard: bool, wandb: bool) -> dict[str, bool]:
+    """Return which other programs runs are logged for; print where W&B logs.
+
+    Raises RequestError if one of them is not installed, or W&B has no account.
+    """
     from importlib.util import find_spec
 
-    if wanted and find_spec("tensorboard") is None:
-        raise RequestError("--tensorboard: not installed; run pip install 'modernize-convnets[tensorboard]'")
+    from ablations.streams import say
+    from ablations.training.distributed import is_main
+
+    logs = {"tensorboard": tensorboard, "wandb": wandb}
+    for name, wanted in logs.items():
+        if wanted and find_spec(name) is None:
+            raise RequestError(f"--{name}: not installed; run pip install 'modernize-convnets[{name}]'")
+    if wandb:
+        from ablations.launch.loggers import check_account
+
+        where = check_account()
+        if is_main():
+            say(where)
+    return logs
 
 
 def read_formats(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:

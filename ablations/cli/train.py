@@ -13,7 +13,7 @@ from ablations.cli.options import (
     Integer,
     Location,
     Positive,
-    check_tensorboard,
+    checked_logs,
     read_flags,
     read_names,
     read_recipes,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 def data(name: str, form: str, data_dir: Path) -> None:
     """Inspect a dataset; download it if it is missing.
 
+    NAME is that of --data, such as torchvision:SVHN or my_data.py:shapes.
+
     Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
     are also in the training split.
     """
@@ -47,7 +49,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
     from ablations.data.datasets import load
     from ablations.data.inspection import as_json, describe, inspect
 
-    found = inspect(load(name, data_dir, 224 if name in ("folder", "imagenet") else None))
+    found = inspect(load(name, data_dir, differing=224))
     click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 
@@ -56,7 +58,9 @@ def data(name: str, form: str, data_dir: Path) -> None:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
+@with_options(
+    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
+)
 def train(
     design: str,
     seed: int,
@@ -70,6 +74,7 @@ def train(
     weights: str | None,
     device: str,
     tensorboard: bool,
+    wandb: bool,
 ) -> int:
     """Train one design; rerun the command to resume.
 
@@ -88,7 +93,6 @@ def train(
 
     recipe = "quick" if recipe is None else recipe
     reference = check_reference(design) if is_reference(design) else None
-    check_tensorboard(tensorboard)
     config = RunConfig(
         row=reference_row(reference) if reference else slug(design),
         label=shown_reference(reference) if reference else design,
@@ -105,9 +109,8 @@ def train(
     from ablations.launch.in_process import train_one
 
     refuse_contradictions(config.recipe, f"recipe {recipe}")
-    return train_one(
-        config, out or Path("runs") / config.name, data_dir, device=device, threads=threads, tensorboard=tensorboard
-    )
+    logs = checked_logs(tensorboard, wandb)
+    return train_one(config, out or Path("runs") / config.name, data_dir, device=device, threads=threads, **logs)
 
 
 # The Slurm resources that options of `run` set.
@@ -197,7 +200,9 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options("data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "debug")
+@with_options(
+    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
+)
 def run(
     study: str,
     dry_run: bool,
@@ -210,6 +215,7 @@ def run(
     settings: dict[str, str],
     device: str,
     tensorboard: bool,
+    wandb: bool,
     kind: str | None,
     resolve: str | None,
     **changes: Any,
@@ -239,13 +245,13 @@ def run(
     resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
     _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], resources)
-    check_tensorboard(tensorboard)
+    logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
     loaded, folder = _find_study(study, out, resolve, changes, settings)
     load = data_loader(data_dir)
     loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
-    session = Session(loaded, folder, data_dir, load, retry_failed, tensorboard)
+    session = Session(loaded, folder, data_dir, load, retry_failed, **logs)
     if kind is not None:
         return _run_jobs(session, dry_run, kind, jobs)
     return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)

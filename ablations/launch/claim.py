@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.launch.loggers import TensorBoard, WeightsAndBiases
 from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig, data_wanted, execute, finished, load_data, locked
 from ablations.studies.schema import Study
@@ -16,8 +17,6 @@ from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import ALONE, Group
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from ablations.data.datasets import DataSet
 
 WAIT = 0.5  # seconds between looks at runs that other processes hold
@@ -30,6 +29,7 @@ class Place:
     device: str
     group: Group = ALONE
     tensorboard: bool = False
+    wandb: bool = False
 
 
 def data_loader(data_dir: Path) -> Callable[[RunConfig], DataSet]:
@@ -45,10 +45,12 @@ def data_loader(data_dir: Path) -> Callable[[RunConfig], DataSet]:
     return load
 
 
-def take(run: RunConfig, folder: Path, data: DataSet, place: Place, callbacks: Callbacks) -> dict[str, Any] | None:
+def take(
+    run: RunConfig, folder: Path, data: DataSet, place: Place, callbacks: Callbacks, study: str | None = None
+) -> dict[str, Any] | None:
     """Train a run to its end and return its result; None if another process holds it, or it is finished.
 
-    Raises what `execute` does.
+    `study` is the name of the run's study, if it is of one. Raises what `execute` does.
     """
     group = place.group
     with contextlib.ExitStack() as held:
@@ -57,6 +59,8 @@ def take(run: RunConfig, folder: Path, data: DataSet, place: Place, callbacks: C
             return None
         callbacks.start(run.name)
         followed = TensorBoard(callbacks, folder) if place.tensorboard and group.main else callbacks
+        if place.wandb and group.main:
+            followed = held.enter_context(WeightsAndBiases(followed, run, folder, study))
         result = execute(run, folder, data, place.device, followed, group)
         callbacks.end(result)
         return result
@@ -72,31 +76,8 @@ def work_through(
         return [run for run in study.runs if not finished(run_folder(folder, run))]
 
     while runs := place.group.by_main(unfinished):
-        trained = [take(run, run_folder(folder, run), load(run), place, callbacks) for run in runs]
+        trained = [take(run, run_folder(folder, run), load(run), place, callbacks, study.name) for run in runs]
         if not any(trained):
             if place.group.any(callbacks.stopping())[0]:
                 raise Interrupted
             time.sleep(WAIT)
-
-
-class TensorBoard(Callbacks):
-    """Write the log for TensorBoard too, in the run's folder."""
-
-    def __init__(self, callbacks: Callbacks, folder: Path):
-        super().__init__(callbacks.stopping)
-        self.callbacks, self.folder = callbacks, folder
-        self.writer: SummaryWriter | None = None
-
-    def warn(self, message: str) -> None:
-        self.callbacks.warn(message)
-
-    def log(self, line: dict[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.callbacks.log(line)
-        # purge_step hides what an earlier session wrote after its last checkpoint.
-        self.writer = self.writer or SummaryWriter(str(self.folder / "tensorboard"), purge_step=line["step"])
-        for name in ("loss", "top1", "learning_rate"):
-            self.writer.add_scalar(f"training/{name}", line[name], line["step"])
-        self.writer.add_scalar("training/images_per_second", line["images"] / max(line["seconds"], 1e-9), line["step"])
-        self.writer.flush()

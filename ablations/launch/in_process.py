@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def train_one(
-    config: RunConfig, folder: Path, data_dir: Path, *, device: str, threads: int | None, tensorboard: bool
+    config: RunConfig, folder: Path, data_dir: Path, *, device: str, threads: int | None, **logs: bool
 ) -> int:
     """Train a run in its folder, or print the result it has; return the exit status.
 
@@ -62,7 +62,7 @@ def train_one(
                 callbacks.warn(data.notice)
             for warning in (*config.doubts(data, group.size), *unused(config.recipe)):
                 callbacks.warn(f"warning: {warning}")
-            result = take(config, folder, data, Place(device, group, tensorboard), callbacks)
+            result = take(config, folder, data, Place(device, group, **logs), callbacks)
             if result is None:
                 result = _result_there(folder, data)
                 display.end(config.name, result)
@@ -86,7 +86,7 @@ def run_together(session: Session, device: str, threads: int | None) -> None:
             how = f"{group.size} processes per run, on {device.partition(':')[0]}"
             with session.display(ended, how, quiet=not group.main) as display:
                 callbacks = DisplayCallbacks(display, stop) if group.main else NullCallbacks(stop)
-                place = Place(device, group, session.tensorboard)
+                place = Place(device, group, session.tensorboard, session.wandb)
                 work_through(session.study, folder, session.load, place, callbacks)
     except Interrupted:
         raise KeyboardInterrupt from None

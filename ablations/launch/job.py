@@ -33,6 +33,7 @@ class Job:
     on_gpu: bool
     threads: int
     tensorboard: bool
+    wandb: bool = False
 
     def __call__(self) -> str:
         """Train the run to its end and return its status; if preempted, write a checkpoint and have it requeued."""
@@ -48,16 +49,17 @@ class Job:
         _tell_torch_of_tasks()
         prepare_process(self.threads)
         device = own_device("cuda" if self.on_gpu else "cpu")
-        run = {run.name: run for run in read_study(self.study).runs}[self.run]
+        study = read_study(self.study)
+        run = {run.name: run for run in study.runs}[self.run]
         folder = run_folder(self.study, run)
         signals = JobSignals()
         with signals.listening():
             try:
                 with joined(device) as group:
-                    place = Place(device, group, self.tensorboard)
+                    place = Place(device, group, self.tensorboard, self.wandb)
                     data = load_data(run, self.data_dir)
                     callbacks = Log(signals) if group.main else NullCallbacks(signals)
-                    while take(run, folder, data, place, callbacks) is None:
+                    while take(run, folder, data, place, callbacks, study.name) is None:
                         if group.by_main(lambda: finished(folder)):
                             break
                         if group.any(signals())[0]:

@@ -56,7 +56,8 @@ class Pool:
         # -P: a file in the current folder must not replace a module
         command = [sys.executable, "-P", "-m", "ablations.launch.worker", f"--data-dir={self.session.data_dir}"]
         command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
-        command += [*(["--tensorboard"] if self.session.tensorboard else []), "--", str(self.session.folder)]
+        logs = {"--tensorboard": self.session.tensorboard, "--wandb": self.session.wandb}
+        command += [*(option for option, wanted in logs.items() if wanted), "--", str(self.session.folder)]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

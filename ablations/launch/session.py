@@ -30,6 +30,7 @@ class Session:
     load: Callable[[RunConfig], DataSet]
     retry_failed: bool = False
     tensorboard: bool = False
+    wandb: bool = False
 
     @contextmanager
     def opened(self) -> Iterator[set[str]]:

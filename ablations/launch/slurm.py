@@ -92,7 +92,15 @@ def _unfinished(cluster: Cluster, session: Session) -> list[Job]:
     folder, data_dir = session.folder.resolve(), session.data_dir.resolve()
     waiting = in_queue(folder)
     return [
-        Job(folder, run.name, data_dir, on_gpu=cluster.gpus > 0, threads=cluster.cpus, tensorboard=session.tensorboard)
+        Job(
+            folder,
+            run.name,
+            data_dir,
+            on_gpu=cluster.gpus > 0,
+            threads=cluster.cpus,
+            tensorboard=session.tensorboard,
+            wandb=session.wandb,
+        )
         for run in session.study.runs
         if not finished(run_folder(folder, run)) and run.name not in waiting
     ]

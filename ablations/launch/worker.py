@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--launcher", type=int, required=True)
     parser.add_argument("--tensorboard", action="store_true")
+    parser.add_argument("--wandb", action="store_true")
     arguments = parser.parse_args()
 
     prepare_streams()
@@ -41,7 +42,8 @@ def main() -> int:
     prepare_process(arguments.threads)
     try:
         with writing(f"study {arguments.folder}"), stop.listening(), joined(arguments.device) as group:
-            place, load = Place(arguments.device, group, arguments.tensorboard), data_loader(arguments.data_dir)
+            place = Place(arguments.device, group, arguments.tensorboard, arguments.wandb)
+            load = data_loader(arguments.data_dir)
             work_through(read_study(arguments.folder), arguments.folder, load, place, channel)
         return 0
     except Interrupted:
