@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
+from ablations.studies.own_rows import studied_settings
 from ablations.studies.results import curves_frame, recorded_warnings, update_results
 from ablations.studies.schema import Study
 from ablations.studies.screen import factors_of
@@ -77,6 +78,7 @@ def read_report(study: Study, folder: Path) -> Report:
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
+    texts = texts or studied_settings(study)
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
     steps = study.steps if study.kind == "roadmap" else None
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)

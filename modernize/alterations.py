@@ -36,7 +36,7 @@ def unwrapped(network: nn.Module, error: type[ValueError] = WeightsError) -> Net
             inner = inner._orig_mod
         else:
             there = f" in a {type(network).__name__}" if inner is not network else ""
-            raise error(f"network: must be a network of modernize.build, not a {type(inner).__name__}{there}")
+            raise error(f"network: must be a network of modernize.build, not a {_kind(type(inner), Network)}{there}")
     return inner
 
 
@@ -98,8 +98,8 @@ def _changed_modules(ours: dict[str, nn.Module], needed: dict[str, nn.Module]) -
         elif name not in needed:
             description = f"{name} ({type(ours[name]).__name__}) was added"
         elif not _same_kind(type(ours[name]), type(needed[name])):
-            found, wanted = type(ours[name]).__name__, type(needed[name]).__name__
-            description = f"{name or 'the network'} is {found} (needs {wanted})"
+            wanted = type(needed[name])
+            description = f"{name or 'the network'} is {_kind(type(ours[name]), wanted)} (needs {wanted.__name__})"
         else:
             continue
         changed.append(name)
@@ -109,6 +109,11 @@ def _changed_modules(ours: dict[str, nn.Module], needed: dict[str, nn.Module]) -
 def _within(name: str, modules: Iterable[str]) -> bool:
     """Return whether a name is that of a module or of something in it."""
     return any(module in ("", name) or name.startswith(f"{module}.") for module in modules)
+
+
+def _kind(found: type, wanted: type) -> str:
+    """Name a class, with its module if its name alone is that of another one: torch.fx and quantization reuse names."""
+    return f"{found.__module__}.{found.__name__}" if found.__name__ == wanted.__name__ else found.__name__
 
 
 def _same_kind(ours: type, wanted: type) -> bool:
@@ -130,7 +135,10 @@ def _changed_settings(name: str, module: nn.Module, built: nn.Module) -> Iterato
 
 def _changed_tensors(network: Network, built: Network, changed: Iterable[str]) -> Iterator[str]:
     """Describe the tensors in which a network differs from the built one, but for those of changed modules."""
-    ours = {without_wrappers(key): tensor.shape for key, tensor in network.state_dict().items()}
+    # quantized modules have other values in their state dicts, too
+    ours: dict[str, Any] = {
+        without_wrappers(key): getattr(value, "shape", None) for key, value in network.state_dict().items()
+    }
     needed = {key: tensor.shape for key, tensor in built.state_dict().items()}
     for key in (*needed, *(key for key in ours if key not in needed)):
         if _within(key, changed):

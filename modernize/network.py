@@ -54,6 +54,8 @@ class GlobalResponseNorm(_PerChannel):
     initialized to 0, which makes the module the identity.
     """
 
+    __constants__ = ("eps",)  # as in torch's norms: what `export_weights` compares
+
     def __init__(self, channels: int):
         super().__init__()
         self.eps = RESPONSE_NORM_EPS

@@ -58,9 +58,17 @@ def settings_of(name: str) -> dict[str, Any]:
     return read_call(name).settings
 
 
-def with_settings(name: str, settings: Mapping[str, Any]) -> str:
-    """Return the name with some settings changed, as `check_own` does."""
+def identity(name: str) -> str:
+    """Return a text that is the same for names of the same network, whether defaults are written or not."""
     call = read_call(name)
+    defaults = {key: one.default for key, one in _parameters(call).items() if one.default is not one.empty}
+    return f"{call.file}:{call.function}{sorted({**defaults, **call.settings}.items())}"
+
+
+def with_settings(name: str, settings: Mapping[str, Any]) -> str:
+    """Return the name with some settings changed, as `check_own` does; texts are read as YAML."""
+    call = read_call(name)
+    settings = {key: parse_yaml(value) if isinstance(value, str) else value for key, value in settings.items()}
     return check_own(_written(replace(call, settings={**call.settings, **settings}), str(call.file)))
 
 

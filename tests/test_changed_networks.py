@@ -192,6 +192,10 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "moved": (lambda n: setattr(n, "stem", nn.Sequential(*reversed(n.stem))), "stem.conv (Conv2d) is missing"),
     "reordered": (lambda n: n.stem._modules.update(conv=n.stem._modules.pop("conv")), "stem.norm was moved"),
+    "quantized": (
+        lambda n: setattr(n.head, "linear", torch.ao.nn.quantized.dynamic.Linear(8, 5)),
+        "head.linear is torch.ao.nn.quantized.dynamic.modules.linear.Linear (needs Linear)",
+    ),
     "sparse": (
         lambda n: setattr(n.head.linear, "weight", nn.Parameter(n.head.linear.weight.detach().to_sparse())),
         "tensors that are not dense: head.linear.weight",
@@ -230,6 +234,18 @@ def test_what_is_no_network_of_ours_is_refused(network: Any) -> None:
     for use in (lambda: export_weights(network, "native"), lambda: load_weights(network, {})):
         with pytest.raises(WeightsError, match=f"must be a network of modernize.build, not a {type(network).__name__}"):
             use()
+
+
+def test_another_epsilon_of_response_normalization_is_not_exported() -> None:
+    network = build(f"{CONVNEXT},grn=on")
+    first(network).grn.eps = 1e-3
+    with pytest.raises(WeightsError, match=r"stages\.0\.blocks\.0\.residual\.grn: eps=0\.001 \(needs 1e-06\)$"):
+        export_weights(network, "native")
+
+
+def test_a_traced_network_is_refused_by_a_name_that_is_not_its_own() -> None:
+    with pytest.raises(WeightsError, match=r"of modernize.build, not a torch.fx.graph_module.Network$"):
+        export_weights(torch.fx.symbolic_trace(build(RESNET)), "native")
 
 
 def test_another_number_of_classes_or_channels_is_exported() -> None:

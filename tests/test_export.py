@@ -633,3 +633,10 @@ def test_the_scripts_of_the_documentation_run_as_written(tmp_path: Path, monkeyp
     name, probability = done.stdout.split()
     assert int(name) == int(expected.argmax()) == digits.test.labels[5]
     assert abs(float(probability) - float(expected.max())) < 2e-3
+    deep = Image.fromarray(np.asarray(images[5]).astype(np.uint16) * 257)
+    clear = images[5].copy()
+    clear.putalpha(128)
+    for other in (deep, clear):  # Pillow would clip the one and show what is hidden in the other
+        other.save(tmp_path / "digit.png")
+        with pytest.raises(SystemExit, match=r"convert it first$"):
+            exec(onnx_script, {})

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -17,9 +18,12 @@ from ablations import load_run
 from ablations.data.datasets import load
 from ablations.errors import RequestError
 from ablations.store import read_json
-from ablations.studies.folder import open_folder
+from ablations.studies.folder import open_folder, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.own_code import code_sha256
+from ablations.studies.own_rows import studied_settings
+from ablations.studies.run import execute
+from ablations.studies.schema import Study
 from modernize import count
 from modernize.cost import count_macs
 from modernize.design import DesignError
@@ -329,3 +333,89 @@ def test_a_study_takes_them_beside_its_rows_and_refuses_another_content(here: Pa
     assert "have the same name 'my_models-net'; rename a file" in said(
         *(*arguments[:6], "--references", "my_models.py:net,b/my_models.py:net")
     )
+
+
+# Studies of a function's arguments -----------------------------------------------------------------------------------
+
+
+def study_of(kind: str, base: str = "my_models.py:net", **changes: Any) -> Study:
+    return load_study(kind, {"base": base, "data": "digits", **changes}, {})
+
+
+def test_the_arguments_are_the_flags_of_a_study(here: Path) -> None:
+    def rows(study: Study) -> dict[str, tuple[str, str | None]]:
+        return {row.row: (shown_reference(str(row.reference)), row.compared_with) for row in study.rows}
+
+    values = {"width": ["8"], "residual": ["off"]}  # as typed
+    assert rows(study_of("one-in", flags=values)) == {
+        "base": ("my_models.py:net", None),
+        "with-width": ("my_models.py:net(width=8)", "base"),
+        "with-residual": ("my_models.py:net(residual=false)", "base"),
+    }
+    assert rows(study_of("one-out", flags=values)) == {
+        "end": ("my_models.py:net(width=8,residual=false)", None),
+        "without-width": ("my_models.py:net(width=4,residual=false)", "end"),
+        "without-residual": ("my_models.py:net(width=8,residual=true)", "end"),
+    }
+    assert rows(study_of("sweep", base="my_models.py:net(norm=ln)", flags={"width": [4, 8]})) == {
+        "width=4": ("my_models.py:net(norm=ln,width=4)", None),
+        "width=8": ("my_models.py:net(norm=ln,width=8)", "width=4"),
+    }
+    assert rows(study_of("recipes", base="timm:test_vit")) == {
+        "quick_original": ("timm:test_vit", None),
+        "quick": ("timm:test_vit", "quick_original"),
+    }
+    grid = study_of("grid", flags={"width": [4, 8], "norm": ["bn", "ln"]}, references=["my_models.py:net"])
+    assert list(studied_settings(grid)) == ["width=4,norm=bn", "width=4,norm=ln", "width=8,norm=bn", "width=8,norm=ln"]
+    assert grid.rows[-1].same_as == "width=4,norm=bn", "the defaults are the same network"
+    assert grid.base == "my_models.py:net"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("orders --flags width=8", "a function's network is studied by one-in, one-out, sweep, grid, recipes"),
+        ("roadmap", "a function's network is studied by one-in, one-out, sweep, grid, recipes"),
+        ("one-in", "flags: give the function's arguments values, such as width=8:16, in a one-in"),
+        ("one-in --flags width", "flags: give the function's arguments values, such as width=8:16, in a one-in"),
+        ("one-in --flags width=8:16", "flags: width must have one value in a study of kind one-in"),
+        ("one-in --flags width=8 --end pocket", "end: not for a function's network"),
+        ("sweep --flags width=8:16,norm=bn", "flags: a sweep varies one flag; to vary several, use a grid"),
+        ("sweep --flags widht=8:16", "my_models.py:net has no setting 'widht': did you mean 'width'?"),
+        ("sweep --flags width=8:0x8", "flags: width=8 is listed twice"),
+        ("sweep --flags residual=on:true", "flags: residual=true is listed twice"),
+        ("sweep --flags num_classes=3:4", "num_classes is no setting: it follows from the dataset"),
+        ("sweep --flags width=8:a", "width=a on digits: "),
+    ],
+)
+def test_wrong_studies_of_a_function_are_one_line(here: Path, arguments: str, says: str) -> None:
+    words = ("run", *arguments.split(), "--base", "my_models.py:net", "--data", "digits", "--dry-run")
+    assert says in said(*words)
+
+
+def test_what_has_no_arguments_is_no_base_but_of_recipes(here: Path) -> None:
+    words = ("run", "sweep", "--base", "timm:test_vit", "--flags", "width=3:4", "--data", "digits")
+    assert "timm:test_vit has no flags; list it in references, or write a function that builds it" in said(*words)
+
+
+def test_an_ablation_of_a_function_is_run_and_reported(here: Path) -> None:
+    """Trained in this process; the commands of docs/your-network.md train in workers."""
+    study = study_of("grid", flags={"width": [4, 8], "norm": ["bn", "ln"]}, seeds=[0, 1], budget="256images")
+    data = load("digits", here, 32)
+    study = open_folder(study.on(data), here / "study")
+    for run in study.runs:
+        place = run_folder(here / "study", run)
+        place.mkdir(parents=True)
+        assert execute(run, place, data)["status"] == "done"
+    reported = ablations_here("report", "study", "--format", "markdown,html")
+    assert reported.returncode == 0, reported.stderr
+    runs = pd.read_csv("study/results.csv")
+    assert list(runs["label"].unique()) == [f"width={width}, norm={norm}" for width in (4, 8) for norm in ("bn", "ln")]
+    assert (runs["images_seen"] == 256).all()
+    folder = here / "study/runs/width=8,norm=ln-s1"
+    assert (folder / "code/my_models.py").read_text() == MODELS
+    page = (here / "study/report/index.html").read_text()
+    assert "interaction with norm: ln − bn" in page and "at norm=bn" in page
+    assert 'id="explorer"' not in page and "lookUp" not in page, "a function's network has no design flags"
+    assert str(here) not in page
+    assert load_run(folder)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)

@@ -194,13 +194,18 @@ def set_name(flags: list[str], on: frozenset[str]) -> str:
 
 def _recipes(request: StudyFile) -> Iterator[StudyRow]:
     """Yield the same design under each recipe, compared with the first."""
-    design, recipes = base_design(request), request.recipes or ["quick_original", "quick"]
+    return recipe_rows(request, base_design(request).flags())
+
+
+def recipe_rows(request: StudyFile, flags: dict[str, Any]) -> Iterator[StudyRow]:
+    """Yield a row of these flags for each recipe, compared with the first."""
+    recipes = request.recipes or ["quick_original", "quick"]
     names = [_recipe_row(recipe) for recipe in recipes]
     if len(set(names)) < len(names):
         raise RequestError(f"recipes={recipes}: list each once, and give two files different names")
     for name, recipe in zip(names, recipes, strict=True):
         first = names[0] if name != names[0] else None
-        yield StudyRow(row=name, label=recipe, flags=design.flags(), recipe=recipe, compared_with=first)
+        yield StudyRow(row=name, label=recipe, flags=flags, recipe=recipe, compared_with=first)
 
 
 def _recipe_row(recipe: str) -> str:

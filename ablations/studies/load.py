@@ -13,11 +13,13 @@ from ablations.recipe_checks import refuse_contradictions
 from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml, shipped
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, sample_orders
+from ablations.studies.own_rows import is_own, network_of, own_rows
 from ablations.studies.reference_rows import reference_rows
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
 from modernize.design import DesignError, is_file, nearest
+from modernize.reference import shown_reference
 from modernize.roadmap import roadmap_of
 
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
@@ -128,13 +130,15 @@ def _precision(request: StudyFile, rows: list[StudyRow]) -> tuple[Precision | No
 
 
 def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Study:
-    from ablations.data.datasets import LOADERS
+    from ablations.data.datasets import loader_of
 
-    if request.data not in LOADERS:
-        raise RequestError(f"data: unknown dataset {request.data!r}: {nearest(request.data, LOADERS)}")
+    try:
+        loader_of(request.data)
+    except RequestError as error:
+        raise RequestError(f"data: {error}") from None
     if request.budget is not None:
         read_budget(request.budget)
-    orders = list(sample_orders(request)) if request.kind == "orders" else []
+    orders = list(sample_orders(request)) if request.kind == "orders" and not is_own(request) else []
     screen, designs = _designs(request, orders)
     rows = _once(itertools.chain(designs, reference_rows(request)))
     precision, seeds = _precision(request, rows)
@@ -157,7 +161,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
     return Study(
         name=name,
         kind=request.kind,
-        base=request.base,
+        base=shown_reference(request.base) if is_own(request) else request.base,
         roadmap=_contents(request.base),
         data=request.data,
         evaluate=request.evaluate,
@@ -182,6 +186,8 @@ def _contents(base: str) -> dict[str, Any] | None:
 
 def _designs(request: StudyFile, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
     """Choose the rows of a study, and what a screening study records of its design."""
+    if is_own(request):
+        return None, own_rows(request)
     if request.kind == "screen":
         from ablations.studies.screen import screen_of
 
@@ -206,6 +212,6 @@ def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:
     first: dict[tuple[str, str], str] = {}
     unique = []
     for row in rows:
-        same = first.setdefault((row.reference or repr(row.flags), row.recipe), row.row)
+        same = first.setdefault((network_of(row), row.recipe), row.row)
         unique.append(row if same == row.row else row.model_copy(update={"same_as": same}))
     return unique

@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ablations.errors import RequestError
 from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
@@ -14,6 +14,7 @@ from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
 from modernize.design import BY_NAME, is_file, nearest, split_name
+from modernize.reference import is_reference
 from modernize.roadmap import Roadmap, roadmap, roadmap_of, stored_roadmap
 from modernize.roadmap_file import parse_roadmap
 
@@ -34,7 +35,9 @@ class StudyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
-    base: str = Field(description="starting design; for a roadmap its name, with flags for another size")
+    base: str = Field(
+        description="starting design, or FILE.py:FUNCTION; for a roadmap its name, with flags for another size"
+    )
     end: str | None = Field(default=None, description="final design; none: the last row of base's roadmap")
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="flags to study, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="number of random orders; none: 10")
@@ -63,8 +66,9 @@ class StudyFile(BaseModel):
 
     @field_validator("flags", mode="before")
     @classmethod
-    def _check_flags(cls, flags: Any) -> Any:
-        """Accept a list of flags, or a list of values per flag."""
+    def _check_flags(cls, flags: Any, info: ValidationInfo) -> Any:
+        """Accept a list of flags, or a list of values per flag; a function's arguments are flags of its network."""
+        own = is_reference(info.data.get("base", ""))
         if flags is None:
             return None
         if not isinstance(flags, (list, dict)) or not flags:
@@ -72,7 +76,7 @@ class StudyFile(BaseModel):
         for flag in flags:
             if not isinstance(flag, str):
                 raise ValueError("a flag is a name, such as kernel_size")
-            if flag not in BY_NAME:
+            if flag not in BY_NAME and not own:
                 raise ValueError(f"unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
         if isinstance(flags, list):
             twice = [flag for flag in BY_NAME if flags.count(flag) > 1]

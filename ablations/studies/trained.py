@@ -45,7 +45,7 @@ def load_run(folder: str | Path, *, averaged: bool = False) -> nn.Module:
     """Load the trained network of a run of `ablations train`, or of a study's run.
 
     The dataset is not needed. The checkpoint is read without running code in it, and its weights are verified against
-    the checksum in the run's result.
+    the checksum in the run's result. Of a network FILE.py:FUNCTION, the run's copy of FILE.py is executed.
 
     Args:
         folder: The run's folder: `runs/DESIGN-sSEED`, or `STUDY/runs/ROW-sSEED` of a study.

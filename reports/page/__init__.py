@@ -41,7 +41,8 @@ def page(report: Report) -> str:
         shown=shown,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
-        explorer=explorer_data(report),
+        explorer=explorer_data(report) if report.designs else None,  # reference models have no flags
+        explorer_script=Markup(_read("explorer.js")),
         as_json=as_json,
     )
 
