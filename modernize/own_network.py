@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from modernize.arguments import Size
 from modernize.design import DesignError, printable, read_switch
-from modernize.user_code import Call, UserCodeError, call_function, function_of, located, read_call
+from modernize.user_code import Call, call_function, function_of, located, read_call
+from modernize.user_sources import UserCodeError
 from modernize.yaml_file import parse_yaml
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_own(name: str) -> str:
         call = _typed(call, _parameters(call))
     except UserCodeError as error:
         raise DesignError(str(error)) from error
-    return _written(call, str(call.file.absolute()))
+    return _written(call, str(call.file.resolve()))
 
 
 def shown_own(name: str) -> str:

@@ -154,6 +154,13 @@ def gtsrb(root: Path, _: pytest.MonkeyPatch) -> None:
     (root / "gtsrb/GT-final_test.csv").write_text("\n".join(rows) + "\n")
 
 
+def country211(root: Path, _: pytest.MonkeyPatch) -> None:
+    for split, count in (("train", 3), ("valid", 1), ("test", 2)):
+        for code in ("AD", "ZW"):
+            for number in range(count):
+                picture(root / f"country211/{split}/{code}/{number}.jpg", 70, 60)
+
+
 def dtd(root: Path, _: pytest.MonkeyPatch) -> None:
     for number, split in enumerate(("train", "val", "test")):
         names = [f"{texture}/{texture}_{number}.jpg" for texture in ("banded", "zigzagged")]
@@ -190,6 +197,7 @@ FORMATS: dict[str, tuple[Callable[..., None], int, int, int, str, str, int | Non
     "EuroSAT": (eurosat, 16, 4, 2, "AnnualCrop", "Forest", 64),
     "Imagenette(size=160px)": (imagenette, 6, 4, 2, "tench", "English springer", None),
     "GTSRB": (gtsrb, 6, 2, 43, "0", "42", None),
+    "Country211": (country211, 8, 4, 2, "AD", "ZW", None),
     "DTD(partition=2)": (dtd, 4, 2, 2, "banded", "zigzagged", None),
     "FGVCAircraft(annotation_level=manufacturer)": (aircraft, 2, 2, 2, "Airbus", "De Havilland", None),
 }
@@ -295,8 +303,8 @@ def test_wrong_names_and_settings_are_one_line(tmp_path: Path) -> None:
         "torchvision:SVNH": "did you mean 'SVHN'?",
         "torchvision:svhn": "did you mean 'SVHN'?",
         "torchvision:CIFAR10": "write cifar10",
-        "torchvision:": "of torchvision: known: DTD",
-        "torchvision:Kinetics": "known: DTD",
+        "torchvision:": "of torchvision: known: Country211, DTD",
+        "torchvision:Kinetics": "known: Country211, DTD",
         "svhn": "write torchvision:SVHN",
         "flowers102": "write torchvision:Flowers102",
         "torchvisoin:SVHN": "unknown dataset",

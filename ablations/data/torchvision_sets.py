@@ -67,6 +67,7 @@ def _at(*paths: str) -> Callable[[Options], tuple[str, ...]]:
 _BY_TRAIN: dict[str, Any] = {"train": ({"train": True},), "test": {"train": False}, "in_files": False}
 _TRAIN_AND_VAL = ({"split": "train"}, {"split": "val"})
 SETS: dict[str, TorchvisionSet] = {
+    "Country211": TorchvisionSet(_at("country211"), ({"split": "train"}, {"split": "valid"})),
     "DTD": TorchvisionSet(_at("dtd"), _TRAIN_AND_VAL, settings={"partition": tuple(range(1, 11))}),
     "EMNIST": TorchvisionSet(
         _at("EMNIST/raw"),
