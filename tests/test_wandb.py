@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: its own files are read back. What fails there changes no run."""
+"""Weights & Biases: its offline files are read back, and a small server stands for its own. Failures change no run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-import wandb
 from commands import ablations, command, environment
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
+from wandb_server import serving
 
+import wandb
 from ablations.cli import run_command
 from ablations.data.datasets import load
 from ablations.launch import loggers
@@ -159,6 +160,33 @@ def test_an_interrupted_run_goes_on_as_the_same_run_of_wandb(tmp_path: Path, wei
     for name in ("status", "top1", "loss", "train_top1", "params", "macs", "weights_sha256"):
         assert third.summary[name] == result[name]
     assert "status" not in second.summary
+
+
+def test_a_resumed_run_is_one_run_on_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    """The first session dies after step 105, with a checkpoint at step 60: step 100 comes twice."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    with serving() as (address, kept):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        with pytest.raises(Died):
+            take(run_of(), tmp_path, DIGITS, PLACE, At(105, die), "my study")
+        (run,) = kept.values()
+        assert (run.steps, run.exit) == ([50, 100], loggers.INTERRUPTED)
+        callbacks = At(0)
+        result = take(run_of(), tmp_path, DIGITS, PLACE, callbacks, "my study")
+        assert result and result["weights_sha256"] == weights
+        assert not callbacks.warnings
+        assert list(kept.values()) == [run]
+        assert (run.steps, run.exit, run.group) == ([50, 100, 132], 0, "my study")
+        assert json.loads(run.summary)["top1"] == result["top1"]
+
+
+class Died(BaseException):
+    """Stands for the death of the process, but for W&B's."""
+
+
+def die() -> None:
+    raise Died
 
 
 def test_a_failed_run_failed_in_wandb_too(tmp_path: Path) -> None:
