@@ -18,7 +18,6 @@ from modernize.arguments import Size
 from modernize.design import DesignError, printable, read_switch
 from modernize.user_code import Call, call_function, function_of, located, read_call
 from modernize.user_sources import UserCodeError
-from modernize.yaml_file import parse_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +67,8 @@ def identity(name: str) -> str:
 
 def with_settings(name: str, settings: Mapping[str, Any]) -> str:
     """Return the name with some settings changed, as `check_own` does; texts are read as YAML."""
+    from modernize.yaml_file import parse_yaml  # `ablations --help` needs no YAML
+
     call = read_call(name)
     settings = {key: parse_yaml(value) if isinstance(value, str) else value for key, value in settings.items()}
     return check_own(_written(replace(call, settings={**call.settings, **settings}), str(call.file)))
@@ -90,6 +91,8 @@ def value_of(name: str, setting: str) -> Any:
 
 def shown_value(value: Any) -> str:
     """Write a setting's value so that reading it as YAML gives the value."""
+    from modernize.yaml_file import parse_yaml
+
     if isinstance(value, float) and not math.isfinite(value):
         return str(value).replace("inf", ".inf").replace("nan", ".nan")
     if not isinstance(value, str):

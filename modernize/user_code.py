@@ -17,7 +17,6 @@ from typing import Any
 
 from modernize.design import nearest, printable
 from modernize.user_sources import UserCodeError, source_files, sources_sha256
-from modernize.yaml_file import parse_yaml
 
 _WRITTEN = re.compile(r"(?P<file>.*\.py):(?P<function>[^():=]*)(?P<settings>\(.*\))?", re.DOTALL)
 EXAMPLE = "FILE.py:FUNCTION, or FILE.py:FUNCTION(setting=value)"
@@ -52,6 +51,8 @@ def read_call(name: str) -> Call:
 
 def read_settings(written: str, name: str) -> dict[str, Any]:
     """Read the settings (setting=value,…) behind a name, or none; raises UserCodeError."""
+    from modernize.yaml_file import parse_yaml  # `ablations --help` needs no YAML
+
     settings: dict[str, Any] = {}
     inner = written.removeprefix("(").removesuffix(")").strip()
     for part in split_settings(inner) if inner else ():
