@@ -67,7 +67,7 @@ def identity(name: str) -> str:
 
 def with_settings(name: str, settings: Mapping[str, Any]) -> str:
     """Return the name with some settings changed, as `check_own` does; texts are read as YAML."""
-    from modernize.yaml_file import parse_yaml  # `ablations --help` needs no YAML
+    from modernize.yaml_file import parse_yaml
 
     call = read_call(name)
     settings = {key: parse_yaml(value) if isinstance(value, str) else value for key, value in settings.items()}
@@ -91,12 +91,12 @@ def value_of(name: str, setting: str) -> Any:
 
 def shown_value(value: Any) -> str:
     """Write a setting's value so that reading it as YAML gives the value."""
-    from modernize.yaml_file import parse_yaml
-
     if isinstance(value, float) and not math.isfinite(value):
         return str(value).replace("inf", ".inf").replace("nan", ".nan")
     if not isinstance(value, str):
         return json.dumps(value)
+    from modernize.yaml_file import parse_yaml
+
     try:
         plain = parse_yaml(value) == value and not any(sign in value for sign in ",()[]{}")
     except ValueError:

@@ -51,7 +51,7 @@ def read_call(name: str) -> Call:
 
 def read_settings(written: str, name: str) -> dict[str, Any]:
     """Read the settings (setting=value,…) behind a name, or none; raises UserCodeError."""
-    from modernize.yaml_file import parse_yaml  # `ablations --help` needs no YAML
+    from modernize.yaml_file import parse_yaml  # late: a command line's help reads no YAML
 
     settings: dict[str, Any] = {}
     inner = written.removeprefix("(").removesuffix(")").strip()
