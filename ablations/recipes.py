@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from ablations.errors import RequestError
-from modernize.design import nearest
+from modernize.design import nearest, split_commas
 from modernize.numbers import is_doubtful, parse_number
 from modernize.yaml_file import YamlFileError, parse_yaml, read_mapping
 
@@ -292,7 +292,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Traini
     Raises:
         RequestError: If the recipe or a setting is unknown or invalid; names the file, the key and a valid value.
     """
-    base, *settings = name.split(",")
+    base, *settings = split_commas(name)
     if base.endswith((".yaml", ".yml")):
         values = read_yaml(Path(base), "recipe")
     elif base in recipe_names():
@@ -332,6 +332,13 @@ def stretched(recipe: TrainingConfig, epochs: float) -> TrainingConfig:
     if recipe.step_epochs is not None:
         changed["step_epochs"] = recipe.step_epochs * factor
     return check(TrainingConfig, recipe.model_dump() | changed, f"a budget of {epochs:g} epochs")
+
+
+def settings_apart(recipe: TrainingConfig) -> dict[str, Any]:
+    """Return a recipe's settings, without the defaults that depend on other settings: these may be changed."""
+    depend = {name: default for name, (_, _, default) in _USED_BY.items()}
+    depend |= {name: default for name, (_, default) in _REQUIRES.items()}
+    return {name: value for name, value in recipe if name not in depend or value not in (None, depend[name])}
 
 
 def without_newer(recipe: TrainingConfig, stored: Iterable[TrainingConfig]) -> TrainingConfig:

@@ -12,8 +12,9 @@ from ablations.errors import RequestError
 from ablations.studies.kinds import set_name
 from ablations.studies.own_rows import studied_settings
 from ablations.studies.results import curves_frame, recorded_warnings, update_results
-from ablations.studies.schema import Study
+from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
+from ablations.studies.variants import setting_texts
 from modernize.design import nearest, text
 from reports.paper_agreement import agreement_words
 from reports.predictions import on_compared_images
@@ -68,6 +69,11 @@ def bench_frame(study: Study, folder: Path) -> pd.DataFrame:
     return pd.DataFrame([measured.model_dump() for measured in measurements], columns=columns)
 
 
+def _texts(row: StudyRow) -> dict[str, str]:
+    """Return the values of a row's flags, and of the settings that it names, as a user types them."""
+    return {flag: text(value) for flag, value in row.flags.items()} | setting_texts(row.settings)
+
+
 def read_report(study: Study, folder: Path) -> Report:
     """Gather everything that a report shows of a study, from its folder as it is now or its published results.
 
@@ -77,8 +83,7 @@ def read_report(study: Study, folder: Path) -> Report:
     runs = on_compared_images(update_results(study, folder))
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
-    texts = {row: {flag: text(value) for flag, value in flags.items()} for row, flags in designs.items()}
-    texts = texts or studied_settings(study)
+    texts = {row.row: _texts(row) for row in study.rows if row.reference is None} or studied_settings(study)
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
     steps = study.steps if study.kind == "roadmap" else None
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)

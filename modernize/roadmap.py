@@ -20,6 +20,7 @@ from modernize.design import (
     read_object,
     read_settings,
     setting,
+    split_commas,
     split_name,
 )
 from modernize.named_designs import MODELS
@@ -27,7 +28,20 @@ from modernize.plan import compile_plan, trace
 from modernize.reference import is_reference
 from modernize.roadmap_file import NAMES, Printed, RoadmapFile, Source, Step, is_roadmap, parse_roadmap, shipped
 
-__all__ = ["NAMES", "Roadmap", "Row", "Source", "design", "named", "roadmap", "roadmap_of", "stored_roadmap"]
+__all__ = [
+    "NAMES",
+    "NAME_FORM",
+    "Roadmap",
+    "Row",
+    "Source",
+    "design",
+    "named",
+    "prints_costs",
+    "roadmap",
+    "roadmap_of",
+    "split_commas",
+    "stored_roadmap",
+]
 
 NAME_FORM = "a design's name, such as 'convnext_tiny' or 'mine.yaml'"
 

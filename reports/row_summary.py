@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from modernize.roadmap import split_commas
 from reports.errors import shortened
 from reports.marks import count_marks, row_mark_notes, row_marks
 from reports.predictions import describe_images, unread_note
@@ -102,8 +103,8 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for name, runs in by_row.items():
         notes[name] = []
-        if recipes[name] and recipes[name] != usual_recipe and not _compares_recipes(runs):
-            notes[name].append(f"trained with recipe {', '.join(recipes[name])}")
+        if not _compares_recipes(runs):
+            notes[name] += _recipe_note(recipes[name], recipes.get(str(runs["base"].iloc[0]), ()), usual_recipe)
         if images[name] and images[name] != usual_images:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
@@ -114,6 +115,27 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
         notes[name] += _values(runs, "note") if "note" in runs else []
         notes[name] += filter(None, [*row_mark_notes(runs), unread_note(runs), account(runs)])
     return notes
+
+
+def _recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """Say with which recipe a row was trained if it is not the usual one, or what it changes of its baseline's."""
+    if not mine or mine == (base or usual):
+        return []
+    one, other = _parts(mine[0]), _parts((base or usual)[0])
+    if one[0] != other[0]:  # another recipe, not the same one with settings changed
+        return [] if mine == usual else [f"trained with recipe {', '.join(mine)}"]
+    if not base:
+        return []
+    keys = dict.fromkeys((*one[1], *other[1]))
+    changed = [key for key in keys if one[1].get(key) != other[1].get(key)]
+    words = [f"{key}={one[1][key]}" if key in one[1] else f"{key} as in {one[0]}" for key in changed]
+    return [f"recipe differs from the baseline's: {', '.join(words)}"]
+
+
+def _parts(recipe: str) -> tuple[str, dict[str, str]]:
+    """Return a recipe's name and the settings in it."""
+    name, *settings = split_commas(recipe)
+    return name, {key: value for key, _, value in (setting.partition("=") for setting in settings)}
 
 
 def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
@@ -134,7 +156,7 @@ def facts(runs: pd.DataFrame) -> str:
         f"data {', '.join(_values(runs, 'dataset'))}",
         *filter(None, [describe_images(runs)]),
         *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
-        f"{len(recipes)} recipes" if _compares_recipes(runs) else f"recipe {', '.join(_usual(recipes))}",
+        _recipe_words(runs, recipes),
         _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
         f"{len(runs)} {run_word}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number),
         *(f"starting from weights {weights}" for weights in starting_weights(runs)),
@@ -146,6 +168,16 @@ def facts(runs: pd.DataFrame) -> str:
 def starting_weights(runs: pd.DataFrame) -> list[str]:
     """Describe the weights that runs start from; nothing if these are newly initialized."""
     return _values(runs, "weights") if "weights" in runs else []
+
+
+def _recipe_words(runs: pd.DataFrame, recipes: Mapping[str, tuple[str, ...]]) -> str:
+    """Name the usual recipe; if rows change settings of one recipe, that one."""
+    if _compares_recipes(runs):
+        return f"{len(recipes)} recipes"
+    usual = _usual(recipes)
+    base = _parts(usual[0])[0] if usual else ""
+    used = {one for row in recipes.values() for one in row if _parts(one)[0] == base}
+    return f"recipe {', '.join(usual)}" if len(used) < 2 else f"recipe {base}, whose settings differ between rows"
 
 
 def _values(runs: pd.DataFrame, column: str) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from modernize.design import Design, split_name, text
+from modernize.design import RECIPE, Design, split_name, text
 from modernize.roadmap import NAMES, Roadmap, Row, Source, roadmap, roadmap_of
 from reports.cost_table import gflops
 from reports.errors import ReportError
@@ -20,19 +20,23 @@ from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, 
 from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.statistics.values import known
-from reports.tables import Cell, Column, Footnotes, Table, interval, mean_sd, number, signed
+from reports.tables import MISSING, Cell, Column, Footnotes, Table, interval, mean_sd, number, signed
 
 Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and seed
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two designs, under the name that the user gave it, with its cost for one image."""
+    """One of two designs, under the name that the user gave it, with its cost for one image.
+
+    `settings` are those of the recipe that the name sets, as a user types them: `recipe.mixup` and its value.
+    """
 
     name: str
     design: Design
     params: int
     macs: int
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,14 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
 
 def _flags(before: Side, after: Side) -> list[_Line]:
     names = after.design.differences(before.design)
-    return [(name, text(getattr(before.design, name)), text(getattr(after.design, name)), "") for name in names]
+    lines = [(name, text(getattr(before.design, name)), text(getattr(after.design, name)), "") for name in names]
+    settings = {key: tuple(side.settings.get(key, MISSING) for side in (before, after)) for key in _keys(before, after)}
+    return [*lines, *((key, old, new, "") for key, (old, new) in settings.items() if old != new)]
+
+
+def _keys(*sides: Side) -> list[str]:
+    """Return the settings of the recipe that the names set."""
+    return list(dict.fromkeys(key for side in sides for key in side.settings))
 
 
 def _costs(before: Side, after: Side) -> list[_Line]:
@@ -183,6 +194,8 @@ def measure(
 ) -> MeasuredDifference:
     """Compare two designs in a study whose rows have these `designs`, by rows of one recipe.
 
+    If the names set different settings of the recipe, these are what is compared, by rows of recipes that change it.
+
     They are compared by the study's primary measure alone: a choice of the better of two would be a choice by result.
 
     Raises ReportError if the study has no such rows.
@@ -194,6 +207,8 @@ def measure(
             raise ReportError(f"no row of study {runs['study'].iloc[0]} is {side.name}; it has {_some(list(designs))}")
     pairs = [(one, other) for one in rows_of[0] for other in rows_of[1] if one != other]
     fair = [(one, other) for one, other in pairs if recipes[one] == recipes[other]]
+    if sides[0].settings != sides[1].settings:  # the recipe is what is compared
+        fair = [(one, other) for one, other in pairs if _base(recipes[one]) == _base(recipes[other])]
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
     base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
@@ -231,8 +246,20 @@ def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predicti
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the rows of a study that are this design, the row in its name first."""
-    rows = [row for row, flags in designs.items() if Design().with_flags(flags) == side.design]
+    rows = [row for row, flags in designs.items() if _is(side, flags)]
     return sorted(rows, key=lambda row: row != split_name(side.name).row)
+
+
+def _is(side: Side, flags: Mapping[str, Any]) -> bool:
+    """Whether a row with these flags, and `recipe.KEY` for settings as text, is what a side names."""
+    settings = {key: value for key, value in flags.items() if key.startswith(RECIPE)}
+    own = {key: value for key, value in flags.items() if key not in settings}
+    return Design().with_flags(own) == side.design and settings == side.settings
+
+
+def _base(recipe: object) -> str:
+    """Return a recipe's name without the settings in it."""
+    return str(recipe).partition(",")[0]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from ablations.studies.screening import (
     signs_of,
     word_lengths,
 )
+from ablations.studies.variants import Variant
 from modernize.models import design
 from modernize.roadmap import roadmap
 from reports.statistics.screening import alias_strings, screen_effects, standard_errors
@@ -347,7 +348,7 @@ def test_a_study_names_rows_by_their_flags_and_is_the_same_each_time() -> None:
 def test_costs_are_those_of_the_designs_and_limit_the_rows() -> None:
     flags: dict[str, list[Any]] = {"inverted_bottleneck": [False, True], "kernel_size": [3, 7]}
     flags["depthwise"] = [False, True]
-    costs = combination_costs(design("pocket"), flags, roadmap("pocket"), "pocket")
+    costs = combination_costs(Variant(design("pocket")), flags, roadmap("pocket"), "pocket")
     from modernize import count
 
     for code, values in enumerate(product((0, 1), repeat=3)):

@@ -41,11 +41,13 @@ def show(
     num_classes: int | None,
 ) -> None:
     """Show the layers of a design, with parameters and MACs."""
-    from modernize.models import design as named
+    from ablations.studies.variants import variant
     from modernize.plan import compile_plan, trace
 
-    size, channels, classes = image_settings(design, image_size, in_channels, num_classes)
-    plan = compile_plan(named(design), channels, classes)
+    one = variant(design)
+    resolution = image_size or one.settings.get("image_size")
+    size, channels, classes = image_settings(design, resolution, in_channels, num_classes)
+    plan = compile_plan(one.design, channels, classes)
     steps = trace(plan, size)
     click.echo(shown(f"{design}, {channels}×{size.height}×{size.width}"))
     rows = [(step.path, str(step.layer), _size(step.out_size), f"{step.params:,}", f"{step.macs:,}") for step in steps]
@@ -94,25 +96,29 @@ def count(
     Give DESIGNs, or --roadmap for all its rows."""
     if bool(designs) == bool(roadmap_name):
         raise RequestError("count: give designs, such as `ablations count convnext_tiny`, or --roadmap NAME")
-    from modernize.models import design as named
+    from ablations.studies.variants import check_roadmap, variant
     from modernize.reference import check_reference, is_reference
     from modernize.roadmap import prints_costs, roadmap
 
-    parsed = [(name, check_reference(name) if is_reference(name) else named(name)) for name in designs]
+    parsed = [(name, check_reference(name) if is_reference(name) else variant(name)) for name in designs]
     steps = roadmap(roadmap_name) if roadmap_name else None
+    if steps:
+        check_roadmap(steps)
 
     from modernize.cost import count as count_cost
     from reports.cost_table import THE_PAPER, CostRow, cost_table
 
     costs = []
-    for name, design in parsed:
-        cost = count_cost(design, *image_settings(name, image_size, in_channels, num_classes))
+    for name, one in parsed:
+        design, own = (one, {}) if isinstance(one, str) else (one.design, one.settings)
+        size = image_size or own.get("image_size")
+        cost = count_cost(design, *image_settings(name, size, in_channels, num_classes))
         costs.append(CostRow(name, name, cost.params, cost.macs))
     if steps:
-        images = image_settings(steps, image_size, in_channels, num_classes)
-        printed = prints_costs(steps, images)
         for row in steps.rows:
+            images = image_settings(steps, image_size or row.recipe.get("image_size"), in_channels, num_classes)
             cost = count_cost(row.design, *images)
+            printed = prints_costs(steps, images) or ("image_size" in row.recipe and image_size is None)
             beside = (row.printed.gflops, row.note) if printed else (None, "")
             costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *beside))
     source = steps.source if steps else THE_PAPER
@@ -143,19 +149,21 @@ def compare(
 
     Both are counted for the same images: those of A's roadmap, unless overridden. The accuracy comes from --results.
     """
-    from modernize.models import design as named
+    from ablations.studies.variants import Variant, setting_texts, variant
     from modernize.plan import Plan, compile_plan, trace
 
     size, channels, classes = image_settings(before, image_size, in_channels, num_classes)
-    plans = [compile_plan(named(name), channels, classes) for name in (before, after)]
+    ones = [variant(name) for name in (before, after)]
+    plans = [compile_plan(one.design, channels, classes) for one in ones]
 
     from reports.two_designs import Side, two_designs_table
 
-    def side(name: str, plan: Plan) -> Side:
+    def side(name: str, plan: Plan, one: Variant) -> Side:
         steps = trace(plan, size)
-        return Side(name, plan.design, sum(step.params for step in steps), sum(step.macs for step in steps))
+        costs = sum(step.params for step in steps), sum(step.macs for step in steps)
+        return Side(name, plan.design, *costs, setting_texts(one.settings))
 
-    sides = side(before, plans[0]), side(after, plans[1])
+    sides = side(before, plans[0], ones[0]), side(after, plans[1], ones[1])
     measured = _measured(results, sides) if results else None
     images = f"{channels}×{size.height}×{size.width} images and {f'{classes} classes' if classes else 'no classifier'}"
 
@@ -170,12 +178,13 @@ def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
     """Compare two designs by their results in a study; raises RequestError if it lacks one of them."""
     from ablations.studies.folder import read_study
     from ablations.studies.results import predictions, study_runs
+    from ablations.studies.variants import setting_texts
     from reports.errors import ReportError
     from reports.predictions import on_compared_images
     from reports.two_designs import measure
 
     study = read_study(folder)
-    designs = {row.row: row.flags for row in study.rows if row.reference is None}
+    designs = {row.row: row.flags | setting_texts(row.settings) for row in study.rows if row.reference is None}
     try:
         runs = on_compared_images(study_runs(study, folder))
         return measure(runs, designs, sides, predictions(study, folder), study.measure)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablations.errors import RequestError
-from modernize.design import LARGEST
+from modernize.design import LARGEST, split_commas
 
 if TYPE_CHECKING:
     from modernize.arguments import Size
@@ -201,7 +201,7 @@ def read_references(_: click.Context, option: click.Parameter, value: str | None
 def read_recipes(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
     """Parse --recipes quick,quick,learning_rate=2e-3: key=value changes the recipe before it."""
     recipes: list[str] = []
-    for part in value.split(",") if value is not None else ():
+    for part in split_commas(value) if value is not None else ():
         if recipes and "=" in part:
             recipes[-1] += f",{part}"
         else:
@@ -245,7 +245,7 @@ def read_flags(_: click.Context, option: click.Parameter, value: str | None) -> 
     """Parse --flags depthwise,norm or --flags kernel_size=3:5:7,norm=bn:ln."""
     if value is None:
         return None
-    pairs = [part.partition("=") for part in value.split(",")]
+    pairs = [part.partition("=") for part in split_commas(value)]
     if any(not flag.strip() for flag, _, _ in pairs) or len({bool(equals) for _, equals, _ in pairs}) > 1:
         raise RequestError(
             f"--flags {value}: write names, such as depthwise,norm, or values, such as kernel_size=3:5:7"

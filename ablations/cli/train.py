@@ -82,25 +82,26 @@ def train(
     processes train the run together.
     """
     from ablations.recipe_checks import refuse_contradictions
-    from ablations.recipes import load_recipe
     from ablations.studies.folder import slug
     from ablations.studies.own_code import code_sha256
     from ablations.studies.reference_rows import reference_row
     from ablations.studies.run import RunConfig
     from ablations.studies.starting_weights import locate
-    from modernize.models import design as named
+    from ablations.studies.variants import Recipes, variant
     from modernize.reference import check_reference, is_reference, shown_reference
 
     recipe = "quick" if recipe is None else recipe
     reference = check_reference(design) if is_reference(design) else None
+    one, recipes = None if reference else variant(design), Recipes(recipe, settings)
+    recipe = recipes.name(one.settings) if one else recipe
     config = RunConfig(
         row=reference_row(reference) if reference else slug(design),
         label=shown_reference(reference) if reference else design,
-        flags={} if reference else named(design).flags(),
+        flags=one.design.flags() if one else {},
         reference=reference,
         code_sha256=code_sha256(reference),
         recipe_name=recipe,
-        recipe=load_recipe(recipe, settings),
+        recipe=recipes.made.get(recipe) or recipes.load(recipe),
         data=data or "fashion_mnist",
         evaluate="validation" if evaluate == "validation" else "test",
         seed=seed,
@@ -134,7 +135,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     "--flags",
     metavar="FLAG[=VALUE:…],…",
     callback=read_flags,
-    help="Flags to study. [default: all that differ between base and final design]",
+    help="Flags or recipe.KEY settings to study. [default: all that differ between base and final design]",
 )
 @click.option("--orders", type=Integer(1), help="Number of random orders. [default: 10]")
 @click.option(

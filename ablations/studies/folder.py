@@ -83,7 +83,13 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
     requested = requested.model_copy(update={"recipes": recipes})
     refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
-    changed = differences(_fixed(before, before), _fixed(requested, before))
+    old, new = _fixed(before, before), _fixed(requested, before)
+    for values in (old, new):  # a recipe that one of them lacks is another recipe of a row
+        both = [name for name in values["recipes"] if name in before.recipes and name in requested.recipes]
+        values |= {
+            key: {name: one for name, one in values[key].items() if name in both} for key in ("recipes", "factors")
+        }
+    changed = differences(old, new)
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
@@ -110,7 +116,6 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
     )
     names = {row.row for row in before.rows}
     values["rows"] = {row["row"]: row for row in values["rows"] if row["row"] in names}
-    values["recipes"] = {name: recipe for name, recipe in values["recipes"].items() if name in before.recipes}
     if _has_seeds(study, before):
         values["seeds"] = before.seeds
     if study.orders[: len(before.orders)] == before.orders:

@@ -10,14 +10,15 @@ from typing import Any
 
 from ablations.errors import RequestError
 from ablations.recipe_checks import refuse_contradictions
-from ablations.recipes import MAY_CHANGE, check, load_recipe, read_yaml, shipped
+from ablations.recipes import check, read_yaml, shipped
 from ablations.studies.folder import read_study
-from ablations.studies.kinds import ROWS, main_recipe, sample_orders
+from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
 from ablations.studies.reference_rows import reference_rows
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
+from ablations.studies.variants import Recipes, shared
 from modernize.design import DesignError, is_file, nearest
 from modernize.reference import shown_reference
 from modernize.roadmap import roadmap_of
@@ -138,24 +139,21 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         raise RequestError(f"data: {error}") from None
     if request.budget is not None:
         read_budget(request.budget)
-    orders = list(sample_orders(request)) if request.kind == "orders" and not is_own(request) else []
-    screen, designs = _designs(request, orders)
+    found = Recipes(main_recipe(request), settings)
+    orders = list(sample_orders(request, found)) if request.kind == "orders" and not is_own(request) else []
+    screen, designs = _designs(request, found, orders)
     rows = _once(itertools.chain(designs, reference_rows(request)))
     precision, seeds = _precision(request, rows)
     long = [row.row for row in rows if len(row.row) > _LONGEST]
     if long:
         raise RequestError(f"row {long[0][:40]}…: too long for a folder name; max. {_LONGEST} characters")
     names = dict.fromkeys(row.recipe for row in rows)
-    main = main_recipe(request)
-    alone = [key for key in settings if not _shared(key)]
+    alone = [key for key in settings if not shared(key)]
     if request.kind == "recipes" and alone:
         raise RequestError(
             f"--set {alone[0]}: this study compares recipes; set it within one, as in quick,{alone[0]}=…"
         )
-    recipes = {
-        used: load_recipe(used, {key: value for key, value in settings.items() if used == main or _shared(key)})
-        for used in names
-    }
+    recipes = {used: found.made[used] if used in found.made else found.load(used) for used in names}
     for used, recipe in recipes.items():
         refuse_contradictions(recipe, f"recipe {used}")
     return Study(
@@ -169,6 +167,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         seeds=seeds,
         budget=request.budget,
         recipes=recipes,
+        factors={used: factor for used, factor in found.factors.items() if used in recipes},
         rows=rows,
         orders=orders,
         screen=screen,
@@ -184,27 +183,15 @@ def _contents(base: str) -> dict[str, Any] | None:
     return steps.contents.as_values() if steps is not None and is_file(steps.base) else None
 
 
-def _designs(request: StudyFile, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
+def _designs(request: StudyFile, recipes: Recipes, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
     """Choose the rows of a study, and what a screening study records of its design."""
     if is_own(request):
-        return None, own_rows(request)
+        return None, own_rows(request, recipes)
     if request.kind == "screen":
         from ablations.studies.screen import screen_of
 
-        return screen_of(request)
-    return None, ROWS[request.kind](request, orders) if request.kind == "orders" else ROWS[request.kind](request)
-
-
-_SHARED = (
-    *("max_epochs", "batch_size", "image_size", "crop_padding", "horizontal_flip"),
-    *("precision", "channels_last", "compile", "sync_batchnorm", *MAY_CHANGE),
-)
-_OWN = ("accumulation",)  # a smaller batch would have smaller micro-batches, and other BatchNorm statistics
-
-
-def _shared(key: str) -> bool:
-    """Whether `--set key=…` applies to a second recipe too: budget, data and execution settings do."""
-    return key in _SHARED and key not in _OWN
+        return screen_of(request, recipes)
+    return None, walks(request, recipes, orders) if request.kind == "orders" else ROWS[request.kind](request, recipes)
 
 
 def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:

@@ -13,7 +13,7 @@ from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
-from modernize.design import BY_NAME, is_file, nearest, split_name
+from modernize.design import BY_NAME, RECIPE, is_file, nearest, split_name
 from modernize.reference import is_reference
 from modernize.roadmap import Roadmap, roadmap, roadmap_of, stored_roadmap
 from modernize.roadmap_file import parse_roadmap
@@ -76,10 +76,9 @@ class StudyFile(BaseModel):
         for flag in flags:
             if not isinstance(flag, str):
                 raise ValueError("a flag is a name, such as kernel_size")
-            if flag not in BY_NAME and not own:
-                raise ValueError(f"unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
+            _check_flag(flag, own)
         if isinstance(flags, list):
-            twice = [flag for flag in BY_NAME if flags.count(flag) > 1]
+            twice = [flag for flag in flags if flags.count(flag) > 1]
             if twice:
                 raise ValueError(f"{twice[0]} is listed twice")
         else:
@@ -91,6 +90,16 @@ class StudyFile(BaseModel):
         return flags
 
 
+def _check_flag(flag: str, own: bool) -> None:
+    """Raise ValueError if there is no such flag, nor such a setting of a recipe; a user's function has flags `own`."""
+    if flag.startswith(RECIPE):
+        known = [f"{RECIPE}{key}" for key in TrainingConfig.model_fields]
+        if flag not in known:
+            raise ValueError(f"unknown setting {flag!r}: {nearest(flag, known)}")
+    elif flag not in BY_NAME and not own:
+        raise ValueError(f"unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
+
+
 def _is_plain(value: Any, depth: int = 1) -> bool:
     """Whether a flag may take a value from YAML; nested lists and huge numbers are refused."""
     if isinstance(value, list):
@@ -99,7 +108,10 @@ def _is_plain(value: Any, depth: int = 1) -> bool:
 
 
 class StudyRow(BaseModel):
-    """A design of a study; `same_as` names the row that has the same design and recipe, whose runs it shares."""
+    """A design of a study; `same_as` names the row that has the same design and recipe, whose runs it shares.
+
+    `settings` are those of the recipe that the row's name or step sets; `recipe` has them too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -109,6 +121,7 @@ class StudyRow(BaseModel):
     reference: str | None = None
     code_sha256: str | None = Field(default=None, description="checksum of the user's files of the reference model")
     recipe: str
+    settings: dict[str, Any] = {}
     compared_with: str | None = None
     same_as: str | None = None
 
@@ -194,6 +207,7 @@ class Study(BaseModel):
     seeds: list[Seed]
     budget: str | None
     recipes: dict[str, TrainingConfig]
+    factors: dict[str, float] = Field(default={}, description="how many times the budget a recipe trains, if not 1")
     rows: list[StudyRow]
     roadmap: Contents | None = Field(default=None, description="contents of the roadmap's file at the base, if any")
     orders: list[list[str]] = []
@@ -245,7 +259,8 @@ class Study(BaseModel):
         for name, recipe in self.recipes.items():
             # An epoch drops its last, smaller batch.
             seen = len(data.train) // recipe.batch_size * recipe.batch_size
-            recipes[name] = stretched(recipe, amount / seen if unit == "images" and seen else amount)
+            epochs = amount / seen if unit == "images" and seen else amount
+            recipes[name] = stretched(recipe, epochs * self.factors.get(name, 1))
         return study.model_copy(update={"recipes": recipes})
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.errors import RequestError
+from ablations.recipes import TrainingConfig
 from ablations.studies.folder import read_study
-from ablations.studies.kinds import base_design, final_values, main_recipe, set_name
+from ablations.studies.kinds import base_of, final_values, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
 from ablations.studies.screening import ScreeningDesign, Signs, augmented, codes_of, screening_design
-from modernize.design import BY_NAME, Design, DesignError, nearest, setting, text
+from ablations.studies.variants import (
+    Recipes,
+    Variant,
+    plain_setting,
+    read_settings,
+    value_text,
+    with_name,
+    with_settings,
+    written,
+)
+from modernize.design import RECIPE, Design, DesignError, nearest
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import Roadmap, roadmap, roadmap_of
 
@@ -24,14 +36,14 @@ if TYPE_CHECKING:
 MAX_COST = 5.0  # times the base's multiply-adds, unless the study sets another limit
 
 
-def screen_of(request: StudyFile) -> tuple[Screen, list[StudyRow]]:
+def screen_of(request: StudyFile, recipes: Recipes) -> tuple[Screen, list[StudyRow]]:
     """Choose the flags, their values and the combinations of a screening study; raises RequestError."""
-    base, steps = base_design(request), final_values(request)
-    start, final = base.flags(), base.with_flags(steps).flags()
-    values = {flag: [start[flag], final[flag]] for flag in steps}
+    base, steps = base_of(request), final_values(request, recipes)
+    final = base.with_values(steps)
+    values = {flag: [recipes.value(base, flag), recipes.value(final, flag)] for flag in steps}
     for flag, (low, high) in values.items():
         if low == high:
-            raise RequestError(f"flags: {setting(flag, low)} is the base's value already")
+            raise RequestError(f"flags: {written(flag, low)} is the base's value already")
     if len(values) < 2:
         raise RequestError("flags: a study of kind screen needs two flags or more; for one flag use a sweep")
     resolution, max_cost = request.resolution or "IV", request.max_cost or MAX_COST
@@ -44,18 +56,31 @@ def screen_of(request: StudyFile) -> tuple[Screen, list[StudyRow]]:
         method=design.method,
         generators=list(_generators(design, list(values))),
     )
-    return screen, _rows(design.signs, values, base, request.base, main_recipe(request))
+    return screen, _rows(design.signs, values, base, request.base, recipes.name)
 
 
-def _rows(signs: Signs, values: Mapping[str, list[Any]], base: Design, name: str, recipe: str) -> list[StudyRow]:
+def _rows(
+    signs: Signs,
+    values: Mapping[str, list[Any]],
+    base: Variant,
+    name: str,
+    recipe_of: Callable[[Mapping[str, Any]], str],
+) -> list[StudyRow]:
     """A row per combination, named by a digit per flag: on-0110."""
     rows = []
     for line in signs.tolist():
         on = {flag: final for sign, (flag, (_, final)) in zip(line, values.items(), strict=True) if sign > 0}
         label = " + ".join(on) if len(on) < len(values) else "all flags"
-        flags = base.with_flags(on).flags()
-        row = set_name(list(values), frozenset(on))
-        rows.append(StudyRow(row=row, label=label or name, flags=flags, recipe=recipe))
+        shown = base.with_values(on)
+        rows.append(
+            StudyRow(
+                row=set_name(list(values), frozenset(on)),
+                label=label or name,
+                flags=shown.design.flags(),
+                recipe=recipe_of(shown.settings),
+                settings={key: plain_setting(value) for key, value in shown.settings.items()},
+            )
+        )
     return rows
 
 
@@ -65,26 +90,28 @@ def _generators(design: ScreeningDesign, flags: list[str]) -> Iterator[str]:
         yield f"{flags[flag]} = {'-' if sign < 0 else ''}{' * '.join(flags[factor] for factor in factors)}"
 
 
-def _text(flag: str, value: Any) -> str:
-    return text(BY_NAME[flag].read(value))
-
-
-def combination_costs(base: Design, values: Mapping[str, list[Any]], images: Roadmap, name: str) -> NDArray[np.float64]:
+def combination_costs(
+    base: Variant, values: Mapping[str, list[Any]], images: Roadmap, name: str
+) -> NDArray[np.float64]:
     """Return the MACs of every combination relative to the base's, infinite if it cannot be built: (2**flags,).
 
-    They are counted for the images of the base's roadmap. Bit j of a combination's number says whether flag j has its
-    final value.
+    They are counted for the images of the base's roadmap, or of the resolution that the recipe's flags set, and in
+    proportion to epochs if these are a flag. Bit j of a combination's number says whether flag j has its final value.
     """
+    start = {flag: low for flag, (low, _) in values.items()}
 
-    def macs(design: Design) -> float:
-        plan = compile_plan(design, images.in_channels, images.num_classes)
-        return float(sum(step.macs for step in trace(plan, images.image_size)))
+    def cost(chosen: Mapping[str, Any]) -> float:
+        shown = base.with_values(chosen)
+        plan = compile_plan(shown.design, images.in_channels, images.num_classes)
+        size = shown.settings.get("image_size") or images.image_size
+        macs = float(sum(step.macs for step in trace(plan, size)))
+        return macs * float(chosen.get(f"{RECIPE}max_epochs", 1.0))
 
     costs = np.full(2 ** len(values), np.inf)
     for code in range(len(costs)):
         on = {flag: final for place, (flag, (_, final)) in enumerate(values.items()) if code >> place & 1}
         try:
-            costs[code] = macs(base.with_flags(on))
+            costs[code] = cost({**start, **on})
         except DesignError:
             continue
     if np.isinf(costs[0]):
@@ -92,10 +119,11 @@ def combination_costs(base: Design, values: Mapping[str, list[Any]], images: Roa
     return costs / costs[0]
 
 
-def _base_of(study: Study, screen: Screen) -> Design:
-    """Return the base's design as it was when the study began: the file that the study names may have changed."""
-    flags = next(row.flags for row in study.rows if row.reference is None)
-    return Design().with_flags(flags | {flag: low for flag, (low, _) in screen.flags.items()})
+def _base_of(study: Study, screen: Screen) -> Variant:
+    """Return the base as it was when the study began: the file that the study names may have changed."""
+    row = next(row for row in study.rows if row.reference is None)
+    own = Variant(Design().with_flags(row.flags), read_settings(row.settings))
+    return own.with_values({flag: low for flag, (low, _) in screen.flags.items()})
 
 
 def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
@@ -103,10 +131,15 @@ def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
     assert study.screen
     finals = {flag: final for flag, (_, final) in study.screen.flags.items()}
     return {
-        row.row: tuple(1 if row.flags[flag] == final else -1 for flag, final in finals.items())
+        row.row: tuple(1 if _value(row, flag) == final else -1 for flag, final in finals.items())
         for row in study.rows
         if row.reference is None
     }
+
+
+def _value(row: StudyRow, flag: str) -> Any:
+    """Return a row's value of a flag; None for a setting of the recipe that the row has as the base has it."""
+    return row.settings.get(flag.removeprefix(RECIPE)) if flag.startswith(RECIPE) else row.flags[flag]
 
 
 def factors_of(study: Study) -> Factors | None:
@@ -117,7 +150,9 @@ def factors_of(study: Study) -> Factors | None:
         return None
     flags = list(study.screen.flags)
     return Factors(
-        values={flag: (_text(flag, low), _text(flag, high)) for flag, (low, high) in study.screen.flags.items()},
+        values={
+            flag: (value_text(flag, low), value_text(flag, high)) for flag, (low, high) in study.screen.flags.items()
+        },
         signs=signs_of_rows(study),
         design=_design_words(study.screen, len(study.rows)),
         apart=tuple(_pair(pair, flags) for one in study.screen.follow_ups for pair in one.apart),
@@ -173,14 +208,50 @@ def resolved(study: Study, pair: str, runs: int | None) -> Study:
     first = len(signs) - sum(len(one.rows) for one in screen.follow_ups)
     apart = [wanted, *(member for member in members if member != wanted), *separated]
     added = augmented(signs, costs, apart, runs or first // 2)
-    rows = _rows(added, screen.flags, base, study.base, study.rows[0].recipe)
+    recipes = _FollowUpRecipes(study, screen)
+    rows = _rows(added, screen.flags, base, study.base, recipes.name)
     follow_up = FollowUp(
         resolve=named_pair(flags, wanted),
         apart=[named_pair(flags, member) for member in members],
         rows=[row.row for row in rows],
     )
     changed = screen.model_copy(update={"follow_ups": [*screen.follow_ups, follow_up]})
-    return study.model_copy(update={"screen": changed, "rows": [*study.rows, *rows]})
+    more = {"recipes": study.recipes | recipes.made, "factors": study.factors | recipes.factors}
+    return study.model_copy(update={"screen": changed, "rows": [*study.rows, *rows], **more})
+
+
+@dataclass
+class _FollowUpRecipes:
+    """The recipes of follow-up rows: those of the study's rows, and new ones made of them."""
+
+    study: Study
+    screen: Screen
+    made: dict[str, TrainingConfig] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
+
+    def name(self, settings: Mapping[str, Any]) -> str:
+        """Return the name of the recipe with these settings; raises RequestError."""
+        rows = [row for row in self.study.rows if row.reference is None]
+        wanted = self._chosen(settings)
+        same = next((row.recipe for row in rows if self._chosen(row.settings) == wanted), None)
+        return same or self._make(rows[0], wanted)
+
+    def _chosen(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of the settings that the study varies."""
+        keys = {
+            flag.removeprefix(RECIPE): low for flag, (low, _) in self.screen.flags.items() if flag.startswith(RECIPE)
+        }
+        return {key: plain_setting(settings.get(key, low)) for key, low in keys.items()}
+
+    def _make(self, row: StudyRow, wanted: Mapping[str, Any]) -> str:
+        """Change the recipe of a row; its epochs in proportion, because a budget may have set them."""
+        name, recipe, factor = with_name(row.recipe, wanted), self.study.recipes[row.recipe], 1.0
+        if "max_epochs" in wanted:
+            factor = wanted["max_epochs"] / self._chosen(row.settings)["max_epochs"]
+            self.factors[name] = self.study.factors.get(row.recipe, 1.0) * factor
+        settings = read_settings(wanted) | {"max_epochs": recipe.max_epochs * factor}
+        self.made[name] = with_settings(recipe, settings, "--resolve")
+        return name
 
 
 def with_follow_ups(study: Study, folder: Path) -> Study:
