@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -116,9 +116,13 @@ def call_function(call: Call, *arguments: Any, **others: Any) -> Any:
 
 @contextmanager
 def failures_of(file: Path) -> Iterator[None]:
-    """Turn any error raised within the block into a UserCodeError that names the file and the line in it."""
+    """Turn any error raised within the block into a UserCodeError that names the file and the line in it.
+
+    What the user's code prints goes to stderr: a command's output may be read by a program.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except UserCodeError:
         raise
     except (KeyboardInterrupt, GeneratorExit):

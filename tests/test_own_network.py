@@ -433,3 +433,20 @@ def test_what_the_file_imports_is_read_again_once_changed(here: Path) -> None:
     before = count("my_models.py:net", 16)
     (here / "layers.py").write_text(LAYERS.replace("3, padding=1", "5, padding=2"))
     assert count("my_models.py:net", 16).params > before.params
+
+
+def test_settings_of_the_recipe_stand_beside_arguments(here: Path) -> None:
+    study = study_of("one-out", flags={"width": [8], "recipe.label_smoothing": ["0.2"]})
+    assert [(row.row, row.recipe) for row in study.rows] == [
+        ("end", "quick,label_smoothing=0.2"),
+        ("without-width", "quick,label_smoothing=0.2"),
+        ("without-recipe.label_smoothing", "quick"),
+    ]
+    assert study.recipes["quick,label_smoothing=0.2"].label_smoothing == 0.2
+    grid = study_of("grid", flags={"norm": ["bn", "ln"], "recipe.label_smoothing": [0.0, 0.2]})
+    assert studied_settings(grid)["norm=ln,recipe.label_smoothing=0.2"] == {
+        **{"norm": "ln", "recipe.label_smoothing": "0.2"}
+    }
+    words = ("run", "sweep", "--base", "my_models.py:net", "--data", "digits", "--flags")
+    assert "unknown setting 'recipe.mixap': did you mean 'recipe.mixup'?" in said(*words, "recipe.mixap=0:1")
+    assert "recipe.label_smoothing" in said(*words, "recipe.label_smoothing=0:2")

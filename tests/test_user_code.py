@@ -96,6 +96,14 @@ def test_files_beside_are_those_of_the_file_s_folder_and_content(file: Path, tmp
     assert call_function(read_call(f"{file.parent}/late.py:late")) == 9.5
 
 
+def test_what_a_user_s_code_prints_does_not_mix_with_a_command_s_output(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("print(1)\ndef f():\n    print(2)\n    return 3\n")
+    assert call_function(read_call(f"{file}:f")) == 3
+    assert capsys.readouterr() == ("", "1\n2\n")
+
+
 def test_a_file_is_run_once_per_content(file: Path) -> None:
     call = read_call(f"{file}:shapes")
     assert function_of(call) is function_of(call)

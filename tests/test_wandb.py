@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from commands import ablations, command, environment
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
 from wandb_server import serving
 
-import wandb
 from ablations.cli import run_command
 from ablations.data.datasets import load
 from ablations.launch import loggers

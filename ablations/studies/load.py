@@ -186,7 +186,7 @@ def _contents(base: str) -> dict[str, Any] | None:
 def _designs(request: StudyFile, recipes: Recipes, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
     """Choose the rows of a study, and what a screening study records of its design."""
     if is_own(request):
-        return None, own_rows(request)
+        return None, own_rows(request, recipes)
     if request.kind == "screen":
         from ablations.studies.screen import screen_of
 
