@@ -151,7 +151,7 @@ def run_block(commands: list[str], workplace: Path, fashion_dir: Path) -> None:
         needs_data = re.match(r"ablations (run|train) ", command) and "--data-dir" not in command
         before = set(workplace.rglob("*"))
         command += f" --data-dir {fashion_dir}" if needs_data else ""
-        here = command.startswith("ablations ") and not command.startswith("ablations train ")  # others train in workers
+        here = not command.startswith(("ablations train ", "torchrun "))  # the workers of `ablations run` are processes
         done = ablations_here(*shlex.split(command)[1:], cwd=workplace) if here else run(command, workplace)
         assert done.returncode == 0 and done.stdout, done.stderr
         if "--dry-run" in command:
