@@ -31,7 +31,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias  # read once: a parametrization may compute, and change, what it returns
-        if _is_strided_cpu(x) and torch.is_grad_enabled() and _is_slow(self, weight) and not _is_transformed():
+        if _is_strided_cpu(x) and torch.is_grad_enabled() and not _is_transformed() and _is_slow(self, weight):
             cast_x, cast_weight, cast_bias = _autocast(x, weight, bias)
             if cast_x.dtype is cast_weight.dtype and cast_x.dtype in _FAST_DTYPES:
                 return depthwise_conv2d(cast_x, cast_weight, cast_bias)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from modernize.arguments import Size
 from modernize.design import DesignError, printable, read_switch
-from modernize.user_code import Call, UserCodeError, call_function, function_of, located, read_call
-from modernize.yaml_file import parse_yaml
+from modernize.user_code import Call, call_function, function_of, located, read_call
+from modernize.user_sources import UserCodeError
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def check_own(name: str) -> str:
         call = _typed(call, _parameters(call))
     except UserCodeError as error:
         raise DesignError(str(error)) from error
-    return _written(call, str(call.file.absolute()))
+    return _written(call, str(call.file.resolve()))
 
 
 def shown_own(name: str) -> str:
@@ -67,6 +67,8 @@ def identity(name: str) -> str:
 
 def with_settings(name: str, settings: Mapping[str, Any]) -> str:
     """Return the name with some settings changed, as `check_own` does; texts are read as YAML."""
+    from modernize.yaml_file import parse_yaml
+
     call = read_call(name)
     settings = {key: parse_yaml(value) if isinstance(value, str) else value for key, value in settings.items()}
     return check_own(_written(replace(call, settings={**call.settings, **settings}), str(call.file)))
@@ -93,6 +95,8 @@ def shown_value(value: Any) -> str:
         return str(value).replace("inf", ".inf").replace("nan", ".nan")
     if not isinstance(value, str):
         return json.dumps(value)
+    from modernize.yaml_file import parse_yaml
+
     try:
         plain = parse_yaml(value) == value and not any(sign in value for sign in ",()[]{}")
     except ValueError:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from modernize.design import nearest, printable
-from modernize.yaml_file import parse_yaml
+from modernize.user_sources import UserCodeError, source_files, sources_sha256
 
 _WRITTEN = re.compile(r"(?P<file>.*\.py):(?P<function>[^():=]*)(?P<settings>\(.*\))?", re.DOTALL)
 EXAMPLE = "FILE.py:FUNCTION, or FILE.py:FUNCTION(setting=value)"
-
-
-class UserCodeError(ValueError):
-    """A user's file or function is missing, is called wrongly, or fails; one line with the file and the line in it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,8 @@ def read_call(name: str) -> Call:
 
 def read_settings(written: str, name: str) -> dict[str, Any]:
     """Read the settings (setting=value,…) behind a name, or none; raises UserCodeError."""
+    from modernize.yaml_file import parse_yaml  # late: a command line's help reads no YAML
+
     settings: dict[str, Any] = {}
     inner = written.removeprefix("(").removesuffix(")").strip()
     for part in split_settings(inner) if inner else ():
@@ -117,9 +116,13 @@ def call_function(call: Call, *arguments: Any, **others: Any) -> Any:
 
 @contextmanager
 def failures_of(file: Path) -> Iterator[None]:
-    """Turn any error raised within the block into a UserCodeError that names the file and the line in it."""
+    """Turn any error raised within the block into a UserCodeError that names the file and the line in it.
+
+    What the user's code prints goes to stderr: a command's output may be read by a program.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except UserCodeError:
         raise
     except (KeyboardInterrupt, GeneratorExit):
@@ -143,36 +146,48 @@ def located(error: BaseException, file: Path) -> str:
 
 
 def _imported(file: Path) -> ModuleType:
-    """Run a file as a module, once per content; raises UserCodeError."""
-    shown = printable(file)
-    try:
-        source = file.read_bytes()
-    except FileNotFoundError:
-        raise UserCodeError(f"{shown}: no such file in {printable(Path.cwd())}") from None
-    except (OSError, ValueError) as error:
-        raise UserCodeError(f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    path = str(file.resolve())
-    name = f"{file.stem}_{hashlib.sha256(path.encode(errors='surrogateescape') + source).hexdigest()[:12]}"
+    """Run a file as a module, once per content of it and of the files beside it; raises UserCodeError."""
+    path = file.resolve()
+    sources = source_files(path if path.is_file() else file)  # of a link, what lies beside its target
+    place = hashlib.sha256(f"{path}{sources_sha256(sources)}".encode(errors="surrogateescape")).hexdigest()
+    name = f"{file.stem}_{place[:12]}"
     if name in sys.modules:
         return sys.modules[name]
+    _forget(_MODULES_BESIDE.keys())
     module = ModuleType(name)
-    module.__file__ = path
+    module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up
     try:
         with failures_of(file), _neighbors(file):
-            exec(compile(source, path, "exec"), vars(module))
+            exec(compile(sources[path.name], path, "exec"), vars(module))
     except UserCodeError:
         del sys.modules[name]
         raise
     return module
 
 
+_MODULES_BESIDE: dict[str, Path] = {}  # modules that users' files have imported from their folders
+
+
 @contextmanager
 def _neighbors(file: Path) -> Iterator[None]:
-    """Let the file import the files beside it, as a script does."""
-    folder = str(file.resolve().parent)
-    sys.path.insert(0, folder)
+    """Let the file import the files beside it, as a script does, and not those of the same name in other folders."""
+    folder = file.resolve().parent
+    _forget([name for name, place in _MODULES_BESIDE.items() if place != folder])
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(str(folder))
+        beside = {Path(path).parts[0].removesuffix(".py") for path in [*source_files(file.resolve())][1:]}
+        for name, module in list(sys.modules.items()):
+            of_folder = str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}")
+            if of_folder and name.partition(".")[0] in beside:
+                _MODULES_BESIDE[name] = folder
+
+
+def _forget(names: Iterable[str]) -> None:
+    """Have modules imported anew."""
+    for name in list(names):
+        sys.modules.pop(name, None)
+        _MODULES_BESIDE.pop(name, None)

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modernize.design import printable
-from modernize.user_code import UserCodeError
 
 _OURS = ("modernize", "ablations", "reports")  # they lie beside a file in the root of this project's checkout
+
+
+class UserCodeError(ValueError):
+    """A user's file or function is missing, is called wrongly, or fails; one line with the file and the line in it."""
 
 
 def source_files(file: Path) -> dict[str, bytes]:
@@ -62,5 +65,5 @@ def _imported(source: bytes, folder: Path) -> Iterator[Path]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return f"no such file in {printable(Path.cwd())}"
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"

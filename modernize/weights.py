@@ -55,8 +55,7 @@ def load_weights(
 
     A prefix of all keys, such as `module.` or `model.`, is removed. Tensors are converted to the network's data types.
     The stem's weights for 3 channels are fitted to other numbers of channels as timm does: summed for 1 channel, and
-    otherwise repeated and rescaled. A UserWarning says so. Settings of modules that you have changed, such as dilation,
-    are kept.
+    otherwise repeated and rescaled; a UserWarning reports it. Settings that you changed, such as dilation, are kept.
 
     Args:
         network: The network of `build` to change. Wrappers are looked through: torch.compile's,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,15 @@ def gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
 def assert_near(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert (one - other).norm() <= tolerance * other.norm() + 1e-6
+
+
+@pytest.mark.parametrize("design", [LAST, FIRST])
+def test_an_accelerated_network_is_traced_without_warnings(design: str) -> None:
+    network = modernize.accelerate(drawn(design)).eval()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.jit.trace(network, torch.randn(2, 1, 16, 16), check_trace=False)
+    assert [one.message for one in caught if one.category is torch.jit.TracerWarning] == []
 
 
 def test_a_network_is_built_of_torchs_own_modules_and_no_relu_overwrites() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ablations import Trainer, TrainingConfig
-from ablations.data.datasets import Split, _assemble
+from ablations.data.datasets import Split, assemble
 from ablations.data.labels import label_of, label_tensor
 from ablations.errors import RequestError
 
@@ -86,9 +86,9 @@ def test_arrays_and_single_labels_are_refused_alike(labels: list[float]) -> None
 def test_the_loaders_name_their_dataset_and_split() -> None:
     images = np.zeros((3, 4, 4), np.uint8)
     with pytest.raises(RequestError, match=r"^dataset cifar10: test split: the label of image 1 is 2;"):
-        _assemble("cifar10", (images, [0, 1, 0]), (images, [0, 2, 0]), ["a", "b"], "here")
+        assemble("cifar10", (images, [0, 1, 0]), (images, [0, 2, 0]), ["a", "b"], "here")
     with pytest.raises(RequestError, match=r"^dataset cifar10: training split: 2 labels for 3 images"):
-        _assemble("cifar10", (images, [0, 1]), (images, [0, 1, 0]), ["a", "b"], "here")
+        assemble("cifar10", (images, [0, 1]), (images, [0, 1, 0]), ["a", "b"], "here")
 
 
 # In training ----------------------------------------------------------------------------------------------------------

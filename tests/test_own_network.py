@@ -149,10 +149,10 @@ def test_a_function_s_network_is_counted_as_fvcore_counts_it(here: Path) -> None
     assert count("my_models.py:dropped", 8, 1, 10).params == 650
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "vgg11"])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "dla46_c"])
 def test_a_network_of_timm_is_create_model_s(name: str) -> None:
     options: dict[str, Any] = {"img_size": (32, 32)} if "vit" in name else {}
-    options |= {} if "vgg" in name else {"drop_path_rate": 0.1}
+    options |= {} if "dla" in name else {"drop_path_rate": 0.1}
     torch.manual_seed(3)
     ours = build_reference(f"timm:{name}", 7, 1, 0.1, 32)
     torch.manual_seed(3)
@@ -419,3 +419,34 @@ def test_an_ablation_of_a_function_is_run_and_reported(here: Path) -> None:
     assert 'id="explorer"' not in page and "lookUp" not in page, "a function's network has no design flags"
     assert str(here) not in page
     assert load_run(folder)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+
+
+def test_a_link_to_the_file_is_the_file(here: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "linked.py").symlink_to(here / "my_models.py")
+    assert check_reference("links/linked.py:net") == check_reference("my_models.py:net")
+    assert count("links/linked.py:net", 16) == count("my_models.py:net", 16)
+
+
+def test_what_the_file_imports_is_read_again_once_changed(here: Path) -> None:
+    before = count("my_models.py:net", 16)
+    (here / "layers.py").write_text(LAYERS.replace("3, padding=1", "5, padding=2"))
+    assert count("my_models.py:net", 16).params > before.params
+
+
+def test_settings_of_the_recipe_stand_beside_arguments(here: Path) -> None:
+    study = study_of("one-out", flags={"width": [8], "recipe.label_smoothing": ["0.2"]})
+    assert [(row.row, row.recipe) for row in study.rows] == [
+        ("end", "quick,label_smoothing=0.2"),
+        ("without-width", "quick,label_smoothing=0.2"),
+        ("without-recipe.label_smoothing", "quick"),
+    ]
+    assert study.recipes["quick,label_smoothing=0.2"].label_smoothing == 0.2
+    grid = study_of("grid", flags={"norm": ["bn", "ln"], "recipe.label_smoothing": [0.0, 0.2]})
+    assert studied_settings(grid)["norm=ln,recipe.label_smoothing=0.2"] == {
+        **{"norm": "ln", "recipe.label_smoothing": "0.2"}
+    }
+    words = ("run", "sweep", "--base", "my_models.py:net", "--data", "digits", "--flags")
+    assert "unknown setting 'recipe.mixap': did you mean 'recipe.mixup'?" in said(*words, "recipe.mixap=0:1")
+    assert "recipe.label_smoothing" in said(*words, "recipe.label_smoothing=0:2")

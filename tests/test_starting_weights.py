@@ -289,6 +289,7 @@ def test_a_command_resumes_without_the_file_and_refuses_other_tensors(file: Path
         ("torchvision:resnet19", "weights: unknown torchvision model 'resnet19': did you mean 'resnet18'?"),
         ("torchvision:", "weights: unknown torchvision model '': "),
         (".", "weights .: a folder; pass a file, such as one that `ablations export RUN` writes"),
+        ("https://example.org/a.pth", "weights https://example.org/a.pth: a URL; download it, and pass the file"),
         ("text.pt", "weights {here}/text.pt: not a file of tensors saved by torch"),
         ("other.pt", "weights other.pt: {row} cannot start from them: unknown layout, with keys such as a; known: "),
     ],

@@ -77,6 +77,33 @@ def test_every_failure_is_one_line_with_the_place(file: Path) -> None:
         assert message.startswith(str(file)) and words in message
 
 
+def test_files_beside_are_those_of_the_file_s_folder_and_content(file: Path, tmp_path: Path) -> None:
+    """Also if another folder has a file of the same name, or the function imports it when it is called."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "neighbor.py").write_text("VALUE = 8\n")
+    (other / "mine.py").write_text(SOURCE)
+    late = "def late():\n    from neighbor import VALUE\n    return VALUE\n"
+    (file.parent / "late.py").write_text(late)
+    (other / "late.py").write_text(late)
+    for _ in range(2):
+        assert call_function(read_call(f"{file}:shapes"))[2] == 7
+        assert call_function(read_call(f"{other}/late.py:late")) == 8
+        assert call_function(read_call(f"{file.parent}/late.py:late")) == 7
+        assert call_function(read_call(f"{other}/mine.py:shapes"))[2] == 8
+    (file.parent / "neighbor.py").write_text("VALUE = 9.5\n")
+    assert call_function(read_call(f"{file}:shapes"))[2] == 9.5
+    assert call_function(read_call(f"{file.parent}/late.py:late")) == 9.5
+
+
+def test_what_a_user_s_code_prints_does_not_mix_with_a_command_s_output(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("print(1)\ndef f():\n    print(2)\n    return 3\n")
+    assert call_function(read_call(f"{file}:f")) == 3
+    assert capsys.readouterr() == ("", "1\n2\n")
+
+
 def test_a_file_is_run_once_per_content(file: Path) -> None:
     call = read_call(f"{file}:shapes")
     assert function_of(call) is function_of(call)

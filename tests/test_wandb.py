@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: its own files are read back. What fails there changes no run."""
+"""Weights & Biases: its offline files are read back, and a small server stands for its own. Failures change no run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import torch
 import wandb
 from commands import ablations, command, environment
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
+from wandb_server import serving
 
 from ablations.cli import run_command
 from ablations.data.datasets import load
@@ -161,6 +162,33 @@ def test_an_interrupted_run_goes_on_as_the_same_run_of_wandb(tmp_path: Path, wei
     assert "status" not in second.summary
 
 
+def test_a_resumed_run_is_one_run_on_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    """The first session dies after step 105, with a checkpoint at step 60: step 100 comes twice."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    with serving() as (address, kept):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        with pytest.raises(Died):
+            take(run_of(), tmp_path, DIGITS, PLACE, At(105, die), "my study")
+        (run,) = kept.values()
+        assert (run.steps, run.exit) == ([50, 100], loggers.INTERRUPTED)
+        callbacks = At(0)
+        result = take(run_of(), tmp_path, DIGITS, PLACE, callbacks, "my study")
+        assert result and result["weights_sha256"] == weights
+        assert not callbacks.warnings
+        assert list(kept.values()) == [run]
+        assert (run.steps, run.exit, run.group) == ([50, 100, 132], 0, "my study")
+        assert json.loads(run.summary)["top1"] == result["top1"]
+
+
+class Died(BaseException):
+    """Stands for the death of the process, but for W&B's."""
+
+
+def die() -> None:
+    raise Died
+
+
 def test_a_failed_run_failed_in_wandb_too(tmp_path: Path) -> None:
     run = run_of().model_copy(update={"recipe": run_of().recipe.model_copy(update={"learning_rate": 1e30})})
     result = take(run, tmp_path, DIGITS, PLACE, NullCallbacks())
@@ -171,7 +199,7 @@ def test_a_failed_run_failed_in_wandb_too(tmp_path: Path) -> None:
 
 
 def test_workers_in_parallel_log_a_run_each_in_the_studys_group(tmp_path: Path) -> None:
-    arguments = ["--base", "pocket,width=4,depths=1", "--flags", "norm=bn:ln", "--data", "digits", "--seeds", "0,1"]
+    arguments = ["--base", "pocket,width=4,depths=1", "--flags", "norm=bn:ln", "--data", "digits", "--seeds", "0"]
     arguments += ["--budget", "1epochs", "--set", "image_size=8", "--set", "checkpoint_steps=100", "--jobs", "2"]
     done = ablations("run", "sweep", *arguments, "--device", "cpu", "--wandb", "--out", tmp_path / "study")
     assert done.returncode == 0, done.stderr
@@ -179,10 +207,10 @@ def test_workers_in_parallel_log_a_run_each_in_the_studys_group(tmp_path: Path) 
     assert "not logged" not in done.stdout + done.stderr
     folders = sorted((tmp_path / "study/runs").iterdir())
     found = {folder.name: sessions(folder) for folder in folders}
-    assert len(found) == 4
+    assert len(found) == 2
     assert {session.name for (session,) in found.values()} == set(found)
     assert {session.group for (session,) in found.values()} == {"sweep"}
-    assert len({session.id for (session,) in found.values()}) == 4
+    assert len({session.id for (session,) in found.values()}) == 2
     for folder in folders:
         (session,) = found[folder.name]
         assert session.summary["top1"] == json.loads((folder / "result.json").read_text())["top1"]

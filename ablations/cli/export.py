@@ -17,7 +17,7 @@ from ablations.export import FORMATS
     "form",
     type=click.Choice(list(FORMATS)),
     required=True,
-    help="safetensors: this project's own keys. torchvision, timm, official: a state dict with their keys.",
+    help="safetensors: the network's own keys. torchvision, timm, official: a state dict with their keys.",
 )
 @click.option("--to", type=Location(), metavar="FILE", required=True, help="File to write; replaced if it exists.")
 @click.option("--averaged", is_flag=True, help="Export the EMA weights.")

@@ -102,7 +102,10 @@ def read_svg_path(_: click.Context, option: click.Parameter, value: Path | None)
 
 _OPTIONS: dict[str, Callable] = {
     "data": click.option(
-        "--data", metavar="NAME", help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder or imagenet."
+        "--data",
+        metavar="NAME",
+        help="Dataset: fashion_mnist, cifar10, cifar100, digits, folder, imagenet, torchvision:NAME, hf:NAME[:SPLIT] "
+        "or FILE.py:FUNCTION.",
     ),
     "data_dir": click.option(
         "--data-dir",

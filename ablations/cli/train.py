@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 def data(name: str, form: str, data_dir: Path) -> None:
     """Inspect a dataset; download it if it is missing.
 
+    NAME is that of --data, such as torchvision:SVHN or my_data.py:shapes.
+
     Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
     are also in the training split.
     """
@@ -47,7 +49,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
     from ablations.data.datasets import load
     from ablations.data.inspection import as_json, describe, inspect
 
-    found = inspect(load(name, data_dir, 224 if name in ("folder", "imagenet") else None))
+    found = inspect(load(name, data_dir, differing=224))
     click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 

@@ -144,7 +144,12 @@ def erased(images: Tensor, boxes: Tensor, random: torch.Generator | None) -> Ten
 
 
 def mean_and_std(split: Split) -> tuple[Tensor, Tensor]:
-    """Compute the exact mean and standard deviation per channel, in uint8 units; a constant channel gets std 1."""
+    """Compute the exact mean and standard deviation per channel, in uint8 units; a constant channel gets std 1.
+
+    A split that has a normalization of its own keeps it.
+    """
+    if split.normalization is not None:
+        return split.normalization
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
     for channel in split.images.unbind(-1):

@@ -1,90 +1,55 @@
 """Datasets: find or download them, verify them, and hold their images in memory as uint8 or leave them in files.
 
-To add a dataset, write a function that returns a `DataSet` and name it in `LOADERS`.
+To add a dataset, write a function that returns a `DataSet` and name it in `LOADERS`; for one of torchvision's, add a
+line to `SETS` in `torchvision_sets`.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ablations.data.decode import DamagedImageError, as_uint8, decoded, max_pixels
+from ablations.data import hugging_face, own_data, torchvision_sets
+from ablations.data.decode import DamagedImageError, decoded, max_pixels
 from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
-from ablations.data.image_files import ImageFiles
 from ablations.data.inventory import Account, shown
-from ablations.data.labels import label_tensor
 from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
+from ablations.data.splits import DataSet, Images, Loader, Split, Wanted, assemble, check_memory
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
-from modernize.design import nearest
+from modernize.design import nearest, printable
+from modernize.user_code import is_call
+
+__all__ = ["LOADERS", "DataSet", "Images", "Split", "load", "loader_of"]
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images in memory, uint8 (N, H, W, C), and their labels, int64 (N).
+def loader_of(name: str) -> Loader:
+    """Return the function that loads a dataset by name; raises RequestError if the name is unknown or not well formed.
 
-    Raises:
-        RequestError: If the labels are not one integer from 0 per image.
+    Names are the keys of `LOADERS`, torchvision:NAME, hf:NAME[:SPLIT] and FILE.py:FUNCTION.
     """
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", label_tensor(self.labels, "Split", len(self.images)).to(self.labels.device))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return an image, uint8 (C, H, W), and its label."""
-        return self.images[index].permute(2, 0, 1), int(self.labels[index])
-
-    def take(self, indices: Tensor) -> Split:
-        """Return the split of these indices."""
-        return Split(self.images[indices], self.labels[indices])
-
-
-Images = Split | ImageFiles
-Loader = Callable[[Path, int | None, str], "DataSet"]  # called with data folder, image size and interpolation
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A training and a test split, their class names, and a checksum of both splits.
-
-    `image_size` is the resolution in pixels that the network sees; images left in files are resized when read.
-    `account` lists what a folder contains besides the images. `own_size` is the resolution of the images as they are
-    stored; None if they differ.
-    """
-
-    name: str
-    train: Images
-    test: Images
-    classes: tuple[str, ...]
-    checksum: str
-    place: str
-    image_size: int
-    channels: int
-    account: Account | None = None
-    own_size: int | None = None
-
-    @property
-    def notice(self) -> str | None:
-        """Say in one line that files are left out; None if none are."""
-        return self.account.notice(self.name, self.place) if self.account else None
+    if name in LOADERS:
+        return LOADERS[name]
+    if is_call(name):
+        return own_data.own_data(name)
+    for kind, loader in (
+        (torchvision_sets.PREFIX, torchvision_sets.torchvision_set),
+        (hugging_face.PREFIX, hugging_face.hugging_face),
+    ):
+        if name.startswith(kind):
+            return loader(name)
+    forms = [*LOADERS, "torchvision:NAME", "hf:NAME", "FILE.py:FUNCTION"]
+    torchvisions = {known.lower(): known for known in torchvision_sets.SETS}.get(name.lower())
+    words = f"write torchvision:{torchvisions}" if torchvisions else nearest(name, forms)
+    raise RequestError(f"unknown dataset {printable(name)!r}: {words}")
 
 
 def load(
@@ -94,16 +59,18 @@ def load(
     evaluate: str = "test",
     as_they_are: bool = False,
     interpolation: str = "bilinear",
+    differing: int | None = None,
 ) -> DataSet:
     """Load a dataset by name; download it if it is missing.
 
     Args:
-        name: A key of `LOADERS`.
+        name: A key of `LOADERS`, torchvision:NAME, hf:NAME[:SPLIT] or FILE.py:FUNCTION.
         data_dir: Folder that holds the dataset, or into which it is downloaded.
         image_size: Resolution in pixels; None keeps the dataset's own.
         evaluate: "test", or "validation", which replaces the test split with a fixed tenth of the training split.
         as_they_are: Keep the size of images in memory, for a recipe that transforms images one by one.
         interpolation: "bilinear" or "bicubic".
+        differing: Resolution if `image_size` is None and the images differ in size; None refuses such datasets.
 
     Returns:
         The dataset. Images in memory are resized to `image_size` unless `as_they_are`.
@@ -111,9 +78,7 @@ def load(
     Raises:
         RequestError: If the dataset cannot be found, downloaded or read, or is corrupt.
     """
-    if name not in LOADERS:
-        raise RequestError(f"unknown dataset {name!r}: {nearest(name, LOADERS)}")
-    data = LOADERS[name](data_dir, image_size, interpolation)
+    data = loader_of(name)(data_dir, Wanted(image_size, as_they_are, interpolation, differing))
     if evaluate == "validation":
         data = _hold_out(data)
     if image_size in (None, data.image_size):
@@ -131,7 +96,7 @@ def _hold_out(data: DataSet) -> DataSet:
 
 def _resized(data: DataSet, size: int, interpolation: str) -> DataSet:
     """Resize the images of both splits, with antialiasing."""
-    _check_memory(data.name, len(data.train), data.channels, size)
+    check_memory(data.name, len(data.train), data.channels, size)
     assert isinstance(data.train, Split) and isinstance(data.test, Split)
 
     def resize(split: Split) -> Split:
@@ -141,40 +106,9 @@ def _resized(data: DataSet, size: int, interpolation: str) -> DataSet:
             ).permute(0, 2, 3, 1)
             for images in split.images.split(4096)
         ]
-        return Split(torch.cat(resized).contiguous(), split.labels)
+        return replace(split, images=torch.cat(resized).contiguous())
 
     return replace(data, train=resize(data.train), test=resize(data.test), image_size=size)
-
-
-def _check_memory(what: str, images: int, channels: int, size: int) -> None:
-    """Raise RequestError if the resized images would take more than half of this machine's memory."""
-    needed, installed = images * size * size * channels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > installed // 2:
-        raise RequestError(
-            f"dataset {what} at image_size={size} needs {needed / 2**30:.0f} GiB of memory and this machine has "
-            f"{installed / 2**30:.0f} GiB; nearest valid value: {int((installed / 2 / images / channels) ** 0.5)}"
-        )
-
-
-def _assemble(
-    name: str, train: tuple[Any, Any], test: tuple[Any, Any], classes: list[str], place: str | Path
-) -> DataSet:
-    """Make a dataset of arrays (N, H, W) or (N, H, W, C) of uint8, or of 16 bits, and their checksum."""
-    digest = hashlib.sha256()
-
-    def split(part: str, images: Any, labels: Any) -> Split:
-        images = np.ascontiguousarray(as_uint8(images))
-        labels = label_tensor(labels, f"dataset {name}: {part} split", len(images), len(classes))
-        digest.update(repr(images.shape).encode() + images.tobytes() + labels.numpy().tobytes())
-        images = images[..., None] if images.ndim == 3 else images
-        return Split(torch.tensor(images), labels)
-
-    splits = split("training", *train), split("test", *test)
-    _, size, _, channels = splits[0].images.shape
-    own = None if name == "folder" else size
-    return DataSet(
-        name, *splits, tuple(map(str, classes)), digest.hexdigest(), str(place), size, channels, own_size=own
-    )
 
 
 # ---- Fashion-MNIST
@@ -191,10 +125,10 @@ _FASHION_PACKAGE = "dataset-fashion-mnist"
 _FASHION_UNPACKED = Path("usr/share/datasets/fashion-mnist")
 
 
-def _fashion_mnist(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
+def _fashion_mnist(data_dir: Path, wanted: Wanted) -> DataSet:
     place = _find_fashion(data_dir) or _download_fashion(data_dir)
     train, test = ([_read_idx(place, f"{part}-{kind}", data_dir) for kind in _IDX_KINDS] for part in ("train", "t10k"))
-    return _assemble("fashion_mnist", (train[0], train[1]), (test[0], test[1]), _FASHION_CLASSES, place)
+    return assemble("fashion_mnist", (train[0], train[1]), (test[0], test[1]), _FASHION_CLASSES, place)
 
 
 _IDX_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -304,7 +238,7 @@ def _read_idx(place: Path, name: str, data_dir: Path) -> np.ndarray:
 
 
 def _cifar(kind: str) -> Loader:
-    def loader(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
+    def loader(data_dir: Path, wanted: Wanted) -> DataSet:
         from torchvision import datasets
 
         make = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
@@ -320,14 +254,14 @@ def _cifar(kind: str) -> Loader:
                 f"dataset {kind}: {state}, and torchvision's download failed ({one_line(error)[:120]}). "
                 f"Put {make.filename} into {data_dir} and unpack it there"
             ) from None
-        return _assemble(
+        return assemble(
             kind, (train.data, train.targets), (test.data, test.targets), train.classes, data_dir / make.base_folder
         )
 
     return loader
 
 
-def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
+def _digits(data_dir: Path, wanted: Wanted) -> DataSet:
     """Load scikit-learn's 1,797 digits of 8×8 pixels; a fixed fifth of them is the test split."""
     from sklearn import datasets
 
@@ -336,16 +270,15 @@ def _digits(data_dir: Path, image_size: int | None, interpolation: str) -> DataS
     order = torch.randperm(len(labels), generator=generator("digits split")).numpy()
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     classes = [str(digit) for digit in digits.target_names]
-    return _assemble("digits", (images[train], labels[train]), (images[test], labels[test]), classes, "scikit-learn")
+    return assemble("digits", (images[train], labels[train]), (images[test], labels[test]), classes, "scikit-learn")
 
 
-def _folder(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
+def _folder(data_dir: Path, wanted: Wanted) -> DataSet:
     """Read train/ and val/, one folder per class; resize each image's shorter side and crop its center."""
-    if image_size is None:
-        raise RequestError("dataset folder: its images differ in size; set one, for example --set image_size=224")
+    size = wanted.size("folder")
     splits = class_folders("folder", data_dir)
-    train, test = (_read_folder(split, image_size, interpolation) for split in splits)
-    data = _assemble("folder", train, test, splits[0].classes, data_dir)
+    train, test = (_read_folder(split, size, wanted.interpolation) for split in splits)
+    data = assemble("folder", train, test, splits[0].classes, data_dir)
     return replace(data, account=account_for(*splits))
 
 
@@ -368,7 +301,7 @@ def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np
         for label, paths in enumerate(split.images.values())
         for path in sorted(paths, key=lambda path: path.rpartition("/")[::2])
     ]
-    _check_memory(f"folder: {split.place}", len(files), 3, size)
+    check_memory(f"folder: {split.place}", len(files), 3, size)
     images = np.empty((len(files), size, size, 3), np.uint8)
     for index, (path, _) in enumerate(files):
         images[index] = opened(f"{split.place}/{path}")
@@ -378,10 +311,9 @@ def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np
 # ---- ImageNet
 
 
-def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> DataSet:
+def _imagenet(data_dir: Path, wanted: Wanted) -> DataSet:
     """List train/ and val/, one folder per class, or WebDataset shards *train*.tar and *val*.tar."""
-    if image_size is None:
-        raise RequestError("dataset imagenet: its images differ in size; set one, for example --set image_size=224")
+    size = wanted.size("imagenet")
     max_pixels()  # raises now rather than in a worker process
     if all(is_folder("imagenet", data_dir / part) for part in ("train", "val")):
         splits = class_folders("imagenet", data_dir)
@@ -392,7 +324,7 @@ def _imagenet(data_dir: Path, image_size: int | None, interpolation: str) -> Dat
         classes = check_labels(data_dir, train, test)
         account = Account(ours, others, shard_notes(data_dir, train, test))
     checksum = hashlib.sha256(train.digest() + test.digest()).hexdigest()
-    return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), image_size, 3, account)
+    return DataSet("imagenet", train, test, tuple(classes), checksum, str(data_dir), size, 3, account)
 
 
 LOADERS: dict[str, Loader] = {

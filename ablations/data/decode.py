@@ -65,12 +65,16 @@ def header(file: BinaryIO, name: str) -> Header:
         return Header(image.format or "", image.mode, *(image.size[::-1] if turned else image.size))
 
 
-def decoded(data: bytes, name: str) -> Image.Image:
-    """Decode an image to RGB; raise DamagedImageError if it is corrupt, too large, or of values of unknown range."""
+def decoded(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
+    """Decode an image to mode RGB or L.
+
+    Raise DamagedImageError if it is corrupt, too large, in color where L is wanted, or of values of unknown range.
+    """
     if not data:
         raise DamagedImageError(f"{name}: an empty file")
     with _opened(io.BytesIO(data), name) as image:
-        found = _shown(image, "RGB")
+        _check_mode(image, mode)
+        found = _shown(image, mode)
     found.info = {}
     return found
 
@@ -83,8 +87,7 @@ def shown(image: Image.Image, name: str, mode: str = "RGB") -> Image.Image:
     if image.mode == mode and not image.info and not isinstance(image, ImageFile.ImageFile):
         return image
     with _faults(name):
-        if mode == "L" and image.mode not in GRAY:
-            raise ValueError(f"mode {image.mode}, but the dataset's first image is gray; convert all to one mode")
+        _check_mode(image, mode)
         _check(image)
         found = _shown(image, mode)
     found = found.copy() if found is image else found
@@ -165,6 +168,12 @@ def _shown(image: Image.Image, mode: str) -> Image.Image:
     if (orientation := _orientation(image)) in TURNS:
         found = found.transpose(TURNS[orientation])
     return found
+
+
+def _check_mode(image: Image.Image, mode: str) -> None:
+    """Raise ValueError for an image in color where a gray one is wanted."""
+    if mode == "L" and image.mode not in GRAY:
+        raise ValueError(f"mode {image.mode}, but the dataset's first image is gray; convert all to one mode")
 
 
 def _check(image: Image.Image) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from torch import Tensor
 
-from ablations.data.decode import DamagedImageError, decoded
+from ablations.data.decode import DamagedImageError, Header, decoded, header
 from ablations.data.inventory import shown
 from ablations.errors import one_line
 
@@ -60,7 +60,12 @@ class ImageFiles:
             file.seek(first)
             return file.read(length)
 
-    def opened(self, index: int) -> BinaryIO:
+    def header(self, index: int) -> Header:
+        """Return an image's format, mode and size; raise OSError or DamagedImageError if its file cannot be read."""
+        with self._opened(index) as file:
+            return header(file, self.name(index))
+
+    def _opened(self, index: int) -> BinaryIO:
         """Open an image's file; a shard's sample is read."""
         if self.spans is None:
             return (self.place / os.fsdecode(self.names[index])).open("rb")

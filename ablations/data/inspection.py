@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ablations.data.datasets import DataSet, Split
+from ablations.data.datasets import DataSet, Images, Split
 from ablations.data.decode import DamagedImageError, header
 from ablations.data.folders import class_folders
 from ablations.data.image_files import ImageFiles
 from ablations.data.inventory import Account, Inventory, shown, some
+from ablations.data.map_images import MapImages
 
 HEADERS = 5_000  # of each split that are read for sizes and modes
 READS = 20_000  # files that are read to find images of both splits
 EXAMPLES = 3
+Files = ImageFiles | MapImages
 LISTED = 20  # classes that are listed one by one
 
 
@@ -79,6 +81,7 @@ class Inspection:
     misnamed: tuple[str, ...]  # images by their contents, among the examples of files left out for their suffix
     headers: dict[str, Headers]  # by split
     duplicates: Duplicates
+    origin: str  # which images are the training and the test split, if that is a choice
 
     @property
     def images(self) -> tuple[int, int]:
@@ -94,18 +97,19 @@ def inspect(data: DataSet) -> Inspection:
         for label, (name, train, test) in enumerate(zip(data.classes, *counts, strict=True))
     )
     train, test = _files(data)
-    if isinstance(train, ImageFiles) and isinstance(test, ImageFiles):
-        duplicates = _duplicate_files(train, test)
-    else:
-        assert isinstance(train, Split) and isinstance(test, Split)
+    if isinstance(train, Split) and isinstance(test, Split):
         duplicates = _duplicate_arrays(train, test)
+    else:
+        assert not isinstance(train, Split) and not isinstance(test, Split)
+        duplicates = _duplicate_files(train, test)
     headers = {"train": _headers(train), "test": _headers(test)}
     shape = (data.channels, data.image_size, data.image_size)
     misnamed = tuple(_misnamed(data))
-    return Inspection(data.name, data.place, data.checksum, shape, classes, data.account, misnamed, headers, duplicates)
+    found = data.name, data.place, data.checksum, shape, classes, data.account, misnamed, headers, duplicates
+    return Inspection(*found, data.origin)
 
 
-def _files(data: DataSet) -> tuple[Split | ImageFiles, Split | ImageFiles]:
+def _files(data: DataSet) -> tuple[Images, Images]:
     """Return the splits; those of `folder`, which are held in memory at another size, as files."""
     if data.name != "folder":
         return data.train, data.test
@@ -124,7 +128,7 @@ def _misnamed(data: DataSet) -> Iterator[str]:
                 yield f"{split}/{name}"
 
 
-def _headers(split: Split | ImageFiles) -> Headers:
+def _headers(split: Images) -> Headers:
     if isinstance(split, Split):
         count, height, width, channels = split.images.shape
         mode = {1: "L", 3: "RGB"}.get(channels, f"{channels} channels")
@@ -136,14 +140,13 @@ def _headers(split: Split | ImageFiles) -> Headers:
     chosen = _spread(len(split), HEADERS)
     for index in chosen:
         try:
-            with split.opened(index) as file:
-                found = header(file, split.name(index))
+            found = split.header(index)
         except (OSError, DamagedImageError):
             unreadable.append(split.name(index))
             continue
         sizes[found.width, found.height] += 1
         modes[found.mode] += 1
-        formats[found.format] += 1
+        formats.update([found.format] if found.format else [])
     return Headers(len(chosen), sizes, modes, formats, tuple(unreadable))
 
 
@@ -171,7 +174,7 @@ def _pair(index: int, twins: list[int], train: list[int], test: list[int]) -> tu
     return index, (same or twins)[0], bool(same)
 
 
-def _duplicate_files(train: ImageFiles, test: ImageFiles) -> Duplicates:
+def _duplicate_files(train: Files, test: Files) -> Duplicates:
     """Compare files of equal length by their contents, reading at most `READS` files."""
     by_length: dict[int, list[int]] = {}
     for index, length in enumerate(train.lengths().tolist()):
@@ -198,11 +201,11 @@ def _duplicate_files(train: ImageFiles, test: ImageFiles) -> Duplicates:
     return Duplicates(compared, tuple(pairs))
 
 
-def _digest(files: ImageFiles, index: int) -> bytes:
+def _digest(files: Files, index: int) -> bytes:
     """Return the digest of an image's file; of one that cannot be read, a digest that no other has."""
     try:
         return hashlib.sha256(files.read(index)).digest()
-    except OSError:
+    except (OSError, DamagedImageError):
         return files.name(index).encode()
 
 
@@ -218,6 +221,7 @@ def describe(found: Inspection) -> str:
         f"{len(found.classes)} classes, checksum {found.checksum[:12]}, in {found.place}",
         f"  classes (training and test images): {_describe_classes(found.classes)}",
     ]
+    lines += [f"  splits: {found.origin}"] if found.origin else []
     if found.account is not None:
         lines += [f"  {note}" for note in found.account.notes]
         for split, inventory in (("training", found.account.train), ("test", found.account.test)):

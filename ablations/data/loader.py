@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ablations.data.batches import Batch, Batches, Damaged, MicroBatch, mean_and_std
-from ablations.data.datasets import Split
+from ablations.data.datasets import Images, Split
 from ablations.data.decode import GRAY, DamagedImageError, as_uint8, shown
 from ablations.data.image_files import ImageFiles
 from ablations.data.labels import check_classes, label_of
+from ablations.data.map_images import MapImages
 from ablations.data.preprocessing import Preprocessing, evaluation_steps
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
@@ -63,7 +64,7 @@ class Items:
 
     def __init__(self, prepared: Prepared, workers: int, device: torch.device):
         self.prepared, self.workers, self.device = prepared, workers, device
-        self.labels = prepared.items.labels if isinstance(prepared.items, (Split, ImageFiles)) else None
+        self.labels = prepared.items.labels if isinstance(prepared.items, Images) else None
 
     def __len__(self) -> int:
         return len(self.prepared.items)
@@ -260,9 +261,12 @@ def _size(items: MapStyle, config: TrainingConfig) -> int:
 
 
 def _normalization(items: MapStyle, first: Image | Tensor | None, mode: str) -> tuple[Any, Any]:
-    """Mean and standard deviation per channel: the split's own if it is in memory, else ImageNet's, or 0.5."""
+    """Mean and standard deviation per channel: the split's own if it has one, else ImageNet's, or 0.5."""
     if isinstance(items, Split):
         mean, std = mean_and_std(items)
+        return mean / 255, std / 255
+    if isinstance(items, MapImages) and items.normalization is not None:
+        mean, std = items.normalization
         return mean / 255, std / 255
     from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 

@@ -72,10 +72,10 @@ def seconds_to_prepare(run: RunConfig, data: DataSet, machine: Machine) -> float
     import torch
 
     from ablations.data.batches import MicroBatch
-    from ablations.data.image_files import ImageFiles
+    from ablations.data.datasets import Split
     from ablations.data.loader import Items, feeds
 
-    if not (run.recipe.image_by_image or isinstance(data.train, ImageFiles)):
+    if isinstance(data.train, Split) and not run.recipe.image_by_image:
         return 0.0
     feed = feeds(data.train, data.test, run.recipe.model_copy(update={"workers": 0}), torch.device("cpu")).train
     assert isinstance(feed, Items)

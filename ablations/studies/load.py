@@ -131,10 +131,12 @@ def _precision(request: StudyFile, rows: list[StudyRow]) -> tuple[Precision | No
 
 
 def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Study:
-    from ablations.data.datasets import LOADERS
+    from ablations.data.datasets import loader_of
 
-    if request.data not in LOADERS:
-        raise RequestError(f"data: unknown dataset {request.data!r}: {nearest(request.data, LOADERS)}")
+    try:
+        loader_of(request.data)
+    except RequestError as error:
+        raise RequestError(f"data: {error}") from None
     if request.budget is not None:
         read_budget(request.budget)
     found = Recipes(main_recipe(request), settings)
@@ -184,7 +186,7 @@ def _contents(base: str) -> dict[str, Any] | None:
 def _designs(request: StudyFile, recipes: Recipes, orders: list[list[str]]) -> tuple[Screen | None, Iterable[StudyRow]]:
     """Choose the rows of a study, and what a screening study records of its design."""
     if is_own(request):
-        return None, own_rows(request)
+        return None, own_rows(request, recipes)
     if request.kind == "screen":
         from ablations.studies.screen import screen_of
 

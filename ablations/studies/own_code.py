@@ -10,8 +10,8 @@ from typing import Protocol
 from ablations.errors import RequestError
 from ablations.store import write_bytes
 from modernize.own_network import file_of, moved_to
-from modernize.user_code import UserCodeError, is_call
-from modernize.user_sources import source_files, sources_sha256
+from modernize.user_code import is_call
+from modernize.user_sources import UserCodeError, source_files, sources_sha256
 
 _FOLDER = "code"  # of a run's folder, with the copies
 _SHOWN = 12  # hexadecimal digits of a checksum in errors

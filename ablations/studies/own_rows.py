@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.errors import RequestError
 from ablations.studies.folder import slug
-from ablations.studies.kinds import main_recipe, recipe_rows
+from ablations.studies.kinds import recipe_rows
 from ablations.studies.own_code import code_sha256
 from ablations.studies.schema import Study, StudyFile, StudyRow
-from modernize.design import DesignError
+from ablations.studies.variants import Recipes, Variant, plain_setting, read_settings, setting_texts, written
+from modernize.design import RECIPE, Design, DesignError
 from modernize.own_network import identity, settings_of, shown_value, value_of, with_settings
 from modernize.reference import check_reference, is_reference, shown_reference
 from modernize.user_code import is_call
 
 
-def own_rows(request: StudyFile) -> Iterator[StudyRow]:
+@dataclass(frozen=True)
+class Own:
+    """A network of a function, and the settings of the recipe that are changed beside its arguments."""
+
+    reference: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def with_values(self, values: Mapping[str, Any]) -> Own:
+        """Return it with arguments, and `recipe.KEY`, changed; raises RequestError."""
+        changed = {key.removeprefix(RECIPE): value for key, value in values.items() if key.startswith(RECIPE)}
+        arguments = {key: value for key, value in values.items() if not key.startswith(RECIPE)}
+        try:
+            reference = with_settings(self.reference, arguments) if arguments else self.reference
+            return Own(reference, self.settings | read_settings(changed))
+        except (DesignError, RequestError) as error:
+            raise RequestError(f"flags: {error}") from None
+
+    def value(self, key: str) -> Any:
+        """Return the value of an argument or of `recipe.KEY` that is set."""
+        return self.settings[key.removeprefix(RECIPE)] if key.startswith(RECIPE) else settings_of(self.reference)[key]
+
+
+def own_rows(request: StudyFile, recipes: Recipes) -> Iterator[StudyRow]:
     """Yield the rows of a study whose base is a reference model; raises RequestError."""
     try:
         base = check_reference(request.base)
@@ -31,7 +55,7 @@ def own_rows(request: StudyFile) -> Iterator[StudyRow]:
         raise RequestError(f"base: {shown_reference(base)}: a function's network is studied by {', '.join(_ROWS)}")
     if request.end is not None:
         raise RequestError("end: not for a function's network; give flags their values, such as width=16")
-    rows = list(_ROWS[request.kind](request, base))
+    rows = list(_ROWS[request.kind](request, recipes, Own(base)))
     names = [row.row for row in rows]
     twice = next((row for row in rows if names.count(row.row) > 1), None)
     if twice is not None:
@@ -56,41 +80,35 @@ def studied_settings(study: Study) -> dict[str, dict[str, str]]:
     compared = {row.compared_with for row in study.rows} - {None}
     return {
         row.row: {key: shown_value(value) for key, value in settings_of(row.reference).items()}
+        | setting_texts(row.settings)
         for row in study.rows
         if row.reference is not None and is_call(row.reference) and (row.compared_with or row.row in compared)
     }
 
 
-def _row(request: StudyFile, name: str, label: str, reference: str, compared_with: str | None) -> StudyRow:
+def _row(recipes: Recipes, name: str, label: str, own: Own, compared_with: str | None) -> StudyRow:
     return StudyRow(
         row=slug(name),
         label=label,
         flags={},
-        reference=reference,
-        code_sha256=code_sha256(reference),
-        recipe=main_recipe(request),
+        reference=own.reference,
+        code_sha256=code_sha256(own.reference),
+        recipe=recipes.name(own.settings),
+        settings={key: plain_setting(value) for key, value in own.settings.items()},
         compared_with=compared_with,
     )
 
 
-def _with(base: str, **settings: Any) -> str:
-    """Return the base with some arguments changed; raises RequestError."""
-    try:
-        return with_settings(base, settings)
-    except DesignError as error:
-        raise RequestError(f"flags: {error}") from None
-
-
-def _values(request: StudyFile, base: str) -> dict[str, list[Any]]:
+def _values(request: StudyFile, base: Own) -> dict[str, list[Any]]:
     """Return the values of each flag, typed values of the command line as YAML reads them."""
     if not isinstance(request.flags, dict):
         raise RequestError(f"flags: give the function's arguments values, such as width=8:16, in a {request.kind}")
     values = {}
     for flag, given in request.flags.items():
-        values[flag] = [settings_of(_with(base, **{flag: value}))[flag] for value in given]
-        twice = next((value for place, value in enumerate(values[flag]) if _in(value, values[flag][:place])), None)
-        if twice is not None:
-            raise RequestError(f"flags: {_written(flag, twice)} is listed twice")
+        values[flag] = [base.with_values({flag: value}).value(flag) for value in given]
+        twice = [value for place, value in enumerate(values[flag]) if _in(value, values[flag][:place])]
+        if twice:
+            raise RequestError(f"flags: {_written(flag, twice[0])} is listed twice")
     return values
 
 
@@ -100,10 +118,10 @@ def _in(value: Any, others: list[Any]) -> bool:
 
 
 def _written(flag: str, value: Any) -> str:
-    return f"{flag}={shown_value(value)}"
+    return written(flag, value) if flag.startswith(RECIPE) else f"{flag}={shown_value(value)}"
 
 
-def _finals(request: StudyFile, base: str) -> dict[str, Any]:
+def _finals(request: StudyFile, base: Own) -> dict[str, Any]:
     """Return the one value of each flag."""
     values = _values(request, base)
     many = next((flag for flag, given in values.items() if len(given) != 1), None)
@@ -112,52 +130,60 @@ def _finals(request: StudyFile, base: str) -> dict[str, Any]:
     return {flag: given[0] for flag, given in values.items()}
 
 
-def _one_in(request: StudyFile, base: str) -> Iterator[StudyRow]:
+def _one_in(request: StudyFile, recipes: Recipes, base: Own) -> Iterator[StudyRow]:
     """Yield the base, and the base with each argument changed alone."""
-    yield _row(request, "base", shown_reference(base), base, None)
+    yield _row(recipes, "base", shown_reference(base.reference), base, None)
     for flag, value in _finals(request, base).items():
-        yield _row(request, f"with-{flag}", f"+ {_written(flag, value)}", _with(base, **{flag: value}), "base")
+        yield _row(recipes, f"with-{flag}", f"+ {_written(flag, value)}", base.with_values({flag: value}), "base")
 
 
-def _one_out(request: StudyFile, base: str) -> Iterator[StudyRow]:
+def _one_out(request: StudyFile, recipes: Recipes, base: Own) -> Iterator[StudyRow]:
     """Yield the network with all arguments changed, and with each reverted alone."""
     finals = _finals(request, base)
-    end = _with(base, **finals)
-    yield _row(request, "end", shown_reference(end), end, None)
+    end = base.with_values(finals)
+    label = ", ".join([shown_reference(end.reference), *(_written(f, v) for f, v in finals.items() if RECIPE in f)])
+    yield _row(recipes, "end", label, end, None)
     for flag in finals:
-        try:
-            back = value_of(base, flag)
-        except DesignError as error:
-            raise RequestError(f"base: {error}") from None
-        yield _row(request, f"without-{flag}", f"− {_written(flag, back)}", _with(end, **{flag: back}), "end")
+        back = _value_before(recipes, base, flag)
+        yield _row(recipes, f"without-{flag}", f"− {_written(flag, back)}", end.with_values({flag: back}), "end")
 
 
-def _sweep(request: StudyFile, base: str) -> Iterator[StudyRow]:
+def _value_before(recipes: Recipes, base: Own, flag: str) -> Any:
+    """Return the base's value of an argument, which may be its default, or of the recipe's setting."""
+    if flag.startswith(RECIPE):
+        return recipes.value(Variant(Design(), base.settings), flag)
+    try:
+        return value_of(base.reference, flag)
+    except DesignError as error:
+        raise RequestError(f"base: {error}") from None
+
+
+def _sweep(request: StudyFile, recipes: Recipes, base: Own) -> Iterator[StudyRow]:
     """Yield a row per value of one argument, each compared with the first."""
     if len(request.flags or ()) != 1:
         raise RequestError("flags: a sweep varies one flag; to vary several, use a grid")
-    yield from _grid(request, base)
+    yield from _grid(request, recipes, base)
 
 
-def _grid(request: StudyFile, base: str) -> Iterator[StudyRow]:
+def _grid(request: StudyFile, recipes: Recipes, base: Own) -> Iterator[StudyRow]:
     """Yield a row per combination of several arguments' values, each compared with the first."""
     values = _values(request, base)
     first: str | None = None
     for chosen in itertools.product(*values.values()):
         settings = dict(zip(values, chosen, strict=True))
         parts = [_written(flag, value) for flag, value in settings.items()]
-        row = _row(request, ",".join(parts), ", ".join(parts), _with(base, **settings), first)
+        row = _row(recipes, ",".join(parts), ", ".join(parts), base.with_values(settings), first)
         yield row
         first = first or row.row
 
 
-def _recipes(request: StudyFile, base: str) -> Iterator[StudyRow]:
+def _recipes(request: StudyFile, _: Recipes, base: Own) -> Iterator[StudyRow]:
     """Yield the same network under each recipe, compared with the first."""
     for row in recipe_rows(request, {}):
-        yield row.model_copy(update={"reference": base, "code_sha256": code_sha256(base)})
+        yield row.model_copy(update={"reference": base.reference, "code_sha256": code_sha256(base.reference)})
 
 
-_ROWS: dict[str, Callable[[StudyFile, str], Iterator[StudyRow]]] = {
+_ROWS: dict[str, Callable[[StudyFile, Recipes, Own], Iterator[StudyRow]]] = {
     "one-in": _one_in,
     "one-out": _one_out,
     "sweep": _sweep,

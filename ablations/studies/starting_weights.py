@@ -52,6 +52,8 @@ def locate(name: str) -> Weights:
     """Return the weights with that name, not yet read; raises RequestError for an unknown name of torchvision."""
     if not name.strip():
         raise RequestError(f"weights {name!r}: write the path of a file, or torchvision:NAME")
+    if "://" in name:
+        raise RequestError(f"weights {name}: a URL; download it, and pass the file")
     if is_reference(name) and not name.startswith(PREFIX):
         raise RequestError(f"weights {name!r}: {name.partition(':')[0]} gives no weights; write FILE or {PREFIX}NAME")
     if name.startswith(PREFIX):
