@@ -20,6 +20,7 @@ from ablations.store import read_json
 from ablations.studies.load import load_study
 from ablations.studies.run import build_network, load_data
 from ablations.training.trainer import Trainer
+from modernize.acceleration import accelerated
 from modernize.roadmap import roadmap
 
 pytestmark = pytest.mark.benchmark
@@ -76,11 +77,12 @@ def bare_time(runner: ModelRunner) -> float:
 
 def trainer_time(trainer: Trainer) -> float:
     """CPU seconds of a round of the trainer's steps, batches included."""
-    begun = time.process_time()
-    for _ in range(STEPS):
-        trainer.train_step()
-        trainer.step += 1
-    return time.process_time() - begun
+    with accelerated(trainer.model):
+        begun = time.process_time()
+        for _ in range(STEPS):
+            trainer.train_step()
+            trainer.step += 1
+        return time.process_time() - begun
 
 
 RUN_IMAGES, PLAIN_IMAGES = 20_000, 12_800  # of each run, and past the script's first ten steps

@@ -23,6 +23,7 @@ from ablations.data.mixing import mixing
 from ablations.recipes import TrainingConfig
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.trainer import Interrupted, Result, Trainer
+from modernize.acceleration import accelerated
 
 LAYER_NORM = "pocket@separate-downsampling,depths=2-1,width=4,stem_stride=1"
 BATCH_NORM = "pocket,depths=2-1,width=4,stem_stride=1"
@@ -54,9 +55,10 @@ def trainer(few: tuple[Split, Split], model: nn.Module, folder: Path | None = No
 
 
 def steps(run: Trainer, count: int) -> Trainer:
-    for _ in range(count):
-        run.train_step()
-        run.step += 1
+    with accelerated(run.model):
+        for _ in range(count):
+            run.train_step()
+            run.step += 1
     return run
 
 
@@ -507,7 +509,8 @@ def test_the_number_of_data_loader_workers(
 ) -> None:
     """By default as many as a GPU run's threads, which are idle while the GPU computes."""
     torch.set_num_threads(3)
-    for feed in feeds(*few, config(crop_scale=[0.5, 1], workers=wanted), torch.device(device)):
+    found = feeds(*few, config(crop_scale=[0.5, 1], workers=wanted), torch.device(device))
+    for feed in (found.train, found.test):
         assert isinstance(feed, Items) and feed.workers == expected
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from commands import ablations
+from commands import ablations, ablations_here
 from test_distributed import a_trainer
 from together import together
 from torch import nn
@@ -346,6 +346,10 @@ def test_a_study_begun_before_the_setting_goes_on_without_it_and_says_so(tmp_pat
         "norm=ln",
         "--data",
         "digits",
+        "--set",
+        "image_size=8",
+        "--budget",
+        "2000images",
         "--out",
         folder,
     ]
@@ -356,7 +360,7 @@ def test_a_study_begun_before_the_setting_goes_on_without_it_and_says_so(tmp_pat
     assert more.returncode == 0, more.stdout
     assert "precise_bn: off, since the folder is older than this setting" in more.stdout
     assert "precise_bn" not in (folder / "study.yaml").read_text()
-    again = ablations(*command, "--seeds", "0,1", "--jobs", "1")
+    again = ablations_here(*command, "--seeds", "0,1", "--jobs", "1")
     assert again.returncode == 0, again.stderr
 
 
