@@ -182,14 +182,14 @@ def test_a_block_of_the_readme_that_trains_runs_as_written(block: Block, workpla
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("ablations bench")])
-def test_a_bench_runs_as_written(command: str, tmp_path: Path) -> None:
+def test_a_bench_runs_as_written(command: str, workplace: Path) -> None:
     """But for the time that it takes: one round, and networks of full size on small images."""
     if "runs/quick" in command:
-        open_folder(load_study("quick", {}, {}), tmp_path / "runs/quick")
+        open_folder(load_study("quick", {}, {}), workplace / "runs/quick")
     shorter = " --repeats 1 --warmup 0 --threads 1" + (
         " --image-size 64 --batch-size 2" if "--against" in command else ""
     )
-    done = run(command + shorter, tmp_path)
+    done = run(command + shorter, workplace)
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stdout or "im/s" in done.stdout
 
