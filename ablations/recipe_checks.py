@@ -185,7 +185,7 @@ def _of_averaging(recipe: TrainingConfig, steps: int, per_epoch: int) -> Iterato
 
 
 def _ema_updates(recipe: TrainingConfig, steps: int, per_epoch: int) -> int:
-    """Return how often the first so many steps update the EMA weights: the first step of each epoch does."""
+    """Count the updates of the EMA weights in the first `steps` steps; each epoch's first step is one."""
     epochs, left = divmod(steps, max(per_epoch, 1))
     return epochs * math.ceil(per_epoch / recipe.ema_steps) + math.ceil(left / recipe.ema_steps)
 

@@ -27,7 +27,7 @@ class CostRow:
 
 
 def cost_table(rows: Sequence[CostRow], title: str, subject: str, source: Source = THE_PAPER) -> Table:
-    """Tabulate costs; `subject` is what a row is, `row` or `design`, and the name of its raw column.
+    """Tabulate costs; `subject`, `row` or `design`, names the first column.
 
     `source` is where the printed GFLOPs are from.
     """

@@ -76,7 +76,7 @@ def executed(config: RunConfig, folder: Path, data: DataSet, **options: Any) -> 
 
 
 class StopAt(Callbacks):
-    """Stop a run after so many looks, which are one per step."""
+    """Stop a run after a number of training steps."""
 
     def __init__(self, step: int):
         super().__init__(self._stopping)

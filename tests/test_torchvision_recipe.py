@@ -97,7 +97,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def as_theirs(recipe: TrainingConfig) -> dict[str, Any]:
-    """A recipe in the words of `train.py`; fails where it cannot be said in them."""
+    """A recipe as options of torchvision's `train.py`; fails if it has no such options."""
     size = recipe.image_size
     assert size is not None
     steps = evaluation_steps(recipe, recipe.evaluated_at(size), IMAGENET_MEAN, IMAGENET_STD)

@@ -55,9 +55,9 @@ class TensorBoard(Callbacks):
 class WeightsAndBiases(Callbacks):
     """Log to W&B too, within a `with` block; whatever fails there is one warning and changes nothing else.
 
-    Every session of a run has the same W&B id. The log in the run's folder says what W&B lacks: online, the steps after
-    the last that the server has; offline, all of them, since a later offline session replaces an earlier one when they
-    are synced.
+    Every session of a run has the same W&B id. Steps that W&B lacks are read from the log in the
+    run's folder: online, those after the server's last step; offline, all, since a later offline session replaces an
+    earlier one when they are synced.
     """
 
     def __init__(self, callbacks: Callbacks, config: RunConfig, folder: Path, study: str | None):

@@ -103,7 +103,7 @@ def _read_config(folder: Path) -> RunConfig:
 
 
 def _unfinished(state: State, folder: Path) -> str:
-    """Say why a run has no trained network."""
+    """Return the error for a run without a trained network: its status and, if it failed, the reason."""
     if state.status == "failed":
         return f"failed ({state.result['reason']}); it has no trained network"
     from ablations.training.checkpoint import checkpoints, step_of
