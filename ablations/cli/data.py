@@ -1,4 +1,4 @@
-"""The command data."""
+"""The command that inspects a dataset: data."""
 
 from __future__ import annotations
 
