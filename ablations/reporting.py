@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
 from modernize.design import nearest, text
+from reports.header import header
 from reports.paper_agreement import agreement_words
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
@@ -89,6 +91,8 @@ def read_report(study: Study, folder: Path) -> Report:
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
     notes = [*notes, *recorded_warnings(study, folder)]
+    done = header(runs).note
+    plots = study_plots(study.name, runs, tables, curves, bench, grid, study.measure, steps)
     return Report(
         title=study.name,
         kind=study.kind,
@@ -97,8 +101,8 @@ def read_report(study: Study, folder: Path) -> Report:
         runs=runs,
         designs=designs,
         summary=summarise_study(study.name, runs, tables, study.measure, notes),
-        tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench, grid, study.measure, steps),
+        tables=tuple(replace(table, details=done) for table in tables),
+        plots=tuple(replace(plot, details=done) for plot in plots),
         curves=curves,
         orders=orders,
         bench=bench,

@@ -37,14 +37,21 @@ def csv(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Format as a GitHub-flavored Markdown page: title, table, legend, footnotes."""
+    """Format as a GitHub-flavored Markdown page: title, table, legend, footnotes, what was done."""
     heads = [f"{column.title} ({column.group})" if column.group else column.title for column in table.columns]
     rules = ["---:" if column.number else ":---" for column in table.columns]
     rows = [[escape(_marked(cell)) for cell in row] for row in table.rows]
     lines = ["| " + " | ".join(row) + " |" for row in ([escape(head) for head in heads], rules, *rows)]
     notes = [f"{superscript([number])} {escape(note)}" for number, note in enumerate(table.notes, start=1)]
     title = re.sub(r"(#+)$", r"\\\1", escape(table.title).rstrip())  # closing #s would not be shown
-    parts = [f"# {title}", escape(table.subtitle), "\n".join(lines), escape(table.legend), *notes]
+    parts = [
+        f"# {title}",
+        escape(table.subtitle),
+        "\n".join(lines),
+        escape(table.legend),
+        *notes,
+        escape(table.details),
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -52,11 +59,12 @@ def latex(table: Table) -> str:
     """Format as LaTeX floats for an article, with booktabs and graphicx: the table, no wider than the page, and notes.
 
     A wide table spans both columns of a page that has two; one taller than a page goes on in further floats, the notes
-    under the rows that have them. Headings stand in two lines where that saves width.
+    under the rows that have them. Headings stand in two lines where that saves width. A comment says what was done.
     """
     parts = _tex_parts(table)
     floats = [_tex_float(table, part, part is parts[0], part is parts[-1]) for part in parts]
-    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(floats)
+    done = f"% {' '.join(table.details.split())}\n" if table.details else ""
+    return f"{done}% needs \\usepackage{{booktabs,graphicx}}\n" + "\n".join(floats)
 
 
 def _tex_float(table: Table, part: range, first: bool, last: bool) -> str:

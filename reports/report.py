@@ -39,8 +39,8 @@ class Plot:
     """A figure of a report: its file's name, title, caption, and the numbers it is drawn from.
 
     `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
-    mark, NaN where there is none; its means, differences and effects are those of `measure`. The figure is drawn when
-    it is first asked for.
+    mark, NaN where there is none; its means, differences and effects are those of `measure`. `details` say what was
+    done, in the metadata of files. The figure is drawn when it is first asked for.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Plot:
     draw: Callable[[], Figure]
     measure: Measure = "top1"
     words: Mapping[str, str] = field(default_factory=dict)
+    details: str = ""
 
     @cached_property
     def figure(self) -> Figure:
@@ -64,7 +65,7 @@ class Plot:
         with drawing(self.name):
             from reports.figures.style import encode
 
-            return encode(self.figure, suffix)
+            return encode(self.figure, suffix, self.title, self.details)
 
     @cached_property
     def svg(self) -> bytes:
@@ -72,7 +73,17 @@ class Plot:
         with drawing(self.name):
             from reports.figures.style import encode
 
-            return encode(self.figure, "svg")
+            return encode(self.figure, "svg", self.title, self.details)
+
+    @cached_property
+    def svg_without_words(self) -> bytes:
+        """The SVG without title, header and caption, for a page that has them as text."""
+        with drawing(self.name):
+            from reports.figures.style import encode, without_words
+
+            with without_words():
+                figure = self.draw()
+            return encode(figure, "svg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +100,8 @@ class Report:
                 loss on the test images that all runs read), ema_top1, note, loss, params, macs, image_size,
                 in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
                 test_images, evaluated_images, unread (names), data_checksum, compared_images, weights (that runs
-                start from; None: newly initialized)
+                start from; None: newly initialized), processor_seconds, machine, software (None: not recorded),
+                settings (of the recipe, as in its name)
     designs     for each row all its design flags, as `Design.flags()` gives them; not for reference models
     summary     what helped, what hurt, what is inconclusive and what would settle it
     tables      in the order to show them, the main one first; `frame` of each has the raw numbers

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError
+from reports.header import facts
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, account, facts, summarise_rows
+from reports.row_summary import RowSummary, account, summarise_rows
 from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power

@@ -13,9 +13,9 @@ from modernize.design import RECIPE, Design, split_name, text
 from modernize.roadmap import PAPER, Roadmap, Row, Source, roadmap, roadmap_of
 from reports.cost_table import gflops
 from reports.errors import ReportError
+from reports.header import starting_weights
 from reports.marks import row_mark_notes
 from reports.predictions import Predicted, describe_images, joined, unread_note
-from reports.row_summary import starting_weights
 from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks

@@ -30,10 +30,14 @@ def made_up_study(
     seeds: Sequence[int] = (0, 1, 2),
     outcome: Outcome = lambda run: {},
     lines: int = 20,
+    settings: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Study:
-    """A study's folder with a run folder for each run; `lines` of log each. `outcome` may set status and numbers."""
-    study = load_study(kind, {"base": "pocket", "data": "digits", "seeds": list(seeds), **changes}, {})
+    """A study's folder with a run folder for each run; `lines` of log each.
+
+    `outcome` may set status and numbers, `settings` are those of --set.
+    """
+    study = load_study(kind, {"base": "pocket", "data": "digits", "seeds": list(seeds), **changes}, settings or {})
     open_folder(study, folder)
     for run in study.runs:
         result = outcome(run)

@@ -9,6 +9,7 @@ from operator import add
 from ablations.data.datasets import DataSet
 from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
+from ablations.studies.how_made import full_name
 from ablations.studies.networks import build_network
 from ablations.studies.precision import describe_power
 from ablations.studies.run import RunConfig
@@ -33,7 +34,7 @@ def describe_runs(study: Study, load: Load) -> list[str]:
         params, macs = run.cost(data)
         lines.append(
             f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
-            f"{run.images(data):>11,} images  recipe {run.recipe_name}"
+            f"{run.images(data):>11,} images  recipe {full_name(run.recipe_name, run.recipe)}"
         )
     for row in study.rows:
         if row.same_as:

@@ -8,6 +8,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any, ParamSpec
@@ -83,11 +84,13 @@ def _any_letters() -> Iterator[None]:
         yield
 
 
-def encode(figure: Figure, suffix: str) -> bytes:
-    """Encode a figure as a png, svg or pdf file."""
+def encode(figure: Figure, suffix: str, title: str = "", details: str = "") -> bytes:
+    """Encode a figure as a png, svg or pdf file, with a title and what was done in its metadata."""
     out = io.BytesIO()
+    named = {"Title": title, "Subject" if suffix == "pdf" else "Description": details}
+    described = {name: "".join(filter(str.isprintable, text)) for name, text in named.items() if text}
     with style.context(["default", STYLE]), _any_letters():
-        figure.savefig(out, format=suffix, metadata=_METADATA[suffix])
+        figure.savefig(out, format=suffix, metadata=_METADATA[suffix] | described)
     return out.getvalue()
 
 
@@ -155,14 +158,29 @@ class Page:
         )
 
 
+_WITH_WORDS: ContextVar[bool] = ContextVar("with_words", default=True)
+
+
+@contextmanager
+def without_words() -> Iterator[None]:
+    """Draw figures without title, header and caption, for a place that has these as text; footnotes stay."""
+    token = _WITH_WORDS.set(False)
+    try:
+        yield
+    finally:
+        _WITH_WORDS.reset(token)
+
+
 def page(title: str, subtitle: str, notes: Sequence[str], width: float, body: float) -> Page:
     """Make a page with wrapped text above and below a body of a height in inches."""
+    if not _WITH_WORDS.get():
+        title, subtitle, notes = "", "", [note for note in notes if is_footnote(note)]
     inside = width - 2 * MARGIN
     titles = wrap(title, _TITLE_SIZE, inside, weight="bold")
     subtitles = wrap(subtitle, STYLE["font.size"], inside)
     lines = [line for note in notes for line in wrap(note, _NOTE_SIZE, inside)]
     bottom = MARGIN + _NOTE_LINE * len(lines)
-    subtitle_top = bottom + body + _LINE * len(subtitles) + _GAP
+    subtitle_top = bottom + body + _LINE * len(subtitles) + (_GAP if titles else 0)
     height = subtitle_top + _TITLE_LINE * len(titles) + MARGIN
     made = Page(Figure(figsize=(width, height)), width, height, bottom, bottom + body)
     for number, line in enumerate(titles):
@@ -221,6 +239,13 @@ def footnotes(notes: Sequence[str]) -> Iterator[str]:
 
     for number, note in enumerate(notes, start=1):
         yield f"{superscript([number])} {note}"
+
+
+def is_footnote(note: str) -> bool:
+    """Whether a note is one of `footnotes`."""
+    from reports.formats import superscript
+
+    return note[:1] in superscript(range(10)).split(",")
 
 
 def absence(status: str) -> str:

@@ -13,10 +13,10 @@ import jinja2
 from markupsafe import Markup
 
 from reports import diagrams
+from reports.header import facts
 from reports.page.explorer import explorer_data
 from reports.page.svg import inline
 from reports.report import Report
-from reports.row_summary import facts
 from reports.statuses import shown
 from reports.tables import Column
 

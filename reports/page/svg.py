@@ -43,8 +43,8 @@ _DESCRIBED += ("worth", "se", "in_paper_order", "min", "max")
 
 
 def inline(plot: Plot) -> Markup:
-    """Return a plot's SVG for a page, with labeled marks."""
-    svg = plot.svg.decode()
+    """Return a plot's SVG for a page, with labeled marks; the page has its title and caption as text."""
+    svg = plot.svg_without_words.decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -65,7 +65,10 @@ def _rounded(path: re.Match[str]) -> str:
 
 def _mark(plot: Plot, match: re.Match[str]) -> str:
     """Return the opening of a mark's element, with its label."""
-    return f'{match[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(match[1])))}"'
+    row = plot.frame.loc[int(match[1])].get("row")
+    named = f' data-row="{escape(row)}"' if isinstance(row, str) else ""
+    label = escape(described(plot, int(match[1])))
+    return f'{match[0]} class="mark" tabindex="-1" role="img" aria-label="{label}"{named}'
 
 
 def described(plot: Plot, place: int) -> str:
