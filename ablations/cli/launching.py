@@ -70,7 +70,7 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.recipes import newer_settings
     from ablations.studies.folder import open_folder, run_folder
-    from ablations.studies.older import older_versions
+    from ablations.studies.older import older_batch, older_versions
     from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
 
     study = session.study
@@ -79,8 +79,9 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         say(f"{study.name}: {text}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
-        pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
-        for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
+        pairs = [(name, recipe, session.study.recipes[name]) for name, recipe in study.recipes.items()]
+        newer = sorted(filter(None, {newer_settings(*pair) for _, *pair in pairs}))
+        for older in (*newer, *filter(None, (older_batch(*pair) for pair in pairs))):
             say(f"{study.name}: {older}")
         for older in older_versions(run_folder(session.folder, run) for run in session.study.runs):
             say(f"{study.name}: {older}")

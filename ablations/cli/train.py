@@ -134,6 +134,11 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap that the paper lacks, such as grn."
 )
 @click.option(
+    "--original-recipe",
+    metavar="NAME|FILE[,KEY=VALUE]…",
+    help="Recipe of a roadmap's first row, if not the main one. [default: the study's]",
+)
+@click.option(
     "--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, in a study of recipes."
 )
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds of every row; override the study's.")
