@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
-from ablations.recipes import MAY_CHANGE, as_stored, check, read_yaml, without_newer
+from ablations.recipes import MAY_CHANGE, TrainingConfig, as_stored, check, read_yaml, recipe_names, without_newer
 from ablations.store import write_bytes
 from ablations.studies.own_code import refuse_other_code
 from ablations.studies.run import RunConfig, finished
@@ -25,19 +25,28 @@ def open_folder(study: Study, folder: Path) -> Study:
 
     Added rows and seeds are recorded. Raises RequestError naming anything else that differs.
     """
+    with writing(f"study folder {folder}"):
+        whole = planned(study, folder)
+        if (folder / "study.yaml").exists() and whole == read_study(folder):
+            return whole  # a read-only folder can be opened
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".study.yaml.lock"):
+            whole = planned(study, folder)
+            write_study(whole, folder)
+    return whole
+
+
+def planned(study: Study, folder: Path) -> Study:
+    """Return the study that `open_folder` leaves in the folder, and refuse what it refuses; write nothing."""
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
     refuse_published(folder)
-    with writing(f"study folder {folder}"):
-        if not (folder / "study.yaml").exists():
-            _make_folder(folder)
-        elif (whole := _with_additions(read_study(folder), study, folder)) == read_study(folder):
-            return whole  # a read-only folder can be opened
-        with FileLock(folder / ".study.yaml.lock"):
-            new = not (folder / "study.yaml").exists()
-            whole = begun(study) if new else _with_additions(read_study(folder), study, folder)
-            write_study(whole, folder)
-    return whole
+    if (folder / "study.yaml").exists():
+        return _with_additions(read_study(folder), study, folder)
+    others = [one for one in (folder.iterdir() if folder.exists() else ()) if not one.name.startswith(".study.yaml.")]
+    if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
+        raise RequestError(f"{folder} is not empty and contains no study.yaml; choose another --out")
+    return begun(study)
 
 
 def is_published(folder: Path) -> bool:
@@ -59,15 +68,6 @@ def refuse_published(folder: Path) -> None:
         )
 
 
-def _make_folder(folder: Path) -> None:
-    """Make an empty folder; raises RequestError if it holds anything else."""
-    entries = list(folder.iterdir()) if folder.exists() else []
-    others = [entry for entry in entries if not entry.name.startswith(".study.yaml.")]
-    if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
-        raise RequestError(f"{folder} is not empty and contains no study.yaml; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def write_study(study: Study, folder: Path) -> None:
     """Write `study.yaml`."""
     path = folder / "study.yaml"
@@ -81,6 +81,7 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
     stored = before.recipes.values()
     recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
+    recipes = {name: batch_as_begun(name, recipe, before, requested) for name, recipe in recipes.items()}
     requested = requested.model_copy(update={"recipes": recipes})
     refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
     old, new = _fixed(before, before), _fixed(requested, before)
@@ -104,13 +105,24 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     return extended(before, requested, looked)
 
 
+def batch_as_begun(name: str, recipe: TrainingConfig, before: Study, requested: Study) -> TrainingConfig:
+    """Return a recipe as its folder has it, if an earlier version gave it the batch size of `--set` for another one."""
+    stored = before.recipes.get(name)
+    if stored is None or name not in recipe_names() or stored.batch_size == recipe.batch_size:
+        return recipe
+    own = {"batch_size", *(("max_epochs", "warmup_epochs", "step_epochs") if requested.budget else ()), *MAY_CHANGE}
+    same = stored.model_dump(exclude=own) == recipe.model_dump(exclude=own)
+    others = {one.batch_size for other, one in requested.recipes.items() if other != name}
+    return stored if same and stored.batch_size in others else recipe
+
+
 def _fixed(study: Study, before: Study) -> dict[str, Any]:
     """Return what may not change of a study as plain values, rows by name, without additions to `before`."""
     # Of a roadmap's file the rows have what determines results; words and printed results may be corrected.
     values = study.model_dump(
         mode="json",
         exclude={
-            **{"cluster": True, "precision": True, "stages": True, "roadmap": True},
+            **{"cluster": True, "precision": True, "stages": True, "roadmap": True, "asked": True},
             **{"recipes": {"__all__": set(MAY_CHANGE)}, "weights": WEIGHTS_MAY_CHANGE},
         },
     )
