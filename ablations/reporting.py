@@ -10,15 +10,18 @@ import pandas as pd
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
+from ablations.studies.folder import is_published
 from ablations.studies.kinds import set_name
 from ablations.studies.own_rows import studied_settings
-from ablations.studies.results import curves_frame, recorded_warnings, update_results
+from ablations.studies.results import curves_frame, predictions, recorded_warnings, update_results
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
 from modernize.design import nearest, text
+from reports.class_tables import baseline_notes, class_tables
 from reports.header import header
 from reports.paper_agreement import agreement_words
+from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
 from reports.statistics.factorial import factorial_of
@@ -93,6 +96,9 @@ def read_report(study: Study, folder: Path) -> Report:
     notes = [*notes, *recorded_warnings(study, folder)]
     done = header(runs).note
     plots = study_plots(study.name, runs, tables, curves, bench, grid, study.measure, steps)
+    classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
+    per_class = class_tables(study.name, runs, classes) if classes else ()
+    notes += baseline_notes(runs)
     return Report(
         title=study.name,
         kind=study.kind,
@@ -107,4 +113,6 @@ def read_report(study: Study, folder: Path) -> Report:
         orders=orders,
         bench=bench,
         unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
+        classes=classes,
+        per_class=tuple(replace(table, details=done) for table in per_class),
     )

@@ -37,7 +37,6 @@ from reports.tables import (
     with_speeds,
 )
 
-
 CHANGE_LEGEND = "Change: from the previous adopted row."
 
 

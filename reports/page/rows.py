@@ -18,7 +18,7 @@ MOST_POINTS, POINTS = 12_000, 60  # of all learning curves, and of one
 def row_data(report: Report) -> dict[str, Any]:
     """Return what the page shows of each row, as plain values for JSON."""
     runs = report.runs
-    curves = {key: lines for key, lines in report.curves.groupby(["row", "seed"], sort=False)}
+    curves = dict(iter(report.curves.groupby(["row", "seed"], sort=False)))
     points = max(min(POINTS, MOST_POINTS // max(len(curves), 1)), 8)
     settings = settings_of(runs)
     return {
@@ -28,7 +28,7 @@ def row_data(report: Report) -> dict[str, Any]:
                 "label": str(mine["label"].iloc[0]),
                 "base": mine["base"].iloc[0] if isinstance(mine["base"].iloc[0], str) else None,
                 "recipe": str(mine["recipe"].iloc[0]),
-                "flags": {name: text(value) for name, value in report.designs.get(row, {}).items()},
+                "flags": {name: text(value) for name, value in report.designs.get(str(row), {}).items()},
                 "runs": [_run(line, curves, points) for line in mine.to_dict("records")],
             }
             for row, mine in runs.groupby("row", sort=False)
@@ -47,7 +47,7 @@ def _run(line: dict[Any, Any], curves: dict[Any, pd.DataFrame], points: int) -> 
     return facts if log is None else facts | {"curve": _curve(log, points)}
 
 
-def _curve(log: pd.DataFrame, points: int) -> dict[str, list[float]]:
+def _curve(log: pd.DataFrame, points: int) -> dict[str, list[Any]]:
     """Return at most so many lines of a log, the last one among them."""
     step = -(-len(log) // points)
     kept = log.iloc[(len(log) - 1) % step :: step]
