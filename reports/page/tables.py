@@ -17,6 +17,8 @@ _PARTS = {
     "speed": (),  # all others
 }
 
+_FIT = 12  # columns on a screen of 1280 pixels
+
 
 @dataclass(frozen=True)
 class PageTable:
@@ -32,6 +34,16 @@ class PageTable:
     parts: tuple[str, ...]
     titles: dict[str, str]
     rows: tuple[str, ...]
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Return the parts that the reader must switch on: costs, if the table would be wider than a screen."""
+        return ("cost", "speed") if len(self.parts) > _FIT else ()
+
+    @property
+    def pinned(self) -> bool:
+        """Whether top-1 stands beside the rows, to stay in sight where the table is wider than the screen."""
+        return any(column.name in ("mean", "top1_mean") for column in self.table.columns[1:2])
 
     @property
     def groups(self) -> list[tuple[str, str, int]]:
@@ -88,9 +100,11 @@ def _joined(*cells: Cell) -> tuple[int, ...]:
 
 
 def _in_parts(table: Table) -> PageTable:
-    """Sort a table's columns by their parts; a table of effects stays as it is."""
-    if "row" not in table.frame:
-        return PageTable(table, ("",) * len(table.columns), {}, ())
+    """Sort the columns of a table of rows by their parts; other tables stay as they are."""
+    known = "row" in table.frame and len(table.frame) == len(table.rows)
+    rows = tuple(map(str, table.frame["row"])) if known else ()
+    if not rows or all(column.name != "params" for column in table.columns):
+        return PageTable(table, ("",) * len(table.columns), {}, rows)
     parts = ["", *(_part(column) for column in table.columns[1:])]
     order = [0, *sorted(range(1, len(parts)), key=lambda place: list(_PARTS).index(parts[place]))]
     titles = {part: _title(part, table.columns, parts) for part in _PARTS if part in parts}
@@ -98,7 +112,7 @@ def _in_parts(table: Table) -> PageTable:
     ordered = replace(
         table, columns=tuple(columns), rows=tuple(tuple(row[place] for place in order) for row in table.rows)
     )
-    return PageTable(ordered, tuple(parts[place] for place in order), titles, tuple(map(str, table.frame["row"])))
+    return PageTable(ordered, tuple(parts[place] for place in order), titles, rows)
 
 
 def _part(column: Column) -> str:
