@@ -19,6 +19,7 @@ from modernize.design import nearest, text
 from reports.paper_agreement import agreement_words
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
+from reports.row_summary import describe_costs
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
@@ -88,7 +89,7 @@ def read_report(study: Study, folder: Path) -> Report:
     steps = study.steps if study.kind == "roadmap" else None
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
-    notes = [*notes, *recorded_warnings(study, folder)]
+    notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
     return Report(
         title=study.name,
         kind=study.kind,

@@ -11,6 +11,8 @@ import pandas as pd
 from modernize.roadmap import Roadmap, Source
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.marks import row_marks
+from reports.pair_plots import pair_matrix_plot
+from reports.pair_tables import PAIRS
 from reports.paper_agreement import agreement_words
 from reports.report import Plot
 from reports.row_summary import facts, status_of
@@ -30,6 +32,7 @@ _AXES = {
     "sweep": "from the first value",
     "grid": "from the first values",
     "recipes": "from the first recipe",
+    "designs": "from the baseline",
 }
 _ORDERED = ("sweep", "grid")  # kinds whose rows have an order to keep
 
@@ -78,9 +81,11 @@ def _plots(
         yield from grid_plots(title, runs, grid, tables, measure)
     if any(column.name == "difference" for column in compared.columns):
         yield effects_plot(compared, runs, measure)
+    if PAIRS in tables:
+        yield pair_matrix_plot(runs, compared, measure)
     if steps is not None:
         yield from against_paper_plot(title, runs, tables["roadmap"], compared, measure, steps)
-    yield from tradeoff_plot(title, runs, compared, bench)
+    yield from tradeoff_plot(title, runs, tables.get("designs", compared), bench)
     yield from curves_plots(title, runs, curves)
 
 
@@ -121,7 +126,8 @@ def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1") ->
     def draw() -> Figure:
         from reports.figures.effects import effects
 
-        return effects(table, runs, f"change in {words.change} {_AXES[kind]}", caption, words.digits)
+        compared = f"difference in {words.change}" if table.name == PAIRS else f"change in {words.change} {_AXES[kind]}"
+        return effects(table, runs, compared, caption, words.digits)
 
     return Plot(table.name, table.title, caption, table.frame, draw, measure)
 

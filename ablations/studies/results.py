@@ -23,6 +23,7 @@ from ablations.studies.schema import Study
 from ablations.studies.stages import START, describe_stage, retried, stage_numbers
 from reports.marks import marks_of
 from reports.predictions import Predicted
+from reports.statistics.row_results import BETWEEN
 from reports.statuses import SHOWN
 
 
@@ -53,7 +54,7 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "roadmap": study.base if study.kind == "roadmap" and row.reference is None else None,
                     "row": row.row,
                     "label": row.label,
-                    "base": row.compared_with,
+                    "base": BETWEEN.join(row.baselines) or None,
                     "run": run.name,
                     "seed": seed,
                     "stage": stage,
