@@ -13,7 +13,8 @@ from ablations.cli.data import data
 from ablations.cli.designs import compare, count, flags, show
 from ablations.cli.export import export
 from ablations.cli.report import report
-from ablations.cli.train import run, status, train
+from ablations.cli.status import status
+from ablations.cli.train import run, train
 from ablations.errors import RequestError, RunError, one_line
 from ablations.streams import flush, prepare_streams
 from ablations.training.distributed import local_rank
