@@ -11,6 +11,7 @@ from reports.study_tables import about_looks, compared_rows, verdict_words
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, difference_columns, effect_cells
 
 PAIRS = "pairs"
+_ADDED = ("label", "params_ratio", "macs_ratio", "note", "marks")
 
 
 def compares_pairs(runs: pd.DataFrame) -> bool:
@@ -38,8 +39,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
                 Cell(verdict_words(line), footnotes.marks(marks)),
             )
         )
-        ratios = dict(zip(("params_ratio", "macs_ratio"), costs, strict=True))
-        frame.append({"label": label, **line, **ratios, "note": "; ".join(notes), "marks": "; ".join(marks)})
+        frame.append([label, *costs, "; ".join(notes), "; ".join(marks)])
     words = [
         "Each line is the first design minus the second; params and MACs are those of the first over the second's.",
         legend(compared, measure),
@@ -59,7 +59,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
         rows=tuple(cells),
         sections=(),
         notes=tuple(footnotes.texts),
-        frame=pd.DataFrame(frame),
+        frame=compared.assign(**pd.DataFrame(frame, compared.index, _ADDED)),
     )
 
 

@@ -153,16 +153,20 @@ def describe_costs(runs: pd.DataFrame) -> str:
     """Say how far the costs of designs that are compared lie apart; nothing of a study of another kind."""
     if "kind" not in runs or runs["kind"].iloc[0] != "designs":
         return ""
-    labels = runs.drop_duplicates("row").set_index("row")["label"]
+    labels = runs.groupby("row", sort=False)["label"].first()
     ranges = []
     for column, name in (("macs", "MACs"), ("params", "parameters")):
         counts = pd.to_numeric(runs[column]).dropna().groupby(runs["row"]).first()
         if len(counts) < 2:
             return ""
-        ends = {row: int(counts[row]) for row in (counts.idxmin(), counts.idxmax())}
-        shown = (f"{amount(count, unit([count]))} {unit([count])} ({labels[row]})" for row, count in ends.items())
-        factor = f", a factor of {counts.max() / counts.min():.3g}" if counts.nunique() > 1 else " in all"
-        ranges.append(f"{name} {'from ' if len(ends) > 1 else ''}{' to '.join(shown)}{factor}")
+        low, high = counts.min(), counts.max()
+        ends = (
+            f"{amount(end, unit([end]))} {unit([end])} ({labels[counts.index[counts == end]].iloc[0]})"
+            for end in (low, high)
+        )
+        ranges.append(
+            f"{name} from {' to '.join(ends)}, a factor of {high / low:.3g}" if low < high else f"equal {name}"
+        )
     return f"Cost is not held equal between designs: {'; '.join(ranges)}."
 
 

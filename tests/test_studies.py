@@ -82,6 +82,7 @@ VALID: dict[str, dict[str, Any]] = {
     "orders": {"kind": "orders", "base": "pocket", "flags": THREE, "orders": 4},
     "recipes": {"kind": "recipes", "base": "pocket"},
     "screen": {"kind": "screen", "base": "pocket", "flags": THREE},
+    "designs": {"kind": "designs", "designs": ["pocket", "pocket,norm=ln", "torchvision:resnet18"]},
 }
 
 
@@ -101,7 +102,8 @@ def written(folder: Path, contents: str | bytes | dict[Any, Any], name: str = "m
 
 def study(kind: str, changes: dict[str, Any] | None = None, settings: dict[str, str] | None = None) -> Study:
     """The study of a kind, as `ablations run KIND --base pocket …` has it."""
-    return load_study(kind, {"base": "pocket", **(changes or {})}, settings or {})
+    base = {} if kind == "designs" else {"base": "pocket"}
+    return load_study(kind, {**base, **(changes or {})}, settings or {})
 
 
 def flags_of(found: Study) -> dict[str, dict[str, Any]]:

@@ -67,7 +67,8 @@ def split_designs(text: str) -> list[str]:
 def baseline_of(request: StudyFile) -> str:
     """Return the name of the design that others are compared with; of all pairs, the first."""
     entries = _entries(request)
-    return entries[_baseline(request, entries) or 0].written
+    one = entries[_baseline(request, entries) or 0]
+    return ",".join([shown_reference(one.reference), *_parts(one.written)[1:]]) if one.reference else one.written
 
 
 def design_rows(request: StudyFile, recipes: Recipes) -> Iterator[StudyRow]:
@@ -81,7 +82,7 @@ def design_rows(request: StudyFile, recipes: Recipes) -> Iterator[StudyRow]:
         raise RequestError("references: list them in designs, so that each is trained under all recipes")
     entries = _entries(request)
     baseline = _baseline(request, entries)
-    several = request.recipes or [None]
+    several: Sequence[str | None] = request.recipes or (None,)
     if len(set(several)) < len(several):
         raise RequestError(f"recipes={request.recipes}: list each once")
     first: dict[tuple[str, str], str] = {}
@@ -110,12 +111,12 @@ def _entries(request: StudyFile) -> list[_Entry]:
     if len(listed) == 1:
         raise RequestError(f"designs: there is one, {listed[0].design}, and nothing to compare it with; list two")
     entries = [_read(one) for one in listed]
-    written, names = ([getattr(one, name) for one in entries] for name in ("written", "row"))
+    written, names = [one.written for one in entries], [one.row.lower() for one in entries]
     for place, one in enumerate(entries):
         if one.written in written[:place]:
             raise RequestError(f"designs: {one.written!r} is listed twice")
-        if one.row in names[:place]:
-            other = written[names.index(one.row)]
+        if one.row.lower() in names[:place]:
+            other = written[names.index(one.row.lower())]
             raise RequestError(
                 f"designs: {other!r} and {one.written!r} have the same name {one.row!r} as a folder's; give one "
                 "another `name` in a study file"

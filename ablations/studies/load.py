@@ -162,11 +162,11 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
     recipes = {used: found.made[used] if used in found.made else found.load(used) for used in names}
     for used, recipe in recipes.items():
         refuse_contradictions(recipe, f"recipe {used}")
-    base = baseline_of(request) if request.kind == "designs" else request.base
+    base = baseline_of(request) if request.kind == "designs" else _shown(request.base)
     return Study(
         name=name,
         kind=request.kind,
-        base=shown_reference(base) if is_reference(base) else base,
+        base=base,
         roadmap=_contents(base),
         data=request.data,
         evaluate=request.evaluate,
@@ -182,6 +182,10 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         cluster=request.cluster,
         precision=precision,
     )
+
+
+def _shown(base: str) -> str:
+    return shown_reference(base) if is_reference(base) else base
 
 
 def _contents(base: str) -> dict[str, Any] | None:

@@ -53,10 +53,10 @@ def pair_matrix(
             board.text(0, middle + (number - (len(lines) - 1) / 2) * _LINE, line, size=_SIZE, va="center")
         _diagonal(board, rows[place], (left + wide * place, _HEAD + tall * place, wide, tall), measure)
     _costs(board, rows, left + wide * len(rows), tall)
-    for index, line in zip(pairs.index, pairs.to_dict("records"), strict=True):
-        row, column = places[line["row"]], places[line["base"]]
+    for index, pair in zip(pairs.index, pairs.to_dict("records"), strict=True):
+        row, column = places[pair["row"]], places[pair["base"]]
         cell = (left + wide * column, _HEAD + tall * row, wide, tall)
-        _difference(board, cell, line, MEASURES[measure].digits, mark(board, int(index)))
+        _difference(board, cell, pair, MEASURES[measure].digits, mark(board, int(index)))
     used = [verdict for verdict in _LOOKS if (pairs["verdict"] == verdict).any()]
     sheet.legend([Patch(label=str(verdict), **_LOOKS[verdict]) for verdict in used], sheet.bottom + 0.12)
     return sheet.figure
