@@ -9,14 +9,17 @@ import pandas as pd
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
+from ablations.studies.folder import is_published
 from ablations.studies.kinds import set_name
 from ablations.studies.own_rows import studied_settings
-from ablations.studies.results import curves_frame, recorded_warnings, update_results
+from ablations.studies.results import curves_frame, predictions, recorded_warnings, update_results
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
 from modernize.design import nearest, text
+from reports.class_tables import baseline_notes, class_tables
 from reports.paper_agreement import agreement_words
+from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
 from reports.row_summary import describe_costs
@@ -90,6 +93,8 @@ def read_report(study: Study, folder: Path) -> Report:
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
     notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
+    classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
+    notes += baseline_notes(runs)
     return Report(
         title=study.name,
         kind=study.kind,
@@ -104,4 +109,6 @@ def read_report(study: Study, folder: Path) -> Report:
         orders=orders,
         bench=bench,
         unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
+        classes=classes,
+        per_class=class_tables(study.name, runs, classes) if classes else (),
     )

@@ -114,7 +114,10 @@ def test_each_design_under_each_recipe_is_compared_with_the_baseline_under_the_s
     assert sum(len(row.baselines) for row in every.rows) == 2 * 3
 
 
-def test_entries_may_have_names_and_labels_of_their_own_and_be_networks_of_any_kind(tmp_path: Path) -> None:
+def test_entries_may_have_names_and_labels_of_their_own_and_be_networks_of_any_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(NET)
     (tmp_path / "mine.yaml").write_text(
         "base: pocket\nsteps:\n- {name: start, label: a}\n- {name: wide, label: b, flags: {kernel_size: 5}}\n"
@@ -138,6 +141,13 @@ def test_entries_may_have_names_and_labels_of_their_own_and_be_networks_of_any_k
         found.rows[3].reference == str(own) and found.rows[3].code_sha256 and found.rows[3].recipe == "quick,mixup=0.2"
     )
     assert [row.baselines for row in found.rows] == [[], ["ours"], ["ours"], ["ours"]]
+    place = tmp_path / "study"
+    open_folder(study([*listed[:2], f"{Path(own).name},recipe.mixup=0.2"], compared_with="ours"), place)
+    grown = load_study(str(place), {"designs": ["torchvision:resnet18"]}, {})
+    assert [(row.row, row.baselines) for row in grown.rows] == [
+        *(("ours", []), ("mine@wide,norm=ln", ["ours"])),
+        *(("nets-net-width=4,recipe.mixup=0.2", ["ours"]), ("torchvision-resnet18", ["ours"])),
+    ]
     first = study([f"{own},recipe.mixup=0.2", "pocket"])
     assert first.base == "nets.py:net(width=4),recipe.mixup=0.2"
 
@@ -205,6 +215,8 @@ def test_other_kinds_have_no_list_of_designs_and_need_a_base() -> None:
 def test_designs_may_be_added_and_the_baseline_may_not_change(tmp_path: Path) -> None:
     open_folder(study(FOUR[:2], compared_with="all"), tmp_path)
     assert [row.row for row in open_folder(study(FOUR, compared_with="all"), tmp_path).rows] == FOUR
+    kept = load_study(str(tmp_path), {"designs": ["pocket", "resnet50"]}, {})
+    assert baselines(kept) == {one: [*FOUR, "resnet50"][:place] for place, one in enumerate([*FOUR, "resnet50"])}
     with pytest.raises(RequestError, match=r"was made with another configuration: .*compared_with"):
         open_folder(study(FOUR), tmp_path)
 
@@ -284,7 +296,10 @@ def test_two_designs_get_the_verdict_of_a_sweep_over_their_two_values(tmp_path: 
     def result(run: RunConfig) -> dict[str, Any]:
         return {"top1": 80 + 0.9 * (run.flags["norm"] == "ln") + 0.4 * math.sin(5 * run.seed + len(run.flags["norm"]))}
 
-    changes: dict[str, dict[str, Any]] = {"sweep": {"flags": {"norm": ["bn", "ln"]}}, "designs": {"designs": ["pocket", "pocket,norm=ln"]}}
+    changes: dict[str, dict[str, Any]] = {
+        "sweep": {"flags": {"norm": ["bn", "ln"]}},
+        "designs": {"designs": ["pocket", "pocket,norm=ln"]},
+    }
     found = []
     for kind, keys in changes.items():
         report = read_report(made_up_study(tmp_path / kind, kind, (0, 1, 2), result, **keys), tmp_path / kind)

@@ -71,6 +71,18 @@ def baseline_of(request: StudyFile) -> str:
     return ",".join([shown_reference(one.reference), *_parts(one.written)[1:]]) if one.reference else one.written
 
 
+def stored_list(request: StudyFile) -> dict[str, Any]:
+    """Return the list and what it is compared with as a folder stores them: with whole paths of users' files."""
+    entries = _entries(request)
+    place, listed = _baseline(request, entries), []
+    for one, entry in zip(request.designs or (), entries, strict=True):
+        named = one.model_dump(exclude_none=True) | {"design": entry.written}
+        if entry.reference:
+            named["design"] = ",".join([entry.reference, *_parts(entry.written)[1:]])
+        listed.append(named if len(named) > 1 else named["design"])
+    return {"designs": listed, "compared_with": ALL if place is None else entries[place].row}
+
+
 def design_rows(request: StudyFile, recipes: Recipes) -> Iterator[StudyRow]:
     """Yield the designs of the list under the study's recipe, or all of them under each of its recipes.
 

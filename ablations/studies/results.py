@@ -68,6 +68,8 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "ema_top1": result.get("ema_top1"),
                     "note": result.get("note"),
                     "loss": result.get("loss"),
+                    "balanced_accuracy": result.get("balanced_accuracy"),
+                    "largest_class_top1": result.get("largest_class_top1"),
                     "params": result.get("params"),
                     "macs": result.get("macs"),
                     **{key: result.get(key) for key in ("image_size", "in_channels", "num_classes")},
@@ -87,6 +89,7 @@ EVALUATION = (
     *("train_top1", "chance_top1", "test_images", "evaluated_images", "unread", "data_checksum"),
     *("compared_images", "compared_top1", "compared_loss", "not_compared"),
 )
+PER_CLASS = ("balanced_accuracy", "largest_class_top1")
 
 
 def _evaluations(study: Study, folder: Path, states: Mapping[str, State]) -> dict[str, dict[str, Any]]:
@@ -113,7 +116,7 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
         runs = pd.read_csv(path)
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: cannot be read ({one_line(error)})") from None
-    for column in ("stage", "added", *EVALUATION, "weights"):  # published before these were recorded
+    for column in ("stage", "added", *EVALUATION, *PER_CLASS, "weights"):  # published before these were recorded
         if column not in runs:
             runs[column] = expected[column]
     missing = [column for column in expected if column not in runs]
