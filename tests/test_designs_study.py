@@ -287,7 +287,8 @@ def test_rows_that_vary_alike_are_corrected_as_tukey_does(tmp_path: Path) -> Non
     runs = study_runs(found, tmp_path)
     lines = compare(runs, pairs(runs))
     tukey = stats.tukey_hsd(*(values(runs, row) for row in listed)).pvalue
-    largest = lines.loc[lines["p"].idxmin()]  # the step-down correction starts with the largest difference of all pairs
+    # The step-down correction starts with the largest difference of all pairs.
+    largest = min(lines.to_dict("records"), key=lambda line: float(line["p"]))
     expected = tukey[listed.index(largest["row"]), listed.index(largest["base"])]
     assert largest["p_adjusted"] == pytest.approx(expected, abs=0.01)
 

@@ -112,7 +112,7 @@ def flags_of(found: Study) -> dict[str, dict[str, Any]]:
 
 
 def compared(found: Study) -> dict[str, str | None]:
-    return {row.row: row.compared_with for row in found.rows}
+    return {row.row: next(iter(row.baselines), None) for row in found.rows}
 
 
 def one_line(error: RequestError, name: str) -> str:
