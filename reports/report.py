@@ -82,7 +82,7 @@ class Report:
     """What a report shows of a study.
 
     title       the study's name; it, labels, reasons and notes came from outside: escape them
-    kind        roadmap, one-in, one-out, sweep, grid, orders, recipes, screen or designs
+    kind        its kind, as `ablations run` names it
     base        the design the study starts from, as the command line names it
     steps       the roadmap of that design, or that of ResNet-50 if it is on none
     runs        a line a row and seed, in the study's order, whatever became of its run: study, kind, roadmap (None

@@ -10,6 +10,7 @@ import pandas as pd
 
 from modernize.roadmap import Roadmap, Source
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
+from reports.kind_words import WORDS
 from reports.marks import row_marks
 from reports.pair_plots import pair_matrix_plot
 from reports.pair_tables import PAIRS
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from reports.figures.tradeoff import Cost
-
-_AXES = {
-    "roadmap": "from the previous adopted row",
-    "one-in": "from the base",
-    "one-out": "from the final design",
-    "sweep": "from the first value",
-    "grid": "from the first values",
-    "recipes": "from the first recipe",
-    "designs": "from the baseline",
-}
-_ORDERED = ("sweep", "grid")  # kinds whose rows have an order to keep
 
 
 def study_plots(
@@ -120,13 +110,15 @@ def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1") ->
         f"Change in {words.change} with 95% CI. Verdicts and marks use p-values adjusted for all comparisons of the "
         "table; CIs are unadjusted. Rows without a verdict have gray marks."
     )
-    if kind not in _ORDERED:
+    if not WORDS[kind].ordered:
         table = _sorted(table, -words.sign)  # best first
 
     def draw() -> Figure:
         from reports.figures.effects import effects
 
-        compared = f"difference in {words.change}" if table.name == PAIRS else f"change in {words.change} {_AXES[kind]}"
+        compared = (
+            f"difference in {words.change}" if table.name == PAIRS else f"change in {words.change} {WORDS[kind].axis}"
+        )
         return effects(table, runs, compared, caption, words.digits)
 
     return Plot(table.name, table.title, caption, table.frame, draw, measure)

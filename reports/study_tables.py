@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError
+from reports.kind_words import WORDS
 from reports.predictions import images_of
 from reports.row_summary import RowSummary, account, describe_costs, facts, summarise_rows
 from reports.statistics import Measure, Verdict, compare, legend
@@ -40,18 +41,6 @@ from reports.tables import (
 
 Line = Mapping[Any, Any]  # of `statistics.compare`
 
-_TITLES = {
-    "roadmap": "each step against the previous adopted one",
-    "one-in": "one flag at a time added to the base",
-    "one-out": "one flag at a time removed from the final design",
-    "sweep": "values of one flag against the first",
-    "grid": "combinations of values against the first",
-    "orders": "each set of flags along the orders",
-    "recipes": "one design under each recipe against the first",
-    "screen": "the combinations of flags that were trained",
-    "designs": "each design against the baseline",
-}
-
 
 def comparison_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:
     """Tabulate every row of a study: its cost, results, and difference from its baseline.
@@ -66,9 +55,9 @@ def comparison_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, meas
     """
     if runs.empty:
         raise ReportError("no runs to report")
-    kind = str(runs["kind"].iloc[0])
-    title, subject = f"{runs['study'].iloc[0]}: {_TITLES[kind]}", "design" if kind == "designs" else "row"
-    return _table(_name(runs), title, subject, runs, compared_rows(runs, measure), bench, measure)
+    words = WORDS[str(runs["kind"].iloc[0])]
+    title = f"{runs['study'].iloc[0]}: {words.title}"
+    return _table(_name(runs), title, words.subject, runs, compared_rows(runs, measure), bench, measure)
 
 
 def compared_rows(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
@@ -175,9 +164,7 @@ def verdict_words(line: Line) -> str:
 def _name(runs: pd.DataFrame) -> str:
     """The name of the table's files."""
     kind = str(runs["kind"].iloc[0])
-    names = {"roadmap": "steps", "sweep": f"sweep-{str(runs['row'].iloc[0]).partition('=')[0]}"}
-    names["screen"] = "screen-runs"
-    return names.get(kind, kind)
+    return f"sweep-{str(runs['row'].iloc[0]).partition('=')[0]}" if kind == "sweep" else WORDS[kind].table or kind
 
 
 def _columns(

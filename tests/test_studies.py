@@ -520,7 +520,7 @@ VALUES = (
     "ema",
     "bf16",
 )
-VALUES += ("[0.5,0.75]", "null")
+VALUES += ("[0.5,0.75]", "null", "1e-4")
 
 
 def changed_by_set(kind: str, key: str, changes: dict[str, Any]) -> dict[str, set[str]]:
