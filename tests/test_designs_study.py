@@ -21,6 +21,7 @@ from ablations.studies.design_list import split_designs
 from ablations.studies.folder import open_folder, slug
 from ablations.studies.load import load_study
 from ablations.studies.precision import describe_power
+from ablations.studies.recipe_words import recipe_of_each_row, rows_of_the_same_weights
 from ablations.studies.results import study_runs
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
@@ -101,6 +102,11 @@ def test_designs_are_compared_with_one_of_the_list_or_all_with_all() -> None:
     assert baselines(every) == {one: FOUR[:place] for place, one in enumerate(FOUR)}
     assert study(FOUR[:2], compared_with="all").rows == study(FOUR[:2]).rows
     assert "6 comparisons with 3 seeds" in str(describe_power(every))
+    assert recipe_of_each_row(every) == {row.row: row.recipe for row in every.rows}
+    again = study([*FOUR, "pocket@gelu,recipe.evaluation_crop=0.9"], compared_with="all")
+    assert [text.partition(" once")[0] for text in rows_of_the_same_weights(again)] == [
+        "pocket@gelu,recipe.evaluation_crop=0.9: trains the same weights as pocket@gelu"
+    ]
     assert "3 comparisons with 3 seeds" in str(describe_power(named))
 
 
