@@ -82,7 +82,7 @@ def split_settings(text: str) -> list[str]:
 
 def function_of(call: Call) -> Callable[..., Any]:
     """Import the file and return the function; raises UserCodeError if there is none, or it takes no such settings."""
-    module = _imported(call.file)
+    module = import_file(call.file)
     own = [
         name
         for name, value in vars(module).items()
@@ -110,7 +110,7 @@ def function_of(call: Call) -> Callable[..., Any]:
 def call_function(call: Call, *arguments: Any, **others: Any) -> Any:
     """Call the function with its settings; raises UserCodeError, also for whatever the function raises."""
     function = function_of(call)
-    with failures_of(call.file), _neighbors(call.file):
+    with failures_of(call.file), neighbors(call.file):
         return function(*arguments, **call.settings, **others)
 
 
@@ -145,7 +145,7 @@ def located(error: BaseException, file: Path) -> str:
     return f"{printable(file)}, line {frames[-1].lineno}{within}: {message}"
 
 
-def _imported(file: Path) -> ModuleType:
+def import_file(file: Path) -> ModuleType:
     """Run a file as a module, once per content of it and of the files beside it; raises UserCodeError."""
     path = file.resolve()
     sources = source_files(path if path.is_file() else file)  # of a link, what lies beside its target
@@ -158,7 +158,7 @@ def _imported(file: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up
     try:
-        with failures_of(file), _neighbors(file):
+        with failures_of(file), neighbors(file):
             exec(compile(sources[path.name], path, "exec"), vars(module))
     except UserCodeError:
         del sys.modules[name]
@@ -170,7 +170,7 @@ _MODULES_BESIDE: dict[str, Path] = {}  # modules that users' files have imported
 
 
 @contextmanager
-def _neighbors(file: Path) -> Iterator[None]:
+def neighbors(file: Path) -> Iterator[None]:
     """Let the file import the files beside it, as a script does, and not those of the same name in other folders."""
     folder = file.resolve().parent
     _forget([name for name, place in _MODULES_BESIDE.items() if place != folder])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablations.cli.options import (
+    TRAINING,
     Integer,
     Location,
     Positive,
@@ -58,9 +59,7 @@ def data(name: str, form: str, data_dir: Path) -> None:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options(
-    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
-)
+@with_options(*TRAINING)
 def train(
     design: str,
     seed: int,
@@ -84,6 +83,7 @@ def train(
     from ablations.recipe_checks import refuse_contradictions
     from ablations.studies.folder import slug
     from ablations.studies.own_code import code_sha256
+    from ablations.studies.plugin_files import used_plugins
     from ablations.studies.reference_rows import reference_row
     from ablations.studies.run import RunConfig
     from ablations.studies.starting_weights import locate
@@ -97,6 +97,7 @@ def train(
     config = RunConfig(
         row=reference_row(reference) if reference else slug(design),
         label=shown_reference(reference) if reference else design,
+        plugins=used_plugins([one.design]) if one else [],
         flags=one.design.flags() if one else {},
         reference=reference,
         code_sha256=code_sha256(reference),
@@ -201,9 +202,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options(
-    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
-)
+@with_options(*TRAINING)
 def run(
     study: str,
     dry_run: bool,

@@ -14,12 +14,13 @@ from ablations.recipes import check, read_yaml, shipped
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
+from ablations.studies.plugin_files import used_plugins
 from ablations.studies.reference_rows import reference_rows
 from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
 from ablations.studies.variants import Recipes, shared
-from modernize.design import DesignError, is_file, nearest
+from modernize.design import Design, DesignError, is_file, nearest
 from modernize.reference import shown_reference
 from modernize.roadmap import roadmap_of
 
@@ -158,6 +159,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         refuse_contradictions(recipe, f"recipe {used}")
     return Study(
         name=name,
+        plugins=used_plugins(Design().with_flags(row.flags) for row in rows),
         kind=request.kind,
         base=shown_reference(request.base) if is_own(request) else request.base,
         roadmap=_contents(request.base),
