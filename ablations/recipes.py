@@ -364,7 +364,9 @@ def as_stored(recipe: TrainingConfig, before: Iterable[Mapping[str, Any]]) -> di
 
 def newer_settings(requested: TrainingConfig, opened: TrainingConfig) -> str | None:
     """Say which settings a folder is older than, given the recipe as requested and as `without_newer` returns it."""
-    reset = [name for name, value in opened if name not in MAY_CHANGE and value != getattr(requested, name)]
+    off = _defaults()
+    changed = [name for name, value in opened if name not in MAY_CHANGE and value != getattr(requested, name)]
+    reset = [name for name in changed if name in off and getattr(opened, name) == off[name]]
     if not reset:
         return None
     return (

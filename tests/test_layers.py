@@ -15,7 +15,7 @@ LAYERS = (
     ("modernize",),
     ("reports",),
     ("ablations.streams",),
-    ("ablations.errors", "ablations.seeding", "ablations.progress", "ablations.store"),
+    ("ablations.errors", "ablations.reach", "ablations.seeding", "ablations.progress", "ablations.store"),
     ("ablations.machine", "ablations.recipes"),
     ("ablations.recipe_checks",),
     ("ablations.data",),

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,17 @@ from scipy import stats
 
 import modernize
 from ablations import cli
+from ablations.cli.train import run as run_study_command
 from ablations.data.datasets import DataSet, load
 from ablations.errors import RequestError, RunError
-from ablations.recipes import load_recipe, recipe_names
+from ablations.reach import reached_settings
+from ablations.recipes import TrainingConfig, load_recipe, recipe_names
 from ablations.reporting import walked
 from ablations.store import write_json
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.kinds import set_name
 from ablations.studies.load import load_study, study_names
+from ablations.studies.older import older_batch
 from ablations.studies.results import describe, study_runs
 from ablations.studies.schema import KINDS, Study, StudyFile, read_budget
 from modernize.plan import compile_plan
@@ -489,33 +492,95 @@ def test_no_other_budget_is(text: str) -> None:
     assert "write epochs or images, such as 5epochs or 200000images" in refused("one-in", base="pocket", budget=text)
 
 
-def test_set_reaches_the_second_recipe_where_rows_must_agree() -> None:
-    shared = {
-        "max_epochs": "7",
-        "batch_size": "64",
-        "image_size": "16",
-        "crop_padding": "0",
-        "horizontal_flip": "false",
-        "checkpoint_seconds": "5",
-        "checkpoint_steps": "9",
-    }
-    own = {
-        "accumulation": "2",
-        "learning_rate": "0.123",
-        "weight_decay": "0.321",
-        "label_smoothing": "0.25",
-        "drop_path_rate": "0.5",
-        "warmup_epochs": "0.75",
-        "init": "kaiming",
-    }
-    found = study("roadmap", {"original_recipe": "quick_original"}, {**shared, **own})
-    assert found.recipes["quick"] == load_recipe("quick", {**shared, **own})
-    assert found.recipes["quick_original"] == load_recipe("quick_original", shared)
-    compared_recipes = study("recipes", {}, shared).recipes
-    assert compared_recipes == {name: load_recipe(name, shared) for name in ("quick_original", "quick")}
-    for key, value in own.items():
-        with pytest.raises(RequestError, match=f"--set {key}: this study compares recipes"):
-            study("recipes", {}, {key: value})
+# Settings that have a meaning only beside another one.
+NEEDS = {
+    **{key: {"ema_decay": "0.5"} for key in ("ema_warmup", "ema_steps", "ema_scaled", "evaluated_weights")},
+    **{"betas": {"optimizer": "adamw"}, "momentum": {"optimizer": "sgd", "betas": "null"}},
+    **{"step_epochs": {"schedule": "step"}, "step_factor": {"schedule": "step"}, "warmup_factor": {}},
+    **{"erasing_fill": {"erasing": "0.5"}, "randaugment_std": {"randaugment": "5"}},
+    **{"mix_switch": {"mixup": "0.5", "cutmix": "0.5"}, "mix_probability": {"mixup": "0.5", "cutmix": "0.5"}},
+    **{"crop_scale": {"crop_padding": "0"}, "warmup_factor": {"warmup_epochs": "0.2"}},
+}
+VALUES = (
+    "2",
+    "16",
+    "0.25",
+    "true",
+    "false",
+    "sgd",
+    "step",
+    "epoch",
+    "norms",
+    "bicubic",
+    "zero",
+    "kaiming",
+    "ema",
+    "bf16",
+)
+VALUES += ("[0.5,0.75]", "null")
+
+
+def changed_by_set(kind: str, key: str, changes: dict[str, Any]) -> dict[str, set[str]]:
+    """Which settings of each recipe of a study `--set KEY=VALUE` changes, with a value that the main one may have."""
+    needs = NEEDS.get(key, {})
+    before = study(kind, changes, needs).recipes
+    for value in VALUES:
+        with suppress(RequestError):
+            after = study(kind, changes, {**needs, key: value}).recipes
+            found = {name: {one for one, new in after[name] if new != getattr(before[name], one)} for name in before}
+            if key in found["quick"]:
+                return found
+    raise AssertionError(f"no value of {key} is accepted")
+
+
+@pytest.mark.parametrize("key", TrainingConfig.model_fields)
+def test_set_reaches_the_recipes_that_its_help_says(key: str) -> None:
+    """For every setting there is; with it change the defaults of settings that it owns, and the schedule's lengths."""
+    text = next(option.help for option in run_study_command.params if option.name == "settings")
+    listed = text.partition("original recipe takes only ")[2].strip(".").split(", ")
+    assert set(listed) < set(TrainingConfig.model_fields)
+    scaled = {"warmup_epochs", "step_epochs"} if key == "max_epochs" else {one for one in NEEDS if key in NEEDS[one]}
+    found = changed_by_set("roadmap", key, {"original_recipe": "quick_original,ema_decay=0.5"})
+    assert key in found["quick"] and found["quick"] <= {key, *scaled}
+    original = found["quick_original,ema_decay=0.5"]
+    assert (key in original) == (key in listed) and original <= {key, *scaled}
+
+
+def test_a_study_of_recipes_takes_what_its_recipes_must_share() -> None:
+    for key in TrainingConfig.model_fields:
+        if key in (*reached_settings(), "batch_size"):
+            found = changed_by_set("recipes", key, {})
+            assert key in found["quick"] and key in found["quick_original"]
+        else:
+            with pytest.raises(RequestError, match=f"--set {key}: this study compares recipes"):
+                study("recipes", {}, {key: "1"})
+
+
+def test_the_original_recipe_keeps_its_batch_and_may_be_changed_by_its_own_option(digits: DataSet) -> None:
+    found = study("roadmap", {"original_recipe": "quick_original"}, {"batch_size": "32"})
+    assert {name: one.batch_size for name, one in found.recipes.items()} == {"quick_original": 128, "quick": 32}
+    assert found.recipes["quick_original"] == load_recipe("quick_original")
+    changed = study("roadmap", {"original_recipe": "quick_original,batch_size=64"}, {"batch_size": "32"})
+    assert [one.batch_size for one in changed.recipes.values()] == [64, 32]
+
+
+@pytest.mark.parametrize("budget", [None, "3000 images"])
+def test_a_folder_in_which_set_changed_both_batches_resumes(
+    budget: str | None, tmp_path: Path, digits: DataSet
+) -> None:
+    """As an earlier version made it; another difference is refused as before."""
+    asked = study("roadmap", {"original_recipe": "quick_original", "budget": budget}, {"batch_size": "32"})
+    both = {name: one.model_copy(update={"batch_size": 32}) for name, one in asked.recipes.items()}
+    begun = open_folder(asked.model_copy(update={"recipes": both}).on(digits), tmp_path)
+    opened = open_folder(asked.on(digits), tmp_path)
+    assert opened == begun and opened.recipes["quick_original"].batch_size == 32
+    said = older_batch("quick_original", asked.recipes["quick_original"], opened.recipes["quick_original"])
+    assert said and said.startswith("recipe quick_original keeps batch_size=32")
+    other = asked.model_copy(
+        update={"recipes": {name: one.model_copy(update={"batch_size": 64}) for name, one in asked.recipes.items()}}
+    )
+    with pytest.raises(RequestError, match="batch_size was 32 and is now 64"):
+        open_folder(other.on(digits), tmp_path)
 
 
 # ---- files and folders

@@ -9,10 +9,12 @@ import traceback
 import click
 
 from ablations.cli.bench import bench
+from ablations.cli.data import data
 from ablations.cli.designs import compare, count, flags, show
 from ablations.cli.export import export
 from ablations.cli.report import report
-from ablations.cli.train import data, run, status, train
+from ablations.cli.status import status
+from ablations.cli.train import run, train
 from ablations.errors import RequestError, RunError, one_line
 from ablations.streams import flush, prepare_streams
 from ablations.training.distributed import local_rank

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablations.errors import RequestError
+from ablations.reach import reached_settings
 from modernize.design import LARGEST, split_commas
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ _OPTIONS: dict[str, Callable] = {
         metavar="KEY=VALUE",
         multiple=True,
         callback=read_settings,
-        help="Override a setting of the recipe. Repeatable. Other recipes take only budget, data and execution ones.",
+        help="Override a setting of the recipe. Repeatable. A roadmap's original recipe takes only "
+        f"{', '.join(reached_settings())}.",
     ),
     "evaluate": click.option(
         "--evaluate",

@@ -1,14 +1,14 @@
-"""Commands that train: data, train, run, status."""
+"""Commands that train: train, run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablations.cli.launching import check_launcher, run_here, run_jobs
 from ablations.cli.options import (
     TRAINING,
     Integer,
@@ -28,30 +28,8 @@ from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
-    from ablations.launch.session import Session
     from ablations.studies.run import RunConfig
     from ablations.studies.schema import Study
-
-
-@click.command()
-@click.argument("name")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@with_options("data_dir", "debug")
-def data(name: str, form: str, data_dir: Path) -> None:
-    """Inspect a dataset; download it if it is missing.
-
-    NAME is that of --data, such as torchvision:SVHN or my_data.py:shapes.
-
-    Print its images per class, the files that are left out and why, image sizes and modes, and the test images that
-    are also in the training split.
-    """
-    import json
-
-    from ablations.data.datasets import load
-    from ablations.data.inspection import as_json, describe, inspect
-
-    found = inspect(load(name, data_dir, differing=224))
-    click.echo(json.dumps(as_json(found), indent=1) if form == "json" else describe(found))
 
 
 @click.command()
@@ -157,6 +135,11 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     "--extras", metavar="ROW,ROW", callback=read_names, help="Rows of a roadmap that the paper lacks, such as grn."
 )
 @click.option(
+    "--original-recipe",
+    metavar="NAME|FILE[,KEY=VALUE]…",
+    help="Recipe of a roadmap's first row, if not the main one. [default: the study's]",
+)
+@click.option(
     "--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, in a study of recipes."
 )
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds of every row; override the study's.")
@@ -244,7 +227,7 @@ def run(
     changes = {key: value for key, value in changes.items() if value is not None}
     resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}
-    _check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], resources)
+    check_launcher(kind, jobs, [option for option, value in options.items() if value is not None], resources)
     logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
@@ -253,8 +236,8 @@ def run(
     loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
     session = Session(loaded, folder, data_dir, load, retry_failed, **logs)
     if kind is not None:
-        return _run_jobs(session, dry_run, kind, jobs)
-    return _run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
+        return run_jobs(session, dry_run, kind, jobs)
+    return run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
 
 
 def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:
@@ -275,84 +258,6 @@ def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], t
     for warning in _warnings(study, datasets, tasks) if is_main() else ():
         say(f"{study.name}: warning: {warning}")
     return study
-
-
-def _run_here(session: Session, dry_run: bool, *, device: str, threads: int | None, **in_parallel: int | None) -> int:
-    """Run a study on this machine, or only describe it; return the exit status."""
-    from ablations.machine import Machine
-
-    machine = Machine.plan(device, threads=threads, **in_parallel)
-    if dry_run:
-        from ablations.launch.estimate import describe_plan
-
-        if is_main():
-            click.echo(describe_plan(session.study, session.load, machine, processes()))
-        return 0
-
-    def launch(session: Session) -> int:
-        if processes() > 1:
-            from ablations.launch.in_process import run_together
-
-            run_together(session, device, threads)
-        else:
-            from ablations.launch.pool import run_study
-
-            run_study(session, machine)
-        return _report_failures(session)
-
-    return _run_stages(session, launch)
-
-
-def _run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> int:
-    """Run a study as jobs, or only describe them; return the exit status."""
-    from ablations.launch import slurm
-
-    jobs = jobs or (slurm.AT_ONCE if kind == "slurm" else 1)
-    if kind == "local":
-        slurm.check_here(session.study, jobs)
-        if (text := slurm.ignored_here(session.study)) is not None:
-            say(f"{session.study.name}: {text}")
-    if dry_run:
-        click.echo(slurm.describe_plan(session, kind, jobs))
-        return 0
-    if kind == "slurm":
-        slurm.check_slurm()
-
-    def launch(session: Session) -> int:
-        count = slurm.run_study(session, kind, jobs)
-        total = len(session.study.runs)
-        say(f"{session.study.name}: {count} of {total} runs submitted; ablations status {session.folder}")
-        return _report_failures(session) if kind == "local" else 0
-
-    return _run_stages(session, launch)
-
-
-def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
-    """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
-    from ablations.recipes import newer_settings
-    from ablations.studies.folder import open_folder, run_folder
-    from ablations.studies.older import older_versions
-    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
-
-    study = session.study
-    few = len(study.seeds) < 3 and study.precision is None
-    if few and is_main() and (text := describe_power(study)) is not None:
-        say(f"{study.name}: {text}")
-    session = replace(session, study=open_folder(study, session.folder))
-    if is_main():
-        pairs = ((recipe, session.study.recipes[name]) for name, recipe in study.recipes.items())
-        for older in sorted(filter(None, {newer_settings(*pair) for pair in pairs})):
-            say(f"{study.name}: {older}")
-        for older in older_versions(run_folder(session.folder, run) for run in session.study.runs):
-            say(f"{study.name}: {older}")
-    while True:
-        status = launch(session)
-        enlarged = add_needed_seeds(session.folder)
-        if is_main() and enlarged.stages != session.study.stages and (text := describe_precision(enlarged)):
-            say(f"{enlarged.name}: {text}")
-        if enlarged.runs == session.study.runs:
-            return status
-        session = replace(session, study=enlarged, retry_failed=False)
 
 
 def _find_study(
@@ -388,34 +293,6 @@ def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any])
     return resolved(read_study(out or Path("runs") / study), pair, runs)
 
 
-def _check_launcher(kind: str | None, jobs: int | None, options: list[str], resources: dict[str, Any]) -> None:
-    """Raise RequestError for an option that the chosen way of launching does not support."""
-    if kind is None:
-        if resources:
-            raise RequestError(f"--{next(iter(resources))}: only with --cluster slurm or --cluster local")
-        if processes() > 1 and (jobs or "per-gpu" in options):
-            raise RequestError("--jobs and --per-gpu: not under torchrun, where all processes train each run together")
-        return
-    if processes() > 1:
-        raise RequestError("--cluster: not under torchrun; each job starts its own processes")
-    if options:
-        raise RequestError(f"--{options[0]}: not with --cluster; --gpus and --cpus set what each job has")
-    for option in ("partition", "constraint", "memory"):
-        if kind == "local" and option in resources:
-            raise RequestError(f"--{option}: only with --cluster slurm")
-
-
-def _report_failures(session: Session) -> int:
-    """Print which runs failed; return the exit status."""
-    from ablations.studies.results import failures
-
-    failed = failures(session.study, session.folder)
-    for run, reason in failed:
-        if is_main():
-            click.echo(f"ablations: run {run} failed: {reason}", err=True)
-    return 1 if failed else 0
-
-
 def _warnings(study: Study, datasets: dict[str, DataSet], tasks: int) -> list[str]:
     """Return each warning about the recipes of a study once, with the recipe's name if there are several."""
     from ablations.recipe_checks import unused
@@ -431,19 +308,3 @@ def _warnings(study: Study, datasets: dict[str, DataSet], tasks: int) -> list[st
 def _tasks(study: Study) -> int:
     """Return the number of processes that a job has for a run."""
     return study.cluster.nodes * study.cluster.processes_each if study.cluster else 1
-
-
-@click.command()
-@click.argument("folder", type=Location())
-@with_options("debug")
-def status(folder: Path) -> None:
-    """Show a study's finished, running, failed and pending runs.
-
-    FOLDER is the study's folder. The remaining time is an estimate."""
-    from ablations.launch.slurm import describe_queue
-    from ablations.studies.folder import read_study
-    from ablations.studies.results import describe
-
-    click.echo(describe(read_study(folder), folder))
-    if (queue := describe_queue(folder)) is not None:
-        click.echo(f"  {queue}")

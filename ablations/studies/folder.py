@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
-from ablations.recipes import MAY_CHANGE, as_stored, read_yaml, without_newer
+from ablations.recipes import MAY_CHANGE, TrainingConfig, as_stored, read_yaml, recipe_names, without_newer
 from ablations.store import write_bytes
 from ablations.studies.own_code import refuse_other_code
 from ablations.studies.plugin_files import keep_plugins, read_with_plugins, refuse_other_plugins
@@ -85,6 +85,7 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
     stored = before.recipes.values()
     recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
+    recipes = {name: batch_as_begun(name, recipe, before, requested) for name, recipe in recipes.items()}
     requested = requested.model_copy(update={"recipes": recipes})
     refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
     refuse_other_plugins(before.plugins, requested.plugins, f"study folder {folder}")
@@ -107,6 +108,17 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
         if last(row.row, seed) == newest
     )
     return extended(before, requested, looked)
+
+
+def batch_as_begun(name: str, recipe: TrainingConfig, before: Study, requested: Study) -> TrainingConfig:
+    """Return a recipe as its folder has it, if an earlier version gave it the batch size of `--set` for another one."""
+    stored = before.recipes.get(name)
+    if stored is None or name not in recipe_names() or stored.batch_size == recipe.batch_size:
+        return recipe
+    own = {"batch_size", *(("max_epochs", "warmup_epochs", "step_epochs") if requested.budget else ()), *MAY_CHANGE}
+    same = stored.model_dump(exclude=own) == recipe.model_dump(exclude=own)
+    others = {one.batch_size for other, one in requested.recipes.items() if other != name}
+    return stored if same and stored.batch_size in others else recipe
 
 
 def _fixed(study: Study, before: Study) -> dict[str, Any]:

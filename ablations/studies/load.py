@@ -140,7 +140,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         raise RequestError(f"data: {error}") from None
     if request.budget is not None:
         read_budget(request.budget)
-    found = Recipes(main_recipe(request), settings)
+    found = Recipes(main_recipe(request), settings, request.kind)
     orders = list(sample_orders(request, found)) if request.kind == "orders" and not is_own(request) else []
     screen, designs = _designs(request, found, orders)
     rows = _once(itertools.chain(designs, reference_rows(request)))
@@ -149,7 +149,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
     if long:
         raise RequestError(f"row {long[0][:40]}…: too long for a folder name; max. {_LONGEST} characters")
     names = dict.fromkeys(row.recipe for row in rows)
-    alone = [key for key in settings if not shared(key)]
+    alone = [key for key in settings if not shared(key, request.kind)]
     if request.kind == "recipes" and alone:
         raise RequestError(
             f"--set {alone[0]}: this study compares recipes; set it within one, as in quick,{alone[0]}=…"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import RequestError
-from ablations.recipes import read_yaml
+from ablations.recipes import TrainingConfig, read_yaml
 from ablations.store import DamagedError, read_json
 
 
@@ -15,6 +15,16 @@ def older_versions(folders: Iterable[Path]) -> list[str]:
     """Say in one line each how many of these folders' runs read other pixels, or round otherwise, than they began."""
     begun = list(_begun(folders))
     return [*_older_pixels(begun), *_older_rounding(begun)]
+
+
+def older_batch(name: str, requested: TrainingConfig, opened: TrainingConfig) -> str | None:
+    """Say that a recipe keeps the batch size that `--set` once gave it together with the main recipe."""
+    if requested.batch_size == opened.batch_size:
+        return None
+    return (
+        f"recipe {name} keeps batch_size={opened.batch_size}, with which the folder began; "
+        f"--set batch_size now changes the main recipe alone"
+    )
 
 
 def _begun(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -123,7 +123,7 @@ class RunConfig(BaseModel):
             if self.reference is not None and self.recipe.layer_decay is not None:
                 learning_rate_factors(without_weights(self.reference), self.recipe.layer_decay)
         except ValueError as error:
-            raise RequestError(f"{error} ({self.row} on {data.name})") from None
+            raise RequestError(f"{error} ({self.row} on {data.name}, recipe {self.recipe_name})") from None
 
     def doubts(self, data: DataSet, processes: int = 1) -> list[str]:
         """Return a sentence for each setting that makes the results on this dataset meaningless."""

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, create_model
 
 from ablations.errors import RequestError
-from ablations.recipes import MAY_CHANGE, TrainingConfig, check, load_recipe, parse_value, settings_apart, stretched
+from ablations.reach import reached_settings
+from ablations.recipes import TrainingConfig, check, load_recipe, parse_value, settings_apart, stretched
 from modernize.design import BY_NAME, RECIPE, Design, nearest, plain, setting, split_commas
 from modernize.roadmap import Roadmap
 from modernize.roadmap import named as read_name
@@ -132,12 +133,14 @@ class Recipes:
     Attributes:
         main: The recipe of rows that have none of their own.
         overrides: Settings from `--set`; other recipes than the main one take only those that rows must share.
+        kind: The study's kind.
         made: The recipes with changed settings, by name.
         factors: How many times as long as its recipe one of them trains, by name.
     """
 
     main: str
     overrides: Mapping[str, str]
+    kind: str = "roadmap"
     made: dict[str, TrainingConfig] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     _loaded: dict[str, TrainingConfig] = field(default_factory=dict)
@@ -145,7 +148,9 @@ class Recipes:
     def load(self, name: str) -> TrainingConfig:
         """Load a named recipe; raises RequestError."""
         if name not in self._loaded:
-            overrides = {key: value for key, value in self.overrides.items() if name == self.main or shared(key)}
+            overrides = {
+                key: value for key, value in self.overrides.items() if name == self.main or shared(key, self.kind)
+            }
             self._loaded[name] = load_recipe(name, overrides)
         return self._loaded[name]
 
@@ -179,13 +184,6 @@ class Recipes:
         return name
 
 
-_SHARED = (
-    *("max_epochs", "batch_size", "image_size", "evaluation_size", "crop_padding", "horizontal_flip"),
-    *("precision", "channels_last", "compile", "sync_batchnorm", *MAY_CHANGE),
-)
-_OWN = ("accumulation",)  # a smaller batch would have smaller micro-batches, and other BatchNorm statistics
-
-
-def shared(key: str) -> bool:
-    """Whether `--set key=…` applies to a second recipe too: budget, data and execution settings do."""
-    return key in _SHARED and key not in _OWN
+def shared(key: str, kind: str = "roadmap") -> bool:
+    """Whether `--set key=…` applies to another recipe than the main one, or to all recipes of a study of recipes."""
+    return key in reached_settings(kind == "recipes")
