@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from modernize.design import BY_NAME, RECIPE, Design, DesignError, Flag, printable, text
-from modernize.user_code import failures_of, import_file, neighbors
+from modernize.user_code import failures_of, import_file
 from modernize.user_sources import UserCodeError, source_files, sources_sha256
 
 __all__ = ["GROUP", "Plugin", "load_installed_plugins", "load_plugin", "origin_of", "plugins"]
@@ -146,7 +146,7 @@ def running(flag: str) -> Iterator[None]:
     plugin = plugin_of(flag)
     assert plugin is not None
     file = plugin.file or Path(importlib.import_module(plugin.name).__file__ or "")
-    with failures_of(file), neighbors(file):
+    with failures_of(file):
         yield
 
 

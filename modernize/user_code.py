@@ -110,7 +110,7 @@ def function_of(call: Call) -> Callable[..., Any]:
 def call_function(call: Call, *arguments: Any, **others: Any) -> Any:
     """Call the function with its settings; raises UserCodeError, also for whatever the function raises."""
     function = function_of(call)
-    with failures_of(call.file), neighbors(call.file):
+    with failures_of(call.file), _neighbors(call.file):
         return function(*arguments, **call.settings, **others)
 
 
@@ -158,7 +158,7 @@ def import_file(file: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up
     try:
-        with failures_of(file), neighbors(file):
+        with failures_of(file), _neighbors(file):
             exec(compile(sources[path.name], path, "exec"), vars(module))
     except UserCodeError:
         del sys.modules[name]
@@ -170,7 +170,7 @@ _MODULES_BESIDE: dict[str, Path] = {}  # modules that users' files have imported
 
 
 @contextmanager
-def neighbors(file: Path) -> Iterator[None]:
+def _neighbors(file: Path) -> Iterator[None]:
     """Let the file import the files beside it, as a script does, and not those of the same name in other folders."""
     folder = file.resolve().parent
     _forget([name for name, place in _MODULES_BESIDE.items() if place != folder])
