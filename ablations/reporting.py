@@ -9,14 +9,17 @@ import pandas as pd
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from ablations.errors import RequestError
+from ablations.studies.folder import is_published
 from ablations.studies.kinds import set_name
 from ablations.studies.own_rows import studied_settings
-from ablations.studies.results import curves_frame, recorded_warnings, update_results
+from ablations.studies.results import curves_frame, predictions, recorded_warnings, update_results
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
 from modernize.design import FLAGS, Design, nearest, text
+from reports.class_tables import baseline_notes, class_tables
 from reports.paper_agreement import agreement_words
+from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
 from reports.statistics.factorial import factorial_of
@@ -81,7 +84,12 @@ def read_report(study: Study, folder: Path) -> Report:
     Raises ReportError if the runs cannot be reported together, RequestError if `bench.json` or the published results
     are invalid.
     """
-    runs = on_compared_images(update_results(study, folder))
+    return report_of(study, folder, update_results(study, folder))
+
+
+def report_of(study: Study, folder: Path, results: pd.DataFrame) -> Report:
+    """Gather everything that a report shows of a study with these runs; raises what `read_report` does."""
+    runs = on_compared_images(results)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row.row: _texts(row) for row in study.rows if row.reference is None} or studied_settings(study)
@@ -90,6 +98,8 @@ def read_report(study: Study, folder: Path) -> Report:
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
     notes = [*notes, *recorded_warnings(study, folder)]
+    classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
+    notes += baseline_notes(runs)
     return Report(
         title=study.name,
         kind=study.kind,
@@ -104,4 +114,6 @@ def read_report(study: Study, folder: Path) -> Report:
         orders=orders,
         bench=bench,
         unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
+        classes=classes,
+        per_class=class_tables(study.name, runs, classes) if classes else (),
     )

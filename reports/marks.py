@@ -1,7 +1,8 @@
 """Marks of rows that did not learn, or that do far better on training images than on test images.
 
 At chance: H0 is that the network classifies no more test images correctly, on average, than a guess of the most
-frequent class for every image; a one-sided binomial test does not reject H0 at 1%. Far below training: a one-sided
+frequent class for every image; a one-sided binomial test does not reject H0 at 1%. Below guessing the largest class:
+top-1 is lower, on the same images, than that of the class with most training images. Far below training: a one-sided
 binomial test rejects, at 1%, that top-1 on test images is at most 20 percentage points below top-1 on (augmented)
 training images in training mode at the end of training.
 """
@@ -28,6 +29,7 @@ class Mark(StrEnum):
     """What is marked of a run."""
 
     CHANCE = "at chance"
+    LARGEST = "below guessing the largest class"
     TRAINING = "far below training"
     EMA_CHANCE = "EMA weights at chance"
     EMA_TRAINING = "EMA weights far below training"
@@ -35,6 +37,7 @@ class Mark(StrEnum):
 
 _MEASURES = {
     Mark.CHANCE: "top1",
+    Mark.LARGEST: "top1",
     Mark.TRAINING: "top1",
     Mark.EMA_CHANCE: "ema_top1",
     Mark.EMA_TRAINING: "ema_top1",
@@ -42,17 +45,21 @@ _MEASURES = {
 _OF_CHANCE = (Mark.CHANCE, Mark.EMA_CHANCE)
 _READ = (
     *("row", "seed", "top1", "ema_top1", "train_top1", "chance_top1"),
-    *("num_classes", "compared_images", "evaluated_images"),
+    *("num_classes", "compared_images", "evaluated_images", "largest_class_top1"),
 )
 
 
 @dataclass(frozen=True)
 class _Yardsticks:
-    """What a run's numbers are tested against: top-1 (%) of chance and of training, and the number of test images."""
+    """What a run's numbers are tested against: top-1 (%) of chance and of training, and the number of test images.
+
+    `largest` is top-1 (%) of predicting the class with most training images for every test image.
+    """
 
     chance: float | None
     training: float | None
     images: int | None
+    largest: float | None = None
 
     @classmethod
     def of(cls, run: Line) -> _Yardsticks:
@@ -61,7 +68,14 @@ class _Yardsticks:
         images = _known(run, "compared_images") or _known(run, "evaluated_images")
         if chance is None and classes:
             chance = 100 / classes
-        return cls(chance, _known(run, "train_top1"), int(images) if images else None)
+        largest = _known(run, "largest_class_top1")
+        return cls(chance, _known(run, "train_top1"), int(images) if images else None, largest)
+
+    def marked(self, mark: Mark, top1: float) -> bool:
+        """Whether top-1, or that of the EMA weights, has this mark."""
+        if mark is Mark.LARGEST:
+            return self.largest is not None and top1 < self.largest
+        return self.at_chance(top1) if mark in _OF_CHANCE else self.below_training(top1)
 
     def at_chance(self, top1: float) -> bool:
         """Whether top-1 is not distinguishable from chance; without the number of images, whether it is no higher."""
@@ -105,7 +119,7 @@ def marks_of(run: Line) -> list[Mark]:
     tests, marks = _Yardsticks.of(run), []
     for mark, measure in _MEASURES.items():
         top1 = _known(run, measure)
-        if top1 is not None and (tests.at_chance(top1) if mark in _OF_CHANCE else tests.below_training(top1)):
+        if top1 is not None and tests.marked(mark, top1):
             marks.append(mark)
     return marks
 
@@ -119,12 +133,20 @@ def warnings_of(run: Line) -> Iterator[str]:
 def _explained(mark: Mark, runs: Iterable[Line]) -> str:
     """Explain a mark, with the yardsticks of these runs."""
     if mark in _OF_CHANCE:
-        chances = sorted({f"{_Yardsticks.of(run).chance:.2f}" for run in runs}, key=float)
-        return f"is not distinguishable from chance ({' to '.join(dict.fromkeys([chances[0], chances[-1]]))}%)"
+        return f"is not distinguishable from chance ({_range([_Yardsticks.of(run).chance for run in runs])}%)"
+    if mark is Mark.LARGEST:
+        largest = _range([_Yardsticks.of(run).largest for run in runs])
+        return f"is below the {largest}% of predicting the class with most training images for every test image"
     training = sorted(_Yardsticks.of(run).training or 0.0 for run in runs)
     shown = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (*training[:1], *training[-1:])))
     other = f"the {shown}% on training images" if shown else "that on training images"
     return f"is more than {GAP:g} pp below {other}: {_REASONS[mark]}"
+
+
+def _range(values: Iterable[float | None]) -> str:
+    """Format percentages: the only one, or the lowest and the highest."""
+    shown = sorted({f"{value:.2f}" for value in values}, key=float)
+    return " to ".join(dict.fromkeys([shown[0], shown[-1]]))
 
 
 _REASONS = {
@@ -135,6 +157,7 @@ _REASONS = {
 
 _ADVICE = {
     Mark.CHANCE: "Such a run did not learn, or its evaluation failed: differences with it do not measure the designs.",
+    Mark.LARGEST: "A constant guess is better than such a network.",
     Mark.TRAINING: "Find out which before you read differences with such a row as effects of the designs.",
     Mark.EMA_CHANCE: "",
     Mark.EMA_TRAINING: "",
@@ -153,7 +176,7 @@ def row_mark_notes(runs: pd.DataFrame) -> list[str]:
     for mark, marked in _by_mark(runs).items():
         seeds = ", ".join(str(int(run["seed"])) for run in marked)
         which = f"seed{'s' * (len(marked) > 1)} {seeds} " if len(marked) < done else ""
-        notes.append(f"{which}{mark}: {_what(mark)} {_explained(mark, marked if mark in _OF_CHANCE else ())}")
+        notes.append(f"{which}{mark}: {_what(mark)} {_explained(mark, () if mark in _REASONS else marked)}")
     return notes
 
 

@@ -18,27 +18,36 @@ Correct = NDArray[np.bool_]  # for each image, whether the run named its class
 class Predicted:
     """The predictions of run `name` for the N test images that it read.
 
-    correct  whether each was classified correctly (N)
-    labels   their labels (N)
-    indices  which images of the test set they are (N), ascending; None: not recorded
-    losses   cross-entropy of each (N); None: not recorded
-    images   number of images in the test set; None: not recorded
-    data     checksum of the dataset; None: not recorded
+    predicted  predicted class of each (N)
+    labels     their labels (N)
+    indices    which images of the test set they are (N), ascending; None: not recorded
+    losses     cross-entropy of each (N); None: not recorded
+    images     number of images in the test set; None: not recorded
+    data       checksum of the dataset; None: not recorded
+    classes    names of the classes (C); None: not recorded
+    training   training images of each class (C); None: not recorded
     """
 
     name: str
-    correct: Correct
+    predicted: NDArray[np.integer]
     labels: NDArray[np.integer]
     indices: NDArray[np.integer] | None = None
     losses: NDArray[np.floating] | None = None
     images: int | None = None
     data: str | None = None
+    classes: tuple[str, ...] | None = None
+    training: NDArray[np.integer] | None = None
+
+    @property
+    def correct(self) -> Correct:
+        """Whether each image was classified correctly (N)."""
+        return self.predicted == self.labels
 
     @property
     def unknown(self) -> str:
         """Say why it is unknown which images were read."""
         images = "an unknown number of" if self.images is None else f"{self.images:,}"
-        read = f"evaluated on {len(self.correct):,} of {images} test images"
+        read = f"evaluated on {len(self.labels):,} of {images} test images"
         return f"{read}, and the version that trained it did not record which"
 
     def disagrees_with(self, other: Predicted) -> str:

@@ -13,6 +13,7 @@ from modernize.roadmap import Roadmap
 from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.orders_table import orders_table
+from reports.per_class import ClassResults
 from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.statistics import Measure
@@ -99,6 +100,8 @@ class Report:
     bench       a line a measurement of the study's bench.json: row, batch_size, train_images_per_second,
                 inference_images_per_second, latency_ms, peak_memory_mb, device; empty where there is none
     unfinished  the lines of `runs` that are not done: row, label, seed, status, reason
+    classes     the results per class; None where no run's predictions are there
+    per_class   the tables of these results
     """
 
     title: str
@@ -114,6 +117,13 @@ class Report:
     orders: Orders | None
     bench: pd.DataFrame
     unfinished: pd.DataFrame
+    classes: ClassResults | None = None
+    per_class: tuple[Table, ...] = ()
+
+    @property
+    def every_table(self) -> tuple[Table, ...]:
+        """The tables in the order to show them."""
+        return (*self.tables, *self.per_class)
 
 
 def report_tables(

@@ -41,7 +41,7 @@ def _render_all(report: Report, formats: Collection[str]) -> Iterator[tuple[str,
     if "markdown" in formats:
         yield "summary.md", as_markdown(report.summary).encode()
 
-    for table in report.tables:
+    for table in report.every_table:
         for form, suffix in TABLES.items():
             if form in formats:
                 yield f"tables/{table.name}.{suffix}", RENDERERS[form](table).encode()

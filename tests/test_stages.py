@@ -20,17 +20,21 @@ from hypothesis import strategies as st
 from made_up import made_up_study, write_run
 
 from ablations.cli import run_command
+from ablations.data.datasets import load as load_data
 from ablations.errors import RequestError, RunError
 from ablations.reporting import read_report
 from ablations.studies.folder import open_folder, read_study, run_folder
-from ablations.studies.load import load_study
+from ablations.studies.load import _joined, load_study
 from ablations.studies.precision import add_needed_seeds, describe_precision
-from ablations.studies.results import describe, forget_failures, study_runs, update_results
+from ablations.studies.results import forget_failures, study_runs, update_results
 from ablations.studies.schema import Precision, Study
 from ablations.studies.stages import begun, extended, sized, stage_numbers, unsized
+from ablations.studies.status import describe
 from reports.statistics.sequential import gives_variance, looks
 
 VALUES = [3, 5, 7, 9, 11]
+TRAINED = ["sweep", "--base", "pocket,width=4,depths=1-1", "--flags", "kernel_size=3:5", "--data", "digits"]
+TRAINED += ["--budget", "64images", "--set", "batch_size=32", "--set", "image_size=16"]
 
 
 def sweep(seeds: Sequence[int] = (0, 1, 2), values: Sequence[int] = (3, 7), **changes: Any) -> Study:
@@ -184,6 +188,9 @@ def test_a_folder_is_extended_by_its_path(tmp_path: Path) -> None:
     assert load_study(str(tmp_path), {}, {}) == read_study(tmp_path)
     study = open_folder(load_study(str(tmp_path), {"seeds": [0, 1, 2, 3, 4]}, {}), tmp_path)
     assert (study.seeds, study.stages[1].why, study.stages[1].seeds) == ([0, 1, 2, 3, 4], "extended", [3, 4])
+    assert load_study(str(tmp_path), {"seeds": [5]}, {}).seeds == [0, 1, 2, 3, 4, 5]  # those that it has stay
+    with pytest.raises(RequestError, match="seeds was"):  # but a list that leaves some out is a mistake
+        open_folder(load_study(str(tmp_path), {"seeds": [0, 1]}, {}), tmp_path)
     with pytest.raises(RequestError, match="--budget: the study of a folder is fixed"):
         load_study(str(tmp_path), {"budget": "2 epochs"}, {})
     with pytest.raises(RequestError, match="--set: the study of a folder is fixed"):
@@ -192,13 +199,107 @@ def test_a_folder_is_extended_by_its_path(tmp_path: Path) -> None:
         load_study(str(tmp_path / "runs"), {}, {})
 
 
+MORE: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
+    "a value": ("sweep", {"flags": {"kernel_size": [3, 7]}}, {"flags": {"kernel_size": ["9"]}}, ["kernel_size=9"]),
+    "all values": (
+        "sweep",
+        {"flags": {"kernel_size": [3, 7]}},
+        {"flags": {"kernel_size": ["3", "5", "7"]}},
+        ["kernel_size=5"],
+    ),
+    "values of a grid": (
+        "grid",
+        {"flags": {"norm": ["bn", "ln"], "recipe.mixup": [0, 0.8]}},
+        {"flags": {"recipe.mixup": ["0.2"]}},
+        ["norm=bn,recipe.mixup=0.2", "norm=ln,recipe.mixup=0.2"],
+    ),
+    "a flag": ("one-in", {"flags": {"norm": ["ln"]}}, {"flags": {"kernel_size": ["7"]}}, ["with-kernel_size"]),
+    "a row": ("roadmap", {}, {"extras": ["grn"]}, ["grn"]),
+    "a recipe": (
+        "recipes",
+        {"recipes": ["quick_original", "quick"]},
+        {"recipes": ["quick,mixup=0.8"]},
+        ["quick,mixup=0.8"],
+    ),
+    "a network": ("one-in", {"flags": ["norm"]}, {"references": ["torchvision:resnet18"]}, ["torchvision-resnet18"]),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_folder_takes_further_rows_with_the_settings_that_it_was_made_with(tmp_path: Path, name: str) -> None:
+    kind, asked, more, rows = MORE[name]
+    first = load_study(kind, {"base": "pocket", "data": "digits", "seeds": [0, 1], **asked}, {"batch_size": "32"})
+    finish(open_folder(first, tmp_path), tmp_path)
+    study = open_folder(load_study(str(tmp_path), more, {}), tmp_path)
+    assert study.stages[-1].rows == rows and study.stages[-1].why == "extended" and study.seeds == [0, 1]
+    assert {recipe.batch_size for recipe in study.recipes.values()} == {32}
+    whole = {key: _joined(asked.get(key), value) for key, value in more.items()}
+    command = {"base": "pocket", "data": "digits", "seeds": [0, 1], **asked, **whole}
+    assert open_folder(load_study(kind, command, {"batch_size": "32"}), tmp_path) == study, "as by the whole command"
+
+
+def test_a_folder_whose_command_was_not_recorded_says_how_it_takes_further_rows(tmp_path: Path) -> None:
+    open_folder(sweep(), tmp_path)
+    older(tmp_path)
+    with pytest.raises(RequestError, match=r"repeat that command, with --flags and --out ") as caught:
+        load_study(str(tmp_path), {"flags": {"kernel_size": ["9"]}}, {})
+    assert "\n" not in str(caught.value)
+    assert load_study(str(tmp_path), {"seeds": [0, 1, 2, 3]}, {}).seeds == [0, 1, 2, 3]
+
+
+def test_the_study_file_of_a_folder_is_its_folder_and_with_out_begins_its_study_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seeds in (range(3), range(4)):
+        study = open_folder(sweep(seeds).on(load_data("digits", tmp_path)), tmp_path / "first")
+        finish(study, tmp_path / "first")
+    assert run_command(["run", "first/study.yaml", "--dry-run"]) == 0
+    assert "8 finished\n  folder first\n" in capsys.readouterr().out
+    assert run_command(["run", "first/study.yaml", "--out", "second", "--seeds", "1,2", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("sweep: 4 runs of 2 rows on digits\n") and not (tmp_path / "second").exists()
+    shutil.copy("first/study.yaml", "again.yaml")
+    anew = load_study("again.yaml", {"evaluate": "validation"}, {})
+    assert (anew.name, anew.seeds, anew.stages, anew.evaluate) == ("again", [0, 1, 2, 3], [], "validation")
+    assert run_command(["run", "first", "--out", "second"]) == 2
+    assert "ablations run first/study.yaml --out second" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_folder_counts_what_is_there_and_refuses_what_the_run_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, plan = str(tmp_path / "study"), [*TRAINED, "--out", str(tmp_path / "study"), "--dry-run"]
+    states = {0: {}, 1: {"status": "stopped"}, 2: {"status": "failed"}}
+    asked = {"base": "pocket,width=4,depths=1-1", "flags": {"kernel_size": ["3", "5"]}, "budget": "64images"}
+    asked |= {"data": "digits", "seeds": [0, 1, 2]}
+    made = load_study("sweep", asked, {"batch_size": "32", "image_size": "16"}).on(load_data("digits", tmp_path))
+    study = open_folder(made, tmp_path / "study")
+    for run in study.runs:
+        if run.row == "kernel_size=3":
+            write_run(run_folder(tmp_path / "study", run), run, states[run.seed], 4)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "study").rglob("*")}
+    assert run_command(["run", folder, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "6 runs of 2 rows on digits: 1 finished, 1 interrupted, 1 failed, 3 pending" in said
+    assert "for the 4 runs left" in said and said.count("  finished\n") == said.count("  interrupted\n") == 1
+    assert run_command(["run", folder, "--dry-run", "--retry-failed", "--seeds", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "adds seed 7 (another look" in said and "for the 7 runs left" in said
+    assert run_command(["run", *plan, "--seeds", "0,1,2"]) == 0
+    for other in (["--seeds", "0"], ["--evaluate", "validation"], ["--set", "batch_size=16"]):
+        assert run_command(["run", *plan, "--seeds", "0,1,2", *other]) == 2
+        assert "was made with another configuration" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study").rglob("*")} == before
+
+
 # ---- folders made before stages were recorded
 
 
 def older(folder: Path) -> None:
     """Make the folder as earlier versions did."""
     values = yaml.safe_load((folder / "study.yaml").read_text())
-    for key in ("stages", "precision"):
+    for key in ("stages", "precision", "asked"):
         del values[key]
     (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
@@ -367,18 +468,15 @@ def test_a_precision_of_rows_that_do_not_vary_at_all_is_an_error_of_one_line(tmp
         add_needed_seeds(tmp_path)
 
 
-# ---- processes
-
-TRAINED = ["sweep", "--base", "pocket,width=4,depths=1-1", "--flags", "kernel_size=3:5", "--data", "digits"]
-TRAINED += ["--budget", "64images", "--set", "batch_size=32", "--set", "image_size=16"]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two rows with one seed, trained; to be copied."""
     place = tmp_path_factory.mktemp("trained") / "study"
     assert run_command(["run", *TRAINED, "--seeds", "0", "--out", str(place), "--jobs", "1"]) == 0
     return place
+
+
+# ---- processes
 
 
 def command(*arguments: str) -> list[str]:

@@ -322,7 +322,8 @@ def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> No
     designs = {row: {"width": 7 + place} for place, row in enumerate(EFFECTS)}
     sides = tuple(two_designs.Side(name, Design(width=7 + place), 1, 1) for place, name in enumerate(("a", "b")))
     order, labels = np.arange(400), np.zeros(400, dtype=int)
-    right = {row: Predicted(row, order < hits, labels, order, images=400) for row, hits in (("base", 320), ("up", 332))}
+    hits = {"base": 320, "up": 332}
+    right = {row: Predicted(row, 1 * (order >= hits[row]), labels, order, images=400) for row in hits}
     measured = two_designs.measure(runs, designs, (sides[0], sides[1]), lambda row, seed: right[row])
     assert measured.networks and (found := measured.networks.difference)
     assert found.mean == pytest.approx(3.0) and found.p == pytest.approx(stats.binomtest(12, 12).pvalue)

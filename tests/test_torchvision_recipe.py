@@ -37,6 +37,7 @@ from ablations.data.preprocessing import evaluation_steps
 from ablations.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrivialAugment, evaluation_transform
 from ablations.errors import RequestError
 from ablations.launch.estimate import describe_plan, seconds_to_prepare
+from ablations.launch.session import Session
 from ablations.machine import Machine
 from ablations.progress import clock
 from ablations.recipe_checks import Facts, doubts
@@ -589,7 +590,7 @@ def test_a_folder_older_than_the_settings_has_them_off() -> None:
 
 
 def test_the_estimate_of_a_dry_run_has_the_transforms_of_single_images(
-    digits: DataSet, monkeypatch: pytest.MonkeyPatch
+    digits: DataSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     machine = Machine(jobs=1, threads=1, devices=("cpu",))
     slow = a_run()
@@ -602,7 +603,7 @@ def test_the_estimate_of_a_dry_run_has_the_transforms_of_single_images(
         "recipes", {"base": "pocket,width=4", "data": "digits", "recipes": ["quick", "desk_original"], "seeds": [0]}, {}
     )
     images = sum(run.images(digits) for run in study.runs)
-    said = describe_plan(study, lambda _: digits, machine)
+    said = describe_plan(Session(study, tmp_path / "study", tmp_path, lambda _: digits), machine)
     assert f"about {clock(images * 0.05)} with" in said and "and of transforms of single images)" in said
 
 

@@ -25,7 +25,7 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
         from ablations.launch.estimate import describe_plan
 
         if is_main():
-            click.echo(describe_plan(session.study, session.load, machine, processes()))
+            click.echo(describe_plan(session, machine, processes()))
         return 0
 
     def launch(session: Session) -> int:

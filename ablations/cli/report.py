@@ -43,7 +43,7 @@ def report(folder: Path, to: Path | None, formats: list[str]) -> None:
         raise RunError(f"report {folder}: {error.filename} cannot be read ({error.strerror})") from error
     if "table" in formats:
         print_text(as_text(gathered.summary))
-        for table in gathered.tables:
+        for table in gathered.every_table:
             print_table(table)
             click.echo()
     try:

@@ -205,8 +205,9 @@ def run(
 ) -> int:
     """Run a study: skip finished runs, resume interrupted ones.
 
-    STUDY is a study's folder, to resume it or, with more --seeds, to extend it. Otherwise it is the name of a shipped
-    study, a YAML file, or a kind:
+    STUDY is a study's folder, to resume it. --seeds, --flags, --recipes, --extras and --references then add to it.
+    Otherwise it is the name of a shipped study, a YAML file, the study.yaml of a folder, to begin its study anew in
+    --out, or a kind:
 
     \b
     roadmap  every row of the roadmap
@@ -265,15 +266,21 @@ def _find_study(
 ) -> tuple[Study, Path]:
     """Load a study, extended by follow-up runs if it has any; return it and its folder."""
     from ablations.studies.folder import refuse_published
-    from ablations.studies.load import is_folder, load_study
+    from ablations.studies.load import is_folder, is_resolved, load_study
     from ablations.studies.screen import with_follow_ups
 
+    stored = Path(name)
+    if stored.name == "study.yaml" and out in (None, stored.parent) and is_resolved(stored):
+        name = str(stored.parent)
     if resolve is not None:
         study = _follow_up(name, out, resolve, {**changes, **settings})
     else:
         study = load_study(name, changes, settings)
     if is_folder(name) and out not in (None, Path(name)):
-        raise RequestError(f"--out {out}: the study stays in its folder {name}; remove --out")
+        raise RequestError(
+            f"--out {out}: the study stays in its folder {name}; remove --out, or begin it anew there with "
+            f"ablations run {Path(name) / 'study.yaml'} --out {out}"
+        )
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
     refuse_published(folder)
     return with_follow_ups(study, folder), folder

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from operator import add
 
 from ablations.data.datasets import DataSet
+from ablations.launch.session import Session
 from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
+from ablations.studies.folder import planned, read_study, run_folder
 from ablations.studies.networks import build_network
 from ablations.studies.precision import describe_power
-from ablations.studies.run import RunConfig
+from ablations.studies.run import RunConfig, State, read_state
 from ablations.studies.schema import Study
 from ablations.studies.screen import describe_screen
+from reports.statuses import SHOWN, shown
 
 SAMPLE, SAMPLE_MACS = 32, 10**10  # max images and MACs of a timed training step
 STEPS, SECONDS = 4, 3.0  # timed training steps, and the time after which no further one starts
 
 
-Load = Callable[[RunConfig], DataSet]
+def describe_runs(session: Session) -> list[str]:
+    """Describe the runs, their cost, and what became of those that have begun, one line per run.
 
-
-def describe_runs(study: Study, load: Load) -> list[str]:
-    """Describe the runs and their cost, one line per run."""
-    lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}"]
+    Raises RequestError if the study cannot be run in its folder.
+    """
+    before = read_study(session.folder) if (session.folder / "study.yaml").exists() else None
+    study = planned(session.study, session.folder)
+    states = _states(session, study)
+    lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}{_counts(states)}"]
+    if before is not None:
+        lines += [f"  folder {session.folder}", *(f"  adds {added}" for added in _added(before, study))]
     if study.weights is not None:
         lines.append(f"  all start from {study.weights}")
     width = max(len(run.name) for run in study.runs)
     for run in study.runs:
-        data = load(run)
+        data = session.load(run)
         params, macs = run.cost(data)
+        begun = "" if states[run.name].status == "left" else f"  {shown(states[run.name].status)}"
         lines.append(
             f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
-            f"{run.images(data):>11,} images  recipe {run.recipe_name}"
+            f"{run.images(data):>11,} images  recipe {run.recipe_name}{begun}"
         )
     for row in study.rows:
         if row.same_as:
@@ -45,26 +55,69 @@ def describe_runs(study: Study, load: Load) -> list[str]:
     return lines
 
 
-def describe_plan(study: Study, load: Load, machine: Machine, processes: int = 1) -> str:
-    """Describe the runs, their cost, and the time that all need with so many processes per run."""
-    lines = describe_runs(study, load)
-    first = study.runs[0]
+def _states(session: Session, study: Study) -> dict[str, State]:
+    """Return the state of each run; a failed run that is going to be tried again is pending."""
+    states = {run.name: read_state(run_folder(session.folder, run)) for run in study.runs}
+    again = State("left", {}, {})
+    return {
+        name: again if session.retry_failed and state.status == "failed" else state for name, state in states.items()
+    }
+
+
+def _counts(states: Mapping[str, State]) -> str:
+    """Count the runs of a study of which any has begun by status: `: 3 finished, 1 pending`."""
+    counts = Counter(state.status for state in states.values())
+    if set(counts) == {"left"}:
+        return ""
+    return ": " + ", ".join(f"{counts[status]} {words}" for status, words in SHOWN.items() if counts[status])
+
+
+def _added(before: Study, now: Study) -> Iterator[str]:
+    """Describe the rows and seeds that a study's folder does not have yet."""
+    rows = [row.row for row in now.rows if row.row not in {row.row for row in before.rows}]
+    seeds = [seed for seed in now.seeds if seed not in before.seeds]
+    parts = [f"row{'s' if rows[1:] else ''} {', '.join(rows)}"] if rows else []
+    parts += [f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}"] if seeds else []
+    looked = len(now.stages) > max(len(before.stages), 1)
+    if parts:
+        yield " and ".join(parts) + (" (another look at the results, see docs/precision.md)" if looked else "")
+    if now.precision != before.precision and now.precision is not None:
+        yield f"seeds until {now.precision} is reached"
+
+
+def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str:
+    """Describe the runs, their cost, and the time that those left need with so many processes per run."""
+    lines = describe_runs(session)
+    study, load = planned(session.study, session.folder), session.load
+    shares = {name: _left(state) for name, state in _states(session, study).items()}
+    left = [run for run in study.runs if shares[run.name]]
+    if not left:
+        return "\n".join([*lines, "nothing is left to train"])
+    first = left[0]
     speed = images_per_second(first, load(first), machine)
     first_macs = first.cost(load(first), training=True)[1]
-    prepare = {run.recipe: seconds_to_prepare(run, load(run), machine) for run in study.runs}
+    prepare = {run.recipe: seconds_to_prepare(run, load(run), machine) for run in left}
     total = 0.0
-    for run in study.runs:
+    for run in left:
         data = load(run)
         each = run.cost(data, training=True)[1] / first_macs / speed
         both = add if machine.devices[0] == "cpu" else max  # a GPU computes while workers prepare
-        total += run.images(data) * both(each, prepare[run.recipe])
+        total += shares[run.name] * run.images(data) * both(each, prepare[run.recipe])
     from_images = ", and of transforms of single images" if any(prepare.values()) else ""
     how = f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
+    some = f" for the {len(left)} run{'s' if left[1:] else ''} left" if len(left) < len(study.runs) else ""
     lines.append(
-        f"about {clock(total / max(machine.jobs, processes))} with {how} on {', '.join(machine.devices)} "
-        f"(from timed training steps of {first.row}, in proportion to MACs{from_images})"
+        f"about {clock(total / max(min(machine.jobs, len(left)), processes))}{some} with {how} on "
+        f"{', '.join(machine.devices)} (from timed training steps of {first.row}, in proportion to MACs{from_images})"
     )
     return "\n".join(lines)
+
+
+def _left(state: State) -> float:
+    """Return the share of a run that is still to be trained, as its log says."""
+    if state.status in ("done", "failed"):
+        return 0.0
+    return 1.0 - state.last.get("step", 0) / state.last["steps"] if "steps" in state.last else 1.0
 
 
 def seconds_to_prepare(run: RunConfig, data: DataSet, machine: Machine) -> float:

@@ -73,7 +73,7 @@ def describe_plan(session: Session, kind: str, jobs: int) -> str:
     tasks = cluster.nodes * cluster.processes_each
     wanted = [f"{key} {value}" for key, value in cluster.model_dump(exclude_defaults=True).items()]
     requests = f"one job per run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'defaults'}"
-    return "\n".join([*describe_runs(session.study, session.load), requests])
+    return "\n".join([*describe_runs(session), requests])
 
 
 def run_study(session: Session, kind: str, jobs: int) -> int:

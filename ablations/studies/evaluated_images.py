@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.store import DamagedError, read_json, write_bytes
+from reports.per_class import balanced_accuracy, largest_class_top1
 from reports.predictions import Predicted
 
 if TYPE_CHECKING:
+    from ablations.data.splits import DataSet
     from ablations.training.evaluation import Evaluation
 
 SETTLED_STEPS = 50  # training steps, at least, that the final training accuracy is averaged over
@@ -45,13 +47,28 @@ def evaluated(evaluation: Evaluation, unread: Mapping[int, str]) -> dict[str, An
     return facts | ({"unread": {str(index): reason for index, reason in unread.items()}} if unread else {})
 
 
+def per_class(evaluation: Evaluation, data: DataSet) -> dict[str, Any]:
+    """Return a result's balanced accuracy (%), and top-1 (%) of predicting the class with most training images."""
+    labels, predicted = evaluation.labels.numpy(), evaluation.predictions.numpy()
+    facts = {"balanced_accuracy": balanced_accuracy(labels, predicted, len(data.classes))}
+    return facts | {"largest_class_top1": largest_class_top1(labels, _training_images(data))}
+
+
+def _training_images(data: DataSet) -> np.ndarray:
+    """Return the number of training images of each class (C)."""
+    return np.bincount(data.train.labels.cpu().numpy(), minlength=len(data.classes))
+
+
 def _chance(labels: np.ndarray) -> float:
     """Top-1 (%) of predicting the most frequent class for every image."""
     return float(100 * np.bincount(labels).max() / len(labels))
 
 
-def write_predictions(folder: Path, evaluation: Evaluation) -> str:
-    """Write index, predicted class, label and loss of each test image that was read; return the file's checksum."""
+def write_predictions(folder: Path, evaluation: Evaluation, data: DataSet) -> str:
+    """Write index, predicted class, label and loss of each test image that was read; return the file's checksum.
+
+    The file also has the classes' names, and the number of training images of each class.
+    """
     written = io.BytesIO()
     np.savez(
         written,
@@ -59,6 +76,8 @@ def write_predictions(folder: Path, evaluation: Evaluation) -> str:
         labels=evaluation.labels.numpy().astype(np.uint16),
         indices=evaluation.indices.numpy().astype(np.uint32),
         losses=evaluation.losses.float().numpy(),
+        classes=np.array(data.classes, dtype=np.str_),
+        training_images=_training_images(data).astype(np.uint32),
     )
     write_bytes(folder / "predictions.npz", written.getvalue())
     return sha256(written.getvalue()).hexdigest()
@@ -72,15 +91,19 @@ def read_predictions(folder: Path, result: Mapping[str, Any]) -> Predicted | Non
             return None
         with np.load(io.BytesIO(written)) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        labels = arrays["labels"]
-        correct = arrays["predicted"] == labels
+        labels, predicted = arrays["labels"], arrays["predicted"]
     except (OSError, ValueError, KeyError):
         return None
     images = _test_images(folder, result, len(labels))
     indices = arrays.get("indices")
     if indices is None and images == len(labels):  # written before indices were
         indices = np.arange(len(labels))
-    return Predicted(folder.name, correct, labels, indices, arrays.get("losses"), images, result.get("data_checksum"))
+    names = arrays.get("classes", result.get("classes"))
+    return Predicted(
+        *(folder.name, predicted, labels, indices, arrays.get("losses"), images, result.get("data_checksum")),
+        classes=None if names is None else tuple(map(str, names)),
+        training=arrays.get("training_images"),
+    )
 
 
 def _test_images(folder: Path, result: Mapping[str, Any], predicted: int) -> int | None:

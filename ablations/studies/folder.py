@@ -26,20 +26,29 @@ def open_folder(study: Study, folder: Path) -> Study:
 
     Added rows and seeds are recorded. Raises RequestError naming anything else that differs.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RequestError(f"study folder {folder} is a file; choose another --out")
-    refuse_published(folder)
     with writing(f"study folder {folder}"):
-        if not (folder / "study.yaml").exists():
-            _make_folder(folder)
-        elif (whole := _with_additions(read_study(folder), study, folder)) == read_study(folder):
+        whole = planned(study, folder)
+        if (folder / "study.yaml").exists() and whole == read_study(folder):
             return whole  # a read-only folder can be opened
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".study.yaml.lock"):
-            new = not (folder / "study.yaml").exists()
-            whole = begun(study) if new else _with_additions(read_study(folder), study, folder)
+            whole = planned(study, folder)
             write_study(whole, folder)
             keep_plugins(whole.plugins, folder)
     return whole
+
+
+def planned(study: Study, folder: Path) -> Study:
+    """Return the study that `open_folder` leaves in the folder, and refuse what it refuses; write nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"study folder {folder} is a file; choose another --out")
+    refuse_published(folder)
+    if (folder / "study.yaml").exists():
+        return _with_additions(read_study(folder), study, folder)
+    others = [one for one in (folder.iterdir() if folder.exists() else ()) if not one.name.startswith(".study.yaml.")]
+    if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
+        raise RequestError(f"{folder} is not empty and contains no study.yaml; choose another --out")
+    return begun(study)
 
 
 def is_published(folder: Path) -> bool:
@@ -59,15 +68,6 @@ def refuse_published(folder: Path) -> None:
             f"study folder {folder} holds published results without their runs, which new runs would replace; "
             "choose another --out"
         )
-
-
-def _make_folder(folder: Path) -> None:
-    """Make an empty folder; raises RequestError if it holds anything else."""
-    entries = list(folder.iterdir()) if folder.exists() else []
-    others = [entry for entry in entries if not entry.name.startswith(".study.yaml.")]
-    if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
-        raise RequestError(f"{folder} is not empty and contains no study.yaml; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_study(study: Study, folder: Path) -> None:
@@ -127,7 +127,7 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
     values = study.model_dump(
         mode="json",
         exclude={
-            **{"cluster": True, "precision": True, "stages": True, "roadmap": True},
+            **{"cluster": True, "precision": True, "stages": True, "roadmap": True, "asked": True},
             **{"recipes": {"__all__": set(MAY_CHANGE)}, "weights": WEIGHTS_MAY_CHANGE},
         },
     )

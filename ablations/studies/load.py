@@ -16,14 +16,26 @@ from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
 from ablations.studies.plugin_files import used_plugins
 from ablations.studies.reference_rows import reference_rows
-from ablations.studies.schema import KINDS, MAX_SEEDS, Precision, Screen, Seed, Study, StudyFile, StudyRow, read_budget
+from ablations.studies.schema import (
+    KINDS,
+    MAX_SEEDS,
+    Asked,
+    Precision,
+    Screen,
+    Seed,
+    Study,
+    StudyFile,
+    StudyRow,
+    read_budget,
+)
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
 from ablations.studies.variants import Recipes, shared
 from modernize.design import Design, DesignError, is_file, nearest
-from modernize.reference import shown_reference
+from modernize.reference import check_reference, shown_reference
 from modernize.roadmap import roadmap_of
 
+_STORED = "study.yaml"  # of a folder
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
 # The keys that each kind reads, besides those of every study.
 _READS: dict[str, tuple[str, ...]] = {
@@ -55,6 +67,8 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
     """
     if name.endswith((".yaml", ".yml")):
         values = read_yaml(Path(name), "study")
+        if "rows" in values:
+            return _begun_anew(Path(name), changes, settings)
     elif name in study_names():
         values = shipped("studies", name)
     elif name in KINDS:
@@ -67,33 +81,112 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
     place = f"study {name}"
     if "cluster" in changes and isinstance(values.get("cluster"), dict):
         changes = {**changes, "cluster": {**values["cluster"], **changes["cluster"]}}
-    request = check(StudyFile, {**values, **changes}, place)
+    return _requested(Path(name).stem, {**values, **changes}, settings, place)
+
+
+def _requested(name: str, values: Mapping[str, Any], settings: Mapping[str, str], place: str) -> Study:
+    """Check the keys of a study file and resolve its study."""
+    request = check(StudyFile, values, place)
     for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
         if key not in _READS[request.kind] and getattr(request, key) is not None:
             raise RequestError(f'{place}: {key}: not supported by "{request.kind}" studies')
     try:
-        return _resolve(Path(name).stem, request, settings)
+        return _resolve(name, request, settings)
     except (RequestError, DesignError) as error:
         raise RequestError(f"{place}: {error}") from None
 
 
-_REOPENED = ("seeds", "precision", "max_seeds", "cluster", "weights")  # options that may accompany a folder's path
+_BESIDE = {"plugins", "seeds", "precision", "max_seeds", "weights", "cluster"}  # keys that a study keeps outside its request
+
+
+def _asked(request: StudyFile, settings: Mapping[str, str]) -> Asked:
+    """Return what a folder's study is made from, with whole paths of users' files."""
+    values = request.model_dump(mode="json", exclude_unset=True, exclude=_BESIDE)
+    if is_own(request):
+        values["base"] = check_reference(request.base)
+    if request.references:
+        values["references"] = [check_reference(name) for name in request.references]
+    return Asked(file=values, set=dict(settings))
+
+
+# Options that may accompany a folder's path, and those that add to its rows.
+_REOPENED = ("seeds", "precision", "max_seeds", "cluster", "weights")
+_GROWING = ("flags", "recipes", "references", "extras", "orders")
+_ANEW = ("data", "evaluate", "measure", "budget")  # further ones, if its study.yaml is begun anew elsewhere
+
+
+def is_resolved(path: Path) -> bool:
+    """Whether a file is the `study.yaml` of a folder, or a copy of one, rather than a study file as users write it."""
+    return path.suffix in (".yaml", ".yml") and path.is_file() and "rows" in read_yaml(path, "study")
 
 
 def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
-    """Load the study of a folder, with other seeds or another precision."""
+    """Load the study of a folder, with further rows or seeds or another precision."""
     study, place = read_study(folder), f"study folder {folder}"
-    kept = [*(key for key in changes if key not in _REOPENED), *(["set"] if settings else [])]
-    if kept:
-        option = kept[0].replace("_", "-")
-        raise RequestError(f"{place}: --{option}: the study of a folder is fixed; only seeds and precision may change")
+    _refuse_others(place, changes, settings, (*_REOPENED, *_GROWING))
+    study = _grown(study, changes, place, folder)
+    seeds = changes.get("seeds", study.seeds)
+    if not set(seeds) <= set(study.seeds):  # those that it has stay
+        seeds = [*study.seeds, *(seed for seed in seeds if seed not in study.seeds)]
+    return _changed(study, changes, place, seeds)
+
+
+def _begun_anew(path: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
+    """Load the `study.yaml` of another folder, or a copy of it, as a study that has not begun."""
+    study, place = check(Study, read_yaml(path, "study"), f"study {path}"), f"study {path}"
+    _refuse_others(place, changes, settings, (*_REOPENED, *_GROWING, *_ANEW))
+    study = _grown(study, changes, place, path.parent)
+    planned = study.stages[0].seeds if study.precision and study.stages else study.seeds
+    anew = {"stages": [], "data_checksum": "", **{key: changes[key] for key in _ANEW if key in changes}}
+    anew |= {} if path.name == _STORED else {"name": path.stem}
+    return _changed(study.model_copy(update=anew), changes, place, changes.get("seeds", planned))
+
+
+def _refuse_others(place: str, changes: Mapping[str, Any], settings: Mapping[str, str], kept: Iterable[str]) -> None:
+    """Raise RequestError for an option that cannot change a study that is resolved already."""
+    others = [*(key for key in changes if key not in kept), *(["set"] if settings else [])]
+    if others:
+        option = others[0].replace("_", "-")
+        raise RequestError(
+            f"{place}: --{option}: the study of a folder is fixed; only seeds, precision and further rows may be added"
+        )
+
+
+def _grown(study: Study, changes: Mapping[str, Any], place: str, folder: Path) -> Study:
+    """Return a study with the rows of further values, recipes or models."""
+    more = [key for key in _GROWING if key in changes]
+    if not more:
+        return study
+    if study.asked is None:
+        raise RequestError(
+            f"{place}: --{more[0]}: an earlier version made it and did not record its command; repeat that command, "
+            f"with --{more[0]} and --out {folder}"
+        )
+    before = study.asked.file
+    values = before | {key: _joined(before.get(key), changes[key]) for key in more}
+    grown = _requested(study.name, values, study.asked.set, place)
+    same = {key: getattr(study, key) for key in ("seeds", "precision", "cluster", "weights", "stages")}
+    return grown.model_copy(update=same)
+
+
+def _joined(before: Any, more: Any) -> Any:
+    """Return the values of a key of a study file with those of an option added that it lacks."""
+    if isinstance(before, dict) and isinstance(more, dict):
+        return before | {key: _joined(before.get(key), values) for key, values in more.items()}
+    if isinstance(before, list) and isinstance(more, list):
+        return [*before, *(value for value in more if str(value) not in map(str, before))]
+    return more
+
+
+def _changed(study: Study, changes: Mapping[str, Any], place: str, seeds: list[Seed]) -> Study:
+    """Return a resolved study with these seeds, and with the precision, Slurm resources and weights of `changes`."""
     if "weights" in changes and study.weights is None:
         raise RequestError(f"{place}: --weights: the study starts from newly initialized weights; choose another --out")
     block = study.cluster.model_dump(exclude_unset=True) if study.cluster else {}
     wanted = {
         "kind": study.kind,
         "base": study.base,
-        "seeds": changes.get("seeds", study.seeds),
+        "seeds": seeds,
         "cluster": {**block, **changes["cluster"]} if "cluster" in changes else study.cluster,
         "precision": changes.get("precision"),
         "max_seeds": changes.get("max_seeds"),
@@ -176,6 +269,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         weights=None if request.weights is None else locate(request.weights),
         cluster=request.cluster,
         precision=precision,
+        asked=_asked(request, settings),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ablations.recipes import TrainingConfig
-from ablations.studies.evaluated_images import evaluated
+from ablations.studies.evaluated_images import evaluated, per_class
 
 if TYPE_CHECKING:
+    from ablations.data.splits import DataSet
     from ablations.training.evaluation import Evaluation
     from ablations.training.trainer import Result
 
@@ -20,7 +21,7 @@ def reported(trained: Result, recipe: TrainingConfig) -> Evaluation:
     return trained.averaged
 
 
-def measured(trained: Result, recipe: TrainingConfig) -> dict[str, Any]:
+def measured(trained: Result, recipe: TrainingConfig, data: DataSet) -> dict[str, Any]:
     """Return the numbers of a result; `trained_top1` is there if `top1` is of other weights."""
     averaged, chosen = trained.averaged, reported(trained, recipe)
     return {
@@ -35,4 +36,5 @@ def measured(trained: Result, recipe: TrainingConfig) -> dict[str, Any]:
         "weights_sha256": trained.weights_sha256,
         **({"damaged": list(trained.damaged)} if trained.damaged else {}),
         **evaluated(trained.evaluation, trained.unread),
+        **per_class(chosen, data),
     }

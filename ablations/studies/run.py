@@ -242,7 +242,7 @@ def execute(
         group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
         try:
             trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
-            result = {"status": "done", **measured(trained, config.recipe)}
+            result = {"status": "done", **measured(trained, config.recipe, data)}
             result |= {"train_top1": train_top1(read_log(folder)), **facts}
             result |= {"preprocessing": asdict(steps)} if steps else {}
         except (OSError, Interrupted, RequestError):
@@ -260,7 +260,7 @@ def execute(
 
         def end() -> None:
             if result["status"] == "done":
-                result["predictions_sha256"] = write_predictions(folder, reported(trained, config.recipe))
+                result["predictions_sha256"] = write_predictions(folder, reported(trained, config.recipe), data)
             write_json(folder / "result.json", result)
 
         group.by_main(end)

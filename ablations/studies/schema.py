@@ -177,6 +177,15 @@ class Precision(BaseModel):
         return f"precision {self.half_width:g}"
 
 
+class Asked(BaseModel):
+    """What a study was made from: the keys of its file or command that may grow, and the settings of `--set`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: dict[str, Any]
+    set: dict[str, str] = {}
+
+
 class Stage(BaseModel):
     """Seeds and rows that were added together. Each added row has all seeds, and each added seed all rows.
 
@@ -227,6 +236,7 @@ class Study(BaseModel):
     cluster: Cluster | None = None
     precision: Precision | None = None
     stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
+    asked: Asked | None = Field(default=None, description="the request; none in folders of earlier versions")
 
     @property
     def steps(self) -> Roadmap:

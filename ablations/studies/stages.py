@@ -36,7 +36,8 @@ def extended(before: Study, requested: Study, looked: bool) -> Study:
     rows = [row.row for row in requested.rows if row.row not in names]
     precision = requested.precision or (None if seeds or rows else before.precision)
     if not (seeds or rows) and precision == before.precision:
-        return requested.model_copy(update={"seeds": before.seeds, "stages": before.stages, "precision": precision})
+        same = {"seeds": before.seeds, "stages": before.stages, "precision": precision, "asked": before.asked}
+        return requested.model_copy(update=same)
     stages = list(before.stages) or [Stage(why=START, seeds=before.seeds, rows=[row.row for row in before.rows])]
     if (seeds or rows) and looked:
         stages.append(Stage(why=EXTENDED, date=_now(), seeds=seeds, rows=rows))
