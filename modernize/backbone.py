@@ -95,7 +95,7 @@ def _strides(network: Network) -> list[int]:
 def _stride(part: nn.Module, layers: Layers) -> int:
     """Return the stride of modules in sequence; of a plugin's, as its layer says."""
     custom = {layer.name: layer for layer in layers if isinstance(layer, CustomLayer)}
-    stride = prod(_LARGE // layer.out_size(Size(_LARGE, _LARGE)).height for layer in custom.values())
+    stride = prod(_LARGE // Size(*layer.out_size(Size(_LARGE, _LARGE))).height for layer in custom.values())
     built_in = (module for name, child in part.named_children() if name not in custom for module in child.modules())
     for module in built_in:
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):

@@ -106,13 +106,15 @@ class Activation(_Layer):
 
 @dataclass(frozen=True)
 class MaxPool(_Layer):
-    """ResNet's overlapping 3×3 max-pool, stride 2."""
+    """ResNet's overlapping 3×3 max-pool."""
+
+    stride: int = 2
 
     def out_size(self, size: Size) -> Size:
-        return Size((size.height - 1) // 2 + 1, (size.width - 1) // 2 + 1)
+        return Size((size.height - 1) // self.stride + 1, (size.width - 1) // self.stride + 1)
 
     def __str__(self) -> str:
-        return "max-pool 3×3, stride 2"
+        return f"max-pool 3×3, stride {self.stride}"
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def module(layer: described.Layer) -> nn.Module:
         case described.Activation():
             return nn.ReLU()
         case described.MaxPool():
-            return nn.MaxPool2d(3, 2, 1)
+            return nn.MaxPool2d(3, layer.stride, 1)
         case described.GlobalAveragePool():
             return nn.AdaptiveAvgPool2d(1)
         case described.LayerScale():

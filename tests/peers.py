@@ -41,7 +41,7 @@ def module(layer: p.Layer) -> nn.Module:
         case p.Activation(_, kind):
             return nn.GELU() if kind == "gelu" else nn.ReLU()
         case p.MaxPool():
-            return nn.MaxPool2d(3, 2, 1)
+            return nn.MaxPool2d(3, layer.stride, 1)
         case p.GlobalAveragePool():
             return nn.AdaptiveAvgPool2d(1)
         case p.LayerScale(_, channels, init):

@@ -96,7 +96,8 @@ def _requested(name: str, values: Mapping[str, Any], settings: Mapping[str, str]
         raise RequestError(f"{place}: {error}") from None
 
 
-_BESIDE = {"plugins", "seeds", "precision", "max_seeds", "weights", "cluster"}  # keys that a study keeps outside its request
+# Keys that a study keeps outside its request.
+_BESIDE = {"plugins", "seeds", "precision", "max_seeds", "weights", "cluster"}
 
 
 def _asked(request: StudyFile, settings: Mapping[str, str]) -> Asked:

@@ -34,7 +34,7 @@ def labels(layer: Layer) -> tuple[str, ...]:
     if isinstance(layer, Norm):
         return (f"{str(layer).partition(' ')[0]}, {layer.channels}",)
     if isinstance(layer, MaxPool):
-        return ("3×3 max-pool", "stride 2")
+        return ("3×3 max-pool", f"stride {layer.stride}")
     return ("average pool",) if isinstance(layer, GlobalAveragePool) else (str(layer),)
 
 
