@@ -23,6 +23,7 @@ from reports.paper_agreement import agreement_words
 from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
+from reports.row_summary import describe_costs
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
@@ -108,7 +109,7 @@ def report_of(study: Study, folder: Path, results: pd.DataFrame) -> Report:
     steps = study.steps if study.kind == "roadmap" else None
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
-    notes = [*notes, *recorded_warnings(study, folder)]
+    notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
     classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
     notes += baseline_notes(runs)
     return Report(
