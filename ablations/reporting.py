@@ -17,7 +17,7 @@ from ablations.studies.results import curves_frame, predictions, recorded_warnin
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
-from modernize.design import nearest, text
+from modernize.design import FLAGS, Design, nearest, text
 from modernize.roadmap import PAPER
 from reports.class_tables import baseline_notes, class_tables
 from reports.header import header
@@ -25,6 +25,7 @@ from reports.paper_agreement import agreement_words
 from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
+from reports.row_summary import describe_costs
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
@@ -87,7 +88,8 @@ def bench_frame(study: Study, folder: Path) -> pd.DataFrame:
 
 def _texts(row: StudyRow) -> dict[str, str]:
     """Return the values of a row's flags, and of the settings that it names, as a user types them."""
-    return {flag: text(value) for flag, value in row.flags.items()} | setting_texts(row.settings)
+    design = Design().with_flags(row.flags)
+    return {flag.name: text(getattr(design, flag.name)) for flag in FLAGS} | setting_texts(row.settings)
 
 
 def read_report(study: Study, folder: Path) -> Report:
@@ -109,7 +111,7 @@ def report_of(study: Study, folder: Path, results: pd.DataFrame) -> Report:
     steps = study.steps if study.kind == "roadmap" else None
     tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
-    notes = [*notes, *recorded_warnings(study, folder)]
+    notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
     done = header(runs).note
     plots = study_plots(study.name, runs, tables, curves, bench, grid, study.measure, steps)
     classes = None if is_published(folder) else class_results(runs, predictions(study, folder))

@@ -176,6 +176,9 @@ def _recipe_words(runs: pd.DataFrame) -> str:
     if compares_recipes(runs):
         return f"{len(recipes)} recipes"
     most = usual(recipes)
+    named = dict.fromkeys(parts_of(one)[0] for row in recipes.values() for one in row)
+    if len(named) > 1 and "designs" in distinct(runs, "kind"):  # each row has the recipe that it names
+        return f"recipes {', '.join(named)}"
     base = parts_of(most[0])[0] if most else ""
     used = list(dict.fromkeys(one for row in recipes.values() for one in row if parts_of(one)[0] == base))
     if len(used) < 2:

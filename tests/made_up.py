@@ -37,7 +37,8 @@ def made_up_study(
 
     `outcome` may set status and numbers, `settings` are those of --set.
     """
-    study = load_study(kind, {"base": "pocket", "data": "digits", "seeds": list(seeds), **changes}, settings or {})
+    base = {} if kind == "designs" else {"base": "pocket"}
+    study = load_study(kind, {**base, "data": "digits", "seeds": list(seeds), **changes}, settings or {})
     open_folder(study, folder)
     for run in study.runs:
         result = outcome(run)

@@ -124,6 +124,8 @@ def workplace(tmp_path: Path, imagenet: Path, mydata: Path) -> Path:
     for code in (code for page in PYTHON.values() for code in page):
         if (named := re.match(r"# (\w+\.py)\n", code)) is not None:
             (tmp_path / named[1]).write_text(code)
+    for name, contents in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", "".join(TEXTS.values()), re.DOTALL):
+        (tmp_path / name).write_text(contents)
     for name, place in (("imagenet", imagenet), ("mydata", mydata), ("docs", HOME / "docs")):
         (tmp_path / name).symlink_to(place)
     return tmp_path
@@ -207,9 +209,8 @@ def test_what_run_all_is_told_to_test_exists(command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON)
-def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").symlink_to(HOME / "docs")
+def test_the_python_of_a_page_runs_as_written(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
     names: dict[str, Any] = {}
     for code in PYTHON[page]:
         exec(code, names)

@@ -101,6 +101,15 @@ def read_svg_path(_: click.Context, option: click.Parameter, value: Path | None)
     return value
 
 
+def load_plugins(_: click.Context, option: click.Parameter, files: tuple[str, ...]) -> None:
+    """Load the plugins of installed packages, and those of --plugin."""
+    from modernize.plugins import load_installed_plugins, load_plugin
+
+    load_installed_plugins()
+    for file in files:
+        load_plugin(file)
+
+
 _OPTIONS: dict[str, Callable] = {
     "data": click.option(
         "--data",
@@ -147,6 +156,15 @@ _OPTIONS: dict[str, Callable] = {
     "wandb": click.option(
         "--wandb", is_flag=True, help="Also log each run to Weights & Biases; offline if WANDB_MODE=offline."
     ),
+    "plugin": click.option(
+        "--plugin",
+        metavar="FILE.py",
+        multiple=True,
+        is_eager=True,  # designs may name its flags
+        expose_value=False,
+        callback=load_plugins,
+        help="File with design flags of your own. Repeatable.",
+    ),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Print a traceback with an error."),
     "diagram": click.option(
         "--diagram",
@@ -178,6 +196,13 @@ _OPTIONS: dict[str, Callable] = {
 }
 
 
+# The options of commands that train.
+TRAINING = (
+    *("data", "data_dir", "recipe", "settings", "evaluate", "weights", "plugin", "device", "tensorboard", "wandb"),
+    "debug",
+)
+
+
 def with_options(*names: str) -> Callable:
     """Return a decorator that adds these options to a command."""
 
@@ -191,6 +216,13 @@ def with_options(*names: str) -> Callable:
 
 def read_names(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else value.split(",")
+
+
+def read_designs(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """Parse --designs convnext_tiny,resnet50,norm=ln: flag=value belongs to the design before it."""
+    from ablations.studies.design_list import split_designs
+
+    return None if value is None else split_designs(value)
 
 
 def read_references(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:

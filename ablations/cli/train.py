@@ -10,10 +10,12 @@ import click
 
 from ablations.cli.launching import check_launcher, run_here, run_jobs
 from ablations.cli.options import (
+    TRAINING,
     Integer,
     Location,
     Positive,
     checked_logs,
+    read_designs,
     read_flags,
     read_names,
     read_recipes,
@@ -36,9 +38,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options(
-    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
-)
+@with_options(*TRAINING)
 def train(
     design: str,
     seed: int,
@@ -62,6 +62,7 @@ def train(
     from ablations.recipe_checks import refuse_contradictions
     from ablations.studies.folder import slug
     from ablations.studies.own_code import code_sha256
+    from ablations.studies.plugin_files import used_plugins
     from ablations.studies.reference_rows import reference_row
     from ablations.studies.run import RunConfig
     from ablations.studies.starting_weights import locate
@@ -75,6 +76,7 @@ def train(
     config = RunConfig(
         row=reference_row(reference) if reference else slug(design),
         label=shown_reference(reference) if reference else design,
+        plugins=used_plugins([one.design]) if one else [],
         flags=one.design.flags() if one else {},
         reference=reference,
         code_sha256=code_sha256(reference),
@@ -115,6 +117,14 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     callback=read_flags,
     help="Flags or recipe.KEY settings to study. [default: all that differ between base and final design]",
 )
+@click.option(
+    "--designs", metavar="DESIGN,DESIGN,…", callback=read_designs, help="Designs to compare, in a study of designs."
+)
+@click.option(
+    "--compared-with",
+    metavar="DESIGN|all",
+    help="Design that the other designs are compared with; all compares every pair. [default: the first]",
+)
 @click.option("--orders", type=Integer(1), help="Number of random orders. [default: 10]")
 @click.option(
     "--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design. [default: IV]"
@@ -138,9 +148,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     metavar="NAME|FILE[,KEY=VALUE]…",
     help="Recipe of a roadmap's first row, if not the main one. [default: the study's]",
 )
-@click.option(
-    "--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, in a study of recipes."
-)
+@click.option("--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, or for --designs.")
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds of every row; override the study's.")
 @click.option(
     "--precision",
@@ -184,9 +192,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options(
-    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
-)
+@with_options(*TRAINING)
 def run(
     study: str,
     dry_run: bool,
@@ -219,6 +225,7 @@ def run(
     orders   the roadmap's steps in random orders
     screen   a fractional factorial over all flags
     recipes  one design under each recipe
+    designs  a list of designs, each compared with the first or with all
 
     On the CPU, runs are trained in parallel, one per core with one thread each. Under torchrun, all processes train
     each run together. With --cluster, each run is a job.

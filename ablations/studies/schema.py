@@ -7,14 +7,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ablations.errors import RequestError
 from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
+from ablations.studies.plugin_files import PluginFiles
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
 from modernize.design import BY_NAME, RECIPE, is_file, nearest, split_name
+from modernize.plugins import load_plugin
 from modernize.reference import is_reference
 from modernize.roadmap import Roadmap, roadmap, roadmap_of, stored_roadmap
 from modernize.roadmap_file import parse_roadmap
@@ -23,11 +25,26 @@ if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
 
 
-Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
+Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen", "designs"]
 KINDS: tuple[str, ...] = get_args(Kind)
 Measure = Literal["top1", "loss"]
 Resolution = Literal["III", "IV", "V"]
 MAX_SEEDS = 20  # of a study that asks for precision, unless it sets another limit
+
+
+class ListedDesign(BaseModel):
+    """A design of a list, with the name and the label of its row; in a list of names, its name alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    design: str = Field(description="its name, torchvision:NAME, timm:NAME, or FILE.py:FUNCTION")
+    name: str | None = Field(default=None, min_length=1, description="name of its row and folders; none: its own")
+    label: str | None = Field(default=None, min_length=1, description="its label in tables; none: its own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, listed: Any) -> Any:
+        return {"design": listed} if isinstance(listed, str) else listed
 
 
 class StudyFile(BaseModel):
@@ -36,9 +53,13 @@ class StudyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
+    plugins: list[str] = Field(default=[], description="files with flags of your own, as --plugin takes them")
     base: str = Field(
-        description="starting design, or FILE.py:FUNCTION; for a roadmap its name, with flags for another size"
+        default="",
+        description="starting design, or FILE.py:FUNCTION; for a roadmap its name, with flags for another size",
     )
+    designs: list[ListedDesign] | None = Field(default=None, description="designs to compare, for kind designs")
+    compared_with: str | None = Field(default=None, description="one of designs, or all; none: the first")
     end: str | None = Field(default=None, description="final design; none: the last row of base's roadmap")
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="flags to study, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="number of random orders; none: 10")
@@ -53,7 +74,7 @@ class StudyFile(BaseModel):
     extras: list[str] | None = Field(
         default=None, min_length=1, description="further rows of a roadmap: names in its extras"
     )
-    recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, for kind recipes")
+    recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, or for designs")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
     measure: Measure | None = Field(default=None, description="what verdicts are about: top1 or loss; none: top1")
@@ -64,6 +85,13 @@ class StudyFile(BaseModel):
     references: list[str] = Field(default=[], description="torchvision:NAME, timm:NAME, FILE.py:FUNCTION")
     weights: str | None = Field(default=None, description="weights to start from: a file, or torchvision:NAME")
     cluster: Cluster | None = Field(default=None, description="Slurm resources of each run")
+
+    @field_validator("plugins")
+    @classmethod
+    def _load_plugins(cls, files: list[str]) -> list[str]:
+        for file in files:
+            load_plugin(file)
+        return files
 
     @field_validator("flags", mode="before")
     @classmethod
@@ -123,8 +151,13 @@ class StudyRow(BaseModel):
     code_sha256: str | None = Field(default=None, description="checksum of the user's files of the reference model")
     recipe: str
     settings: dict[str, Any] = {}
-    compared_with: str | None = None
+    compared_with: str | list[str] | None = None
     same_as: str | None = None
+
+    @property
+    def baselines(self) -> list[str]:
+        """Return the rows that it is compared with."""
+        return [self.compared_with] if isinstance(self.compared_with, str) else self.compared_with or []
 
 
 class FollowUp(BaseModel):
@@ -208,6 +241,7 @@ class Study(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    plugins: PluginFiles = []
     kind: Kind
     base: str
     data: str
@@ -274,6 +308,7 @@ class Study(BaseModel):
         return RunConfig(
             row=row.same_as or row.row,
             label=row.label,
+            plugins=self.plugins,
             flags=row.flags,
             reference=row.reference,
             code_sha256=row.code_sha256,

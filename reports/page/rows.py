@@ -9,6 +9,7 @@ import pandas as pd
 from modernize.design import text
 from reports.report import Report
 from reports.row_summary import settings_of
+from reports.statistics.row_results import baselines
 from reports.statistics.values import known
 from reports.statuses import shown
 
@@ -26,7 +27,7 @@ def row_data(report: Report) -> dict[str, Any]:
         "rows": {
             str(row): {
                 "label": str(mine["label"].iloc[0]),
-                "base": mine["base"].iloc[0] if isinstance(mine["base"].iloc[0], str) else None,
+                "base": next(iter(baselines(mine["base"].iloc[0])), None),
                 "recipe": str(mine["recipe"].iloc[0]),
                 "flags": {name: text(value) for name, value in report.designs.get(str(row), {}).items()},
                 "runs": [_run(line, curves, points) for line in mine.to_dict("records")],

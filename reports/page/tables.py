@@ -101,8 +101,9 @@ def _joined(*cells: Cell) -> tuple[int, ...]:
 
 def _in_parts(table: Table) -> PageTable:
     """Sort the columns of a table of rows by their parts; other tables stay as they are."""
-    known = "row" in table.frame and len(table.frame) == len(table.rows)
-    rows = tuple(map(str, table.frame["row"])) if known else ()
+    frame = table.frame
+    known = "row" in frame and len(frame) == len(table.rows) and frame["row"].is_unique
+    rows = tuple(map(str, frame["row"])) if known else ()
     if not rows or all(column.name != "params" for column in table.columns):
         return PageTable(table, ("",) * len(table.columns), {}, rows)
     parts = ["", *(_part(column) for column in table.columns[1:])]
