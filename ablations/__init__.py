@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ablations.recipes import TrainingConfig
     from ablations.studies.trained import load_run
+    from ablations.study_data import load_study
     from ablations.training.trainer import Trainer
 
-__all__ = ["Trainer", "TrainingConfig", "load_run"]
+__all__ = ["Trainer", "TrainingConfig", "load_run", "load_study"]
 
 # imported on first use, so that the command line starts quickly
-_MODULES = {"Trainer": "training.trainer", "TrainingConfig": "recipes", "load_run": "studies.trained"}
+_MODULES = {
+    "Trainer": "training.trainer",
+    "TrainingConfig": "recipes",
+    "load_run": "studies.trained",
+    "load_study": "study_data",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -83,7 +83,12 @@ def read_report(study: Study, folder: Path) -> Report:
     Raises ReportError if the runs cannot be reported together, RequestError if `bench.json` or the published results
     are invalid.
     """
-    runs = on_compared_images(update_results(study, folder))
+    return report_of(study, folder, update_results(study, folder))
+
+
+def report_of(study: Study, folder: Path, results: pd.DataFrame) -> Report:
+    """Gather everything that a report shows of a study with these runs; raises what `read_report` does."""
+    runs = on_compared_images(results)
     bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row.row: _texts(row) for row in study.rows if row.reference is None} or studied_settings(study)

@@ -12,7 +12,7 @@ from commands import ablations, ablations_here
 
 import modernize
 
-COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report", "export")
+COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report", "export", "pack")
 
 
 def refused(*arguments: str | Path, cwd: Path) -> str:

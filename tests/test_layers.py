@@ -21,7 +21,9 @@ LAYERS = (
     ("ablations.data",),
     ("ablations.training",),
     ("ablations.bench", "ablations.distributed", "ablations.studies"),
-    ("ablations", "ablations.export", "ablations.launch", "ablations.reporting"),
+    ("ablations.export", "ablations.launch", "ablations.reporting"),
+    ("ablations.study_data",),
+    ("ablations",),
     ("ablations.cli", "ablations.cluster"),
     ("ablations.__main__",),
 )

@@ -26,9 +26,10 @@ from ablations.reporting import read_report
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.load import _joined, load_study
 from ablations.studies.precision import add_needed_seeds, describe_precision
-from ablations.studies.results import describe, forget_failures, study_runs, update_results
+from ablations.studies.results import forget_failures, study_runs, update_results
 from ablations.studies.schema import Precision, Study
 from ablations.studies.stages import begun, extended, sized, stage_numbers, unsized
+from ablations.studies.status import describe
 from reports.statistics.sequential import gives_variance, looks
 
 VALUES = [3, 5, 7, 9, 11]

@@ -34,8 +34,9 @@ from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.kinds import set_name
 from ablations.studies.load import load_study, study_names
 from ablations.studies.older import older_batch
-from ablations.studies.results import describe, study_runs
+from ablations.studies.results import study_runs
 from ablations.studies.schema import KINDS, Study, StudyFile, read_budget
+from ablations.studies.status import describe
 from modernize.plan import compile_plan
 
 # The pocket roadmap's ends and the flags that lead from one to the other, in the paper's order, written out by hand.

@@ -18,7 +18,7 @@ def status(folder: Path) -> None:
     FOLDER is the study's folder. The remaining time is an estimate."""
     from ablations.launch.slurm import describe_queue
     from ablations.studies.folder import read_study
-    from ablations.studies.results import describe
+    from ablations.studies.status import describe
 
     click.echo(describe(read_study(folder), folder))
     if (queue := describe_queue(folder)) is not None:

@@ -14,16 +14,13 @@ import pandas as pd
 from filelock import FileLock
 
 from ablations.errors import RequestError, one_line
-from ablations.progress import clock
 from ablations.store import read_log, write_bytes
 from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
 from ablations.studies.folder import is_published, read_study, run_folder, write_study
 from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
-from ablations.studies.stages import START, describe_stage, retried, stage_numbers
-from reports.marks import marks_of
+from ablations.studies.stages import START, retried, stage_numbers
 from reports.predictions import Predicted
-from reports.statuses import SHOWN
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -138,8 +135,13 @@ def update_results(study: Study, folder: Path) -> pd.DataFrame:
     if (folder / "runs").is_dir():
         with suppress(OSError):  # the file is derived, and the report of a read-only study may be stored elsewhere
             _keep_lost_results(folder, runs)
-            write_bytes(folder / "results.csv", runs.to_csv(index=False).encode())
+            write_bytes(folder / "results.csv", results_csv(runs))
     return runs
+
+
+def results_csv(runs: pd.DataFrame) -> bytes:
+    """Return the contents of `results.csv`."""
+    return runs.to_csv(index=False).encode()
 
 
 def _keep_lost_results(folder: Path, runs: pd.DataFrame) -> None:
@@ -158,33 +160,6 @@ def _keep_lost_results(folder: Path, runs: pd.DataFrame) -> None:
     write_bytes(kept, path.read_bytes())
     many = f"{len(lost)} finished runs, such as {lost[0]}, have" if len(lost) > 1 else f"the finished run {lost[0]} has"
     click.echo(f"ablations: study {folder}: {many} no folder any more; results are kept in {kept.name}", err=True)
-
-
-def describe(study: Study, folder: Path) -> str:
-    """Describe the state of a study in a few lines."""
-    runs = study_runs(study, folder).drop_duplicates("run")
-    counts = runs["status"].value_counts()
-    summary = ", ".join(f"{counts.get(status, 0)} {shown}" for status, shown in SHOWN.items())
-    lines = [f"{study.name}: {len(runs)} runs: {summary}"]
-    for run in runs.to_dict("records"):
-        name = f"  {run['run']} {SHOWN[run['status']]}"
-        if run["status"] == "failed":
-            lines.append(f"{name}: {run['reason']}")
-        elif run["status"] in ("running", "stopped"):
-            seen = run["images_seen"]
-            lines.append(f"{name}: {0 if pd.isna(seen) else seen:.0f} images seen")
-        elif run["status"] == "done" and (marks := marks_of(run)):
-            lines.append(f"{name}: top-1 {run['top1']:.2f}%, {', '.join(marks)}")
-    done = runs[runs["status"] == "done"]
-    open_runs = len(runs) - len(done) - counts.get("failed", 0)
-    if open_runs and len(done):
-        each = done["seconds"].mean()
-        lines.append(
-            f"  about {clock(each * open_runs)} left if runs are trained one at a time, at {clock(each)} per run"
-        )
-    if len(study.stages) > 1:
-        lines += [f"  {describe_stage(number, stage)}" for number, stage in enumerate(study.stages, 1)]
-    return "\n".join(lines)
 
 
 def recorded_warnings(study: Study, folder: Path) -> list[str]:

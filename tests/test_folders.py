@@ -1,0 +1,189 @@
+"""Folders in daily work: their status, what is sent to a colleague, and their contents as data."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from commands import ablations_here
+from made_up import made_up_study
+
+import ablations
+from ablations.cli import run_command
+from ablations.reporting import read_report
+from ablations.studies.folder import run_folder
+from ablations.studies.results import update_results
+from ablations.studies.run import RunConfig, locked
+from ablations.studies.status import describe
+
+SWEEP: dict[str, Any] = {"kind": "sweep", "flags": {"kernel_size": [3, 7]}, "base": "pocket,width=4"}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- status
+
+
+def by_seed(*outcomes: dict[str, Any] | None) -> Callable[[RunConfig], dict[str, Any] | None]:
+    return lambda run: outcomes[run.seed]
+
+
+def test_status_says_of_each_run_what_became_of_it_and_how_long_the_rest_takes(tmp_path: Path) -> None:
+    outcome = by_seed({"top1": 85.0}, {"status": "stopped"}, {"status": "failed", "reason": "the loss is nan"}, None)
+    study = made_up_study(tmp_path, seeds=(0, 1, 2, 3), outcome=outcome, **SWEEP)
+    lines = describe(study, tmp_path).splitlines()
+    assert lines[0] == "sweep: 8 runs: 2 finished, 0 running, 2 interrupted, 2 failed, 2 pending"
+    found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
+    assert found["kernel_size=3-s0"].startswith("0:30 finished: top-1 85.00%")
+    assert found["kernel_size=3-s1"] == "0:15 interrupted: 30,000 of 60,000 images seen (50%)"
+    assert found["kernel_size=7-s2"] == "failed: the loss is nan" and "kernel_size=7-s3" not in found
+    # two runs are half done at 15 s, two have not begun and take 30 s each
+    assert lines[-1] == "  about 1:30 left with one run at a time"
+
+
+def test_running_runs_share_the_time_left(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, seeds=(0, 1, 2), outcome=by_seed({}, {"status": "stopped"}, None), **SWEEP)
+    begun, pending = ([run for run in study.runs if run.seed == seed] for seed in (1, 2))
+    (run_folder(tmp_path, begun[0]) / "log.jsonl").unlink()
+    with locked(run_folder(tmp_path, begun[0])), locked(run_folder(tmp_path, begun[1])):
+        said = ablations_here("status", tmp_path).stdout
+    assert "2 finished, 2 running, 0 interrupted" in said and "nan" not in said
+    assert "running: no images logged yet" in said and "running: 30,000 of 60,000 images seen (50%)" in said
+    assert f"about {len(pending) and '0:52'} left with 2 runs in parallel" in said  # 30 + 15 + 2 x 30 s, two at a time
+
+
+# ---- pack
+
+
+def unpacked(path: Path, place: Path) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(place)
+    (folder,) = place.iterdir()
+    return folder
+
+
+def test_a_packed_study_reports_elsewhere_as_it_does_here(tmp_path: Path) -> None:
+    outcome = by_seed({}, {}, {"status": "failed"})
+    folder = tmp_path / "mine"
+    study = made_up_study(folder, seeds=(0, 1, 2), outcome=outcome, **SWEEP)
+    (run_folder(folder, study.runs[0]) / "checkpoints/step-100.pt").write_bytes(b"weights" * 10_000)
+    said = ablations_here("pack", folder)
+    assert said.returncode == 0 and said.stdout.startswith(f"{tmp_path / 'mine.zip'}  "), said.stderr
+    assert " kB  6 runs, 2 of them not finished; unpacks to mine/" in said.stdout
+    there = unpacked(tmp_path / "mine.zip", tmp_path / "elsewhere")
+    assert there.name == "mine" and not list(there.rglob("checkpoints")) and not list(there.rglob("*.lock"))
+    for place in (folder, there):
+        done = ablations_here("report", place, "--format", "table,markdown,csv,svg,html", "--to", place / "report")
+        assert done.returncode == 0, done.stderr
+    assert tree(there / "report") == tree(folder / "report") and tree(there / "report")
+    status, compare = ("status",), ("compare", "pocket,width=4", "pocket,width=4,kernel_size=7", "--results")
+    for command in (status, compare):
+        assert ablations_here(*command, there).stdout == ablations_here(*command, folder).stdout
+
+
+def test_a_study_packs_to_the_same_bytes_whatever_was_made_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    study = made_up_study(folder, seeds=(0, 1), **SWEEP)
+    assert run_command(["pack", str(folder), "--to", str(tmp_path / "1.zip")]) == 0
+    update_results(study, folder)
+    assert run_command(["report", str(folder), "--format", "csv"]) == 0
+    (run_folder(folder, study.runs[0]) / "log.jsonl").touch()
+    assert run_command(["pack", str(folder), "--to", str(tmp_path / "new/2.zip")]) == 0
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "new/2.zip").read_bytes()
+    there = unpacked(tmp_path / "1.zip", tmp_path / "there")
+    assert run_command(["pack", str(there), "--to", str(tmp_path / "3.zip")]) == 0
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "3.zip").read_bytes(), "a packed study can be sent on"
+
+
+def test_a_published_study_is_packed_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    update_results(made_up_study(folder, seeds=(0, 1), **SWEEP), folder)
+    shutil.rmtree(folder / "runs")
+    assert run_command(["pack", str(folder)]) == 0
+    there = unpacked(tmp_path / "study.zip", tmp_path / "there")
+    assert tree(there) == {name: (folder / name).read_bytes() for name in ("study.yaml", "results.csv")}
+
+
+def test_what_cannot_be_packed_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    study = made_up_study(folder, seeds=(0, 1), outcome=by_seed({}, {"status": "stopped"}), **SWEEP)
+    with locked(run_folder(folder, study.runs[-1])):
+        assert run_command(["pack", str(folder)]) == 2
+        assert "kernel_size=7-s1 is running; pack it when" in capsys.readouterr().err
+    for command, status, words in (
+        (["pack", str(tmp_path / "missing")], 2, "has no study.yaml"),
+        (["pack", str(folder), "--to", str(tmp_path)], 2, "write the name of a file, such as"),
+        (["pack", str(folder), "--to", str(tmp_path / "x.tar")], 2, "x/study.zip"),
+        (["pack", str(folder), "--to", str(folder / "study.yaml/x.zip")], 1, "cannot be written"),
+    ):
+        assert run_command(command) == status
+        assert words in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.zip"))
+
+
+# ---- data frames
+
+PAGE = (Path(__file__).parent.parent / "docs/frames.md").read_text(encoding="utf-8")
+
+
+def documented(heading: str) -> dict[str, str]:
+    """The columns below a heading of the page with their types, in order."""
+    part = PAGE.split(f"# {heading}\n")[1].split("\n#")[0]
+    lines = re.findall(r"^\| (`.*?`) \| (\w+) \|", part, re.MULTILINE)
+    return {name: kind for names, kind in lines for name in re.findall(r"`(\w+)`", names)}
+
+
+def types(frame: pd.DataFrame) -> dict[str, str]:
+    return {str(name): str(kind) for name, kind in frame.dtypes.items()}
+
+
+def test_every_column_of_results_csv_and_of_the_frames_is_documented_with_its_type(tmp_path: Path) -> None:
+    made = {"whole": by_seed({}, {"status": "stopped"}, {"status": "failed"}), "not begun": lambda run: None}
+    for name, outcome in made.items():
+        study = made_up_study(tmp_path / name, seeds=(0, 1, 2), outcome=outcome, **SWEEP)
+        update_results(study, tmp_path / name)
+        data = ablations.load_study(tmp_path / name)
+        for heading in ("curves", "predictions", "comparisons"):
+            assert types(getattr(data, heading)) == documented(heading), heading
+        assert types(data.runs) == documented("results.csv")
+    assert list(pd.read_csv(tmp_path / "whole/results.csv")) == list(documented("results.csv"))
+
+
+def test_the_frames_are_what_the_run_folders_and_the_report_say(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, seeds=(0, 1, 2), **SWEEP)
+    before = tree(tmp_path)
+    data = ablations.load_study(str(tmp_path))
+    assert tree(tmp_path) == before, "reading writes nothing"
+    report = read_report(study, tmp_path)
+    (line,) = report.tables[-1].frame.dropna(subset="difference").to_dict("records")
+    (found,) = data.comparisons.to_dict("records")
+    assert found == {name: line[name] for name in found} and found["verdict"] in ("better", "worse", "inconclusive")
+    right = 100 * data.predictions.groupby("run")["correct"].mean()
+    assert right.to_dict() == pytest.approx(data.runs.set_index("run")["top1"].to_dict())
+    assert len(data.curves) == 6 * 20 and set(data.curves["row"]) == {"kernel_size=3", "kernel_size=7"}
+    assert list(data.tables) == [table.name for table in report.tables] and data.measure == "top1"
+
+
+def test_a_packed_and_a_published_study_load_as_the_folder_that_they_are_from(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    update_results(made_up_study(folder, seeds=(0, 1), outcome=by_seed({}, {"status": "failed"}), **SWEEP), folder)
+    assert run_command(["pack", str(folder)]) == 0
+    there = unpacked(tmp_path / "study.zip", tmp_path / "there")
+    whole, sent = ablations.load_study(folder), ablations.load_study(there)
+    for name in ("runs", "curves", "predictions", "comparisons"):
+        pd.testing.assert_frame_equal(getattr(whole, name), getattr(sent, name))
+    shutil.rmtree(there / "runs")
+    public = ablations.load_study(there)
+    for name in ("runs", "comparisons"):
+        pd.testing.assert_frame_equal(getattr(whole, name), getattr(public, name))
+    assert public.predictions.empty and types(public.predictions) == types(whole.predictions)
