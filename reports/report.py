@@ -104,6 +104,7 @@ class Report:
     unfinished  the lines of `runs` that are not done: row, label, seed, status, reason
     classes     the results per class; None where no run's predictions are there
     per_class   the tables of these results
+    layout      how tables are laid out; the plots have their own
     """
 
     title: str
@@ -121,6 +122,7 @@ class Report:
     unfinished: pd.DataFrame
     classes: ClassResults | None = None
     per_class: tuple[Table, ...] = ()
+    layout: Layout = NATURAL
 
     @property
     def every_table(self) -> tuple[Table, ...]:

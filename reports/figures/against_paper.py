@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ def _handles(steps: pd.DataFrame) -> Iterator[Line2D]:
     looks = {True: (BLUE, "adopted steps"), False: ("white", "side branches, not in the correlation")}
     for adopted, (face, label) in looks.items():
         if (steps["adopted"] == adopted).any():
-            style = {"marker": "o", "color": BLUE, "markerfacecolor": face, "markersize": 6.5}
+            style: dict[str, Any] = {"marker": "o", "color": BLUE, "markerfacecolor": face, "markersize": 6.5}
             yield Line2D([], [], linestyle="", label=label, **style)
     if steps["low"].notna().any():
         yield Line2D([], [], color=BLUE, linewidth=0.9, label="95% CI")

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.columns import superscript
 from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, signed_interval, signed_number
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
-from reports.formats import superscript
 from reports.layout import given_width
 from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure, Verdict

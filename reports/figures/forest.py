@@ -18,6 +18,7 @@ from reports.figures.style import (
     INK,
     MUTED,
     held,
+    inches_wide,
     legend_room,
     near,
     page,
@@ -197,7 +198,7 @@ def _draw_panel(
     low, high = axis_range(lines)
     panel.patch.set_visible(False)
     panel.set(xlim=(low, high), ylim=(tall, 0), yticks=[])
-    many = 7 if given_width() is None else max(int(panel.get_position().width * panel.figure.get_figwidth() / 0.45), 2)
+    many = 7 if given_width() is None else max(int(inches_wide(panel) / 0.45), 2)
     panel.set_xticks(places := ticks(low, high, many), [signed(place) for place in places])
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.grid(axis="x")

@@ -43,11 +43,11 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
     wide = wide if exact is None else (exact - margin() - left) / len(grid.columns)
     heads = [wrap(name, _SIZE, wide - 0.08) for name in grid.columns]
     shown = {place: _shown(grid, place, words.digits, wide) for place in product(grid.rows, grid.columns)}
-    lines = [
+    deep = [
         max(len(side), *(len(shown[row, column]) for column in grid.columns))
         for row, side in zip(grid.rows, sides, strict=True)
     ]
-    tall = [max(_CELL, _LINE * count + 0.1) for count in lines]
+    tall = [max(_CELL, _LINE * count + 0.1) for count in deep]
     head = 0.3 + _LINE * max(map(len, heads)) + 0.08
     right = left + wide * len(grid.columns)
     width = exact or max(right + margin(), left + text_width(grid.across, _SIZE) + margin(), 6.5)

@@ -24,6 +24,7 @@ from reports.figures.style import (
     RULE,
     SKY,
     VERMILION,
+    inches_wide,
     known,
     legend_room,
     page,
@@ -205,7 +206,7 @@ def _draw_pair(
     if effect is not None:
         weight = "bold" if sure else "normal"
         shown = signed(effect, f".{words.digits}f")
-        cell = board.get_position().width * board.figure.get_figwidth() / board.get_xlim()[1]
+        cell = inches_wide(board) / board.get_xlim()[1]
         looks = {"size": 7.5, "weight": weight, "color": INK, "zorder": 4}
         turned = text_width(shown, 7.5, weight) > cell - 0.04
         looks |= (

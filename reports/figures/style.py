@@ -88,7 +88,7 @@ def encode(figure: Figure, suffix: str, dpi: int | None = None) -> bytes:
     """Encode a figure as a png, svg or pdf file."""
     out = io.BytesIO()
     with style.context(["default", STYLE]), _any_letters():
-        figure.savefig(out, format=suffix, metadata=_METADATA[suffix], **({"dpi": dpi} if dpi else {}))
+        figure.savefig(out, format=suffix, metadata=_METADATA[suffix], dpi=dpi or STYLE["savefig.dpi"])
     return out.getvalue()
 
 
@@ -219,6 +219,13 @@ def page(
     return made
 
 
+def inches_wide(axes: Axes) -> float:
+    """Return the width of axes in inches."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return float(axes.get_position().width * figure.get_figwidth())
+
+
 def near(values: Sequence[float], least: float) -> list[float]:
     """Drop values so far from the others that an axis with them would squeeze the others together."""
     middle = statistics.median(values)
@@ -262,7 +269,7 @@ def signed(value: float, digits: str = "g") -> str:
 
 def footnotes(notes: Sequence[str]) -> Iterator[str]:
     """Yield notes behind their numbers."""
-    from reports.formats import superscript
+    from reports.columns import superscript
 
     for number, note in enumerate(notes, start=1):
         yield f"{superscript([number])} {note}"

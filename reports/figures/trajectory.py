@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from reports.columns import superscript
 from reports.figures import mark
 from reports.figures.style import (
     BAND,
@@ -29,6 +30,7 @@ from reports.figures.style import (
     Page,
     absence,
     footnotes,
+    inches_wide,
     known,
     legend_room,
     page,
@@ -37,7 +39,6 @@ from reports.figures.style import (
     wrap,
     wrap_marked,
 )
-from reports.formats import superscript
 from reports.layout import given_width, margin
 from reports.tables import MISSING, OURS, Cell, Table, mean_sd
 
@@ -229,7 +230,7 @@ def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
     panel.set(xlim=(low, high), ylim=(len(bars) - 0.5, -0.5), yticks=[])
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.grid(axis="x")
-    wide = panel.get_position().width * float(panel.figure.get_figwidth())
+    wide = inches_wide(panel)
     bins = 6 if given_width() is None else max(int(wide / 0.4), 1)
     ticks = MaxNLocator(nbins=bins, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.set_xticks([tick for tick in ticks if low <= tick <= high])

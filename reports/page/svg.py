@@ -23,6 +23,12 @@ _NAMES = {
     "high": "to",
     "marks": "marked",
     "p_adjusted": "adjusted p",
+    "recall_mean": "recall (%)",
+    "recall_sd": "± sd",
+    "share_mean": "share (%)",
+    "share_sd": "± sd",
+    "test_images": "images",
+    "predicted": "predicted as",
 }
 _DESCRIBED: tuple[str, ...] = (
     "status",
@@ -39,6 +45,7 @@ _DESCRIBED: tuple[str, ...] = (
     "p_adjusted",
 )
 _DESCRIBED += ("verdict", "marks", "macs", "params", "paper_top1", "paper_change")
+_DESCRIBED += ("class", "predicted", "recall_mean", "recall_sd", "share_mean", "share_sd", "test_images")
 _DESCRIBED += ("worth", "se", "in_paper_order", "min", "max")
 
 
@@ -97,6 +104,6 @@ def _formatted(name: str, value: Any, plot: Plot) -> str:
     if isinstance(value, str):
         return shown(value)
     number = float(value)
-    if name in ("macs", "params", "seeds"):
+    if name in ("macs", "params", "seeds", "test_images"):
         return f"{number:,.0f}"
     return f"{number:.3f}" if name == "p_adjusted" else f"{number:.{MEASURES[plot.measure].digits}f}"
