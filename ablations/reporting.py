@@ -18,6 +18,7 @@ from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
 from modernize.design import nearest, text
+from modernize.roadmap import PAPER
 from reports.class_plots import class_plots
 from reports.class_tables import baseline_notes, class_tables
 from reports.paper_agreement import agreement_words
@@ -35,7 +36,17 @@ def walked(study: Study) -> Orders | None:
     if study.kind != "orders":
         return None
     flags = study.orders[0]
-    return Orders(study.orders, lambda chosen: set_name(flags, chosen))
+    return Orders(study.orders, lambda chosen: set_name(flags, chosen), first_order(study))
+
+
+def first_order(study: Study) -> str:
+    """Name the first order of a study of orders: that of its roadmap's source, of the roadmap, or of the request."""
+    flags, steps = study.orders[0], study.steps
+    if [flag for flag in steps.flags if flag in flags] != [*flags]:
+        return "the given order"
+    if steps.base in PAPER:
+        return "the paper's order"
+    return f"the order of {steps.source.short}" if steps.source.text else "the roadmap's order"
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

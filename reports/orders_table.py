@@ -28,16 +28,22 @@ RowOf = Callable[[frozenset[str]], str]
 
 
 def orders_table(
-    runs: pd.DataFrame, orders: Orders, row_of: RowOf, measure: Measure = "top1", resolution: float = 0.0
+    runs: pd.DataFrame,
+    orders: Orders,
+    row_of: RowOf,
+    measure: Measure = "top1",
+    resolution: float = 0.0,
+    first: str = "the paper's order",
 ) -> Table:
-    """Tabulate each flag's effect averaged over random orders (its sampled Shapley value), and in the paper's order.
+    """Tabulate each flag's effect averaged over random orders (its sampled Shapley value), and in the first order.
 
     Args:
         runs: The study's runs.
-        orders: Its orders, the paper's first.
+        orders: Its orders, that of the roadmap or of the request first.
         row_of: The row of a set of flags.
         measure: Its primary measure; effects on the other one are in the raw numbers.
         resolution: The step in which top-1 comes; 0 if unknown.
+        first: How to name the first order.
     """
     paper, random = list(orders[0]), [list(order) for order in orders[1:]]
     steps = {"top1": resolution, "loss": 0.0}
@@ -57,8 +63,8 @@ def orders_table(
         name="worths",
         title=f"{runs['study'].iloc[0]}: each flag's effect averaged over orders",
         subtitle=facts(runs),
-        legend=_legend(worths, distance_from_order(in_paper, worths), (len(random), seeds), measure),
-        columns=_columns(measure),
+        legend=_legend(worths, distance_from_order(in_paper, worths), (len(random), seeds), measure, first),
+        columns=_columns(measure, first),
         rows=tuple(_cells(line, measure) for line in frame.to_dict("records")),
         sections=(),
         notes=(),
@@ -83,11 +89,11 @@ def _seeds(runs: pd.DataFrame, orders: Orders, row_of: RowOf, measure: Measure) 
     return f"{low} seed{'s' if low > 1 else ''}" if low == high else f"{low} to {high} seeds"
 
 
-def _columns(measure: Measure) -> tuple[Column, ...]:
+def _columns(measure: Measure, first: str) -> tuple[Column, ...]:
     unit = {"top1": "pp", "loss": "loss"}[measure]
     return (
         Column("flag", "flag", number=False),
-        Column("in_paper_order", f"in the paper's order ({unit})"),
+        Column("in_paper_order", f"in {first} ({unit})"),
         Column("worth", f"effect ({unit})"),
         Column("se", "standard error", short="SE"),
         Column("interval", "95% CI"),
@@ -109,8 +115,10 @@ def _cells(line: Mapping[Any, Any], measure: Measure) -> tuple[Cell, ...]:
     )
 
 
-def _legend(worths: pd.DataFrame, distance: OrderDistance, planned: tuple[int, str], measure: Measure) -> str:
-    """Explain the table, and how far the paper's order is from the averages.
+def _legend(
+    worths: pd.DataFrame, distance: OrderDistance, planned: tuple[int, str], measure: Measure, first: str
+) -> str:
+    """Explain the table, and how far the first order is from the averages.
 
     `planned` is the number of random orders, and the seeds that the sets of flags have, in words.
     """
@@ -129,11 +137,12 @@ def _legend(worths: pd.DataFrame, distance: OrderDistance, planned: tuple[int, s
         parts[0] += f", without standard error or CI: {why_no_error(worths, seeds == '1 seed')}."
     parts.append("SD, min and max: over orders.")
     if np.isnan(list(distance.frame["in_order"])).any():
-        parts.append("The paper's order is not finished yet.")
+        parts.append(f"{first[:1].upper()}{first[1:]} is not finished yet.")
     elif not np.isnan(distance.distance):
+        away = f"{number(distance.distance, words.digits)} {words.unit} from the averages"
         parts.append(
-            f"The paper's order is {number(distance.distance, words.digits)} {words.unit} from the averages (root mean "
-            f"square over flags){_typical(distance, words.digits)}; rank correlation {_correlation(distance.spearman)}."
+            f"{first[:1].upper()}{first[1:]} is {away} (root mean square over flags)"
+            f"{_typical(distance, words.digits)}; rank correlation {_correlation(distance.spearman)}."
         )
     return " ".join(parts)
 

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Orders:
-    """The orders of a study of orders, the paper's first, and the row of a set of flags."""
+    """The orders of a study of orders, the row of a set of flags, and how to name the first order."""
 
     orders: Sequence[Sequence[str]]
     row_of: Callable[[frozenset[str]], str]
+    first: str = "the paper's order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ def report_tables(
     """
     step = resolution(runs)
     if orders is not None:
-        worths = orders_table(runs, orders.orders, orders.row_of, measure, step)
+        worths = orders_table(runs, orders.orders, orders.row_of, measure, step, orders.first)
         flags, *random = orders.orders
         pairs = [order_interactions_table(runs, flags, random, orders.row_of, measure, step)] if len(flags) > 1 else []
         return [worths, *pairs, comparison_table(runs, bench, measure)]

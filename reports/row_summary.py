@@ -20,6 +20,10 @@ from reports.statuses import NOT_COMPARED, shown
 
 # The status of a row without a result is the first of its runs'.
 _STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
+# Settings of a recipe on which the trained weights do not depend.
+EVALUATION_ONLY = frozenset(
+    ("evaluation_size", "evaluation_crop", "evaluated_weights", "ema_decay", "ema_steps", "ema_warmup", "ema_scaled")
+)
 _Value = TypeVar("_Value", bound=Hashable)
 
 
@@ -121,15 +125,26 @@ def _recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str])
     """Say with which recipe a row was trained if it is not the usual one, or what it changes of its baseline's."""
     if not mine or mine == (base or usual):
         return []
-    one, other = _parts(mine[0]), _parts((base or usual)[0])
-    if one[0] != other[0]:  # another recipe, not the same one with settings changed
+    changed = recipe_changes(mine[0], (base or usual)[0])
+    if changed is None:  # another recipe, not the same one with settings changed
         return [] if mine == usual else [f"trained with recipe {', '.join(mine)}"]
     if not base:
         return []
+    how = " in evaluation only, so that both train the same weights" if set(changed) <= EVALUATION_ONLY else ""
+    return [f"recipe differs from the baseline's{how}: {', '.join(changed.values())}"]
+
+
+def recipe_changes(recipe: str, base: str) -> dict[str, str] | None:
+    """Return what a recipe's name changes of another's, by setting: `mixup=0.8`; None if they have different bases."""
+    one, other = _parts(recipe), _parts(base)
+    if one[0] != other[0]:
+        return None
     keys = dict.fromkeys((*one[1], *other[1]))
-    changed = [key for key in keys if one[1].get(key) != other[1].get(key)]
-    words = [f"{key}={one[1][key]}" if key in one[1] else f"{key} as in {one[0]}" for key in changed]
-    return [f"recipe differs from the baseline's: {', '.join(words)}"]
+    return {
+        key: f"{key}={one[1][key]}" if key in one[1] else f"{key} as in {one[0]}"
+        for key in keys
+        if one[1].get(key) != other[1].get(key)
+    }
 
 
 def _parts(recipe: str) -> tuple[str, dict[str, str]]:

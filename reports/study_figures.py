@@ -139,17 +139,23 @@ def _sorted(table: Table, sign: int) -> Table:
     return replace(table, rows=rows, frame=table.frame.loc[places].reset_index(drop=True))
 
 
+def worths_heading(table: Table) -> str:
+    """Return how a table of effects over orders heads those in the first order: `in the paper's order`."""
+    return next(column.title for column in table.columns if column.name == "in_paper_order").partition(" (")[0]
+
+
 def worths_plot(table: Table, measure: Measure = "top1") -> Plot:
     """The effect of each flag averaged over orders."""
+    first = worths_heading(table)
     caption = (
         f"The effect of enabling each flag on {MEASURES[measure].name}, averaged over random orders (its sampled "
-        "Shapley value), with 95% CI, its min and max over orders, and its effect in the paper's order of steps."
+        f"Shapley value), with 95% CI, its min and max over orders, and its effect {first}."
     )
 
     def draw() -> Figure:
         from reports.figures.effects import worths
 
-        return worths(table, measure, caption)
+        return worths(table, measure, caption, first)
 
     return Plot(table.name, table.title, caption, table.frame, draw, measure)
 

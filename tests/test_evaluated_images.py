@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from ablations.data.datasets import load
 from ablations.data.decode import DamagedImageError
 from ablations.recipes import TrainingConfig
 from ablations.store import read_json, write_bytes, write_json
+from ablations.studies.evaluated_images import EvaluatedImages, on_common_images
 from ablations.studies.folder import open_folder, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.run import execute
@@ -51,6 +53,29 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = random.normal(110 + 12 * label, 60, (16, 16, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number:02}.png")
     return place
+
+
+def test_rows_of_other_resolutions_are_compared_on_images_held_in_memory(pictures: Path, tmp_path: Path) -> None:
+    """Their checksums are of images resized to different sizes; a changed file is other data still."""
+    folder = tmp_path / "images"
+    shutil.copytree(pictures, folder)
+    small, large = (load("folder", folder, size) for size in (8, 12))
+    assert small.checksum != large.checksum and small.files_checksum == large.files_checksum
+    results = {
+        f"{one.image_size}": {"data_checksum": one.checksum, "files_checksum": one.files_checksum}
+        for one in (small, large)
+    }
+    older = {"data_checksum": small.checksum}  # of a run that an earlier version has finished
+
+    def left_out(**more: dict[str, Any]) -> set[str]:
+        whole = {name: {"top1": 1.0, "loss": 1.0} | one for name, one in (results | more).items()}
+        tests = {name: EvaluatedImages(TESTS, TESTS, (), (), 50.0) for name in whole}
+        return {name for name, one in on_common_images(whole, tests, lambda _: None).items() if one.left_out}
+
+    assert left_out(older=older) == set()
+    Image.new("RGB", (16, 16)).save(path_of(folder, 3))
+    changed = load("folder", folder, 12)
+    assert left_out(new={"data_checksum": changed.checksum, "files_checksum": changed.files_checksum}) == {"new"}
 
 
 def path_of(pictures: Path, index: int) -> Path:

@@ -419,7 +419,7 @@ def test_worths_stand_with_their_spread_and_the_papers_order(report_of: Callable
 
 
 def test_effects_in_the_papers_order_are_over_all_seeds_that_each_set_has(tmp_path: Path) -> None:
-    flags = ["depthwise", "norm", "kernel_size"]
+    flags = ["depthwise", "kernel_size", "norm"]
     path = [f"on-{'1' * on + '0' * (3 - on)}" for on in range(4)]
 
     def without(seeds: set[int]) -> Callable[[RunConfig], Mapping[str, Any] | None]:

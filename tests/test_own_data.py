@@ -18,7 +18,10 @@ from ablations.data.datasets import Split
 from ablations.data.loader import feeds
 from ablations.data.map_images import MapImages
 from ablations.errors import RequestError
+from ablations.launch.claim import Place, work_through
 from ablations.recipes import load_recipe
+from ablations.studies.load import load_study
+from ablations.training.callbacks import NullCallbacks
 
 HEAD = """
 from pathlib import Path
@@ -164,6 +167,17 @@ def test_random_numbers_of_a_function_and_of_its_items_are_the_same_in_each_proc
     assert one.checksum == other.checksum
     assert isinstance(one.train, Split) and isinstance(other.train, Split)
     assert torch.equal(one.train.images, other.train.images)
+
+
+def test_a_function_that_returns_other_images_in_each_process_ends_the_study(folder: Path) -> None:
+    body = "return (np.random.default_rng().integers(0, 255, (9, 8, 8)).astype('uint8'), [0, 1, 2] * 3), images(3)"
+    body = body.replace("images(3)", "(np.zeros((3, 8, 8), np.uint8), [0, 1, 2])")
+    one, other = load(body), load(body)
+    assert one.checksum != other.checksum
+    study = load_study("one-in", {"base": "pocket", "flags": ["norm"], "data": one.name, "seeds": [0]}, {}).on(one)
+    with pytest.raises(RequestError, match=r"not the images with which the study was started .* seed its generators"):
+        work_through(study, folder / "study", lambda _: other, Place("cpu"), NullCallbacks())
+    assert not (folder / "study").exists()
 
 
 def test_16_bit_transparent_and_turned_images_are_shown_as_viewers_show_them(folder: Path) -> None:

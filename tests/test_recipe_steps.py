@@ -18,15 +18,16 @@ import modernize
 from ablations.data.datasets import load
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig, load_recipe
-from ablations.reporting import read_report
+from ablations.reporting import first_order, read_report
 from ablations.studies.folder import open_folder, read_study
 from ablations.studies.load import load_study
 from ablations.studies.run import read_state
 from ablations.studies.schema import Study
 from ablations.studies.screen import resolved, signs_of_rows
-from ablations.studies.variants import read_settings, setting_text
+from ablations.studies.variants import Recipes, read_settings, setting_text
 from modernize import DesignError
 from modernize.yaml_file import parse_yaml
+from reports.row_summary import EVALUATION_ONLY
 
 STEPS: list[dict[str, Any]] = [
     *MINE["steps"][:2],
@@ -154,6 +155,66 @@ def test_a_follow_up_of_a_screen_trains_new_combinations_of_settings(tmp_path: P
     for row, signs in signs_of_rows(more).items():
         assert values(more, "mixup", "max_epochs")[row] == (0.8 if signs[0] > 0 else 0, 4 if signs[3] > 0 else 2)
     assert more.on(load("digits", tmp_path, 16)).recipes == more.recipes
+
+
+def test_a_recipe_has_one_name_in_whatever_order_its_settings_come() -> None:
+    """Sets have another order in every process: a study of orders could not be resumed, and had more recipes."""
+    keys = ["mixup", "label_smoothing", "weight_decay", "erasing"]
+    found = study("orders", flags={f"recipe.{key}": [0.25] for key in keys}, orders=8)
+    names = [row.recipe.split(",")[1:] for row in found.rows]
+    assert len(names) > 8 and names == [sorted(name, key=lambda one: keys.index(one[:-5])) for name in names]
+    recipes = Recipes("quick", {})
+    assert recipes.name({"mixup": 0.5, "erasing": 0.1}) == recipes.name({"erasing": 0.1, "mixup": 0.5})
+
+
+def test_a_folder_whose_recipes_are_named_in_another_order_resumes(tmp_path: Path) -> None:
+    """As an earlier version may have named those of a study of orders."""
+    new = study("orders", flags={"recipe.mixup": [0.8], "recipe.erasing": [0.1], "norm": ["ln"]}, orders=2)
+    last = next(row for row in new.rows if row.row == "on-111")
+    assert last.recipe == "quick,mixup=0.8,erasing=0.1"
+    other = "quick,erasing=0.1,mixup=0.8"
+    rows = [row.model_copy(update={"recipe": other}) if row is last else row for row in new.rows]
+    old = new.model_copy(update={"rows": rows, "recipes": new.recipes | {other: new.recipes[last.recipe]}})
+    data = load("digits", tmp_path, 16)
+    begun = open_folder(old.on(data), tmp_path / "study")
+    again = open_folder(new.on(data), tmp_path / "study")
+    assert [row.recipe for row in again.rows] == [row.recipe for row in begun.rows] and again.runs == begun.runs
+
+
+LONG = "a_recipe_whose_name_alone_is_nearly_a_line_long.yaml"
+
+
+def test_lists_name_a_long_recipe_by_what_it_changes_of_its_baselines(tmp_path: Path) -> None:
+    """And they say which rows train the same weights, and evaluate them otherwise."""
+    steps = [
+        {"name": "first"},
+        {"name": "mix", "recipe": {"mixup": 0.8, "label_smoothing": 0.1}},
+        {"name": "averaged", "recipe": {"ema_decay": 0.9, "evaluated_weights": "ema"}},
+        {"name": "wide", "flags": {"norm": "ln"}},
+    ]
+    path = written(tmp_path, MINE | {"steps": steps})
+    (tmp_path / LONG).write_text("{max_epochs: 1, batch_size: 32, learning_rate: 2e-3}")
+    asked = ("--base", path, "--data", "digits", "--seeds", "0", "--recipe", tmp_path / LONG)
+    lines = ablations_here("run", "roadmap", *asked, "--dry-run").stdout.splitlines()
+    told = {line.split()[0]: line.partition("  recipe ")[2] for line in lines if "-s0 " in line}
+    assert told.pop("first-s0").endswith(LONG)
+    assert told == {
+        "mix-s0": "of first, mixup=0.8, label_smoothing=0.1",
+        "averaged-s0": "of mix, ema_decay=0.9, evaluated_weights=ema",
+        "wide-s0": "of averaged",
+    }
+    (same,) = [line for line in lines if "same weights" in line]
+    assert same == "  averaged: trains the same weights as mix once more; only the evaluation differs"
+    assert set(TrainingConfig.model_fields) > EVALUATION_ONLY
+
+
+def test_the_first_of_several_orders_has_its_own_name(tmp_path: Path) -> None:
+    mine = written(tmp_path, MINE | {"source": "Somebody et al. 2025, ImageNet"})
+    nameless = written(tmp_path, {key: value for key, value in MINE.items() if key != "source"}, "nameless.yaml")
+    assert first_order(study("orders", base=mine, orders=2)) == "the order of Somebody et al. 2025"
+    assert first_order(study("orders", base=nameless, orders=2)) == "the roadmap's order"
+    assert first_order(study("orders", flags={"depthwise": ["on"], "kernel_size": [7]})) == "the paper's order"
+    assert first_order(study("orders", flags={"kernel_size": [7], "depthwise": ["on"]})) == "the given order"
 
 
 def test_two_rows_that_differ_in_the_recipe_are_compared_by_name(tmp_path: Path) -> None:

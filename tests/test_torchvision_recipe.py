@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import ablations_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,6 +46,7 @@ from ablations.recipes import TrainingConfig, load_recipe, without_newer
 from ablations.store import read_json
 from ablations.studies.evaluated_images import read_predictions
 from ablations.studies.load import load_study
+from ablations.studies.precision import describe_power
 from ablations.studies.run import RunConfig, execute
 from ablations.training.optimizer import (
     averaged_model,
@@ -180,6 +182,23 @@ def test_every_row_of_the_roadmap_is_the_sources(number: int) -> None:
     assert row.printed.top1 == top1 and math.isnan(row.printed.top1_std)
     assert row.label.lower() == label.replace("ResNet50", "ResNet-50").lower()
     assert row.design == modernize.design("resnet50") and row.adopted
+
+
+def test_rows_are_counted_at_the_resolution_of_evaluation() -> None:
+    """As in a study's results, and as torchvision counts its network, which trains at 176 px and infers at 224."""
+    for name in ("torchvision_recipe@fixres", "resnet50,recipe.image_size=176,recipe.evaluation_size=224"):
+        assert "4,089,184,256" in ablations_here("count", name).stdout
+    assert ablations_here("count", "--roadmap", "torchvision_recipe").stdout.count("4,089,184,256") == len(SOURCE)
+    assert "2,608,132,096" in ablations_here("count", "resnet50,recipe.image_size=176").stdout
+
+
+def test_a_plan_that_detects_little_says_how_many_seeds_detect_more() -> None:
+    """Each row has a recipe of its own, so that no two share their noise model."""
+    study = load_study("torchvision_recipe_small", {}, {})
+    told = describe_power(study)
+    assert told is not None and "with 3 seeds per row" in told
+    (more, size) = re.findall(r"; effects are rarely so large: (\d) seeds per row would detect ([\d.]+), or", told)[0]
+    assert int(more) == 4 and 3 < float(size) <= 5
 
 
 def test_the_roadmaps_of_recipes_end_at_the_shipped_ones() -> None:

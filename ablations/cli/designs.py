@@ -41,12 +41,11 @@ def show(
     num_classes: int | None,
 ) -> None:
     """Show the layers of a design, with parameters and MACs."""
-    from ablations.studies.variants import variant
+    from ablations.studies.variants import counted_at, variant
     from modernize.plan import compile_plan, trace
 
     one = variant(design)
-    resolution = image_size or one.settings.get("image_size")
-    size, channels, classes = image_settings(design, resolution, in_channels, num_classes)
+    size, channels, classes = image_settings(design, image_size or counted_at(one.settings), in_channels, num_classes)
     plan = compile_plan(one.design, channels, classes)
     steps = trace(plan, size)
     click.echo(shown(f"{design}, {channels}×{size.height}×{size.width}"))
@@ -96,7 +95,7 @@ def count(
     Give DESIGNs, or --roadmap for all its rows."""
     if bool(designs) == bool(roadmap_name):
         raise RequestError("count: give designs, such as `ablations count convnext_tiny`, or --roadmap NAME")
-    from ablations.studies.variants import check_roadmap, variant
+    from ablations.studies.variants import check_roadmap, counted_at, read_settings, variant
     from modernize.reference import check_reference, is_reference
     from modernize.roadmap import prints_costs, roadmap
 
@@ -111,14 +110,15 @@ def count(
     costs = []
     for name, one in parsed:
         design, own = (one, {}) if isinstance(one, str) else (one.design, one.settings)
-        size = image_size or own.get("image_size")
-        cost = count_cost(design, *image_settings(name, size, in_channels, num_classes))
+        images = image_settings(name, image_size or counted_at(own), in_channels, num_classes)
+        cost = count_cost(design, *images)
         costs.append(CostRow(name, name, cost.params, cost.macs))
     if steps:
         for row in steps.rows:
-            images = image_settings(steps, image_size or row.recipe.get("image_size"), in_channels, num_classes)
+            resolution = counted_at(read_settings(row.recipe))
+            images = image_settings(steps, image_size or resolution, in_channels, num_classes)
             cost = count_cost(row.design, *images)
-            printed = prints_costs(steps, images) or ("image_size" in row.recipe and image_size is None)
+            printed = prints_costs(steps, images) or (resolution is not None and image_size is None)
             beside = (row.printed.gflops, row.note) if printed else (None, "")
             costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *beside))
     source = steps.source if steps else THE_PAPER

@@ -79,7 +79,8 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         say(f"{study.name}: {text}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
-        pairs = [(name, recipe, session.study.recipes[name]) for name, recipe in study.recipes.items()]
+        opened = session.study.recipes  # under the names that the folder gives them
+        pairs = [(name, recipe, opened[name]) for name, recipe in study.recipes.items() if name in opened]
         newer = sorted(filter(None, {newer_settings(*pair) for _, *pair in pairs}))
         for older in (*newer, *filter(None, (older_batch(*pair) for pair in pairs))):
             say(f"{study.name}: {older}")

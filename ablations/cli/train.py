@@ -304,10 +304,11 @@ def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any])
 def _warnings(study: Study, datasets: dict[str, DataSet], tasks: int) -> list[str]:
     """Return each warning about the recipes of a study once, with the recipe's name if there are several."""
     from ablations.recipe_checks import unused
+    from ablations.studies.recipe_words import recipe_label
 
     warnings: dict[str, None] = {}
     for run in study.runs:
-        name = f"recipe {run.recipe_name}: " if len(study.recipes) > 1 else ""
+        name = f"recipe {recipe_label(study, run.recipe_name)}: " if len(study.recipes) > 1 else ""
         for warning in (*run.doubts(datasets[run.name], tasks), *unused(run.recipe)):
             warnings[f"{name}{warning}"] = None
     return list(warnings)

@@ -277,18 +277,23 @@ def _folder(data_dir: Path, wanted: Wanted) -> DataSet:
     """Read train/ and val/, one folder per class; resize each image's shorter side and crop its center."""
     size = wanted.size("folder")
     splits = class_folders("folder", data_dir)
-    train, test = (_read_folder(split, size, wanted.interpolation) for split in splits)
+    files = hashlib.sha256()
+    train, test = (_read_folder(split, size, wanted.interpolation, files) for split in splits)
     data = assemble("folder", train, test, splits[0].classes, data_dir)
-    return replace(data, account=account_for(*splits))
+    return replace(data, account=account_for(*splits), files_checksum=files.hexdigest())
 
 
-def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read the images of a split in torchvision's order: by class, folder and file name."""
+def _read_folder(
+    split: ClassFolders, size: int, interpolation: str, digest: hashlib._Hash
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images of a split in torchvision's order: by class, folder and file name; digest files and labels."""
     from torchvision.transforms import functional as transforms
 
     def opened(path: str) -> np.ndarray:
         try:
-            image = decoded(Path(path).read_bytes(), shown(path))
+            data = Path(path).read_bytes()
+            digest.update(hashlib.sha256(data).digest())
+            image = decoded(data, shown(path))
         except OSError as error:
             raise RequestError(f"dataset folder: {shown(path)}: {error.strerror}") from None
         except DamagedImageError as error:
@@ -305,7 +310,9 @@ def _read_folder(split: ClassFolders, size: int, interpolation: str) -> tuple[np
     images = np.empty((len(files), size, size, 3), np.uint8)
     for index, (path, _) in enumerate(files):
         images[index] = opened(f"{split.place}/{path}")
-    return images, np.array([label for _, label in files])
+    labels = np.array([label for _, label in files])
+    digest.update(labels.tobytes())
+    return images, labels
 
 
 # ---- ImageNet

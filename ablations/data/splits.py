@@ -88,6 +88,7 @@ class DataSet:
     `image_size` is the resolution in pixels that the network sees; images left in files are resized when read.
     `account` lists what a folder contains besides the images. `own_size` is the resolution of the images as they are
     stored; None if they differ. `origin` says which images are the training and the test split, if that is a choice.
+    `files_checksum` is one of the files, if `checksum` is of the images resized from them.
     """
 
     name: str
@@ -101,6 +102,7 @@ class DataSet:
     account: Account | None = None
     own_size: int | None = None
     origin: str = ""
+    files_checksum: str | None = None
 
     @property
     def notice(self) -> str | None:

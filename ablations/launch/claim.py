@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.errors import RequestError
 from ablations.launch.loggers import TensorBoard, WeightsAndBiases
 from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig, data_wanted, execute, finished, load_data, locked
 from ablations.studies.schema import Study
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import ALONE, Group
+from modernize.user_code import is_call
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
@@ -69,14 +71,30 @@ def take(
 def work_through(
     study: Study, folder: Path, load: Callable[[RunConfig], DataSet], place: Place, callbacks: Callbacks
 ) -> None:
-    """Take free runs until every run of the study has a result. Raises what `execute` does, Interrupted too."""
+    """Take free runs until every run of the study has a result. Raises what `execute` does, Interrupted too.
+
+    Raises RequestError if the data is not that of the study.
+    """
     from ablations.training.trainer import Interrupted
 
     def unfinished() -> list[RunConfig]:
         return [run for run in study.runs if not finished(run_folder(folder, run))]
 
+    def same_data(run: RunConfig) -> DataSet:
+        data = load(run)
+        alike = study.data != "folder" or data_wanted(run) == data_wanted(study.runs[0])  # else of another size
+        if alike and study.data_checksum not in ("", data.checksum):
+            remedy = (
+                "; its function must return the same at each call: seed its generators" if is_call(run.data) else ""
+            )
+            raise RequestError(
+                f"dataset {run.data}: not the images with which the study was started (checksum {data.checksum[:12]}, "
+                f"at the start {study.data_checksum[:12]}){remedy}"
+            )
+        return data
+
     while runs := place.group.by_main(unfinished):
-        trained = [take(run, run_folder(folder, run), load(run), place, callbacks, study.name) for run in runs]
+        trained = [take(run, run_folder(folder, run), same_data(run), place, callbacks, study.name) for run in runs]
         if not any(trained):
             if place.group.any(callbacks.stopping())[0]:
                 raise Interrupted

@@ -14,6 +14,7 @@ from ablations.progress import clock
 from ablations.studies.folder import planned, read_study, run_folder
 from ablations.studies.networks import build_network
 from ablations.studies.precision import describe_power
+from ablations.studies.recipe_words import recipe_of_each_row, rows_of_the_same_weights
 from ablations.studies.run import RunConfig, State, read_state
 from ablations.studies.schema import Study
 from ablations.studies.screen import describe_screen
@@ -37,17 +38,19 @@ def describe_runs(session: Session) -> list[str]:
     if study.weights is not None:
         lines.append(f"  all start from {study.weights}")
     width = max(len(run.name) for run in study.runs)
+    recipes = recipe_of_each_row(study)
     for run in study.runs:
         data = session.load(run)
         params, macs = run.cost(data)
         begun = "" if states[run.name].status == "left" else f"  {shown(states[run.name].status)}"
         lines.append(
             f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
-            f"{run.images(data):>11,} images  recipe {run.recipe_name}{begun}"
+            f"{run.images(data):>11,} images  recipe {recipes[run.row]}{begun}"
         )
     for row in study.rows:
         if row.same_as:
             lines.append(f"  {row.row}: the same design as {row.same_as}, trained once")
+    lines += [f"  {one}" for one in rows_of_the_same_weights(study)]
     if study.screen:
         lines += describe_screen(study)
     if (text := describe_power(study)) is not None:
@@ -133,12 +136,16 @@ def seconds_to_prepare(run: RunConfig, data: DataSet, machine: Machine) -> float
     feed = feeds(data.train, data.test, run.recipe.model_copy(update={"workers": 0}), torch.device("cpu")).train
     assert isinstance(feed, Items)
     indices = torch.arange(0, len(feed), max(len(feed) // SAMPLE, 1))[:SAMPLE]
-    batches = [MicroBatch(0, position, 0, indices) for position in range(2)]  # the first loads what is imported late
+    # the first loads what is imported late
+    batches = [MicroBatch(0, position, 0, indices) for position in range(1 + STEPS)]
     read = feed.training(batches, run.recipe, seed=0)
     next(read)
-    started = time.perf_counter()
-    next(read)
-    each = (time.perf_counter() - started) / len(indices)
+    times: list[float] = []
+    while len(times) < STEPS and sum(times) < SECONDS:
+        started = time.perf_counter()
+        next(read)
+        times.append(time.perf_counter() - started)
+    each = min(times) / len(indices)
     workers = machine.threads if run.recipe.workers is None else run.recipe.workers
     return each if machine.devices[0] == "cpu" else each / max(workers, 1)
 

@@ -190,7 +190,7 @@ def on_common_images(
         For each run its results on the common images. A run with other data than most, or of which it is not known
         which images it read although others read different ones, is left out.
     """
-    checksums = {run: result.get("data_checksum") for run, result in results.items()}
+    checksums = _checksums(results)
     usual = Counter(filter(None, checksums.values())).most_common(1)
     compared = {
         run: Compared(left_out=f"made with other data: checksum {checksum[:12]}, most runs {usual[0][0][:12]}")
@@ -202,6 +202,17 @@ def on_common_images(
         own = {run: Compared(tests[run].read, results[run].get("top1"), results[run].get("loss")) for run in rest}
         return compared | own
     return compared | _intersected({run: read(run) for run in rest})
+
+
+def _checksums(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the checksum of each run's data; of images that were resized from files, that of the files."""
+    files = {
+        result.get("data_checksum"): result["files_checksum"]
+        for result in results.values()
+        if "files_checksum" in result
+    }
+    found = {run: result.get("data_checksum") for run, result in results.items()}
+    return {run: files.get(checksum, checksum) for run, checksum in found.items()}
 
 
 def _same_images(tests: Sequence[EvaluatedImages]) -> bool:

@@ -17,6 +17,7 @@ from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
 from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
+from modernize.design import split_commas
 from modernize.yaml_file import as_yaml
 
 
@@ -79,6 +80,7 @@ def write_study(study: Study, folder: Path) -> None:
 
 def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
+    requested = _with_stored_names(requested, before)
     stored = before.recipes.values()
     recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
     recipes = {name: batch_as_begun(name, recipe, before, requested) for name, recipe in recipes.items()}
@@ -103,6 +105,28 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
         if last(row.row, seed) == newest
     )
     return extended(before, requested, looked)
+
+
+def _with_stored_names(requested: Study, before: Study) -> Study:
+    """Name recipes as the folder does: earlier versions wrote a recipe's changed settings in an order of chance."""
+    stored = {row.row: row for row in before.rows}
+    rows = []
+    for row in requested.rows:
+        one = stored.get(row.row, row)
+        same = one.recipe != row.recipe and _settings(one.recipe) == _settings(row.recipe)
+        rows.append(row.model_copy(update={"recipe": one.recipe, "same_as": one.same_as}) if same else row)
+    if rows == requested.rows:
+        return requested
+    named = {row.recipe: was.recipe for row, was in zip(rows, requested.rows, strict=True)}
+    recipes = {name: requested.recipes[was] for name, was in named.items()}
+    factors = {name: requested.factors[was] for name, was in named.items() if was in requested.factors}
+    return requested.model_copy(update={"rows": rows, "recipes": recipes, "factors": factors})
+
+
+def _settings(recipe: str) -> tuple[str, frozenset[str]]:
+    """Return a recipe's name and the settings that are written behind it."""
+    base, *settings = split_commas(recipe)
+    return base, frozenset(settings)
 
 
 def batch_as_begun(name: str, recipe: TrainingConfig, before: Study, requested: Study) -> TrainingConfig:

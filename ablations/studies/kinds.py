@@ -202,7 +202,7 @@ def walks(request: StudyFile, recipes: Recipes, orders: list[list[str]]) -> Iter
                 seen.add(on)
                 label = " + ".join(flag for flag in steps if flag in on) or request.base
                 label = label if len(on) < len(steps) else "all flags"
-                flags = {flag: steps[flag] for flag in on}
+                flags = {flag: value for flag, value in steps.items() if flag in on}
                 yield _row(recipes, set_name(list(steps), on), label, base.with_values(flags), None)
 
 

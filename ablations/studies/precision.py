@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ablations.errors import RunError
@@ -53,6 +54,14 @@ def describe_precision(study: Study) -> str | None:
     return f"{text}; {added} were added to {seeds - added}" if added else f"{text}; the present {seeds} are enough"
 
 
+def _seeds_to_detect(largest: float, seeds: int, detectable: Callable[[int], float]) -> str:
+    """Say how many seeds per row detect a difference of at most `largest` standard deviations."""
+    for more in range(seeds + 1, seeds + 4):
+        if (size := detectable(more)) <= largest:
+            return f"{more} seeds per row would detect {size:.1f}"
+    return f"add seeds; {more} per row would detect {size:.1f}"
+
+
 def describe_power(study: Study) -> str | None:
     """Describe, before any training, which difference the plan detects; None if it compares no rows."""
     rows = {row.row: row for row in study.rows}
@@ -84,5 +93,6 @@ def describe_power(study: Study) -> str | None:
         most = study.precision.max_seeds
         lines.append(f"{study.precision}: then as many more seeds as the spread of these needs, {most} per row at most")
     elif size > HOPELESS:
-        lines.append("this plan will find almost nothing: use three seeds or more, or --precision")
+        wanted = _seeds_to_detect(HOPELESS, seeds, lambda more: detectable_difference(more, np.array(pairs), groups))
+        lines.append(f"effects are rarely so large: {wanted}, or let --precision add them")
     return "; ".join(lines)

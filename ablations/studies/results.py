@@ -17,6 +17,7 @@ from ablations.errors import RequestError, one_line
 from ablations.store import read_log, write_bytes
 from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
 from ablations.studies.folder import is_published, read_study, run_folder, write_study
+from ablations.studies.recipe_words import recipe_label
 from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, retried, stage_numbers
@@ -167,7 +168,7 @@ def recorded_warnings(study: Study, folder: Path) -> list[str]:
     recipes: dict[str, dict[str, None]] = {}
     for run in study.runs:
         for warning in read_state(run_folder(folder, run)).result.get("warnings", ()):
-            recipes.setdefault(warning, {})[run.recipe_name] = None
+            recipes.setdefault(warning, {})[recipe_label(study, run.recipe_name)] = None
     return [f"Warning (recipe {', '.join(names)}): {warning}." for warning, names in recipes.items()]
 
 

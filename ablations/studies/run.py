@@ -229,6 +229,7 @@ def execute(
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"classes": list(data.classes)}
+    facts |= {"files_checksum": data.files_checksum} if data.files_checksum else {}
     facts |= {"code_sha256": config.code_sha256} if config.code_sha256 else {}
     facts |= {"note": config.note} if config.note else {}
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}

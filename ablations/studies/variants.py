@@ -74,6 +74,12 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
+def counted_at(settings: Mapping[str, Any]) -> int | None:
+    """Return the resolution for which settings have a network counted, as runs do; None if they choose none."""
+    size: int | None = settings.get("evaluation_size") or settings.get("image_size")
+    return size
+
+
 def read_value(key: str, value: Any) -> Any:
     """Return the value of a flag or of `recipe.KEY`; raises DesignError or RequestError."""
     if not key.startswith(RECIPE):
@@ -144,6 +150,7 @@ class Recipes:
     made: dict[str, TrainingConfig] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     _loaded: dict[str, TrainingConfig] = field(default_factory=dict)
+    _names: dict[tuple[str, frozenset[tuple[str, Any]]], str] = field(default_factory=dict)
 
     def load(self, name: str) -> TrainingConfig:
         """Load a named recipe; raises RequestError."""
@@ -169,7 +176,10 @@ class Recipes:
         return one.design.differences(base.design) | differs
 
     def name(self, settings: Mapping[str, Any], of: str | None = None) -> str:
-        """Return the name of a recipe with settings changed, and make it; settings that it has already are left out."""
+        """Return the name of a recipe with settings changed, and make it; settings that it has already are left out.
+
+        Settings in another order are the same recipe, under the name that it was given first.
+        """
         of = of or self.main
         if not settings:
             return of
@@ -177,7 +187,7 @@ class Recipes:
         changed = {key: value for key, value in settings.items() if value != getattr(recipe, key)}
         if not changed:
             return of
-        name = with_name(of, changed)
+        name = self._names.setdefault((of, frozenset(changed.items())), with_name(of, changed))
         self.made[name] = with_settings(recipe, changed, f"recipe {name}")
         if "max_epochs" in changed:
             self.factors[name] = changed["max_epochs"] / recipe.max_epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -78,8 +79,8 @@ def _without(word: str, row: str, runs: pd.DataFrame) -> str:
 
 
 @styled
-def worths(table: Table, measure: Measure, caption: str) -> Figure:
-    """Draw each flag's effect over orders with CI and range, and its effect in the paper's order."""
+def worths(table: Table, measure: Measure, caption: str, first: str = "in the paper's order") -> Figure:
+    """Draw each flag's effect over orders with CI and range, and its effect in the first order, which `first` names."""
     lines = []
     for record in table.frame.to_dict("records"):
         value, low, high, least, most, other = (
@@ -96,8 +97,8 @@ def worths(table: Table, measure: Measure, caption: str) -> Figure:
     if any(line.spread is not None for line in lines):
         handles.append(Line2D([], [], color=MUTED, linewidth=0.8, marker="|", label="min to max over orders"))
     if any(line.other is not None for line in lines):
-        handles.append(OTHER.handle())
-    headings = ("effect", "95% CI", "in the paper's order")
+        handles.append(replace(OTHER, meaning=first).handle())
+    headings = ("effect", "95% CI", first)
     words = Words(
         table.title,
         table.subtitle,

@@ -1,0 +1,44 @@
+"""How lists name the recipes of a study: briefly, by what a row changes of its baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ablations.studies.own_rows import network_of
+from ablations.studies.schema import Study
+from reports.row_summary import EVALUATION_ONLY, recipe_changes
+
+BRIEF = 40  # characters of a recipe's name that lists print
+
+
+def recipe_of_each_row(study: Study) -> dict[str, str]:
+    """Name the recipe of each row: in full if that is brief, else by its changes of the recipe of its baseline."""
+    rows = {row.row: row for row in study.rows}
+    words = {}
+    for row in study.rows:
+        words[row.row] = row.recipe
+        base = rows.get(row.compared_with or "")
+        changes = recipe_changes(row.recipe, base.recipe) if base is not None else None
+        if base is None or changes is None or len(row.recipe) <= BRIEF:
+            continue
+        brief = ", ".join([f"of {base.row}", *changes.values()])
+        words[row.row] = min(row.recipe, brief, key=len)
+    return words
+
+
+def recipe_label(study: Study, recipe: str) -> str:
+    """Name a recipe in a warning: in full if that is brief, else by the first row that it trains."""
+    first = next((row.row for row in study.rows if row.recipe == recipe), recipe)
+    return recipe if len(recipe) <= BRIEF else f"of row {first}"
+
+
+def rows_of_the_same_weights(study: Study) -> Iterator[str]:
+    """Yield a sentence for each row that trains the weights of its baseline, and evaluates them otherwise."""
+    rows = {row.row: row for row in study.rows}
+    for row in study.rows:
+        base = rows.get(row.compared_with or "")
+        if base is None or row.same_as or network_of(row) != network_of(base):
+            continue
+        changes = recipe_changes(row.recipe, base.recipe)
+        if changes and set(changes) <= EVALUATION_ONLY:
+            yield f"{row.row}: trains the same weights as {base.row} once more; only the evaluation differs"
