@@ -100,6 +100,9 @@ class TrainingConfig(BaseModel):
         default=None, description="factor of the learning rate per layer below the head; none: one rate for all"
     )
     schedule: Literal["cosine", "step"] = "cosine"
+    min_learning_rate: Number = Field(
+        default=0.0, ge=0, description="learning rate at the end of the cosine schedule, at any batch size"
+    )
     schedule_updates: Literal["step", "epoch"] = Field(default="step", description="when the learning rate changes")
     warmup_epochs: Number = Field(default=0.0, ge=0, le=1e6, description="epochs of linear warm-up")
     warmup_factor: BelowOne = Field(default=0.0, description="fraction of the peak learning rate that warm-up is from")
@@ -229,6 +232,12 @@ class TrainingConfig(BaseModel):
             raise ValueError("trivialaugment: randaugment is on too; set one of them to false or null")
         if self.ema_scaled and self.ema_warmup:
             raise ValueError("ema_scaled: ema_warmup is on too; set one of them to false")
+        if self.min_learning_rate and self.schedule != "cosine":
+            raise ValueError(f"min_learning_rate: only schedule=cosine uses it, and schedule is {self.schedule}")
+        if self.min_learning_rate > self.peak_learning_rate:
+            raise ValueError(
+                f"min_learning_rate={self.min_learning_rate:g}: the peak learning rate is {self.peak_learning_rate:g}"
+            )
         if self.repeated_augmentation > self.batch_size:
             raise ValueError(
                 f"repeated_augmentation={self.repeated_augmentation}: more copies than images in a batch; "

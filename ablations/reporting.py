@@ -25,6 +25,7 @@ from reports.paper_agreement import agreement_words
 from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables
+from reports.row_summary import describe_costs
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
@@ -112,11 +113,11 @@ def report_of(study: Study, folder: Path, results: pd.DataFrame, view: View = WH
     steps = named if study.kind == "roadmap" else None
     tables = report_tables(runs, title, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
-    notes = [*notes, *recorded_warnings(study, folder)]
+    notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
     classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
     notes += baseline_notes(runs)
     summary = summarise_study(title, runs, tables, study.measure, notes)
-    rows, labels = shown_rows(tables[-1], view), dict(zip(runs["row"], runs["label"], strict=True))
+    rows, labels = shown_rows(runs, tables, view), dict(zip(runs["row"], runs["label"], strict=True))
     tables = [select(table, rows, labels, reorder=table.name != "roadmap") for table in tables]
     classes = classes and select_classes(classes, rows)
     shown = [*class_plots(title, runs, classes)] if classes else []

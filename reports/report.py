@@ -14,13 +14,14 @@ from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.layout import NATURAL, Layout, laid_out
 from reports.orders_table import orders_table
+from reports.pair_tables import compares_pairs, pairs_table
 from reports.per_class import ClassResults
 from reports.roadmap_table import roadmap_table
 from reports.screen_tables import Factors, interactions_table, screen_table, screening_of
 from reports.statistics import Measure
 from reports.statistics.factorial import Factorial
 from reports.statistics.row_results import resolution
-from reports.study_tables import comparison_table, references_table
+from reports.study_tables import comparison_table, designs_table, references_table
 from reports.summary import StudySummary
 from reports.tables import Table
 
@@ -84,11 +85,12 @@ class Report:
     """What a report shows of a study.
 
     title       the study's name; it, labels, reasons and notes came from outside: escape them
-    kind        roadmap, one-in, one-out, sweep, grid, orders, recipes or screen
+    kind        its kind, as `ablations run` names it
     base        the design the study starts from, as the command line names it
     steps       the roadmap of that design, or that of ResNet-50 if it is on none
     runs        a line a row and seed, in the study's order, whatever became of its run: study, kind, roadmap (None
-                unless a roadmap), row, label, base (the row it is compared with, or None), run, seed, recipe, dataset,
+                unless a roadmap), row, label, base (the row it is compared with, or None;
+                of several, names with "; " between them), run, seed, recipe, dataset,
                 evaluate, status (done, failed, running, stopped, left, or not compared), reason, top1 (percent, as
                 loss on the test images that all runs read), ema_top1, note, loss, params, macs, image_size,
                 in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
@@ -173,4 +175,6 @@ def report_tables(
         compared = comparison_table(runs, None, measure)
         others = references_table(runs[runs["roadmap"].isna()], bench)
         return [replace(roadmap_table(runs, steps, bench), title=title), *([others] if others else []), compared]
+    if compares_pairs(runs):
+        return [designs_table(runs, bench, measure), pairs_table(runs, measure)]
     return [comparison_table(runs, bench, measure)]

@@ -15,8 +15,10 @@ from reports.marks import count_marks, row_mark_notes, row_marks
 from reports.predictions import describe_images, unread_note
 from reports.statistics import Summary, summarise
 from reports.statistics.row_results import account as describe_missing
+from reports.statistics.row_results import baselines
 from reports.statistics.values import known
 from reports.statuses import NOT_COMPARED, shown
+from reports.tables import amount, unit
 
 # The status of a row without a result is the first of its runs'.
 _STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
@@ -108,7 +110,8 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
     for name, runs in by_row.items():
         notes[name] = []
         if not _compares_recipes(runs):
-            notes[name] += _recipe_note(recipes[name], recipes.get(str(runs["base"].iloc[0]), ()), usual_recipe)
+            base, whose = _reference(runs, by_row)
+            notes[name] += recipe_note(recipes[name], recipes.get(base, ()), usual_recipe, whose)
         if images[name] and images[name] != usual_images:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
@@ -121,7 +124,15 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
     return notes
 
 
-def _recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str]) -> list[str]:
+def _reference(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
+    """Return a row's baseline, of several the first, and how a note says whose recipe that row has."""
+    bases = baselines(runs["base"].iloc[0])
+    if len(bases) < 2 or bases[0] not in by_row:
+        return "".join(bases), "the baseline's"
+    return bases[0], f"that of {by_row[bases[0]]['label'].iloc[0]}"
+
+
+def recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str], whose: str) -> list[str]:
     """Say with which recipe a row was trained if it is not the usual one, or what it changes of its baseline's."""
     if not mine or mine == (base or usual):
         return []
@@ -131,7 +142,7 @@ def _recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str])
     if not base:
         return []
     how = " in evaluation only, so that both train the same weights" if set(changed) <= EVALUATION_ONLY else ""
-    return [f"recipe differs from the baseline's{how}: {', '.join(changed.values())}"]
+    return [f"recipe differs from {whose}{how}: {', '.join(changed.values())}"]
 
 
 def recipe_changes(recipe: str, base: str) -> dict[str, str] | None:
@@ -153,12 +164,31 @@ def _parts(recipe: str) -> tuple[str, dict[str, str]]:
     return name, {key: value for key, _, value in (setting.partition("=") for setting in settings)}
 
 
+def describe_costs(runs: pd.DataFrame) -> str:
+    """Say how far the costs of designs that are compared lie apart; nothing of a study of another kind."""
+    if "kind" not in runs or runs["kind"].iloc[0] != "designs":
+        return ""
+    labels = runs.groupby("row", sort=False)["label"].first()
+    ranges = []
+    for column, name in (("macs", "MACs"), ("params", "parameters")):
+        counts = pd.to_numeric(runs[column]).dropna().groupby(runs["row"]).first()
+        if len(counts) < 2:
+            return ""
+        low, high = counts.min(), counts.max()
+        ends = (
+            f"{amount(end, unit([end]))} {unit([end])} ({labels[counts.index[counts == end]].iloc[0]})"
+            for end in (low, high)
+        )
+        ranges.append(
+            f"{name} from {' to '.join(ends)}, a factor of {high / low:.3g}" if low < high else f"equal {name}"
+        )
+    return f"Cost is not held equal between designs: {'; '.join(ranges)}."
+
+
 def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
     """Return the label of a row's baseline if the two share their runs, else nothing."""
-    if runs.empty or not isinstance(runs["base"].iloc[0], str):
-        return ""
-    base = by_row.get(runs["base"].iloc[0])
-    return str(base["label"].iloc[0]) if base is not None and set(runs["run"]) & set(base["run"]) else ""
+    bases = [by_row[base] for base in baselines(None if runs.empty else runs["base"].iloc[0]) if base in by_row]
+    return next((str(base["label"].iloc[0]) for base in bases if set(runs["run"]) & set(base["run"])), "")
 
 
 def facts(runs: pd.DataFrame) -> str:
@@ -190,6 +220,10 @@ def _recipe_words(runs: pd.DataFrame, recipes: Mapping[str, tuple[str, ...]]) ->
     if _compares_recipes(runs):
         return f"{len(recipes)} recipes"
     usual = _usual(recipes)
+    if "kind" in runs and (runs["kind"] == "designs").all():
+        named = dict.fromkeys(_parts(one)[0] for row in recipes.values() for one in row)
+        if len(named) > 1:
+            return f"recipes {', '.join(named)}"
     base = _parts(usual[0])[0] if usual else ""
     used = {one for row in recipes.values() for one in row if _parts(one)[0] == base}
     return f"recipe {', '.join(usual)}" if len(used) < 2 else f"recipe {base}, whose settings differ between rows"

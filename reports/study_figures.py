@@ -10,7 +10,10 @@ import pandas as pd
 
 from modernize.roadmap import Roadmap, Source
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
+from reports.kind_words import WORDS
 from reports.marks import row_marks
+from reports.pair_plots import pair_matrix_plot
+from reports.pair_tables import PAIRS
 from reports.paper_agreement import agreement_words
 from reports.report import Plot
 from reports.row_summary import facts, status_of
@@ -22,16 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from reports.figures.tradeoff import Cost
-
-_AXES = {
-    "roadmap": "from the previous adopted row",
-    "one-in": "from the base",
-    "one-out": "from the final design",
-    "sweep": "from the first value",
-    "grid": "from the first values",
-    "recipes": "from the first recipe",
-}
-_ORDERED = ("sweep", "grid")  # kinds whose rows have an order to keep
 
 
 def study_plots(
@@ -84,9 +77,11 @@ def _plots(
         yield from grid_plots(title, runs, grid, tables, measure)
     if any(column.name == "difference" for column in compared.columns):
         yield effects_plot(compared, runs, measure, as_listed)
+    if PAIRS in tables:
+        yield pair_matrix_plot(runs, compared, measure, rows)
     if steps is not None:
         yield from against_paper_plot(title, runs, tables["roadmap"], compared, measure, steps)
-    yield from tradeoff_plot(title, runs, compared, bench)
+    yield from tradeoff_plot(title, runs, tables.get("designs", compared), bench)
     yield from curves_plots(title, runs, curves, rows)
 
 
@@ -121,13 +116,16 @@ def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1", as
         f"Change in {words.change} with 95% CI. Verdicts and marks use p-values adjusted for all comparisons of the "
         "table; CIs are unadjusted. Rows without a verdict have gray marks."
     )
-    if kind not in _ORDERED and not as_listed:
+    if not WORDS[kind].ordered and not as_listed:
         table = _sorted(table, -words.sign)  # best first
 
     def draw() -> Figure:
         from reports.figures.effects import effects
 
-        return effects(table, runs, f"change in {words.change} {_AXES[kind]}", caption, words.digits)
+        compared = (
+            f"difference in {words.change}" if table.name == PAIRS else f"change in {words.change} {WORDS[kind].axis}"
+        )
+        return effects(table, runs, compared, caption, words.digits)
 
     return Plot(table.name, table.title, caption, table.frame, draw, measure)
 

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError
+from reports.kind_words import WORDS
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, account, facts, summarise_rows
+from reports.row_summary import RowSummary, account, describe_costs, facts, summarise_rows
 from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
 from reports.statistics.precision import describe_precision
-from reports.statistics.row_results import resolution
+from reports.statistics.row_results import baselines, resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
 from reports.statuses import shown
 from reports.tables import (
@@ -40,17 +41,6 @@ from reports.tables import (
 
 Line = Mapping[Any, Any]  # of `statistics.compare`
 
-_TITLES = {
-    "roadmap": "each step against the previous adopted one",
-    "one-in": "one flag at a time added to the base",
-    "one-out": "one flag at a time removed from the final design",
-    "sweep": "values of one flag against the first",
-    "grid": "combinations of values against the first",
-    "orders": "each set of flags along the orders",
-    "recipes": "one design under each recipe against the first",
-    "screen": "the combinations of flags that were trained",
-}
-
 
 def comparison_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:
     """Tabulate every row of a study: its cost, results, and difference from its baseline.
@@ -65,15 +55,18 @@ def comparison_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, meas
     """
     if runs.empty:
         raise ReportError("no runs to report")
+    words = WORDS[str(runs["kind"].iloc[0])]
+    title = f"{runs['study'].iloc[0]}: {words.title}"
+    return _table(_name(runs), title, words.subject, runs, compared_rows(runs, measure), bench, measure)
+
+
+def compared_rows(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Compare each row with its baselines; of the other measure there are differences without verdicts."""
     compared, other = (
         compare_over_looks(runs, pairs(runs), each, resolution=resolution(runs, each))
         for each in (measure, OTHER[measure])
     )
-    for name in ("difference", "low", "high"):
-        compared[f"{OTHER[measure]}_{name}"] = other[name]
-    kind = str(runs["kind"].iloc[0])
-    title = f"{runs['study'].iloc[0]}: {_TITLES[kind]}"
-    return _table(_name(runs), title, "row", runs, compared, bench, measure)
+    return compared.assign(**{f"{OTHER[measure]}_{name}": other[name] for name in ("difference", "low", "high")})
 
 
 def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> Table | None:
@@ -82,6 +75,12 @@ def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> T
         return None
     title = "Reference models, trained with the same recipe"
     return _table("references", title, "network", runs, compare(runs, []), bench)
+
+
+def designs_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:
+    """Tabulate cost and results of designs whose differences are in a table of pairs."""
+    title = f"{runs['study'].iloc[0]}: designs"
+    return _table("designs", title, "design", runs, compare(runs, []), bench, measure)
 
 
 def _table(
@@ -106,8 +105,9 @@ def _table(
         TOP1_LEGEND,
         EMA_LEGEND if averaged else "",
         SPEEDS_LEGEND if measured else "",
+        describe_costs(runs),
         legend(compared, measure),
-        *_about_looks(runs, compared, measure),
+        *about_looks(runs, compared, measure),
     ]
     return Table(
         name=name,
@@ -129,7 +129,7 @@ def _table(
     )
 
 
-def _about_looks(runs: pd.DataFrame, compared: pd.DataFrame, measure: Measure) -> list[str]:
+def about_looks(runs: pd.DataFrame, compared: pd.DataFrame, measure: Measure) -> list[str]:
     """Say what the verdicts' error rate covers, which precision was reached, and what the study can detect."""
     if compared["p"].isna().all():
         return []
@@ -143,8 +143,9 @@ def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     trained = dict(zip(rows["row"], rows["run"], strict=True)) if "run" in rows else {}
     return [
         (row, base)
-        for row, base in zip(rows["row"], rows["base"], strict=True)
-        if isinstance(base, str) and (row not in trained or trained[row] != trained.get(base))
+        for row, bases in zip(rows["row"], rows["base"], strict=True)
+        for base in baselines(bases)
+        if row not in trained or trained[row] != trained.get(base)
     ]
 
 
@@ -163,9 +164,7 @@ def verdict_words(line: Line) -> str:
 def _name(runs: pd.DataFrame) -> str:
     """The name of the table's files."""
     kind = str(runs["kind"].iloc[0])
-    names = {"roadmap": "steps", "sweep": f"sweep-{str(runs['row'].iloc[0]).partition('=')[0]}"}
-    names["screen"] = "screen-runs"
-    return names.get(kind, kind)
+    return f"sweep-{str(runs['row'].iloc[0]).partition('=')[0]}" if kind == "sweep" else WORDS[kind].table or kind
 
 
 def _columns(

@@ -34,6 +34,7 @@ _HEADINGS = {
     Verdict.INCONCLUSIVE: "Inconclusive",
     Verdict.NOT_TESTED: "Not tested",
 }
+_DESIGNS = {Verdict.BETTER: "Better", Verdict.WORSE: "Worse"}  # designs of a list were not made to help
 _UNITS: dict[Measure, str] = {"top1": "percentage points of top-1", "loss": "test loss (lower is better)"}
 ORDERS = "worths"  # the table of a study of orders, whose effects have no verdicts
 AVERAGED = "averaged over orders"
@@ -106,7 +107,7 @@ def summarise_study(
         title=title,
         facts=facts(runs),
         about=about if verdicts else _without_verdicts(table, runs, measure),
-        groups=tuple(_groups(findings, measure)),
+        groups=tuple(_groups(findings, measure, _DESIGNS if runs["kind"].eq("designs").any() else {})),
         notes=(*_interaction_notes(tables, measure), *power, *notes),
         figure=table.name if table else "",
         warnings=tuple(study_warnings(runs)),
@@ -191,7 +192,8 @@ def _number(value: Any) -> float:
     return float(value) if known(value) else math.nan
 
 
-def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
+def _groups(findings: Sequence[Finding], measure: Measure, words: Mapping[Verdict, str]) -> Iterator[Group]:
+    """Yield the findings of each verdict, under a heading of `words` if it has one."""
     if findings and findings[0].verdict == AVERAGED:
         shown = "; ".join(described(finding, measure) for finding in findings if known(finding.effect)) or "none yet"
         yield Group("averaged", "Effects averaged over orders, the best first", tuple(findings), shown)
@@ -203,7 +205,7 @@ def _groups(findings: Sequence[Finding], measure: Measure) -> Iterator[Group]:
             continue
         yield Group(
             heading.lower().replace(" ", "-"),
-            f"{heading} ({len(mine)} of {len(findings)})",
+            f"{words.get(verdict, heading)} ({len(mine)} of {len(findings)})",
             mine,
             _text(verdict, mine, measure),
         )

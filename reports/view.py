@@ -82,17 +82,18 @@ def with_labels(steps: Roadmap, view: View) -> Roadmap:
     return replace(steps, rows=rows, extras=extras)
 
 
-def shown_rows(compared: Table, view: View) -> list[str]:
-    """Return the rows to show, in order; `compared` is the study's table of differences."""
-    frame = compared.frame
-    rows = [str(row) for row in frame["row"]]
+def shown_rows(runs: pd.DataFrame, tables: Sequence[Table], view: View) -> list[str]:
+    """Return the rows to show, in order; the study's tables have what they are ordered by."""
+    rows = list(dict.fromkeys(map(str, runs["row"])))
     if len(view.order) == 1 and view.order[0] in ORDERS:
         column, largest_first = ORDERS[view.order[0]]
-        if column not in frame:
-            raise ReportError(f"--order: {view.order[0]!r} is not in this study, which compares no rows")
-        values = frame[column].map(str.casefold) if column == "label" else pd.to_numeric(frame[column])
-        places = values.reset_index(drop=True).sort_values(ascending=not largest_first, kind="stable").index
-        rows = [rows[place] for place in places]  # rows without a value come last
+        frames = (table.frame for table in reversed(tables) if {"row", column} <= set(table.frame))
+        frame = next((frame for frame in frames if frame["row"].is_unique), None)
+        if frame is None:
+            raise ReportError(f"--order: this study has no {view.order[0]} of each row")
+        values = frame.set_index("row")[column].reindex(rows)
+        values = values.map(str.casefold) if column == "label" else pd.to_numeric(values)
+        rows = [str(row) for row in values.sort_values(ascending=not largest_first, kind="stable").index]  # NaN last
     elif view.order:
         rows = [*view.order, *(row for row in rows if row not in view.order)]
     return [row for row in rows if not view.rows or row in view.rows]
@@ -106,27 +107,32 @@ def select(table: Table, rows: Sequence[str], labels: Mapping[str, str], reorder
     frame = table.frame
     if "row" not in frame or len(frame) != len(table.rows):
         return table
-    there = {str(row): place for place, row in enumerate(frame["row"])}
-    kept = [row for row in rows if row in there] if reorder else [row for row in there if row in rows]
-    places = [there[row] for row in kept]
+    names = list(map(str, frame["row"]))
+    listed = sorted(
+        range(len(names)), key=lambda place: rows.index(names[place]) if reorder and names[place] in rows else place
+    )
+    places = [place for place in listed if names[place] in rows]
+    if len(set(names)) < len(names):  # a table of pairs: both sides are shown
+        places = [place for place in places if frame["base"].iloc[place] in rows]
+    kept = [names[place] for place in places]
     notes, lines = list(table.notes), []
     bases = next((frame[name] for name in ("base", "before") if name in frame), None)
     for place in places:
         cells = table.rows[place]
         base = None if bases is None else bases.iloc[place]
-        if isinstance(base, str) and base and base not in kept:
+        if isinstance(base, str) and base and base not in rows:
             note = f"compared with {labels.get(base, base)}, which is not shown"
             notes += [note] if note not in notes else []
             cells = (replace(cells[0], marks=(*cells[0].marks, notes.index(note) + 1)), *cells[1:])
         lines.append(cells)
     used = list(dict.fromkeys(mark for cells in lines for cell in cells for mark in sorted(cell.marks)))
     number = {mark: place for place, mark in enumerate(used, start=1)}
-    part = f"Shown are {len(kept)} of {len(there)} rows; verdicts and adjusted p-values are those of the whole study."
+    part = f"Shown are {len(kept)} of {len(names)} rows; verdicts and adjusted p-values are those of the whole study."
     opens = [max((start for start in table.sections if start <= place), default=0) for place in places]
     in_order = places == sorted(places)
     return replace(
         table,
-        legend=" ".join(filter(None, [table.legend, part if len(kept) < len(there) else ""])),
+        legend=" ".join(filter(None, [table.legend, part if len(kept) < len(names) else ""])),
         rows=tuple(
             tuple(Cell(cell.text, tuple(sorted(number[mark] for mark in cell.marks))) for cell in cells)
             for cells in lines

@@ -33,7 +33,8 @@ def made_up_study(
     **changes: Any,
 ) -> Study:
     """A study's folder with a run folder for each run; `lines` of log each. `outcome` may set status and numbers."""
-    study = load_study(kind, {"base": "pocket", "data": "digits", "seeds": list(seeds), **changes}, {})
+    base = {} if kind == "designs" else {"base": "pocket"}
+    study = load_study(kind, {**base, "data": "digits", "seeds": list(seeds), **changes}, {})
     open_folder(study, folder)
     for run in study.runs:
         result = outcome(run)

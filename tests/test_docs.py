@@ -124,6 +124,8 @@ def workplace(tmp_path: Path, imagenet: Path, mydata: Path) -> Path:
     for code in (code for page in PYTHON.values() for code in page):
         if (named := re.match(r"# (\w+\.py)\n", code)) is not None:
             (tmp_path / named[1]).write_text(code)
+    for name, contents in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", "".join(TEXTS.values()), re.DOTALL):
+        (tmp_path / name).write_text(contents)
     for name, place in (("imagenet", imagenet), ("mydata", mydata), ("docs", HOME / "docs")):
         (tmp_path / name).symlink_to(place)
     return tmp_path

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 import modernize
@@ -101,10 +102,22 @@ def scheduled(scheduler: str, total: int, **values: Any) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize("least", [0.0, 1e-6, 0.1])
 @pytest.mark.parametrize(("warmup", "total"), [(0, 90), (7, 90), (0, 1), (3, 4)])
-def test_the_cosine_is_torchs(warmup: int, total: int) -> None:
-    found = rates(config(warmup_epochs=warmup / 10), 10, total)[warmup:]
-    assert found == pytest.approx(scheduled("CosineAnnealingLR", total - warmup, T_max=total - warmup), rel=1e-9)
+def test_the_cosine_is_torchs_and_timms(warmup: int, total: int, least: float) -> None:
+    found = rates(config(warmup_epochs=warmup / 10, min_learning_rate=least), 10, total)[warmup:]
+    steps = total - warmup
+    assert found == pytest.approx(scheduled("CosineAnnealingLR", steps, T_max=steps, eta_min=least), rel=1e-9)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    timms = CosineLRScheduler(optimizer, t_initial=steps, lr_min=least)
+    assert found == pytest.approx([timms._get_lr(step)[0] for step in range(steps)], rel=1e-9)
+
+
+def test_the_rate_at_the_end_must_be_below_the_peak_and_of_a_cosine() -> None:
+    with pytest.raises(ValueError, match=r"min_learning_rate=0\.5: the peak learning rate is 0\.4"):
+        config(min_learning_rate=0.5)
+    with pytest.raises(ValueError, match="min_learning_rate: only schedule=cosine uses it, and schedule is step"):
+        config(schedule="step", min_learning_rate=0.1)
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 40])

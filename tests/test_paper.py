@@ -137,7 +137,9 @@ def test_rows_that_are_left_out_change_no_verdict_and_no_p_value(report_of: Call
 def test_rows_come_in_the_order_asked_for(report_of: Callable[[str], Report]) -> None:
     compared = report_of("roadmap").tables[-1]
     for key, (column, largest_first) in ORDERS.items():
-        frame = compared.frame.set_index("row").loc[shown_rows(compared, View(order=(key,)))]
+        frame = compared.frame.set_index("row").loc[
+            shown_rows(report_of("roadmap").runs, [compared], View(order=(key,)))
+        ]
         values = frame[column].dropna()
         values = values.map(str.casefold) if column == "label" else values
         assert list(values) == sorted(values, reverse=largest_first), key

@@ -61,6 +61,7 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("no decay of biases and norms", "no_weight_decay", "biases_and_norms", "biases_and_norms", "biases_and_norms"),
     ("learning rate changes in each step", "schedule_updates", "step", "step", "step"),
     ("warm-up from 0", "warmup_factor", 0, 0, 0),
+    ("cosine to 0", "min_learning_rate", 0, 0, 0),
     ("evaluation: resolution", "evaluation_size", None, None, None),
     ("no TrivialAugment", "trivialaugment", False, False, False),
     ("random erasing: per-pixel noise", "erasing_fill", "noise", "noise", "noise"),

@@ -19,7 +19,7 @@ from ablations.data.datasets import load
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig, load_recipe
 from ablations.reporting import first_order, read_report
-from ablations.studies.folder import open_folder, read_study
+from ablations.studies.folder import differences, open_folder, read_study
 from ablations.studies.load import load_study
 from ablations.studies.run import read_state
 from ablations.studies.schema import Study
@@ -215,6 +215,11 @@ def test_the_first_of_several_orders_has_its_own_name(tmp_path: Path) -> None:
     assert first_order(study("orders", base=nameless, orders=2)) == "the roadmap's order"
     assert first_order(study("orders", flags={"depthwise": ["on"], "kernel_size": [7]})) == "the paper's order"
     assert first_order(study("orders", flags={"kernel_size": [7], "depthwise": ["on"]})) == "the given order"
+
+
+def test_a_folder_that_started_without_weights_names_those_that_are_new() -> None:
+    now = {"weights": {"source": "torchvision:resnet50", "sha256": "0" * 64, "notes": []}}
+    assert differences({"weights": None}, now) == ["weights was not set and is now torchvision:resnet50"]
 
 
 def test_two_rows_that_differ_in_the_recipe_are_compared_by_name(tmp_path: Path) -> None:

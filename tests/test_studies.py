@@ -83,6 +83,7 @@ VALID: dict[str, dict[str, Any]] = {
     "orders": {"kind": "orders", "base": "pocket", "flags": THREE, "orders": 4},
     "recipes": {"kind": "recipes", "base": "pocket"},
     "screen": {"kind": "screen", "base": "pocket", "flags": THREE},
+    "designs": {"kind": "designs", "designs": ["pocket", "pocket,norm=ln", "torchvision:resnet18"]},
 }
 
 
@@ -102,7 +103,8 @@ def written(folder: Path, contents: str | bytes | dict[Any, Any], name: str = "m
 
 def study(kind: str, changes: dict[str, Any] | None = None, settings: dict[str, str] | None = None) -> Study:
     """The study of a kind, as `ablations run KIND --base pocket …` has it."""
-    return load_study(kind, {"base": "pocket", **(changes or {})}, settings or {})
+    base = {} if kind == "designs" else {"base": "pocket"}
+    return load_study(kind, {**base, **(changes or {})}, settings or {})
 
 
 def flags_of(found: Study) -> dict[str, dict[str, Any]]:
@@ -111,7 +113,7 @@ def flags_of(found: Study) -> dict[str, dict[str, Any]]:
 
 
 def compared(found: Study) -> dict[str, str | None]:
-    return {row.row: row.compared_with for row in found.rows}
+    return {row.row: next(iter(row.baselines), None) for row in found.rows}
 
 
 def one_line(error: RequestError, name: str) -> str:
@@ -518,7 +520,7 @@ VALUES = (
     "ema",
     "bf16",
 )
-VALUES += ("[0.5,0.75]", "null")
+VALUES += ("[0.5,0.75]", "null", "1e-4")
 
 
 def changed_by_set(kind: str, key: str, changes: dict[str, Any]) -> dict[str, set[str]]:

@@ -193,6 +193,13 @@ def read_names(_: click.Context, option: click.Parameter, value: str | None) -> 
     return None if value is None else value.split(",")
 
 
+def read_designs(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """Parse --designs convnext_tiny,resnet50,norm=ln: flag=value belongs to the design before it."""
+    from ablations.studies.design_list import split_designs
+
+    return None if value is None else split_designs(value)
+
+
 def read_references(_: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
     """Parse --references torchvision:swin_t,my_models.py:net(width=8,norm=bn)."""
     from modernize.user_code import split_settings

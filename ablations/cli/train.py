@@ -14,6 +14,7 @@ from ablations.cli.options import (
     Location,
     Positive,
     checked_logs,
+    read_designs,
     read_flags,
     read_names,
     read_recipes,
@@ -115,6 +116,14 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     callback=read_flags,
     help="Flags or recipe.KEY settings to study. [default: all that differ between base and final design]",
 )
+@click.option(
+    "--designs", metavar="DESIGN,DESIGN,…", callback=read_designs, help="Designs to compare, in a study of designs."
+)
+@click.option(
+    "--compared-with",
+    metavar="DESIGN|all",
+    help="Design that the other designs are compared with; all compares every pair. [default: the first]",
+)
 @click.option("--orders", type=Integer(1), help="Number of random orders. [default: 10]")
 @click.option(
     "--resolution", type=click.Choice(["III", "IV", "V"]), help="Resolution of a screen's design. [default: IV]"
@@ -138,9 +147,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     metavar="NAME|FILE[,KEY=VALUE]…",
     help="Recipe of a roadmap's first row, if not the main one. [default: the study's]",
 )
-@click.option(
-    "--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, in a study of recipes."
-)
+@click.option("--recipes", metavar="RECIPE,RECIPE", callback=read_recipes, help="Recipes to compare, or for --designs.")
 @click.option("--seeds", metavar="0,1,2", callback=read_seeds, help="Seeds of every row; override the study's.")
 @click.option(
     "--precision",
@@ -219,6 +226,7 @@ def run(
     orders   the roadmap's steps in random orders
     screen   a fractional factorial over all flags
     recipes  one design under each recipe
+    designs  a list of designs, each compared with the first or with all
 
     On the CPU, runs are trained in parallel, one per core with one thread each. Under torchrun, all processes train
     each run together. With --cluster, each run is a job.

@@ -191,6 +191,8 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, dict):  # of weights, the rest follows from the file
+        value = value.get("source") or ", ".join(f"{key}={one}" for key, one in value.items())
     text = "not set" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 

@@ -11,6 +11,7 @@ from typing import Any
 from ablations.errors import RequestError
 from ablations.recipe_checks import refuse_contradictions
 from ablations.recipes import check, read_yaml, shipped
+from ablations.studies.design_list import baseline_of, design_rows, stored_list
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
@@ -31,21 +32,22 @@ from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
 from ablations.studies.variants import Recipes, shared
 from modernize.design import DesignError, is_file, nearest
-from modernize.reference import check_reference, shown_reference
+from modernize.reference import check_reference, is_reference, shown_reference
 from modernize.roadmap import roadmap_of
 
 _STORED = "study.yaml"  # of a folder
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
 # The keys that each kind reads, besides those of every study.
 _READS: dict[str, tuple[str, ...]] = {
-    "roadmap": ("recipe", "original_recipe", "extras", "measure"),
-    "one-in": ("recipe", "end", "flags", "measure"),
-    "one-out": ("recipe", "end", "flags", "measure"),
-    "sweep": ("recipe", "flags", "measure"),
-    "grid": ("recipe", "flags", "measure"),
-    "orders": ("recipe", "end", "flags", "orders", "orders_seed", "measure"),
-    "recipes": ("recipes", "measure"),
-    "screen": ("recipe", "end", "flags", "resolution", "runs", "max_cost", "measure"),
+    "roadmap": ("base", "recipe", "original_recipe", "extras", "measure"),
+    "one-in": ("base", "recipe", "end", "flags", "measure"),
+    "one-out": ("base", "recipe", "end", "flags", "measure"),
+    "sweep": ("base", "recipe", "flags", "measure"),
+    "grid": ("base", "recipe", "flags", "measure"),
+    "orders": ("base", "recipe", "end", "flags", "orders", "orders_seed", "measure"),
+    "recipes": ("base", "recipes", "measure"),
+    "screen": ("base", "recipe", "end", "flags", "resolution", "runs", "max_cost", "measure"),
+    "designs": ("designs", "compared_with", "recipe", "recipes", "measure"),
 }
 
 
@@ -87,8 +89,10 @@ def _requested(name: str, values: Mapping[str, Any], settings: Mapping[str, str]
     """Check the keys of a study file and resolve its study."""
     request = check(StudyFile, values, place)
     for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
-        if key not in _READS[request.kind] and getattr(request, key) is not None:
+        if key not in _READS[request.kind] and getattr(request, key) not in (None, ""):
             raise RequestError(f'{place}: {key}: not supported by "{request.kind}" studies')
+    if "base" in _READS[request.kind] and "base" not in request.model_fields_set:
+        raise RequestError(f"{place}: base is missing")
     try:
         return _resolve(name, request, settings)
     except (RequestError, DesignError) as error:
@@ -105,12 +109,14 @@ def _asked(request: StudyFile, settings: Mapping[str, str]) -> Asked:
         values["base"] = check_reference(request.base)
     if request.references:
         values["references"] = [check_reference(name) for name in request.references]
+    if request.kind == "designs":
+        values |= stored_list(request)
     return Asked(file=values, set=dict(settings))
 
 
 # Options that may accompany a folder's path, and those that add to its rows.
 _REOPENED = ("seeds", "precision", "max_seeds", "cluster", "weights")
-_GROWING = ("flags", "recipes", "references", "extras", "orders")
+_GROWING = ("flags", "recipes", "references", "extras", "orders", "designs")
 _ANEW = ("data", "evaluate", "measure", "budget")  # further ones, if its study.yaml is begun anew elsewhere
 
 
@@ -232,28 +238,31 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
         raise RequestError(f"data: {error}") from None
     if request.budget is not None:
         read_budget(request.budget)
-    found = Recipes(main_recipe(request), settings, request.kind)
+    compared = "recipes" if request.recipes else request.kind
+    found = Recipes(main_recipe(request), settings, compared)
     orders = list(sample_orders(request, found)) if request.kind == "orders" and not is_own(request) else []
     screen, designs = _designs(request, found, orders)
     rows = _once(itertools.chain(designs, reference_rows(request)))
+    _refuse_twice(rows)
     precision, seeds = _precision(request, rows)
     long = [row.row for row in rows if len(row.row) > _LONGEST]
     if long:
         raise RequestError(f"row {long[0][:40]}…: too long for a folder name; max. {_LONGEST} characters")
     names = dict.fromkeys(row.recipe for row in rows)
-    alone = [key for key in settings if not shared(key, request.kind)]
-    if request.kind == "recipes" and alone:
+    alone = [key for key in settings if not shared(key, compared)]
+    if compared == "recipes" and alone:
         raise RequestError(
             f"--set {alone[0]}: this study compares recipes; set it within one, as in quick,{alone[0]}=…"
         )
     recipes = {used: found.made[used] if used in found.made else found.load(used) for used in names}
     for used, recipe in recipes.items():
         refuse_contradictions(recipe, f"recipe {used}")
+    base = baseline_of(request) if request.kind == "designs" else _shown(request.base)
     return Study(
         name=name,
         kind=request.kind,
-        base=shown_reference(request.base) if is_own(request) else request.base,
-        roadmap=_contents(request.base),
+        base=base,
+        roadmap=_contents(base),
         data=request.data,
         evaluate=request.evaluate,
         measure=request.measure or "top1",
@@ -271,6 +280,10 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
     )
 
 
+def _shown(base: str) -> str:
+    return shown_reference(base) if is_reference(base) else base
+
+
 def _contents(base: str) -> dict[str, Any] | None:
     """Return the contents of the roadmap's file at the base, which may change later; None if there is no such file."""
     steps = roadmap_of(base)
@@ -285,7 +298,17 @@ def _designs(request: StudyFile, recipes: Recipes, orders: list[list[str]]) -> t
         from ablations.studies.screen import screen_of
 
         return screen_of(request, recipes)
+    if request.kind == "designs":
+        return None, design_rows(request, recipes)
     return None, walks(request, recipes, orders) if request.kind == "orders" else ROWS[request.kind](request, recipes)
+
+
+def _refuse_twice(rows: list[StudyRow]) -> None:
+    """Raise RequestError if a reference model beside the rows is one of them."""
+    names = [row.row for row in rows]
+    for row in rows:
+        if names.count(row.row) > 1:
+            raise RequestError(f"references: {row.label} is a row of the study already; leave it out")
 
 
 def _once(rows: Iterator[StudyRow]) -> list[StudyRow]:

@@ -77,7 +77,7 @@ def network_of(row: StudyRow) -> str:
 
 def studied_settings(study: Study) -> dict[str, dict[str, str]]:
     """Return the settings, as text, of each row that a function's arguments make: not of rows beside them."""
-    compared = {row.compared_with for row in study.rows} - {None}
+    compared = {base for row in study.rows for base in row.baselines}
     return {
         row.row: {key: shown_value(value) for key, value in settings_of(row.reference).items()}
         | setting_texts(row.settings)

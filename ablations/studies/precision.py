@@ -67,9 +67,9 @@ def describe_power(study: Study) -> str | None:
     rows = {row.row: row for row in study.rows}
     distinct = {row.row: place for place, row in enumerate(row for row in study.rows if row.same_as is None)}
     pairs = [
-        (distinct[row.same_as or row.row], distinct[rows[row.compared_with].same_as or row.compared_with])
+        (distinct[row.same_as or row.row], distinct[rows[base].same_as or base])
         for row in study.rows
-        if row.compared_with is not None
+        for base in row.baselines
     ]
     pairs = [pair for pair in pairs if pair[0] != pair[1]]
     if not pairs:

@@ -17,7 +17,7 @@ def recipe_of_each_row(study: Study) -> dict[str, str]:
     words = {}
     for row in study.rows:
         words[row.row] = row.recipe
-        base = rows.get(row.compared_with or "")
+        base = rows.get(next(iter(row.baselines), ""))
         changes = recipe_changes(row.recipe, base.recipe) if base is not None else None
         if base is None or changes is None or len(row.recipe) <= BRIEF:
             continue
@@ -36,9 +36,10 @@ def rows_of_the_same_weights(study: Study) -> Iterator[str]:
     """Yield a sentence for each row that trains the weights of its baseline, and evaluates them otherwise."""
     rows = {row.row: row for row in study.rows}
     for row in study.rows:
-        base = rows.get(row.compared_with or "")
-        if base is None or row.same_as or network_of(row) != network_of(base):
-            continue
-        changes = recipe_changes(row.recipe, base.recipe)
-        if changes and set(changes) <= EVALUATION_ONLY:
-            yield f"{row.row}: trains the same weights as {base.row} once more; only the evaluation differs"
+        for base in map(rows.__getitem__, row.baselines):
+            if row.same_as or network_of(row) != network_of(base):
+                continue
+            changes = recipe_changes(row.recipe, base.recipe)
+            if changes and set(changes) <= EVALUATION_ONLY:
+                yield f"{row.row}: trains the same weights as {base.row} once more; only the evaluation differs"
+                break

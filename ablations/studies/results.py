@@ -22,6 +22,7 @@ from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, retried, stage_numbers
 from reports.predictions import Predicted
+from reports.statistics.row_results import BETWEEN
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -51,7 +52,7 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "roadmap": study.base if study.kind == "roadmap" and row.reference is None else None,
                     "row": row.row,
                     "label": row.label,
-                    "base": row.compared_with,
+                    "base": BETWEEN.join(row.baselines) or None,
                     "run": run.name,
                     "seed": seed,
                     "stage": stage,

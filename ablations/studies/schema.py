@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ablations.errors import RequestError
 from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
@@ -22,11 +22,26 @@ if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
 
 
-Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen"]
+Kind = Literal["roadmap", "one-in", "one-out", "sweep", "grid", "orders", "recipes", "screen", "designs"]
 KINDS: tuple[str, ...] = get_args(Kind)
 Measure = Literal["top1", "loss"]
 Resolution = Literal["III", "IV", "V"]
 MAX_SEEDS = 20  # of a study that asks for precision, unless it sets another limit
+
+
+class ListedDesign(BaseModel):
+    """A design of a list, with the name and the label of its row; in a list of names, its name alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    design: str = Field(description="its name, torchvision:NAME, timm:NAME, or FILE.py:FUNCTION")
+    name: str | None = Field(default=None, min_length=1, description="name of its row and folders; none: its own")
+    label: str | None = Field(default=None, min_length=1, description="its label in tables; none: its own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, listed: Any) -> Any:
+        return {"design": listed} if isinstance(listed, str) else listed
 
 
 class StudyFile(BaseModel):
@@ -36,8 +51,11 @@ class StudyFile(BaseModel):
 
     kind: Kind
     base: str = Field(
-        description="starting design, or FILE.py:FUNCTION; for a roadmap its name, with flags for another size"
+        default="",
+        description="starting design, or FILE.py:FUNCTION; for a roadmap its name, with flags for another size",
     )
+    designs: list[ListedDesign] | None = Field(default=None, description="designs to compare, for kind designs")
+    compared_with: str | None = Field(default=None, description="one of designs, or all; none: the first")
     end: str | None = Field(default=None, description="final design; none: the last row of base's roadmap")
     flags: list[str] | dict[str, list[Any]] | None = Field(default=None, description="flags to study, or their values")
     orders: Whole | None = Field(default=None, ge=1, le=10_000, description="number of random orders; none: 10")
@@ -52,7 +70,7 @@ class StudyFile(BaseModel):
     extras: list[str] | None = Field(
         default=None, min_length=1, description="further rows of a roadmap: names in its extras"
     )
-    recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, for kind recipes")
+    recipes: list[str] | None = Field(default=None, min_length=2, description="recipes to compare, or for designs")
     data: str = "fashion_mnist"
     evaluate: Literal["test", "validation"] = "test"
     measure: Measure | None = Field(default=None, description="what verdicts are about: top1 or loss; none: top1")
@@ -122,8 +140,13 @@ class StudyRow(BaseModel):
     code_sha256: str | None = Field(default=None, description="checksum of the user's files of the reference model")
     recipe: str
     settings: dict[str, Any] = {}
-    compared_with: str | None = None
+    compared_with: str | list[str] | None = None
     same_as: str | None = None
+
+    @property
+    def baselines(self) -> list[str]:
+        """Return the rows that it is compared with."""
+        return [self.compared_with] if isinstance(self.compared_with, str) else self.compared_with or []
 
 
 class FollowUp(BaseModel):

@@ -108,7 +108,7 @@ def update_average(
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to 0 or step schedule.
+    """Return the learning rate of a step, counted from 0: linear warm-up, then a cosine or steps.
 
     Warm-up from 0 has its first step above 0. If the rate changes once per epoch, each step has that of its epoch's
     first.
@@ -123,7 +123,8 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total
         return peak * (step + 1) / warmup
     if config.schedule == "cosine":
         progress = (step - warmup) / max(total_steps - warmup, 1)
-        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+        least = config.min_learning_rate
+        return least + (peak - least) * 0.5 * (1 + math.cos(math.pi * progress))
     assert config.step_epochs is not None and config.step_factor is not None
     drops = int(step / (config.step_epochs * steps_per_epoch) + 1e-9)  # 3 / (0.2 * 3) is 4.99…
     return peak * config.step_factor**drops

@@ -32,6 +32,7 @@ from reports.figures.style import (
     wrap,
 )
 from reports.layout import given_width, margin
+from reports.statistics.row_results import baselines
 from reports.statuses import NOT_COMPARED
 
 POINTS = 150  # of a curve, at most; of a longer log the means of as many stretches
@@ -168,10 +169,10 @@ def _curves(curves: pd.DataFrame, runs: pd.DataFrame, column: str) -> dict[str, 
         log = logged.get(row, curves.head(0))
         seeds = log.pivot_table(index="images", columns="seed", values=column, sort=True)
         statuses = dict(zip(group["seed"].astype(int), group["status"], strict=True))
-        base = group["base"].iloc[0]
+        bases = baselines(group["base"].iloc[0])
         remark = _remark(list(statuses.values()), logged=not log.empty)
         by_row[str(row)] = _Curve(
-            str(group["label"].iloc[0]), base if isinstance(base, str) else None, remark, _thinned(seeds), statuses
+            str(group["label"].iloc[0]), bases[0] if len(bases) == 1 else None, remark, _thinned(seeds), statuses
         )
     return by_row
 

@@ -15,7 +15,7 @@ from reports.statistics.compare import fit_rows
 from reports.statistics.contrasts import contrasts
 from reports.statistics.measures import Measure
 from reports.statistics.noise import Noise
-from reports.statistics.row_results import gather, resolution
+from reports.statistics.row_results import baselines, gather, resolution
 from reports.statistics.sequential import PRECISION, gives_variance, last_added
 
 LEVEL = 0.95
@@ -56,7 +56,8 @@ def seeds_needed(runs: pd.DataFrame, half_width: float, measure: Measure = "top1
     places = {row.name: place for place, row in enumerate(results) if noise.known[place]}
     pairs = [
         (places[rows[row].source], places[rows[base].source])
-        for row, base in runs[["row", "base"]].drop_duplicates().itertuples(index=False)
+        for row, bases in runs[["row", "base"]].drop_duplicates().itertuples(index=False)
+        for base in baselines(bases)
         if base in rows and {rows[row].source, rows[base].source} <= set(places)
         if not rows[row].reason and not rows[base].reason and rows[row].source != rows[base].source
     ]

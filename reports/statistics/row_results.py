@@ -14,6 +14,13 @@ from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 from reports.statuses import NOT_COMPARED, shown
 
+BETWEEN = "; "  # the names of several baselines, in a study's frame
+
+
+def baselines(base: object) -> list[str]:
+    """The rows that a row is compared with, from the column `base` of a study's frame."""
+    return base.split(BETWEEN) if isinstance(base, str) else []
+
 
 @dataclass(frozen=True)
 class RowResults:
