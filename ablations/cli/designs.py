@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@with_options("debug")
+@with_options("plugin", "debug")
 def flags() -> None:
     """List the design flags, with their values in two models."""
     from modernize.design import FLAGS, text
@@ -32,7 +32,7 @@ def flags() -> None:
 
 @click.command()
 @click.argument("design")
-@with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
+@with_options("diagram", "image_size", "in_channels", "num_classes", "plugin", "debug")
 def show(
     design: str,
     diagram: Path | None,
@@ -81,7 +81,7 @@ def _write_diagram(path: Path, svg: str) -> None:
     help="Count all rows of a roadmap: resnet50, resnet200, pocket, or a YAML file.",
 )
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
-@with_options("image_size", "in_channels", "num_classes", "debug")
+@with_options("image_size", "in_channels", "num_classes", "plugin", "debug")
 def count(
     designs: tuple[str, ...],
     roadmap_name: str | None,
@@ -135,7 +135,7 @@ def count(
     metavar="FOLDER",
     help="Study folder: also compare the two designs' results in it.",
 )
-@with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
+@with_options("diagram", "image_size", "in_channels", "num_classes", "plugin", "debug")
 def compare(
     before: str,
     after: str,
@@ -150,7 +150,8 @@ def compare(
     Both are counted for the same images: those of A's roadmap, unless overridden. The accuracy comes from --results.
     """
     from ablations.studies.variants import Variant, setting_texts, variant
-    from modernize.plan import Plan, compile_plan, trace
+    from modernize.layers import Plan
+    from modernize.plan import compile_plan, trace
 
     size, channels, classes = image_settings(before, image_size, in_channels, num_classes)
     ones = [variant(name) for name in (before, after)]
