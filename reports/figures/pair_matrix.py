@@ -80,8 +80,8 @@ def _diagonal(board: Axes, row: RowSummary, cell: tuple[float, float, float, flo
         (f"{result.mean:.{digits}f}", mean_sd(result.mean, result.sd, digits))[wide >= _WIDE] if result.seeds else ""
     )
     board.text(
-        x + wide / 2, y + tall / 2, there or absence(row.status), size=min(_SIZE - 1, 17 * wide), weight="bold", ha="center",
-        va="center", color=INK if there else MUTED,
+        x + wide / 2, y + tall / 2, there or absence(row.status), size=min(_SIZE - 1, 17 * wide), weight="bold",
+        ha="center", va="center", color=INK if there else MUTED,
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def _difference(
     sure = line["verdict"] in (Verdict.BETTER, Verdict.WORSE)
     box = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1.0}} if "hatch" in looks else {}
     board.text(
-        x + wide / 2, y + tall * (0.36 if interval else 0.5), signed_number(value, digits), size=min(_SIZE, 19 * wide), ha="center",
-        va="center", weight="bold" if sure else "normal", **box,
+        x + wide / 2, y + tall * (0.36 if interval else 0.5), signed_number(value, digits),
+        size=min(_SIZE, 19 * wide), ha="center", va="center", weight="bold" if sure else "normal", **box,
     )  # fmt: skip
     board.text(x + wide / 2, y + tall * 0.73, interval, size=_SMALL, ha="center", va="center", color=INK)

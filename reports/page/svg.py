@@ -78,7 +78,7 @@ def _mark(plot: Plot, match: re.Match[str]) -> str:
 def described(plot: Plot, place: int) -> str:
     """Describe a line of a plot's frame: its label and known numbers; for a log, each seed's last line."""
     line = {str(name): value for name, value in plot.frame.loc[place].items()}
-    if "images" in line:
+    if {"images", "loss"} <= set(line):
         own = plot.frame[plot.frame["row"] == line["row"]].drop_duplicates("seed", keep="last")
         seeds = [
             f"seed {seed} after {images:,.0f} images: loss {loss:.3f}, top-1 {top1:.2f}%"
