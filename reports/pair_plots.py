@@ -26,6 +26,8 @@ def pair_matrix_plot(
         "unadjusted 95% CI. Colors are verdicts, whose p-values are adjusted for all pairs. Diagonal: mean ± standard "
         "deviation over seeds."
     )
+    rows = runs["row"].nunique()
+    caption += " Two designs without a cell are not compared." if len(table.rows) < rows * (rows - 1) // 2 else ""
 
     def draw() -> Figure:
         from reports.figures.pair_matrix import pair_matrix
