@@ -12,6 +12,7 @@ import pandas as pd
 from modernize.roadmap import Roadmap
 from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
+from reports.layout import NATURAL, Layout, laid_out
 from reports.orders_table import orders_table
 from reports.pair_tables import compares_pairs, pairs_table
 from reports.per_class import ClassResults
@@ -43,7 +44,7 @@ class Plot:
 
     `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
     mark, NaN where there is none; its means, differences and effects are those of `measure`. `details` say what was
-    done, in the metadata of files. The figure is drawn when it is first asked for.
+    done, in the metadata of files. The figure is drawn when it is first asked for, in its layout.
     """
 
     name: str
@@ -53,12 +54,13 @@ class Plot:
     draw: Callable[[], Figure]
     measure: Measure = "top1"
     words: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout = NATURAL
     details: str = ""
 
     @cached_property
     def figure(self) -> Figure:
         """The figure, drawn."""
-        with drawing(self.name):
+        with drawing(self.name), laid_out(self.layout):
             return self.draw()
 
     def encoded(self, suffix: str) -> bytes:
@@ -66,9 +68,9 @@ class Plot:
         if suffix == "svg":
             return self.svg
         with drawing(self.name):
-            from reports.figures.style import encode
+            from reports.figures.style import FINE, encode
 
-            return encode(self.figure, suffix, self.title, self.details)
+            return encode(self.figure, suffix, FINE if self.layout.width else None, self.title, self.details)
 
     @cached_property
     def svg(self) -> bytes:
@@ -76,17 +78,7 @@ class Plot:
         with drawing(self.name):
             from reports.figures.style import encode
 
-            return encode(self.figure, "svg", self.title, self.details)
-
-    @cached_property
-    def svg_without_words(self) -> bytes:
-        """The SVG without title, header and caption, for a page that has them as text."""
-        with drawing(self.name):
-            from reports.figures.style import encode, without_words
-
-            with without_words():
-                figure = self.draw()
-            return encode(figure, "svg")
+            return encode(self.figure, "svg", title=self.title, details=self.details)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +109,7 @@ class Report:
     unfinished  the lines of `runs` that are not done: row, label, seed, status, reason
     classes     the results per class; None where no run's predictions are there
     per_class   the tables of these results
+    layout      how tables are laid out; the plots have their own
     """
 
     title: str
@@ -134,6 +127,7 @@ class Report:
     unfinished: pd.DataFrame
     classes: ClassResults | None = None
     per_class: tuple[Table, ...] = ()
+    layout: Layout = NATURAL
 
     @property
     def every_table(self) -> tuple[Table, ...]:

@@ -20,7 +20,7 @@ from scipy import stats
 from ablations.reporting import read_report
 from modernize import Design, compile_plan, roadmap, trace
 from reports import diagrams
-from reports.figures.style import without_words
+from reports.layout import Layout, laid_out
 from reports.page import as_json, explorer, heading, page, signed_word
 from reports.page import rows as rows_of
 from reports.page.tables import page_tables
@@ -132,11 +132,11 @@ def test_a_roadmaps_two_tables_are_one_with_every_number_and_note_of_both(report
 def test_titles_and_captions_are_on_the_page_once(report: Report, text: str) -> None:
     for plot in report.plots:
         assert text.count(str(escape(plot.caption))) == 1
-        with without_words():
+        with laid_out(Layout(heading=False)):
             drawn = " ".join(words.get_text() for words in plot.draw().texts)
         assert plot.title not in drawn and " ".join(plot.caption.split()[:4]) not in drawn
     table = next(table for table in report.tables if table.name == "roadmap")
-    with without_words():
+    with laid_out(Layout(heading=False)):
         drawn = " ".join(words.get_text() for words in trajectory_plot(table, report.steps.source).draw().texts)
     assert " ".join(table.notes[0].split()[:4]) in drawn  # footnotes of marks stay with these
 

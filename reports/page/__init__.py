@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from reports import diagrams
 from reports.header import facts
+from reports.layout import Layout
 from reports.page.explorer import explorer_data
 from reports.page.rows import row_data
 from reports.page.svg import inline
@@ -24,7 +26,8 @@ _HERE = files("reports.page")
 
 def page(report: Report) -> str:
     """Render the page. The template escapes all text of the study."""
-    figures = [(plot, inline(plot)) for plot in report.plots]
+    bare = Layout(heading=False)  # the page has title and caption as text
+    figures = [(plot, inline(replace(plot, layout=bare))) for plot in report.plots]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
