@@ -12,8 +12,10 @@ from ablations.errors import RequestError, RunError, writing
 
 
 @click.command()
-@click.argument("folder", type=Location())
-@click.option("--to", type=Location(), metavar="DIR", help="Folder of the report. [default: FOLDER/report]")
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
+@click.option(
+    "--to", type=Location(), metavar="DIR", help="Folder of the report. [default: report, in the first FOLDER]"
+)
 @click.option(
     "--format",
     "formats",
@@ -23,20 +25,22 @@ from ablations.errors import RequestError, RunError, writing
     help=f"Formats, from {', '.join(REPORTS)}; table prints to the terminal. Repeatable. [default: all]",
 )
 @with_options("debug")
-def report(folder: Path, to: Path | None, formats: list[str]) -> None:
+def report(folders: tuple[Path, ...], to: Path | None, formats: list[str]) -> None:
     """Print a study's tables; write them with figures and a page.
 
-    FOLDER is the study's folder. The report shows its runs in their current state.
+    FOLDER is the study's folder. The report shows its runs in their current state. Instead, the folders of single runs
+    may be given, as `ablations train` makes them: each is compared with the first.
     """
     from ablations.reporting import read_report
-    from ablations.studies.folder import read_study
+    from ablations.studies.loose_runs import opened
     from reports.errors import FigureError, ReportError
     from reports.summary import as_text
     from reports.write import TABLES, write_report
 
-    study = read_study(folder)
+    folder = folders[0]
     try:
-        gathered = read_report(study, folder)
+        with opened(folders) as (study, place):
+            gathered = read_report(study, place)
     except ReportError as error:
         raise RequestError(f"report {folder}: {error}") from None
     except OSError as error:
