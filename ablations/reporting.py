@@ -16,7 +16,7 @@ from ablations.studies.results import curves_frame, predictions, recorded_warnin
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
-from modernize.design import nearest, text
+from modernize.design import FLAGS, Design, nearest, text
 from modernize.roadmap import PAPER
 from reports.class_tables import baseline_notes, class_tables
 from reports.paper_agreement import agreement_words
@@ -86,7 +86,8 @@ def bench_frame(study: Study, folder: Path) -> pd.DataFrame:
 
 def _texts(row: StudyRow) -> dict[str, str]:
     """Return the values of a row's flags, and of the settings that it names, as a user types them."""
-    return {flag: text(value) for flag, value in row.flags.items()} | setting_texts(row.settings)
+    design = Design().with_flags(row.flags)
+    return {flag.name: text(getattr(design, flag.name)) for flag in FLAGS} | setting_texts(row.settings)
 
 
 def read_report(study: Study, folder: Path) -> Report:

@@ -10,9 +10,10 @@ modernize.roadmap("resnet50").rows
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from modernize.design import FLAGS, Design, DesignError
+from modernize.design import FLAGS, Design, DesignError, Flag
 from modernize.models import CONSTRUCTORS, MODELS, build, design
 from modernize.plan import Cost, compile_plan, trace
+from modernize.plugins import load_installed_plugins, load_plugin
 from modernize.roadmap import roadmap
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "Cost",
     "Design",
     "DesignError",
+    "Flag",
     "WeightsError",
     "accelerate",
     "build",
@@ -38,6 +40,8 @@ __all__ = [
     "design",
     "export_weights",
     "features",
+    "load_installed_plugins",
+    "load_plugin",
     "load_weights",
     "roadmap",
     "trace",

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from modernize.layers import Plan
 from modernize.layouts import CLASSIFIER, WeightsError
 from modernize.network import Network, StochasticDepth
-from modernize.plan import Plan
 
 STEM = "stem.conv.weight"  # its second dimension is the number of input channels
 # Names that torch puts before those of a wrapped module: torch.compile, activation checkpointing, FSDP.

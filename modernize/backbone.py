@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from math import prod
-from operator import mul
 from typing import Any
 
 from torch import Tensor, nn
 
 from modernize.alterations import unwrapped
-from modernize.arguments import read_stages
+from modernize.arguments import Size, read_stages
 from modernize.design import DesignError
+from modernize.layers import CustomLayer, Layers
 from modernize.network import Network
 
 __all__ = ["Features", "features"]
+
+_LARGE = 1 << 16  # pixels: strides are ratios of sizes, but for rounding
 
 
 class Features(nn.Module):
@@ -32,7 +33,7 @@ class Features(nn.Module):
         self.stages = network.stages[: max(stages) + 1]
         self.names = {index: str(index) for index in stages}
         strides = _strides(network)
-        self.channels = tuple(_channels(network.stages[index]) for index in stages)
+        self.channels = tuple(_channels(network, index) for index in stages)
         self.strides = tuple(strides[index] for index in stages)
         self.training = network.training
 
@@ -69,20 +70,34 @@ def features(network: nn.Module, stages: Sequence[int] | None = None) -> Feature
     return Features(inner, read_stages(stages, len(inner.stages)))
 
 
-def _channels(stage: Any) -> int:
+def _channels(network: Network, index: int) -> int:
     """Return the channels of a stage's output."""
-    return [conv.out_channels for conv in stage.blocks[-1].residual.modules() if isinstance(conv, nn.Conv2d)][-1]
+    plan = network.plan.stages[index].blocks[-1]
+    if network.plan.design.added:
+        return next(layer.in_and_out[1] for layer in reversed(plan.residual + plan.after) if layer.in_and_out)
+    stages: Any = network.stages
+    convs = (conv for conv in stages[index].blocks[-1].residual.modules() if isinstance(conv, nn.Conv2d))
+    return [conv.out_channels for conv in convs][-1]
 
 
 def _strides(network: Network) -> list[int]:
     """Return the stride of each stage's output, from the modules, because strides are often changed to dilations."""
     stages: Any = network.stages
-    parts = ((stage.downsampling, *(block.residual for block in stage.blocks)) for stage in stages)
-    return list(accumulate(map(_stride, parts), mul, initial=_stride([network.stem])))[1:]
+    plan = network.plan
+    strides = [_stride(network.stem, plan.stem)]
+    for stage, planned in zip(stages, plan.stages, strict=True):
+        strides.append(strides[-1] * _stride(stage.downsampling, planned.downsampling))
+        for block, its in zip(stage.blocks, planned.blocks, strict=True):
+            strides[-1] *= _stride(block.residual, its.residual) * _stride(block.after, its.after)
+    return strides[1:]
 
 
-def _stride(parts: Iterable[nn.Module]) -> int:
-    """Return the stride of modules in sequence."""
-    layers = (layer for part in parts for layer in part.modules())
-    strides = [layer.stride for layer in layers if isinstance(layer, (nn.Conv2d, nn.MaxPool2d))]
-    return prod(stride if isinstance(stride, int) else stride[0] for stride in strides)
+def _stride(part: nn.Module, layers: Layers) -> int:
+    """Return the stride of modules in sequence; of a plugin's, as its layer says."""
+    custom = {layer.name: layer for layer in layers if isinstance(layer, CustomLayer)}
+    stride = prod(_LARGE // Size(*layer.out_size(Size(_LARGE, _LARGE))).height for layer in custom.values())
+    built_in = (module for name, child in part.named_children() if name not in custom for module in child.modules())
+    for module in built_in:
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+            stride *= module.stride if isinstance(module.stride, int) else module.stride[0]
+    return stride

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -133,30 +133,55 @@ def _scale(value: Any) -> float | None:
     return number
 
 
+Value = str | int | float | bool
+_BODY = ("body",)
+_ANYWHERE = ("stem", "body")
+
+
 @dataclass(frozen=True)
 class Flag:
-    """A design flag.
+    """A design flag, built in or of a plugin.
+
+    A plugin's flag has functions that change the plan: each takes a part of it and the flag's value, and returns the
+    changed part. They are not called for the first of `values`, which is the default and changes nothing.
 
     Attributes:
-        name: Name of the field of `Design`.
+        name: Name, also of the attribute of `Design`.
         meaning: What the flag sets, in one line.
-        values: The values to offer, as a user types them; all valid values unless `examples` is set.
+        values: The values to offer; all valid values unless `examples` is set. `False` and `True` are off and on.
         examples: Further valid values, for the list of flags. Empty if `values` is complete.
-        parts: The parts of the network that the flag changes: `stem`, and `body` for all that follows the stem.
-        parse: Reads a typed or YAML value; None accepts `values` alone, as text.
+        parse: Reads a typed or YAML value and raises ValueError with the reason; None accepts `values` alone.
+        stem: Changes the stem, a tuple of layers.
+        block: Changes a block, a `BlockPlan`.
+        network: Changes the whole `Plan`, after stem and blocks.
+        parts: The parts of the network that the flag changes: `stem`, and `body` for all that follows the stem. Of a
+            plugin's flag they follow from its functions.
     """
 
     name: str
     meaning: str
-    values: tuple[str, ...]
-    examples: str
-    parts: tuple[str, ...]
-    parse: Callable[[Any], Any] | None
+    values: tuple[Value, ...]
+    examples: str = ""
+    parse: Callable[[Any], Any] | None = None
+    stem: Callable[[Any, Any], Any] | None = None
+    block: Callable[[Any, Any], Any] | None = None
+    network: Callable[[Any, Any], Any] | None = None
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            parts = _ANYWHERE if self.network else ("stem",) * bool(self.stem) + _BODY * bool(self.block)
+            object.__setattr__(self, "parts", parts)
 
     @property
     def accepts(self) -> str:
         """The valid values, for the list of flags."""
-        return ", ".join((*self.values, self.examples) if self.examples else self.values)
+        return ", ".join([*map(text, self.values), *([self.examples] if self.examples else [])])
+
+    @property
+    def default(self) -> Any:
+        """The value of a plugin's flag in designs that do not set it."""
+        return self.read(self.values[0])
 
     def read(self, value: Any) -> Any:
         """Return the field's value for a typed or YAML value; raises DesignError."""
@@ -166,14 +191,21 @@ class Flag:
             shown = "None" if value is None else shortened(printable(plain(value)))
             raise DesignError(f"{self.name}={shown}: {error}") from None
 
-    def _one_of_values(self, value: Any) -> str:
-        if not isinstance(value, str) or value not in self.values:
-            raise ValueError(f"must be one of {self.accepts}")
-        return str(value)
+    def _one_of_values(self, value: Any) -> Value:
+        for known in self.values:
+            if (isinstance(value, str) and value == text(known)) or (type(value) is type(known) and value == known):
+                return known
+            if isinstance(known, bool) and _switched(value) is known:
+                return known
+        raise ValueError(f"must be one of {self.accepts}")
 
 
-_BODY = ("body",)
-_ANYWHERE = ("stem", "body")
+def _switched(value: Any) -> bool | None:
+    """Return a switch's value, and None for anything else."""
+    try:
+        return read_switch(value)
+    except ValueError:
+        return None
 
 
 def _flag(
@@ -198,7 +230,8 @@ def _on_off(meaning: str, parts: tuple[str, ...] = _BODY) -> Any:
 class Design:
     """One network design, a value per flag. The defaults are ResNet-50's.
 
-    Each flag is declared here and nowhere else. The flags and their meanings are in `FLAGS`.
+    Each built-in flag is declared here and nowhere else. The flags and their meanings are in `FLAGS`. Flags of plugins
+    are attributes too; `added` has the values of those that are not at their default.
 
     Raises:
         DesignError: If a value is invalid.
@@ -250,10 +283,13 @@ class Design:
         examples="…",
     )
     grn: bool = _on_off("global response normalization before the last 1×1 convolution (ConvNeXt V2)")
+    added: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for flag in FLAGS:
-            object.__setattr__(self, flag.name, flag.read(getattr(self, flag.name)))
+        for name in _BUILT_IN:
+            object.__setattr__(self, name, BY_NAME[name].read(getattr(self, name)))
+        added = ((name, _known(name).read(value)) for name, value in sorted(self.added))
+        object.__setattr__(self, "added", tuple(pair for pair in added if pair[1] != BY_NAME[pair[0]].default))
         doubled = 2 ** (len(self.depths) - 1)
         if self.width * doubled > LARGEST:
             raise DesignError(
@@ -271,23 +307,46 @@ class Design:
             DesignError: If a flag is unknown or its value invalid.
         """
         read_object("flags", flags, Mapping, "a mapping of flags to values, such as {'width': 96}")
-        for name in flags:
-            if name not in BY_NAME:
-                raise DesignError(f"unknown flag {shortened(repr(name))}: {nearest(str(name), BY_NAME)}")
-        return dataclasses.replace(self, **flags)
+        built_in = {name: value for name, value in flags.items() if _known(name).name in _BUILT_IN}
+        added = dict(self.added) | {name: value for name, value in flags.items() if name not in built_in}
+        return dataclasses.replace(self, **built_in, added=tuple(added.items()))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a plugin's flag."""
+        if name.startswith("_") or name not in BY_NAME:
+            raise AttributeError(f"a Design has no attribute {name!r}")
+        return dict(self.added).get(name, BY_NAME[name].default)
 
     def flags(self) -> dict[str, Any]:
-        """Return the value of every flag as YAML stores it: depths as `3-4-6-3`, no layer scale as `off`."""
-        return {flag.name: plain(getattr(self, flag.name)) for flag in FLAGS}
+        """Return the value of every flag as YAML stores it: depths as `3-4-6-3`, no layer scale as `off`.
+
+        Flags of plugins are left out at their default, so that designs do not depend on which plugins are loaded.
+        """
+        return {name: plain(getattr(self, name)) for name in _BUILT_IN} | {
+            name: plain(value) for name, value in self.added
+        }
 
     def differences(self, base: Design) -> dict[str, Any]:
         """Return the flags in which this design differs from `base`, with this design's values as YAML stores them."""
-        before = read_object("base", base, Design, "a Design").flags()
-        return {name: value for name, value in self.flags().items() if value != before[name]}
+        read_object("base", base, Design, "a Design")
+        values = ((flag.name, plain(getattr(self, flag.name)), plain(getattr(base, flag.name))) for flag in FLAGS)
+        return {name: value for name, value, before in values if value != before}
 
 
-FLAGS = tuple(Flag(declared.name, **declared.metadata) for declared in dataclasses.fields(Design))
-BY_NAME = {flag.name: flag for flag in FLAGS}
+_BUILT_IN = tuple(declared.name for declared in dataclasses.fields(Design) if declared.metadata)
+BY_NAME = {
+    declared.name: Flag(declared.name, **declared.metadata)
+    for declared in dataclasses.fields(Design)
+    if declared.metadata
+}
+FLAGS: Collection[Flag] = BY_NAME.values()  # with those of plugins, once they are loaded
+
+
+def _known(name: Any) -> Flag:
+    """Return the flag of a name; raises DesignError."""
+    if name not in BY_NAME:
+        raise DesignError(f"unknown flag {shortened(repr(name))}: {nearest(str(name), BY_NAME)}")
+    return BY_NAME[name]
 
 
 class DesignName(NamedTuple):

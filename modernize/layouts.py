@@ -16,9 +16,9 @@ from itertools import accumulate
 
 import torch
 
-from modernize.design import Design, text
+from modernize.design import FLAGS, Design, text
+from modernize.layers import Plan
 from modernize.models import MODELS
-from modernize.plan import Plan
 
 CLASSIFIER = "head.linear"  # our module
 
@@ -68,10 +68,9 @@ class Layout:
         if self.like is None:
             return []
         ours, needed = _structure(design), _structure(self.like)
-        shown = design.flags()
         return [
-            f"{flag}={text(shown[flag])} (needs {needed[flag]})"
-            for flag in shown
+            f"{flag}={text(getattr(design, flag))} (needs {needed[flag]})"
+            for flag in ours
             if flag not in self.free and ours[flag] != needed[flag]
         ]
 
@@ -84,6 +83,8 @@ class Layout:
             for b in range(len(stage.blocks)):
                 pairs += _filled(self.block, at | {"b": b})
         pairs += self.head.items()
+        if self.like is None:  # plugins may add layers
+            pairs += [(name, name) for name in (f"head.{layer.name}" for layer in plan.head) if name not in self.head]
         return sorted(pairs, key=lambda pair: not pair[1].startswith(self.first))
 
     def keys(self, ours: Iterable[str], plan: Plan) -> dict[str, str]:
@@ -120,7 +121,7 @@ class Layout:
 
 def _structure(design: Design) -> dict[str, str]:
     """Return what state dicts reveal of the flags: layer scale on or off, one stage or more."""
-    flags = {flag: text(value) for flag, value in design.flags().items()}
+    flags = {flag.name: text(getattr(design, flag.name)) for flag in FLAGS}
     stages = "one stage" if len(design.depths) == 1 else "two stages or more"
     return flags | {"depths": stages, "layer_scale": text(design.layer_scale is not None)}
 
@@ -197,7 +198,7 @@ LAYOUTS = (
         title="our own layout",
         stem={"stem": "stem"},
         downsampling={_DOWNSAMPLING: _DOWNSAMPLING},
-        block={f"{_BLOCK}.{part}": f"{_BLOCK}.{part}" for part in ("residual", "shortcut")},
+        block={f"{_BLOCK}.{part}": f"{_BLOCK}.{part}" for part in ("residual", "shortcut", "after")},
         head={part: part for part in ("head.norm", CLASSIFIER)},
     ),
     _RESNET,

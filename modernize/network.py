@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modernize import plan as p
+from modernize import layers as described
+from modernize.custom_layers import make_module
+from modernize.layers import BlockPlan, Plan
 
 LAYER_NORM_EPS = RESPONSE_NORM_EPS = 1e-6
 
@@ -99,7 +101,7 @@ class StochasticDepth(nn.Module):
 class Block(nn.Module):
     """after(shortcut(x) + residual(x)), (N, C, H, W). In training, `drop_rate` is the rate of stochastic depth."""
 
-    def __init__(self, plan: p.BlockPlan, drop_rate: float):
+    def __init__(self, plan: BlockPlan, drop_rate: float):
         super().__init__()
         self.residual = sequence(plan.residual)
         self.shortcut = sequence(plan.shortcut)
@@ -113,7 +115,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """A plan as a module: images (N, C, H, W) to logits (N, num_classes), or to pooled features without classes."""
 
-    def __init__(self, plan: p.Plan, drop_path_rate: float = 0.0):
+    def __init__(self, plan: Plan, drop_path_rate: float = 0.0):
         super().__init__()
         self.plan = plan
         rates = iter(linear_rates(drop_path_rate, sum(plan.design.depths)))
@@ -142,15 +144,15 @@ def linear_rates(last: float, blocks: int) -> list[float]:
     return [last * index / max(blocks - 1, 1) for index in range(blocks)]
 
 
-def sequence(layers: p.Layers) -> nn.Sequential:
+def sequence(layers: described.Layers) -> nn.Sequential:
     """Return the layers as a Sequential with the plan's names; without layers it is the identity."""
     return nn.Sequential(OrderedDict((layer.name, module(layer)) for layer in layers))
 
 
-def module(layer: p.Layer) -> nn.Module:
+def module(layer: described.Layer) -> nn.Module:
     """Return the module of a layer description."""
     match layer:
-        case p.Conv():
+        case described.Conv():
             return nn.Conv2d(
                 layer.in_channels,
                 layer.out_channels,
@@ -160,24 +162,26 @@ def module(layer: p.Layer) -> nn.Module:
                 groups=layer.groups,
                 bias=layer.bias,
             )
-        case p.Norm(kind="ln"):
+        case described.Norm(kind="ln"):
             return LayerNorm2d(layer.channels, eps=LAYER_NORM_EPS)
-        case p.Norm():
+        case described.Norm():
             return nn.BatchNorm2d(layer.channels)
-        case p.Activation(kind="gelu"):
+        case described.Activation(kind="gelu"):
             return nn.GELU()
-        case p.Activation():
+        case described.Activation():
             return nn.ReLU()
-        case p.MaxPool():
-            return nn.MaxPool2d(3, 2, 1)
-        case p.GlobalAveragePool():
+        case described.MaxPool():
+            return nn.MaxPool2d(3, layer.stride, 1)
+        case described.GlobalAveragePool():
             return nn.AdaptiveAvgPool2d(1)
-        case p.LayerScale():
+        case described.LayerScale():
             return LayerScale(layer.channels, layer.init)
-        case p.GlobalResponseNorm():
+        case described.GlobalResponseNorm():
             return GlobalResponseNorm(layer.channels)
-        case p.Linear():
+        case described.Linear():
             return nn.Linear(layer.in_features, layer.out_features)
+        case described.CustomLayer():
+            return make_module(layer)
 
 
 def initialise(network: nn.Module, scheme: str, head_init_scale: float = 1.0) -> None:

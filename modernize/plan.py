@@ -9,6 +9,23 @@ from dataclasses import dataclass
 
 from modernize.arguments import Size, read_channels, read_classes, read_size
 from modernize.design import Design, DesignError, read_object
+from modernize.layers import (
+    Activation,
+    BlockPlan,
+    Conv,
+    CustomLayer,
+    GlobalAveragePool,
+    GlobalResponseNorm,
+    Layer,
+    Layers,
+    LayerScale,
+    Linear,
+    MaxPool,
+    Norm,
+    Plan,
+    StagePlan,
+)
+from modernize.plan_changes import added_flags, changed_by_plugins, unequal_sizes
 
 EXPANSION = 4  # wide over narrow channels of a block, in both ResNet and ConvNeXt
 
@@ -29,186 +46,6 @@ class Cost:
     def gflops(self) -> float:
         """MACs in billions, which the paper prints as GFLOPs."""
         return self.macs / 1e9
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer that keeps the resolution, and has neither parameters nor MACs."""
-
-    name: str
-
-    @property
-    def params(self) -> int:
-        """Number of parameters."""
-        return 0
-
-    def out_size(self, size: Size) -> Size:
-        """Return the size of the output for that of the input."""
-        return size
-
-    def macs(self, size: Size) -> int:
-        """Return the multiply-adds for one input of a size."""
-        return 0
-
-
-@dataclass(frozen=True)
-class Conv(_Layer):
-    """A 2-d convolution with a square kernel."""
-
-    in_channels: int
-    out_channels: int
-    kernel_size: int = 1
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
-    bias: bool = False
-
-    @property
-    def params(self) -> int:
-        return self.kernel_size**2 * self.in_channels // self.groups * self.out_channels + self.bias * self.out_channels
-
-    def out_size(self, size: Size) -> Size:
-        beyond, stride = 2 * self.padding - self.kernel_size, self.stride
-        return Size((size.height + beyond) // stride + 1, (size.width + beyond) // stride + 1)
-
-    def macs(self, size: Size) -> int:
-        per_position = self.kernel_size**2 * self.in_channels // self.groups * self.out_channels
-        return self.out_size(size).pixels * per_position
-
-    def __str__(self) -> str:
-        grouped = "depthwise " if self.groups == self.in_channels > 1 else ""
-        stride = f", stride {self.stride}" if self.stride > 1 else ""
-        return f"{grouped}conv {self.kernel_size}×{self.kernel_size}, {self.in_channels}→{self.out_channels}{stride}"
-
-
-@dataclass(frozen=True)
-class Norm(_Layer):
-    """BatchNorm (`bn`) or LayerNorm over channels (`ln`)."""
-
-    kind: str
-    channels: int
-
-    @property
-    def params(self) -> int:
-        return 2 * self.channels
-
-    def __str__(self) -> str:
-        return f"{ {'bn': 'BatchNorm', 'ln': 'LayerNorm'}[self.kind] } {self.channels}"
-
-
-@dataclass(frozen=True)
-class Activation(_Layer):
-    """An activation function, `relu` or `gelu`."""
-
-    kind: str
-
-    def __str__(self) -> str:
-        return {"relu": "ReLU", "gelu": "GELU"}[self.kind]
-
-
-@dataclass(frozen=True)
-class MaxPool(_Layer):
-    """ResNet's overlapping 3×3 max-pool, stride 2."""
-
-    def out_size(self, size: Size) -> Size:
-        return Size((size.height - 1) // 2 + 1, (size.width - 1) // 2 + 1)
-
-    def __str__(self) -> str:
-        return "max-pool 3×3, stride 2"
-
-
-@dataclass(frozen=True)
-class GlobalAveragePool(_Layer):
-    """The mean over positions, with output size 1×1."""
-
-    def out_size(self, size: Size) -> Size:
-        return Size(1, 1)
-
-    def __str__(self) -> str:
-        return "global average pool"
-
-
-@dataclass(frozen=True)
-class LayerScale(_Layer):
-    """A learnable per-channel scale (Touvron et al., 2021)."""
-
-    channels: int
-    init: float
-
-    @property
-    def params(self) -> int:
-        return self.channels
-
-    def __str__(self) -> str:
-        return f"layer scale {self.init:g}"
-
-
-@dataclass(frozen=True)
-class GlobalResponseNorm(_Layer):
-    """Global response normalization, GRN (Woo et al., 2023)."""
-
-    channels: int
-
-    @property
-    def params(self) -> int:
-        return 2 * self.channels
-
-    def __str__(self) -> str:
-        return f"GRN {self.channels}"
-
-
-@dataclass(frozen=True)
-class Linear(_Layer):
-    """The classifier, on the pooled channels."""
-
-    in_features: int
-    out_features: int
-
-    @property
-    def params(self) -> int:
-        return (self.in_features + 1) * self.out_features
-
-    def out_size(self, size: Size) -> Size:
-        return Size(1, 1)
-
-    def macs(self, size: Size) -> int:
-        return self.in_features * self.out_features
-
-    def __str__(self) -> str:
-        return f"linear, {self.in_features}→{self.out_features}"
-
-
-Layer = Conv | Norm | Activation | MaxPool | GlobalAveragePool | LayerScale | GlobalResponseNorm | Linear
-Layers = tuple[Layer, ...]
-
-
-@dataclass(frozen=True)
-class BlockPlan:
-    """A block, `after(shortcut(x) + residual(x))`; an empty shortcut is the identity."""
-
-    residual: Layers
-    shortcut: Layers
-    after: Layers
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """A stage: the downsampling before it, and its blocks."""
-
-    downsampling: Layers
-    blocks: tuple[BlockPlan, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All layers of a network. Without classes the head has no classifier."""
-
-    design: Design
-    in_channels: int
-    num_classes: int
-    stem: Layers
-    stages: tuple[StagePlan, ...]
-    head: Layers
 
 
 @dataclass(frozen=True)
@@ -244,7 +81,7 @@ def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) 
         The layers of every part of the network, in order.
 
     Raises:
-        DesignError: If an argument is invalid.
+        DesignError: If an argument is invalid, or a plugin's flag makes a plan whose layers do not fit.
     """
     read_object("design", design, Design, "a Design, as modernize.design makes from a name")
     in_channels, num_classes = read_channels(in_channels), read_classes(num_classes)
@@ -260,7 +97,8 @@ def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) 
         stages.append(StagePlan(downsampling, (first, *[_block(design, out, width, 1)] * (depth - 1))))
         channels = out
     stem = _stem(design, in_channels)
-    return Plan(design, in_channels, num_classes, stem, tuple(stages), _head(design, channels, num_classes))
+    plan = Plan(design, in_channels, num_classes, stem, tuple(stages), _head(design, channels, num_classes))
+    return changed_by_plugins(plan) if design.added else plan
 
 
 def _stem(design: Design, in_channels: int) -> Layers:
@@ -348,10 +186,10 @@ def trace(plan: Plan, image_size: int | tuple[int, int]) -> list[Step]:
 
     def run(path: str, layers: Layers, size: Size) -> Size:
         for layer in layers:
-            out_size = layer.out_size(size)
+            out_size, params, macs = layer_cost(layer, size)
             if min(out_size) < 1:
                 raise _too_small(plan, images)
-            steps.append(Step(f"{path}.{layer.name}", layer, size, out_size, layer.params, layer.macs(size)))
+            steps.append(Step(f"{path}.{layer.name}", layer, size, out_size, params, macs))
             size = out_size
         return size
 
@@ -360,14 +198,30 @@ def trace(plan: Plan, image_size: int | tuple[int, int]) -> list[Step]:
         size = run(f"stages.{s}.downsampling", stage.downsampling, size)
         for b, block in enumerate(stage.blocks):
             path = f"stages.{s}.blocks.{b}"
-            run(f"{path}.shortcut", block.shortcut, size)
-            size = run(f"{path}.after", block.after, run(f"{path}.residual", block.residual, size))
+            beside = run(f"{path}.shortcut", block.shortcut, size)
+            size = run(f"{path}.residual", block.residual, size)
+            if size != beside:
+                raise unequal_sizes(plan, path, size, beside)
+            size = run(f"{path}.after", block.after, size)
     run("head", plan.head, size)
     return steps
 
 
+def layer_cost(layer: Layer, size: Size) -> tuple[Size, int, int]:
+    """Return a layer's output size, parameters and MACs for an input of a size; those of a plugin's are checked.
+
+    Raises:
+        DesignError: If a plugin's layer fails, or its numbers are not those of its module.
+    """
+    if isinstance(layer, CustomLayer):
+        from modernize.custom_layers import checked_cost  # late: it needs torch
+
+        return checked_cost(layer, size)
+    return layer.out_size(size), layer.params, layer.macs(size)
+
+
 def smallest_image(plan: Plan) -> int:
-    """Return the lowest resolution, in pixels, that the plan's strides allow."""
+    """Return the lowest resolution, in pixels, that the strides of the plan's built-in layers allow."""
     least = 2 ** (len(plan.stages) - 1) if plan.design.separate_downsampling else 1
     if plan.design.stem == "patchify":
         return plan.design.stem_stride * least
@@ -377,6 +231,8 @@ def smallest_image(plan: Plan) -> int:
 
 def _too_small(plan: Plan, images: Size) -> DesignError:
     """Return the error for images that are too small for the strides."""
+    if plan.design.added:
+        return DesignError(f"image_size={images} is too small for the strides of the design, with {added_flags(plan)}")
     least = smallest_image(plan)
     valid = Size(max(images.height, least), max(images.width, least))
     return DesignError(

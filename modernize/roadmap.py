@@ -327,9 +327,8 @@ def _check_steps(contents: RoadmapFile, start: Named) -> None:
     """Refuse a step that sets what is set already."""
     last = start
     for step in (*contents.steps, *contents.extras):
-        before = last.design.flags()
         for flag, value in step.flags.items():
-            if before[flag] == value:
+            if plain(getattr(last.design, flag)) == value:
                 raise DesignError(f"step {step.name}: {setting(flag, value)} is the value already; leave it out")
         for key, value in step.recipe.items():
             if key in last.recipe and last.recipe[key] == value:

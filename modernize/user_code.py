@@ -82,7 +82,7 @@ def split_settings(text: str) -> list[str]:
 
 def function_of(call: Call) -> Callable[..., Any]:
     """Import the file and return the function; raises UserCodeError if there is none, or it takes no such settings."""
-    module = _imported(call.file)
+    module = import_file(call.file)
     own = [
         name
         for name, value in vars(module).items()
@@ -145,7 +145,7 @@ def located(error: BaseException, file: Path) -> str:
     return f"{printable(file)}, line {frames[-1].lineno}{within}: {message}"
 
 
-def _imported(file: Path) -> ModuleType:
+def import_file(file: Path) -> ModuleType:
     """Run a file as a module, once per content of it and of the files beside it; raises UserCodeError."""
     path = file.resolve()
     sources = source_files(path if path.is_file() else file)  # of a link, what lies beside its target

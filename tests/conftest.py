@@ -11,6 +11,26 @@ import torch
 
 from ablations.data.datasets import _find_fashion, load
 from ablations.errors import RequestError
+from modernize.plugins import load_plugin, plugins, unload_plugin
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--plugin", action="append", default=[], help="file with design flags, for random designs too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for file in config.getoption("--plugin"):
+        load_plugin(file)
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_a_test() -> Iterator[None]:
+    """Commands that run in this process load plugins, which other tests must not see."""
+    before = plugins()
+    yield
+    for one in plugins():
+        if one not in before:
+            unload_plugin(one)
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
-from modernize import plan as p
+from modernize import layers as p
+from modernize.layers import BlockPlan
 from modernize.network import Network, linear_rates
 
 
 class PeerBlock(nn.Module):
-    def __init__(self, block: p.BlockPlan, rate: float):
+    def __init__(self, block: BlockPlan, rate: float):
         super().__init__()
         self.residual, self.shortcut = sequence(block.residual), sequence(block.shortcut)
         self.drop_path, self.after = StochasticDepth(rate, "row"), sequence(block.after)
@@ -40,7 +41,7 @@ def module(layer: p.Layer) -> nn.Module:
         case p.Activation(_, kind):
             return nn.GELU() if kind == "gelu" else nn.ReLU()
         case p.MaxPool():
-            return nn.MaxPool2d(3, 2, 1)
+            return nn.MaxPool2d(3, layer.stride, 1)
         case p.GlobalAveragePool():
             return nn.AdaptiveAvgPool2d(1)
         case p.LayerScale(_, channels, init):
@@ -49,6 +50,8 @@ def module(layer: p.Layer) -> nn.Module:
             return GlobalResponseNorm(channels, channels_last=False)
         case p.Linear(_, channels, classes):
             return nn.Linear(channels, classes)
+        case p.CustomLayer():
+            return layer.module()
 
 
 def peer(network: Network, drop_path_rate: float = 0.0) -> nn.Sequential:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from modernize import Design
+from modernize.plugins import plugins
 
 
 class Case(NamedTuple):
@@ -18,7 +19,7 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Any combination of the flags, small, with an image of up to 40 px; often the smallest there can be."""
+    """Any combination of the flags, those of loaded plugins too, small; images of up to 40 px, often the smallest."""
     depths = tuple(draw(st.lists(st.integers(1, 2), min_size=1, max_size=4)))
     stem = draw(st.sampled_from(["resnet", "patchify"]))
     separate = draw(st.booleans())
@@ -42,5 +43,7 @@ def cases(draw: st.DrawFn) -> Case:
         layer_scale=draw(st.sampled_from([None, 1e-6, 1.0])),
         grn=draw(st.booleans()),
     )
+    added = {flag.name: draw(st.sampled_from(flag.values)) for plugin in plugins() for flag in plugin.flags}
+    design = design.with_flags(added)
     image_size = draw(st.just(smallest) | st.integers(smallest, min(40, smallest + 8 * stem_stride)))
     return Case(design, image_size, draw(st.integers(1, 4)), draw(st.integers(1, 11)))

@@ -209,9 +209,8 @@ def test_what_run_all_is_told_to_test_exists(command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON)
-def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").symlink_to(HOME / "docs")
+def test_the_python_of_a_page_runs_as_written(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
     names: dict[str, Any] = {}
     for code in PYTHON[page]:
         exec(code, names)

@@ -25,7 +25,7 @@ from ablations.studies.own_rows import studied_settings
 from ablations.studies.run import execute
 from ablations.studies.schema import Study
 from modernize import count
-from modernize.cost import count_macs
+from modernize.count_macs import count_macs
 from modernize.design import DesignError
 from modernize.own_network import shown_value
 from modernize.reference import build_reference, check_reference, classifier_keys, shown_reference

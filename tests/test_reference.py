@@ -22,7 +22,7 @@ from ablations.studies.load import load_study
 from ablations.studies.run import RunConfig, build_network
 from ablations.training.trainer import Trainer
 from modernize import count
-from modernize.cost import count_macs
+from modernize.count_macs import count_macs
 from modernize.design import DesignError
 from modernize.reference import build_reference, has_stochastic_depth
 

@@ -20,6 +20,7 @@ from ablations.errors import RequestError
 from ablations.machine import give_back_memory, prepare_process
 from ablations.seeding import generator
 from ablations.training.precision import autocast
+from modernize.plugins import load_installed_plugin, load_plugin, plugins
 
 ROUND_SECONDS = 0.5  # target duration of a round; it has at least one step
 
@@ -88,9 +89,10 @@ class WorkerGroup:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self.processes, self.pipes = [], []
+        needed = tuple(one.name for one in plugins())
         for _ in range(model.setting.jobs):
             pipe, workers_pipe = context.Pipe()
-            process = context.Process(target=_work, args=(model, workers_pipe), daemon=True)
+            process = context.Process(target=_work, args=(model, workers_pipe, needed), daemon=True)
             process.start()
             workers_pipe.close()
             self.processes.append(process)
@@ -134,10 +136,12 @@ class WorkerGroup:
             ) from None
 
 
-def _work(model: BenchmarkedModel, pipe: Connection) -> None:
+def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) -> None:
     """Send the memory that inference and training need, then time tasks on request until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     device = model.setting.device
+    for name in needed:
+        load_plugin(name) if name.endswith(".py") else load_installed_plugin(name)
     with suppress(EOFError, BrokenPipeError), _exit_if_out_of_memory():
         prepare_process(model.setting.threads)
         before = _memory_of_libraries(model)

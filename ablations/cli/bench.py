@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--warmup", type=Integer(0), default=1, show_default=True, help="Warm-up steps before each round.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
 @click.option("--out", type=Location(), metavar="FILE", help="Write all measurements to FILE, as JSON.")
-@with_options("square_image_size", "in_channels", "classifier_classes", "device", "debug")
+@with_options("square_image_size", "in_channels", "classifier_classes", "device", "plugin", "debug")
 def bench(
     designs: tuple[str, ...],
     roadmap_name: str | None,

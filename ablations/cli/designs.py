@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@with_options("debug")
+@with_options("plugin", "debug")
 def flags() -> None:
     """List the design flags, with their values in two models."""
     from modernize.design import FLAGS, text
@@ -33,7 +33,7 @@ def flags() -> None:
 
 @click.command()
 @click.argument("design")
-@with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
+@with_options("diagram", "image_size", "in_channels", "num_classes", "plugin", "debug")
 def show(
     design: str,
     diagram: Path | None,
@@ -82,7 +82,7 @@ def _write_diagram(path: Path, svg: str) -> None:
     help="Count all rows of a roadmap: resnet50, resnet200, pocket, or a YAML file.",
 )
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
-@with_options("image_size", "in_channels", "num_classes", "debug")
+@with_options("image_size", "in_channels", "num_classes", "plugin", "debug")
 def count(
     designs: tuple[str, ...],
     roadmap_name: str | None,
@@ -137,7 +137,7 @@ def count(
     metavar="FOLDER",
     help="Also compare their results in the study of this folder, or in folders of runs. Repeatable.",
 )
-@with_options("diagram", "image_size", "in_channels", "num_classes", "debug")
+@with_options("diagram", "image_size", "in_channels", "num_classes", "plugin", "debug")
 def compare(
     before: str,
     after: str,

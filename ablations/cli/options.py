@@ -101,6 +101,15 @@ def read_svg_path(_: click.Context, option: click.Parameter, value: Path | None)
     return value
 
 
+def load_plugins(_: click.Context, option: click.Parameter, files: tuple[str, ...]) -> None:
+    """Load the plugins of installed packages, and those of --plugin."""
+    from modernize.plugins import load_installed_plugins, load_plugin
+
+    load_installed_plugins()
+    for file in files:
+        load_plugin(file)
+
+
 _OPTIONS: dict[str, Callable] = {
     "data": click.option(
         "--data",
@@ -147,6 +156,15 @@ _OPTIONS: dict[str, Callable] = {
     "wandb": click.option(
         "--wandb", is_flag=True, help="Also log each run to Weights & Biases; offline if WANDB_MODE=offline."
     ),
+    "plugin": click.option(
+        "--plugin",
+        metavar="FILE.py",
+        multiple=True,
+        is_eager=True,  # designs may name its flags
+        expose_value=False,
+        callback=load_plugins,
+        help="File with design flags of your own. Repeatable.",
+    ),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Print a traceback with an error."),
     "diagram": click.option(
         "--diagram",
@@ -176,6 +194,13 @@ _OPTIONS: dict[str, Callable] = {
         "--num-classes", type=Integer(1, LARGEST), help="Number of classes. [default: 1000; pocket: 10]"
     ),
 }
+
+
+# The options of commands that train.
+TRAINING = (
+    *("data", "data_dir", "recipe", "settings", "evaluate", "weights", "plugin", "device", "tensorboard", "wandb"),
+    "debug",
+)
 
 
 def with_options(*names: str) -> Callable:

@@ -10,6 +10,7 @@ import click
 
 from ablations.cli.launching import check_launcher, run_here, run_jobs
 from ablations.cli.options import (
+    TRAINING,
     Integer,
     Location,
     Positive,
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
 @click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
-@with_options(
-    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
-)
+@with_options(*TRAINING)
 def train(
     design: str,
     seed: int,
@@ -63,6 +62,7 @@ def train(
     from ablations.recipe_checks import refuse_contradictions
     from ablations.studies.folder import slug
     from ablations.studies.own_code import code_sha256
+    from ablations.studies.plugin_files import used_plugins
     from ablations.studies.reference_rows import reference_row
     from ablations.studies.run import RunConfig
     from ablations.studies.starting_weights import locate
@@ -76,6 +76,7 @@ def train(
     config = RunConfig(
         row=reference_row(reference) if reference else slug(design),
         label=shown_reference(reference) if reference else design,
+        plugins=used_plugins([one.design]) if one else [],
         flags=one.design.flags() if one else {},
         reference=reference,
         code_sha256=code_sha256(reference),
@@ -191,9 +192,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @_resource("cpus", Integer(1), "CPU cores per process. [default: 1]")
 @_resource("memory", Positive(), "Memory per node (GB).")
 @_resource("constraint", str, "Node constraint.")
-@with_options(
-    "data", "data_dir", "recipe", "settings", "evaluate", "weights", "device", "tensorboard", "wandb", "debug"
-)
+@with_options(*TRAINING)
 def run(
     study: str,
     dry_run: bool,

@@ -59,7 +59,8 @@ def _network(run: TrainedRun) -> dict[str, Any]:
         return {"row": config.row, "reference": shown_reference(config.reference), **code, **repeats}
     flags = config.design.differences(Design())
     name = ",".join(["resnet50", *(setting(flag, value) for flag, value in flags.items())])
-    return {"row": config.row, "design": name, "flags": config.design.flags()}
+    plugins = {"plugins": [one.model_dump() for one in config.plugins]} if config.design.added else {}
+    return {"row": config.row, "design": name, "flags": config.design.flags(), **plugins}
 
 
 def _preprocessing(run: TrainedRun) -> dict[str, Any]:

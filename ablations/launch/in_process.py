@@ -14,11 +14,12 @@ from ablations.launch.signals import StopFlag
 from ablations.machine import Machine, prepare_process
 from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
-from ablations.recipes import MAY_CHANGE, check, newer_settings, read_yaml, without_newer
+from ablations.recipes import MAY_CHANGE, newer_settings, without_newer
 from ablations.studies.fitting_rows import fitted
 from ablations.studies.folder import differences
 from ablations.studies.older import older_versions
 from ablations.studies.own_code import refuse_other_code
+from ablations.studies.plugin_files import read_with_plugins, refuse_other_plugins, without_paths
 from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
 from ablations.training.callbacks import NullCallbacks
@@ -121,7 +122,7 @@ def share_cores(threads: int | None) -> None:
 
 
 def _stored(path: Path) -> RunConfig:
-    return check(RunConfig, read_yaml(path, "run"), f"run {path}")
+    return read_with_plugins(RunConfig, path, "run")
 
 
 def _with_weights(config: RunConfig, data: DataSet, folder: Path) -> RunConfig:
@@ -145,6 +146,7 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
     stored = _stored(path)
     config = config.model_copy(update={"recipe": without_newer(config.recipe, [stored.recipe])})
     refuse_other_code([stored], [config], f"run folder {folder}")
+    refuse_other_plugins(stored.plugins, config.plugins, f"run folder {folder}")
     changed = differences(_fixed(stored), _fixed(config))
     if changed:
         raise RequestError(
@@ -156,4 +158,4 @@ def _for_folder(config: RunConfig, folder: Path) -> RunConfig:
 def _fixed(config: RunConfig) -> dict[str, Any]:
     """Return what may not change between sessions of a run, as plain values."""
     may_change = {"recipe": set(MAY_CHANGE), "weights": WEIGHTS_MAY_CHANGE}
-    return config.model_dump(mode="json", exclude={"row": True, "label": True, **may_change})
+    return without_paths(config.model_dump(mode="json", exclude={"row": True, "label": True, **may_change}))

@@ -10,9 +10,10 @@ from typing import Any
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
-from ablations.recipes import MAY_CHANGE, TrainingConfig, as_stored, check, read_yaml, recipe_names, without_newer
+from ablations.recipes import MAY_CHANGE, TrainingConfig, as_stored, read_yaml, recipe_names, without_newer
 from ablations.store import write_bytes
 from ablations.studies.own_code import refuse_other_code
+from ablations.studies.plugin_files import keep_plugins, read_with_plugins, refuse_other_plugins
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
@@ -34,6 +35,7 @@ def open_folder(study: Study, folder: Path) -> Study:
         with FileLock(folder / ".study.yaml.lock"):
             whole = planned(study, folder)
             write_study(whole, folder)
+            keep_plugins(whole.plugins, folder)
     return whole
 
 
@@ -75,6 +77,8 @@ def write_study(study: Study, folder: Path) -> None:
     before = read_yaml(path, "study")["recipes"].values() if path.exists() else []
     values = study.model_dump(mode="json")
     values["recipes"] = {name: as_stored(recipe, before) for name, recipe in study.recipes.items()}
+    if not study.plugins:
+        del values["plugins"]
     write_bytes(path, as_yaml(values).encode())
 
 
@@ -86,6 +90,7 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     recipes = {name: batch_as_begun(name, recipe, before, requested) for name, recipe in recipes.items()}
     requested = requested.model_copy(update={"recipes": recipes})
     refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
+    refuse_other_plugins(before.plugins, requested.plugins, f"study folder {folder}")
     old, new = _fixed(before, before), _fixed(requested, before)
     for values in (old, new):  # a recipe that one of them lacks is another recipe of a row
         both = [name for name in values["recipes"] if name in before.recipes and name in requested.recipes]
@@ -151,6 +156,8 @@ def _fixed(study: Study, before: Study) -> dict[str, Any]:
         },
     )
     names = {row.row for row in before.rows}
+    if {one.sha256 for one in before.plugins} <= {one.sha256 for one in study.plugins}:
+        del values["plugins"]  # added rows may need more
     values["rows"] = {row["row"]: row for row in values["rows"] if row["row"] in names}
     if _has_seeds(study, before):
         values["seeds"] = before.seeds
@@ -176,7 +183,7 @@ def read_study(folder: Path) -> Study:
     """Read the study of a folder; raises RequestError if it holds none."""
     if not (folder / "study.yaml").is_file():
         raise RequestError(f"{folder} is not a study folder: it has no study.yaml")
-    return check(Study, read_yaml(folder / "study.yaml", "study"), f"study {folder / 'study.yaml'}")
+    return read_with_plugins(Study, folder / "study.yaml", "study")
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

@@ -15,6 +15,7 @@ from ablations.studies.design_list import baseline_of, design_rows, stored_list
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
+from ablations.studies.plugin_files import used_plugins
 from ablations.studies.reference_rows import reference_rows
 from ablations.studies.schema import (
     KINDS,
@@ -31,7 +32,7 @@ from ablations.studies.schema import (
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
 from ablations.studies.variants import Recipes, shared
-from modernize.design import DesignError, is_file, nearest
+from modernize.design import Design, DesignError, is_file, nearest
 from modernize.reference import check_reference, is_reference, shown_reference
 from modernize.roadmap import roadmap_of
 
@@ -99,7 +100,8 @@ def _requested(name: str, values: Mapping[str, Any], settings: Mapping[str, str]
         raise RequestError(f"{place}: {error}") from None
 
 
-_BESIDE = {"seeds", "precision", "max_seeds", "weights", "cluster"}  # keys that a study keeps outside its request
+# Keys that a study keeps outside its request.
+_BESIDE = {"plugins", "seeds", "precision", "max_seeds", "weights", "cluster"}
 
 
 def _asked(request: StudyFile, settings: Mapping[str, str]) -> Asked:
@@ -260,6 +262,7 @@ def _resolve(name: str, request: StudyFile, settings: Mapping[str, str]) -> Stud
     base = baseline_of(request) if request.kind == "designs" else _shown(request.base)
     return Study(
         name=name,
+        plugins=used_plugins(Design().with_flags(row.flags) for row in rows),
         kind=request.kind,
         base=base,
         roadmap=_contents(base),

@@ -63,10 +63,16 @@ def keep_code(config: HasCode, folder: Path) -> None:
     """Copy the file of a run's network, and the files that it imports, into the run's folder."""
     if config.reference is None or not is_call(config.reference):
         return
-    for name, content in source_files(file_of(config.reference)).items():
-        path = folder / _FOLDER / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
+    copy_sources(file_of(config.reference), folder / _FOLDER)
+
+
+def copy_sources(file: Path, folder: Path) -> None:
+    """Copy a user's file, and the files beside it that it imports, into a folder, unless they are there already."""
+    for name, content in source_files(file).items():
+        path = folder / name
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, content)
 
 
 def kept_reference(config: HasCode, folder: Path) -> str:

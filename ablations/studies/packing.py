@@ -16,7 +16,7 @@ from ablations.studies.run import is_locked
 
 _OF_STUDY = ("study.yaml", "results.csv", "bench.json")
 _OF_RUN = ("config.yaml", "environment.json", "log.jsonl", "result.json", "predictions.npz", "traceback.txt")
-_CODE = "code"  # of a run's folder: the user's files that its network comes from
+_CODE = "code"  # of a study's or run's folder: the user's files that its networks come from
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every file, so that the same study gives the same bytes
 
 
@@ -71,6 +71,9 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in (*(folder / name for name in _OF_STUDY), *kept):
         if path.is_file():
             yield path.name, path.read_bytes()
+    for path in sorted((folder / _CODE).rglob("*")):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
     for run in sorted((folder / "runs").glob("*/")):
         for path in (*(run / name for name in _OF_RUN), *sorted((run / _CODE).rglob("*"))):
             if path.is_file():

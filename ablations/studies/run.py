@@ -22,6 +22,7 @@ from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
 from ablations.studies.networks import build_network, classifier_of, count_network, has_batch_norm
 from ablations.studies.own_code import check_code, keep_code
+from ablations.studies.plugin_files import PluginFiles, check_plugins, keep_plugins
 from ablations.studies.starting_weights import Weights, load
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group
@@ -58,6 +59,7 @@ class RunConfig(BaseModel):
 
     row: str
     label: str
+    plugins: PluginFiles = []
     flags: Flags
     reference: str | None = None
     code_sha256: str | None = None
@@ -108,6 +110,7 @@ class RunConfig(BaseModel):
         from modernize.reference import shown_reference, takes_one_size, without_weights
 
         check_code(self)
+        check_plugins(self.plugins, self.row)
         for training in (True, False):
             self.cost(data, training)
         if self.reference is not None and takes_one_size(self.reference) and self.image_size(data) != data.image_size:
@@ -225,12 +228,14 @@ def execute(
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
     check_code(config)
+    check_plugins(config.plugins, f"run {folder}")
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
     facts |= {"classes": list(data.classes)}
     facts |= {"files_checksum": data.files_checksum} if data.files_checksum else {}
     facts |= {"code_sha256": config.code_sha256} if config.code_sha256 else {}
+    facts |= {"plugins": [one.model_dump() for one in config.plugins]} if config.plugins else {}
     facts |= {"note": config.note} if config.note else {}
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
@@ -274,8 +279,10 @@ def _begin(config: RunConfig, folder: Path, session: dict[str, Any]) -> None:
     except RequestError:  # damaged: written anew
         before = []
     values = config.model_dump(mode="json") | {"recipe": as_stored(config.recipe, before)}
+    values = values if config.plugins else {key: value for key, value in values.items() if key != "plugins"}
     write_bytes(path, as_yaml(values).encode())
     keep_code(config, folder)
+    keep_plugins(config.plugins, folder)
     _record_session(folder / "environment.json", session)
 
 

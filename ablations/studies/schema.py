@@ -10,10 +10,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from ablations.errors import RequestError
 from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
+from ablations.studies.plugin_files import PluginFiles
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
 from modernize.design import BY_NAME, RECIPE, is_file, nearest, split_name
+from modernize.plugins import load_plugin
 from modernize.reference import is_reference
 from modernize.roadmap import Roadmap, roadmap, roadmap_of, stored_roadmap
 from modernize.roadmap_file import parse_roadmap
@@ -50,6 +52,7 @@ class StudyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
+    plugins: list[str] = Field(default=[], description="files with flags of your own, as --plugin takes them")
     base: str = Field(
         default="",
         description="starting design, or FILE.py:FUNCTION; for a roadmap its name, with flags for another size",
@@ -81,6 +84,13 @@ class StudyFile(BaseModel):
     references: list[str] = Field(default=[], description="torchvision:NAME, timm:NAME, FILE.py:FUNCTION")
     weights: str | None = Field(default=None, description="weights to start from: a file, or torchvision:NAME")
     cluster: Cluster | None = Field(default=None, description="Slurm resources of each run")
+
+    @field_validator("plugins")
+    @classmethod
+    def _load_plugins(cls, files: list[str]) -> list[str]:
+        for file in files:
+            load_plugin(file)
+        return files
 
     @field_validator("flags", mode="before")
     @classmethod
@@ -230,6 +240,7 @@ class Study(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    plugins: PluginFiles = []
     kind: Kind
     base: str
     data: str
@@ -273,6 +284,7 @@ class Study(BaseModel):
         return RunConfig(
             row=row.same_as or row.row,
             label=row.label,
+            plugins=self.plugins,
             flags=row.flags,
             reference=row.reference,
             code_sha256=row.code_sha256,

@@ -26,7 +26,7 @@ from ablations.studies.variants import (
     with_settings,
     written,
 )
-from modernize.design import RECIPE, Design, DesignError, nearest
+from modernize.design import RECIPE, Design, DesignError, nearest, plain
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import Roadmap, roadmap, roadmap_of
 
@@ -122,8 +122,12 @@ def combination_costs(
 def _base_of(study: Study, screen: Screen) -> Variant:
     """Return the base as it was when the study began: the file that the study names may have changed."""
     row = next(row for row in study.rows if row.reference is None)
-    own = Variant(Design().with_flags(row.flags), read_settings(row.settings))
+    own = Variant(_design(row), read_settings(row.settings))
     return own.with_values({flag: low for flag, (low, _) in screen.flags.items()})
+
+
+def _design(row: StudyRow) -> Design:
+    return Design().with_flags(row.flags)
 
 
 def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
@@ -139,7 +143,9 @@ def signs_of_rows(study: Study) -> dict[str, tuple[int, ...]]:
 
 def _value(row: StudyRow, flag: str) -> Any:
     """Return a row's value of a flag; None for a setting of the recipe that the row has as the base has it."""
-    return row.settings.get(flag.removeprefix(RECIPE)) if flag.startswith(RECIPE) else row.flags[flag]
+    return (
+        row.settings.get(flag.removeprefix(RECIPE)) if flag.startswith(RECIPE) else plain(getattr(_design(row), flag))
+    )
 
 
 def factors_of(study: Study) -> Factors | None:

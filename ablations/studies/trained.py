@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.errors import RequestError, one_line
-from ablations.recipes import check, read_yaml
 from ablations.store import DamagedError
 from ablations.studies.own_code import kept_reference
+from ablations.studies.plugin_files import read_with_plugins
 from ablations.studies.run import RunConfig, State, read_state
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def read_config(folder: Path) -> RunConfig:
         raise RequestError(f"{folder} is a file; give the folder of a run")
     path = folder / "config.yaml"
     if path.is_file():
-        return check(RunConfig, read_yaml(path, "run"), f"run {path}")
+        return read_with_plugins(RunConfig, path, "run")
     runs = sorted(path.parent for place in (folder, folder / "runs") for path in place.glob("*/config.yaml"))
     what = "the folder of a study" if (folder / "study.yaml").is_file() else "not the folder of a run"
     if not runs:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from ablations.errors import RequestError
 from ablations.reach import reached_settings
 from ablations.recipes import TrainingConfig, check, load_recipe, parse_value, settings_apart, stretched
-from modernize.design import BY_NAME, RECIPE, Design, nearest, setting, split_commas
+from modernize.design import BY_NAME, RECIPE, Design, nearest, plain, setting, split_commas
 from modernize.roadmap import Roadmap
 from modernize.roadmap import named as read_name
 
@@ -164,7 +164,7 @@ class Recipes:
     def value(self, one: Variant, key: str) -> Any:
         """Return a variant's value of a flag, or of `recipe.KEY`, as YAML stores it."""
         if not key.startswith(RECIPE):
-            return one.design.flags()[key]
+            return plain(getattr(one.design, key))
         name = key.removeprefix(RECIPE)
         return plain_setting(one.settings[name] if name in one.settings else getattr(self.load(self.main), name))
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from modernize.plan import Layer
+from modernize.layers import Layer
 from reports.diagrams.drawing import GAP, LETTER, Drawing
-from reports.diagrams.layers import in_and_out, kind, labels
+from reports.diagrams.layers import kind, labels
 from reports.diagrams.parts import Part, layers_of, words
 
 TWO_LINES, ONE_LINE = 38, 22  # heights of boxes, in pixels
@@ -41,8 +41,8 @@ def draw(part: Part, base: int, slots: Sequence[str] | None = None, marks: Marks
 def outline(part: Part) -> Hashable:
     """Return all that determines a part's drawing except its words."""
     layers = list(layers_of(part))
-    fewest = min(count for _, layer in layers for count in in_and_out(layer) or ())
-    ratios = [tuple(count / fewest for count in in_and_out(layer) or ()) for _, layer in layers]
+    fewest = min(count for _, layer in layers for count in layer.in_and_out or ())
+    ratios = [tuple(count / fewest for count in layer.in_and_out or ()) for _, layer in layers]
     return tuple(
         (path, kind(layer), _height(layer), ratio) for (path, layer), ratio in zip(layers, ratios, strict=True)
     )
@@ -53,7 +53,7 @@ class _Boxes:
 
     def __init__(self, part: Part, base: int, lines: Iterator[str], marks: Marks, named: bool) -> None:
         self.part, self.base, self.lines, self.marks, self.named = part, base, lines, marks, named
-        counts = [count for _, layer in layers_of(part) for count in in_and_out(layer) or ()]
+        counts = [count for _, layer in layers_of(part) for count in layer.in_and_out or ()]
         counts = counts or [1]  # a head of pooling alone
         self.fewest = min(counts)
         self.widest = max(self.width(count) for count in counts)
@@ -96,7 +96,7 @@ class _Boxes:
         self.column(sections["residual"], paths)
         self.wire(self.centre, self.y, self.y + GAP, tip=True)
         total = self.y + GAP + BADGE
-        wide = max((self.width(max(in_and_out(paths[path]) or (0,))) for path in sections["shortcut"]), default=0)
+        wide = max((self.width(max(paths[path].in_and_out or (0,))) for path in sections["shortcut"]), default=0)
         beside = (
             self.centre + self.widest // 2 + _SIDE + (wide // 2 if wide else 0) + (BADGE if self.marks and wide else 0)
         )
@@ -137,7 +137,7 @@ class _Boxes:
         """Draw a layer's box, its text and its mark."""
         mark = self.marks.get(path, "")
         height, name = _height(layer), kind(layer)
-        top, bottom = (self.width(count) for count in in_and_out(layer) or (self.fewest, self.fewest))
+        top, bottom = (self.width(count) for count in layer.in_and_out or (self.fewest, self.fewest))
         if name in ("norm", "scale", "activation", "pool"):
             top = bottom = self.base - 6
         shape = _shape(name, x, y, top, bottom, height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modernize.plan import Activation, Conv, GlobalAveragePool, Layer, LayerScale, Linear, MaxPool, Norm
+from modernize.layers import Activation, Conv, CustomLayer, GlobalAveragePool, Layer, LayerScale, Linear, MaxPool, Norm
 
 
 def kind(layer: Layer) -> str:
@@ -17,6 +17,8 @@ def kind(layer: Layer) -> str:
         return "scale"
     if isinstance(layer, Activation):
         return "activation"
+    if isinstance(layer, CustomLayer):
+        return "custom"
     return "linear" if isinstance(layer, Linear) else "norm"
 
 
@@ -32,21 +34,9 @@ def labels(layer: Layer) -> tuple[str, ...]:
     if isinstance(layer, Norm):
         return (f"{str(layer).partition(' ')[0]}, {layer.channels}",)
     if isinstance(layer, MaxPool):
-        return ("3×3 max-pool", "stride 2")
+        return ("3×3 max-pool", f"stride {layer.stride}")
     return ("average pool",) if isinstance(layer, GlobalAveragePool) else (str(layer),)
 
 
 def _across(before: int, after: int) -> str:
     return str(after) if before == after else f"{before}→{after}"
-
-
-def in_and_out(layer: Layer) -> tuple[int, int] | None:
-    """Return the layer's input and output channels; None if it takes any number."""
-    match layer:
-        case Conv():
-            return layer.in_channels, layer.out_channels
-        case Linear():
-            return layer.in_features, layer.out_features
-        case Norm() | LayerScale():
-            return layer.channels, layer.channels
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from modernize.plan import Conv, Plan
+from modernize.layers import Plan
 from reports.diagrams.boxes import TWO_LINES, draw, narrowest
 from reports.diagrams.drawing import GAP, LETTER, MARGIN, WIDEST, Drawing, flow, line_of_text, stacked, svg_file
 from reports.diagrams.parts import Part, parts
@@ -32,8 +32,7 @@ def overview(plan: Plan) -> Drawing:
 def stage_labels(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the name and size of each stage."""
     for number, stage in enumerate(plan.stages, start=1):
-        residual = stage.blocks[0].residual
-        out = next(layer.out_channels for layer in reversed(residual) if isinstance(layer, Conv))
+        out = next(layer.in_and_out[1] for layer in reversed(stage.blocks[0].residual) if layer.in_and_out)
         yield f"stage {number}", f"{len(stage.blocks)} × {out} ch."
 
 

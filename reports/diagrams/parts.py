@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from modernize.plan import BlockPlan, Layer, Layers, Linear, Plan
-from reports.diagrams.layers import in_and_out, labels
+from modernize.layers import BlockPlan, Layer, Layers, Linear, Plan
+from reports.diagrams.layers import labels
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def layers_of(part: Part) -> Iterator[tuple[str, Layer]]:
 def ends(part: Part) -> tuple[str, str]:
     """Return the labels of a part's input and output."""
     trunk = part.lead + (part.block.residual if part.block else ())
-    sizes = [size for size in map(in_and_out, trunk) if size]
+    sizes = [size for size in (layer.in_and_out for layer in trunk) if size]
     if not sizes:  # a head of pooling alone
         return "feature map", "features"
     out = f"{sizes[-1][1]} classes" if isinstance(trunk[-1], Linear) else _count(sizes[-1][1])

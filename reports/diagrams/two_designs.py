@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from modernize.design import Design, text
-from modernize.plan import Plan
+from modernize.layers import Plan
 from reports.diagrams.boxes import BADGE, draw, narrowest
 from reports.diagrams.drawing import Drawing, flow, line_of_text, stacked, svg_file
 from reports.diagrams.parts import Part, every_part, layers_of

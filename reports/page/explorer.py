@@ -18,7 +18,9 @@ from scipy import stats
 
 from modernize.arguments import Size
 from modernize.design import FLAGS, Design, DesignError, text
-from modernize.plan import Activation, Layers, Plan, compile_plan, trace
+from modernize.layers import Activation, Layers, Plan
+from modernize.plan import compile_plan, layer_cost, trace
+from modernize.plugins import plugins
 from modernize.roadmap import Roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
 from reports.marks import row_marks
@@ -30,12 +32,6 @@ from reports.tables import mean_sd
 
 Numbers = NDArray[np.int64]
 MOST_BODIES = 16_000  # combinations of the flags that change the body; more make the page large and slow to build
-_NAMES = [flag.name for flag in FLAGS]
-# The activation changes no cost, and in the drawings only a word: see `_drawings`.
-_TABULATED = [flag for flag in FLAGS if flag.name != "activation"]
-_STEM = [flag.name for flag in _TABULATED if "stem" in flag.parts]
-_BODY = [flag.name for flag in _TABULATED if "body" in flag.parts]
-_OPEN = [flag.name for flag in _TABULATED if flag.examples and "body" in flag.parts]  # any number of values
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Images:
         return f"{self.channels}×{self.size}×{self.size} images, {self.classes} classes"
 
 
-Space = dict[str, list[Any]]
+Space = dict[str, list[Any]]  # the values of every flag, in the order of the flags
 _NONE = Size(-1, -1)  # the output of layers whose input is too small
 
 
@@ -81,6 +77,17 @@ def explorer_data(report: Report) -> dict[str, Any]:
 # ---- designs and images
 
 
+def _changing(part: str) -> list[str]:
+    """Return the flags that change the cost or the drawing of a part, `stem` or `body`."""
+    # Of built-in layers the activation changes no cost, and in the drawings only a word: see `_drawings`.
+    apart = () if plugins() else ("activation",)
+    return [flag.name for flag in FLAGS if part in flag.parts and flag.name not in apart]
+
+
+def _design(values: Mapping[str, Any]) -> Design:
+    return Design().with_flags(values)
+
+
 def images_of(report: Report, steps: Roadmap) -> tuple[Images, bool]:
     """Return the images for which the study's runs were counted and True, or the roadmap's and False."""
     counted = report.runs.dropna(subset=["image_size"])
@@ -102,10 +109,12 @@ def make_space(steps: Roadmap, designs: Sequence[Design]) -> tuple[Space, list[s
         values = {getattr(design, flag.name) for design in ours} | {flag.read(value) for value in flag.values}
         space[flag.name] = sorted(values, key=lambda value: (value is not None, value))
     left_out = []
-    studied = {name: {getattr(design, name) for design in designs} for name in _OPEN}
-    start = {name: getattr(ours[0], name) for name in _OPEN}
-    while prod(len(space[name]) for name in _BODY) > MOST_BODIES:
-        spare = [(name, value) for name in _OPEN for value in reversed(space[name]) if value != start[name]]
+    body = _changing("body")
+    many = [flag.name for flag in FLAGS if flag.examples and flag.name in body]  # any number of values
+    studied = {name: {getattr(design, name) for design in designs} for name in many}
+    start = {name: getattr(ours[0], name) for name in many}
+    while prod(len(space[name]) for name in body) > MOST_BODIES:
+        spare = [(name, value) for name in many for value in reversed(space[name]) if value != start[name]]
         spare = [(name, value) for name, value in spare if value not in studied[name]] or spare
         if not spare:
             break
@@ -117,7 +126,7 @@ def make_space(steps: Roadmap, designs: Sequence[Design]) -> tuple[Space, list[s
 
 def choice(space: Space, design: Design) -> list[int]:
     """Return the index of each of a design's values among those of the page, -1 for values that are left out."""
-    values = [(space[name], getattr(design, name)) for name in _NAMES]
+    values = [(known, getattr(design, name)) for name, known in space.items()]
     return [known.index(value) if value in known else -1 for known, value in values]
 
 
@@ -203,11 +212,14 @@ def _stems(space: Space, images: Images, known: dict[Part, int]) -> _Stems:
     """Tabulate the stem over the flags that change it."""
 
     def entry(design: Design) -> list[int]:
-        plan = _plan(design, images)
+        try:
+            plan = _plan(design, images)
+        except DesignError:  # `refusal` says why
+            return [0, 0, -1, 0]
         params, macs, size = _cost(plan.stem, Size(images.size, images.size))
         return [params, macs, size.height, _number(known, parts(plan)[0])]
 
-    return _Stems(*_filled(space, _STEM, entry))
+    return _Stems(*_filled(space, _changing("stem"), entry))
 
 
 def _bodies(space: Space, images: Images, entries: Sequence[int], known: dict[Part, int]) -> _Bodies:
@@ -217,7 +229,10 @@ def _bodies(space: Space, images: Images, entries: Sequence[int], known: dict[Pa
     overviews: list[str] = []
 
     def entry(design: Design) -> list[int]:
-        plan = _plan(design, images)
+        try:
+            plan = _plan(design, images)
+        except DesignError:  # `refusal` says why
+            return [0, 0, 0, *(-1 for _ in entries)]
         costs = [_body_cost(plan, Size(size, size)) for size in entries]
         group = tuple(_number(known, part) for part in parts(plan)[1:])
         shown = _number(stages, tuple(stage_labels(plan)))
@@ -225,7 +240,7 @@ def _bodies(space: Space, images: Images, entries: Sequence[int], known: dict[Pa
             overviews.append(_as_svg(overview(plan)))
         return [costs[0][0], _number(groups, group), shown, *(macs for _, macs in costs)]
 
-    params, group, shown, *macs = _filled(space, _BODY, entry)
+    params, group, shown, *macs = _filled(space, _changing("body"), entry)
     return _Bodies(params, dict(zip(entries, macs, strict=True)), group, list(groups), shown, overviews)
 
 
@@ -236,7 +251,7 @@ def _sum_macs(stems: _Stems, bodies: _Bodies, space: Space, images: Images) -> _
         counts = np.where((stems.sizes == size) & (macs >= 0), stems.macs + macs, counts)
     reasons: dict[str, int] = {}
     for place in np.argwhere(counts < 0):
-        design = Design(*(space[name][index] for name, index in zip(_NAMES, place, strict=True)))
+        design = _design({name: values[index] for (name, values), index in zip(space.items(), place, strict=True)})
         counts[tuple(place)] = -1 - _number(reasons, refusal(design, images))
     return _Macs(counts, list(reasons))
 
@@ -254,27 +269,31 @@ def _cost(layers: Layers, size: Size) -> tuple[int, int, Size]:
     """Return parameters, MACs and output size of layers in sequence; the last two are -1 for too small an input."""
     params = macs = 0
     for layer in layers:
-        after = layer.out_size(size)
-        params, macs = params + layer.params, macs + layer.macs(size)
-        if min(after) < 1:
+        size, own_params, own_macs = layer_cost(layer, size)
+        params, macs = params + own_params, macs + own_macs
+        if min(size) < 1:
             return sum(layer.params for layer in layers), -1, _NONE
-        size = after
     return params, macs, size
 
 
 def _body_cost(plan: Plan, size: Size) -> tuple[int, int]:
     """Return parameters and MACs of the layers after the stem, for a stem output of `size`; MACs -1 if it is too small.
 
-    All blocks of a stage but the first are equal, and counted once.
+    A block that is repeated at the same size is counted once.
     """
     params = macs = 0
     for stage in plan.stages:
         costs = [_cost(stage.downsampling, size)]
-        size = costs[0][2]
-        for block, times in ((stage.blocks[0], 1), *((block, len(stage.blocks) - 1) for block in stage.blocks[1:2])):
-            shortcut, residual = _cost(block.shortcut, size), _cost(block.residual, size)
-            size = residual[2]
-            costs += [shortcut, residual] * times
+        size, last = costs[0][2], None
+        for block in stage.blocks:
+            if last is None or last[:2] != (id(block), size):
+                branches = [_cost(block.shortcut, size), _cost(block.residual, size)]
+                if branches[0][2] != branches[1][2]:
+                    return 0, -1
+                branches.append(_cost(block.after, branches[1][2]))
+                last = id(block), size, branches
+            costs += last[2]
+            size = last[2][-1][2]
         if _NONE in (cost[2] for cost in costs):
             return 0, -1
         params, macs = params + sum(cost[0] for cost in costs), macs + sum(cost[1] for cost in costs)
@@ -291,9 +310,9 @@ def _filled(space: Space, flags: Sequence[str], entry: Callable[[Design], list[i
 
     Return an array per number of the entry, with an axis per flag, of length 1 for flags that are not in `flags`.
     """
-    shape = [len(space[name]) if name in flags else 1 for name in _NAMES]
-    values = [space[name][:length] for name, length in zip(_NAMES, shape, strict=True)]
-    rows = [entry(Design(*chosen)) for chosen in product(*values)]
+    shape = [len(values) if name in flags else 1 for name, values in space.items()]
+    values = [values[:length] for values, length in zip(space.values(), shape, strict=True)]
+    rows = [entry(_design(dict(zip(space, chosen, strict=True)))) for chosen in product(*values)]
     return [np.array(numbers, dtype=np.int64).reshape(shape) for numbers in zip(*rows, strict=True)]
 
 
