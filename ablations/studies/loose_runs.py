@@ -78,8 +78,8 @@ def _study_of(runs: Sequence[_Run]) -> tuple[Study, dict[str, Path]]:
     """Return a study whose rows are the networks and recipes of single runs, and the folder of each of its runs."""
     first = runs[0]
     for run in runs:
-        for key in ("data", "evaluate", "plugins"):
-            ours, theirs = (getattr(one.config, key, None) for one in (run, first))
+        for key in ("data", "evaluate"):
+            ours, theirs = (getattr(one.config, key) for one in (run, first))
             if ours != theirs:
                 raise RequestError(
                     f"{run.folder} and {first.folder} cannot be compared: {key} is {ours} there and {theirs} here"
@@ -106,6 +106,7 @@ def _study_of(runs: Sequence[_Run]) -> tuple[Study, dict[str, Path]]:
         base=_base(first.config),
         data=first.config.data,
         evaluate=first.config.evaluate,
+        plugins=list({one.sha256: one for run in runs for one in run.config.plugins}.values()),
         seeds=seeds,
         budget=None,
         recipes={run.recipe: run.config.recipe for run in runs},
