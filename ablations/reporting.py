@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
 from modernize.design import FLAGS, Design, nearest, text
 from modernize.roadmap import PAPER
+from reports.class_plots import class_plots
 from reports.class_tables import baseline_notes, class_tables
 from reports.paper_agreement import agreement_words
 from reports.per_class import class_results
@@ -27,6 +29,7 @@ from reports.row_summary import describe_costs
 from reports.statistics.factorial import factorial_of
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
+from reports.view import WHOLE, View, check, select, select_classes, shown_rows, with_labels, with_names
 
 
 def walked(study: Study) -> Orders | None:
@@ -90,42 +93,53 @@ def _texts(row: StudyRow) -> dict[str, str]:
     return {flag.name: text(getattr(design, flag.name)) for flag in FLAGS} | setting_texts(row.settings)
 
 
-def read_report(study: Study, folder: Path) -> Report:
+def read_report(study: Study, folder: Path, view: View = WHOLE) -> Report:
     """Gather everything that a report shows of a study, from its folder as it is now or its published results.
 
-    Raises ReportError if the runs cannot be reported together, RequestError if `bench.json` or the published results
-    are invalid.
+    Raises ReportError if the runs cannot be reported together or the view names other rows, RequestError if
+    `bench.json` or the published results are invalid.
     """
-    return report_of(study, folder, update_results(study, folder))
+    return report_of(study, folder, update_results(study, folder), view)
 
 
-def report_of(study: Study, folder: Path, results: pd.DataFrame) -> Report:
+def report_of(study: Study, folder: Path, results: pd.DataFrame, view: View = WHOLE) -> Report:
     """Gather everything that a report shows of a study with these runs; raises what `read_report` does."""
-    runs = on_compared_images(results)
-    bench, curves, orders = bench_frame(study, folder), curves_frame(study, folder), walked(study)
+    check(view, results)
+    title, runs = view.title or study.name, with_names(on_compared_images(results), view)
+    bench, curves, orders = bench_frame(study, folder), with_names(curves_frame(study, folder), view), walked(study)
     designs = {row.row: row.flags for row in study.rows if row.reference is None}
     texts = {row.row: _texts(row) for row in study.rows if row.reference is None} or studied_settings(study)
     grid, factors = factorial_of(texts) if study.kind == "grid" else None, factors_of(study)
-    steps = study.steps if study.kind == "roadmap" else None
-    tables = report_tables(runs, study.name, orders, bench, grid, factors, study.measure, steps)
+    named = with_labels(study.steps, view)
+    steps = named if study.kind == "roadmap" else None
+    tables = report_tables(runs, title, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
     notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
     classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
     notes += baseline_notes(runs)
+    summary = summarise_study(title, runs, tables, study.measure, notes)
+    rows, labels = shown_rows(runs, tables, view), dict(zip(runs["row"], runs["label"], strict=True))
+    tables = [select(table, rows, labels, reorder=table.name != "roadmap") for table in tables]
+    classes = classes and select_classes(classes, rows)
+    shown = [*class_plots(title, runs, classes)] if classes else []
+    plots = study_plots(
+        title, runs, tables, curves, bench, grid, study.measure, steps, rows, as_listed=bool(view.order)
+    )
     return Report(
-        title=study.name,
+        title=title,
         kind=study.kind,
         base=study.base,
-        steps=study.steps,
+        steps=named,
         runs=runs,
         designs=designs,
-        summary=summarise_study(study.name, runs, tables, study.measure, notes),
+        summary=summary,
         tables=tuple(tables),
-        plots=study_plots(study.name, runs, tables, curves, bench, grid, study.measure, steps),
+        plots=tuple(replace(plot, layout=view.layout) for plot in (*plots, *shown)),
         curves=curves,
         orders=orders,
         bench=bench,
         unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
         classes=classes,
-        per_class=class_tables(study.name, runs, classes) if classes else (),
+        per_class=class_tables(title, runs, classes) if classes else (),
+        layout=view.layout,
     )

@@ -15,6 +15,7 @@ from reports.tables import Cell, Column, Footnotes, Table, mean_sd
 FEW = 12  # classes that are shown one and all
 _LOWEST, _HIGHEST = 6, 4  # of more
 _PAIRS = 15  # confusions shown of more classes
+_NAMED = 8  # rows without a finished run
 _NAME = 28  # letters of a class's name in a heading
 
 
@@ -92,11 +93,19 @@ def _recall_legend(results: ClassResults, shown: Sequence[int]) -> Iterator[str]
         )
     if there < len(results.names):
         yield f"{len(results.names) - there} of {len(results.names)} classes have no evaluated images."
+    yield from describe_absent(results)
     yield from describe_baseline(results)
     if results.training is not None:
         counts = ", ".join(f"{_name(results, place)} {results.training[place]:,}" for place in shown)
         yield f"Training images: {counts}."
     yield from results.notes
+
+
+def describe_absent(results: ClassResults) -> Iterator[str]:
+    """Name the rows that are missing because none of their runs is finished."""
+    if results.absent:
+        more = f" and {len(results.absent) - _NAMED} more" if len(results.absent) > _NAMED else ""
+        yield f"No finished run: {', '.join(results.absent[:_NAMED])}{more}."
 
 
 def describe_baseline(results: ClassResults) -> Iterator[str]:

@@ -6,9 +6,8 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import groupby
 
 from rich.box import Box
 from rich.cells import cell_len
@@ -16,19 +15,15 @@ from rich.console import Console, Group, JustifyMethod
 from rich.table import Table as Grid
 from rich.text import Text
 
-from reports.latex_escape import tex, tex_prose, tex_stack
+from reports.columns import column_groups, column_widths, in_two_lines, mark_room, marked, padded, superscript
+from reports.latex import latex
+from reports.layout import NATURAL, Layout
 from reports.plain_text import plain
 from reports.tables import Cell, Column, Table
 
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # A rule under the heading, a lighter one between sections, nothing else.
 _BOX = Box("    \n    \n ── \n    \n ┈┈ \n    \n    \n    \n")
 _LABEL_WIDTH = 14  # labels wrap to no less
-
-
-def superscript(marks: Iterable[int]) -> str:
-    """Format footnote marks: `¹,²`."""
-    return ",".join(str(mark).translate(_SUPERSCRIPTS) for mark in marks)
 
 
 def csv(table: Table) -> str:
@@ -36,133 +31,24 @@ def csv(table: Table) -> str:
     return table.frame.to_csv(index=False, lineterminator="\n")
 
 
+def render(table: Table, form: str, layout: Layout = NATURAL) -> str:
+    """Format a table in a layout, which LaTeX follows; without heading, it is the table and its footnotes."""
+    if form == "latex":
+        return latex(table, layout)
+    bare = form == "markdown" and not layout.heading
+    return RENDERERS[form](replace(table, title="", subtitle="", legend="") if bare else table)
+
+
 def markdown(table: Table) -> str:
     """Format as a GitHub-flavored Markdown page: title, table, legend, footnotes."""
     heads = [f"{column.title} ({column.group})" if column.group else column.title for column in table.columns]
     rules = ["---:" if column.number else ":---" for column in table.columns]
-    rows = [[escape(_marked(cell)) for cell in row] for row in table.rows]
+    rows = [[escape(marked(cell)) for cell in row] for row in table.rows]
     lines = ["| " + " | ".join(row) + " |" for row in ([escape(head) for head in heads], rules, *rows)]
     notes = [f"{superscript([number])} {escape(note)}" for number, note in enumerate(table.notes, start=1)]
     title = re.sub(r"(#+)$", r"\\\1", escape(table.title).rstrip())  # closing #s would not be shown
-    parts = [f"# {title}", escape(table.subtitle), "\n".join(lines), escape(table.legend), *notes]
+    parts = [f"# {title}" if title else "", escape(table.subtitle), "\n".join(lines), escape(table.legend), *notes]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def latex(table: Table) -> str:
-    """Format as LaTeX floats for an article, with booktabs and graphicx: the table, no wider than the page, and notes.
-
-    A wide table spans both columns of a page that has two; one taller than a page goes on in further floats, the notes
-    under the rows that have them. Headings stand in two lines where that saves width.
-    """
-    parts = _tex_parts(table)
-    floats = [_tex_float(table, part, part is parts[0], part is parts[-1]) for part in parts]
-    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(floats)
-
-
-def _tex_float(table: Table, part: range, first: bool, last: bool) -> str:
-    """Format the float of some rows: the first has the label, the last the legend."""
-    float_name = "table*" if _printed_width(table) > _COLUMN else "table"
-    label = f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', table.name)}}}"
-    lines = [
-        f"\\begin{{{float_name}}}",
-        "\\centering",
-        f"\\caption{{{tex_prose(table.title)}}}" if first else f"{tex_prose(table.title)} (continued)\\par",
-        *([label] if first else []),
-        "\\smallskip\\footnotesize\\setlength{\\tabcolsep}{4pt}",
-        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
-        f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
-        "\\toprule",
-        *_tex_heads(table.columns),
-        "\\midrule",
-        *_tex_rows(table, part),
-        "\\bottomrule",
-        "\\end{tabular}}",
-        "",
-        "\\smallskip",
-        "\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
-    ]
-    lines += [f"{tex_prose(text)}\\par" for text in (table.subtitle, table.legend) if text and last]
-    lines += [f"\\textsuperscript{{{mark}}} {tex_prose(table.notes[mark - 1])}\\par" for mark in _marks(table, part)]
-    return "\n".join([*lines, "\\end{minipage}", f"\\end{{{float_name}}}"]) + "\n"
-
-
-_WORDS = 40  # letters in a line of a cell of words
-_COLUMN = 46  # letters of footnotesize and the gaps between columns that fit one of an article's two columns
-_PAGE = 46  # lines of a table and of what stands under it that fit a page, less its caption and heading
-
-
-def _tex_parts(table: Table) -> list[range]:
-    """Split the rows into floats: as many as fit a page with their notes."""
-    room = _PAGE - _note_lines(table, [table.subtitle, table.legend])
-    starts, used, printed = [0], 0, frozenset[int]()
-    for number in range(len(table.rows)):
-        if used and used + _tex_height(table, number, printed) > room:
-            starts.append(number)
-            used, printed = 0, frozenset()
-        used += _tex_height(table, number, printed)
-        printed |= frozenset(_marks(table, range(number, number + 1)))
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(table.rows)], strict=True)]
-
-
-def _tex_height(table: Table, number: int, printed: frozenset[int]) -> int:
-    """Count the lines of a row and of its footnotes that are not printed yet."""
-    lines = max(len(_wrapped(*cell)) for cell in zip(table.rows[number], table.columns, strict=True))
-    marks = set(_marks(table, range(number, number + 1))) - printed
-    return lines + _note_lines(table, [table.notes[mark - 1] for mark in marks])
-
-
-def _note_lines(table: Table, texts: Iterable[str]) -> int:
-    """Estimate the lines that paragraphs under a table take."""
-    wide = 110 if _printed_width(table) > _COLUMN else 55
-    return sum(-(-len(text) // wide) for text in texts)
-
-
-def _marks(table: Table, part: range) -> list[int]:
-    """Return the footnotes of some rows, ascending."""
-    return sorted({mark for number in part for cell in table.rows[number] for mark in cell.marks})
-
-
-def _printed_width(table: Table) -> int:
-    """Estimate the printed width of the table in letters."""
-    return sum(_widths(table, 1)) + len(table.columns)
-
-
-def _tex_heads(columns: tuple[Column, ...]) -> Iterator[str]:
-    """The headings, and over them those of groups with a rule over the columns of each."""
-    if any(column.group for column in columns):
-        groups = _groups(columns)
-        yield " & ".join(f"\\multicolumn{{{len(places)}}}{{c}}{{{tex(group)}}}" for group, places in groups) + " \\\\"
-        yield " ".join(f"\\cmidrule(lr){{{places[0] + 1}-{places[-1] + 1}}}" for group, places in groups if group)
-    yield " & ".join(_tex_head(column) for column in columns) + " \\\\"
-
-
-def _tex_head(column: Column) -> str:
-    """Format a heading, in two lines if it has several words."""
-    return tex_stack(_two_lines(column.title, hyphens=False), "r" if column.number else "l", "b")
-
-
-def _tex_rows(table: Table, part: range) -> Iterator[str]:
-    """Some lines of the table, apart where a section starts."""
-    for number in part:
-        if number > part.start and number in table.sections:
-            yield "\\addlinespace"
-        cells = zip(table.rows[number], table.columns, strict=True)
-        yield " & ".join(_tex_cell(cell, column) for cell, column in cells) + " \\\\"
-
-
-def _wrapped(cell: Cell, column: Column) -> list[str]:
-    """A cell's lines: long words wrap, numbers never."""
-    if column.number:
-        return [cell.text]
-    return textwrap.wrap(cell.text, _WORDS, break_long_words=False, break_on_hyphens=False)
-
-
-def _tex_cell(cell: Cell, column: Column) -> str:
-    """A cell with its marks; a number's hyphen is a minus."""
-    marks = f"\\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else ""
-    if column.number:
-        return tex(re.sub(r"-(?=\d)", "−", cell.text)) + marks
-    return tex_stack(_wrapped(cell, column), "l", "t") + marks
 
 
 def as_json(table: Table) -> str:
@@ -252,7 +138,7 @@ def _fitted(table: Table, width: int) -> tuple[Table, list[int], int]:
     """
     short = _shortened(table)
     for fitted, gap in ((table, 2), (table, 1), (short, 1)):
-        widths = _widths(fitted, gap)
+        widths = column_widths(fitted, gap)
         over = sum(widths) + gap * (len(widths) - 1) - width
         if over <= 0:
             return fitted, widths, gap
@@ -275,8 +161,8 @@ def _least(table: Table, widths: list[int]) -> list[int]:
     least = list(widths)
     for place, column in enumerate(table.columns):
         if not column.number:
-            lines = [line for row in table.rows for line in _two_lines(_marked(row[place]))]
-            least[place] = min(widths[place], max(map(cell_len, [*lines, *_two_lines(column.title)])))
+            lines = [line for row in table.rows for line in in_two_lines(marked(row[place]))]
+            least[place] = min(widths[place], max(map(cell_len, [*lines, *in_two_lines(column.title)])))
     least[0] = min(widths[0], _LABEL_WIDTH)
     return least
 
@@ -284,48 +170,26 @@ def _least(table: Table, widths: list[int]) -> list[int]:
 def _grid(table: Table, widths: list[int], gap: int) -> Grid:
     """The body of the table, each column with its width."""
     grid = Grid(box=_BOX, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold")
-    headings = [_two_lines(column.title) for column in table.columns]
+    headings = [in_two_lines(column.title) for column in table.columns]
     tallest = max(map(len, headings))
     for column, width, lines in zip(table.columns, widths, headings, strict=True):
         heading = Text("\n" * (tallest - len(lines)) + "\n".join(lines))
         justify: JustifyMethod = "right" if column.number else "left"
         grid.add_column(heading, justify=justify, width=width, overflow="fold")
-    padded = [_mark_room(table, place) for place in range(len(table.columns))]
+    rooms = [mark_room(table, place) for place in range(len(table.columns))]
     for number, row in enumerate(table.rows):
         grid.add_row(
-            *(Text(_folded(_padded(cell, room), width)) for cell, room, width in zip(row, padded, widths, strict=True)),
+            *(Text(_folded(padded(cell, room), width)) for cell, room, width in zip(row, rooms, widths, strict=True)),
             end_section=number + 1 in table.sections,
         )
     return grid
 
 
-def _widths(table: Table, gap: int) -> list[int]:
-    """The width each column wants; a group is at least as wide as its heading."""
-    widths = []
-    for place, column in enumerate(table.columns):
-        room = _mark_room(table, place)
-        texts = [*_two_lines(column.title), *(_padded(row[place], room) for row in table.rows)]
-        widths.append(max(map(cell_len, texts)))
-    for group, places in _groups(table.columns):
-        span = sum(widths[place] for place in places) + gap * (len(places) - 1)
-        widths[places[0]] += max(0, cell_len(group) - span)
-    return widths
-
-
 def _narrowest(table: Table) -> int:
     """The width below which the table does not fit."""
     short = _shortened(table)
-    widths = _widths(short, 1)
+    widths = column_widths(short, 1)
     return sum(_least(short, widths)) + len(widths) - 1
-
-
-def _two_lines(text: str, hyphens: bool = True) -> list[str]:
-    """A text in two lines as narrow as can be: of a heading, so that the numbers decide how wide a column is."""
-    wrapped = (
-        textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=hyphens)
-        for width in range(1, len(text) + 1)
-    )
-    return next((lines for lines in wrapped if len(lines) <= 2), [text])
 
 
 def _folded(text: str, width: int) -> str:
@@ -336,41 +200,14 @@ def _folded(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(signed, width, break_on_hyphens=False))
 
 
-def _groups(columns: tuple[Column, ...]) -> list[tuple[str, list[int]]]:
-    """Neighbouring columns by their group heading."""
-    return [
-        (group, list(places)) for group, places in groupby(range(len(columns)), key=lambda place: columns[place].group)
-    ]
-
-
 def _group_heading(columns: tuple[Column, ...], widths: list[int], gap: int) -> str:
     """The two lines above the headings: each group's name, and under it a rule over its columns."""
     names, rules = [], []
-    for group, places in _groups(columns):
+    for group, places in column_groups(columns):
         span = sum(widths[place] for place in places) + gap * (len(places) - 1)
         names.append(group.center(span))
         rules.append(("─" if group else " ") * span)
     return "\n".join((" " * gap).join(parts) for parts in (names, rules))
-
-
-def _mark_room(table: Table, place: int) -> int:
-    """The width kept for marks in a column of numbers, so that a footnote does not move the digits out of line."""
-    if not table.columns[place].number:
-        return 0
-    return max((len(_mark(row[place])) for row in table.rows), default=0)
-
-
-def _padded(cell: Cell, room: int) -> str:
-    return cell.text + _mark(cell).ljust(room)
-
-
-def _marked(cell: Cell) -> str:
-    return cell.text + _mark(cell)
-
-
-def _mark(cell: Cell) -> str:
-    """The marks behind a cell's text: apart from it, lest 4.46² be a square, but on the same line."""
-    return f"\N{NO-BREAK SPACE}{superscript(cell.marks)}" if cell.marks else ""
 
 
 def escape(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,18 +16,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def pair_matrix_plot(runs: pd.DataFrame, table: Table, measure: Measure = "top1") -> Plot:
-    """The differences of a table of pairs as a matrix, beside each design's result and cost."""
+def pair_matrix_plot(
+    runs: pd.DataFrame, table: Table, measure: Measure = "top1", rows: Sequence[str] | None = None
+) -> Plot:
+    """The differences of a table of pairs as a matrix, beside each design's result and cost; `rows`: those to show."""
     heading = f"{runs['study'].iloc[0]}: differences between designs"
     caption = (
         f"Each cell: the design of the row minus that of the column, in {MEASURES[measure].change}, with its "
         "unadjusted 95% CI. Colors are verdicts, whose p-values are adjusted for all pairs. Diagonal: mean ± standard "
         "deviation over seeds."
     )
+    rows = runs["row"].nunique()
+    caption += " Two designs without a cell are not compared." if len(table.rows) < rows * (rows - 1) // 2 else ""
 
     def draw() -> Figure:
         from reports.figures.pair_matrix import pair_matrix
 
-        return pair_matrix(summarise_rows(runs), table.frame, measure, (heading, facts(runs), caption))
+        shown = [row for row in summarise_rows(runs) if rows is None or row.row in rows]
+        return pair_matrix(shown, table.frame, measure, (heading, facts(runs), caption))
 
     return Plot("pair-matrix", heading, caption, table.frame, draw, measure)

@@ -54,6 +54,7 @@ class ClassResults:
         pairs: A line per row, class and predicted class that occurs: row, label, class, predicted, test_images, images
             (mean over seeds), share_mean, share_sd (% of the class's images), seeds, and both classes' numbers.
         notes: What is not recorded, and which runs are left out.
+        absent: Labels of the rows without a finished run.
     """
 
     names: tuple[str, ...]
@@ -63,6 +64,7 @@ class ClassResults:
     recall: pd.DataFrame
     pairs: pd.DataFrame
     notes: tuple[str, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def largest_class(self) -> tuple[str, float] | None:
@@ -112,6 +114,7 @@ def class_results(runs: pd.DataFrame, read: Read) -> ClassResults | None:
         recall=pd.concat([_recall_lines(heads[row], recall[row], counts) for row in by_row], ignore_index=True),
         pairs=pd.concat([_pair_lines(heads[row], by_row[row], counts) for row in by_row], ignore_index=True),
         notes=tuple(_notes(places, kept, bool(recorded), counts)),
+        absent=tuple(dict.fromkeys(label for row, label in labels.items() if row not in {row for row, _ in places})),
     )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from modernize.roadmap import Roadmap
 from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
+from reports.layout import NATURAL, Layout, laid_out
 from reports.orders_table import orders_table
 from reports.pair_tables import compares_pairs, pairs_table
 from reports.per_class import ClassResults
@@ -43,7 +44,7 @@ class Plot:
 
     `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
     mark, NaN where there is none; its means, differences and effects are those of `measure`. The figure is drawn when
-    it is first asked for.
+    it is first asked for, in its layout.
     """
 
     name: str
@@ -53,11 +54,12 @@ class Plot:
     draw: Callable[[], Figure]
     measure: Measure = "top1"
     words: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout = NATURAL
 
     @cached_property
     def figure(self) -> Figure:
         """The figure, drawn."""
-        with drawing(self.name):
+        with drawing(self.name), laid_out(self.layout):
             return self.draw()
 
     def encoded(self, suffix: str) -> bytes:
@@ -65,9 +67,9 @@ class Plot:
         if suffix == "svg":
             return self.svg
         with drawing(self.name):
-            from reports.figures.style import encode
+            from reports.figures.style import FINE, encode
 
-            return encode(self.figure, suffix)
+            return encode(self.figure, suffix, FINE if self.layout.width else None)
 
     @cached_property
     def svg(self) -> bytes:
@@ -105,6 +107,7 @@ class Report:
     unfinished  the lines of `runs` that are not done: row, label, seed, status, reason
     classes     the results per class; None where no run's predictions are there
     per_class   the tables of these results
+    layout      how tables are laid out; the plots have their own
     """
 
     title: str
@@ -122,6 +125,7 @@ class Report:
     unfinished: pd.DataFrame
     classes: ClassResults | None = None
     per_class: tuple[Table, ...] = ()
+    layout: Layout = NATURAL
 
     @property
     def every_table(self) -> tuple[Table, ...]:

@@ -36,13 +36,17 @@ def study_plots(
     grid: Factorial | None = None,
     measure: Measure = "top1",
     steps: Roadmap | None = None,
+    rows: Sequence[str] | None = None,
+    as_listed: bool = False,
 ) -> tuple[Plot, ...]:
     """Return the figures of a study in the order to show them, without those that would hold no number.
 
-    `steps` is the roadmap that the study ran, if it ran one.
+    `steps` is the roadmap that the study ran, if it ran one. The tables have the rows to show; `rows` are those of
+    learning curves, in order (None: all). `as_listed` keeps the table's order where the largest effect would be first.
     """
     by_name = {table.name: table for table in tables}
-    return tuple(_plots(title, runs, by_name, tables[-1], curves, bench, grid, measure, steps))
+    plots = _plots(title, runs, by_name, tables[-1], curves, bench, grid, measure, steps, rows, as_listed)
+    return tuple(plots)
 
 
 def _plots(
@@ -55,6 +59,8 @@ def _plots(
     grid: Factorial | None,
     measure: Measure,
     steps: Roadmap | None,
+    rows: Sequence[str] | None,
+    as_listed: bool,
 ) -> Iterator[Plot]:
     if steps is not None:
         yield trajectory_plot(tables["roadmap"], steps.source)
@@ -70,13 +76,13 @@ def _plots(
         yield from heatmap_plot(title, runs, grid, measure)
         yield from grid_plots(title, runs, grid, tables, measure)
     if any(column.name == "difference" for column in compared.columns):
-        yield effects_plot(compared, runs, measure)
+        yield effects_plot(compared, runs, measure, as_listed)
     if PAIRS in tables:
-        yield pair_matrix_plot(runs, compared, measure)
+        yield pair_matrix_plot(runs, compared, measure, rows)
     if steps is not None:
         yield from against_paper_plot(title, runs, tables["roadmap"], compared, measure, steps)
     yield from tradeoff_plot(title, runs, tables.get("designs", compared), bench)
-    yield from curves_plots(title, runs, curves)
+    yield from curves_plots(title, runs, curves, rows)
 
 
 def trajectory_plot(table: Table, source: Source) -> Plot:
@@ -103,14 +109,14 @@ def _printed_words(source: Source) -> dict[str, str]:
     return {"paper_top1": f"{source.whose} top-1 (%)", "paper_change": f"{source.whose} change"}
 
 
-def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1") -> Plot:
-    """The differences of a table of comparisons with CIs and verdicts, the largest first."""
+def effects_plot(table: Table, runs: pd.DataFrame, measure: Measure = "top1", as_listed: bool = False) -> Plot:
+    """The differences of a table of comparisons with CIs and verdicts, the largest first unless `as_listed`."""
     kind, words = str(runs["kind"].iloc[0]), MEASURES[measure]
     caption = (
         f"Change in {words.change} with 95% CI. Verdicts and marks use p-values adjusted for all comparisons of the "
         "table; CIs are unadjusted. Rows without a verdict have gray marks."
     )
-    if not WORDS[kind].ordered:
+    if not WORDS[kind].ordered and not as_listed:
         table = _sorted(table, -words.sign)  # best first
 
     def draw() -> Figure:
@@ -229,6 +235,8 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
         "Mean top-1 over seeds. No other row has as high a mean at as low a cost as a row on the Pareto front; means "
         "that differ by less than seed-to-seed variance may swap places with other seeds."
     )
+    if len(points) < len(by_row):
+        caption += f" Only the {len(points)} rows shown are considered."
 
     def draw() -> Figure:
         from reports.figures.tradeoff import Cost, tradeoff
@@ -254,8 +262,17 @@ def _latency(speed: Speed, points: pd.DataFrame) -> Cost:
     return Cost(speed.column.name, f"latency of one image (ms)\n{speed.device}", note=note)
 
 
-def curves_plots(title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Plot]:
-    """Training loss and top-1 on the training images over training; none if nothing has been logged."""
+def curves_plots(
+    title: str, runs: pd.DataFrame, curves: pd.DataFrame, rows: Sequence[str] | None = None
+) -> Iterator[Plot]:
+    """Training loss and top-1 on the training images over training; none if nothing has been logged.
+
+    `rows` are the rows to show, in order; None: all.
+    """
+    words, panels = facts(runs), runs
+    if rows is not None:
+        panels = runs[runs["row"].isin(rows)].sort_values("row", key=lambda names: names.map(rows.index), kind="stable")
+        curves = curves[curves["row"].isin(rows)].reset_index(drop=True)
     if curves.empty:
         return
     for name, what in (("loss", "training loss"), ("top1", "top-1 on training images")):
@@ -266,6 +283,6 @@ def curves_plots(title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> Iterat
             from reports.figures.curves import LOSS, TOP1, learning_curves
 
             quantity = {"loss": LOSS, "top1": TOP1}[name]
-            return learning_curves(curves, runs, quantity, heading, facts(runs), caption)
+            return learning_curves(curves, panels, quantity, heading, words, caption)
 
         yield Plot(f"curves-{name}", heading, caption, curves, draw)

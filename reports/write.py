@@ -35,7 +35,7 @@ def write_file(path: Path, content: bytes) -> Path:
 
 def _render_all(report: Report, formats: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the name of each file under the report's folder and its contents, the page last."""
-    from reports.formats import RENDERERS
+    from reports.formats import render
     from reports.summary import as_markdown
 
     if "markdown" in formats:
@@ -44,7 +44,7 @@ def _render_all(report: Report, formats: Collection[str]) -> Iterator[tuple[str,
     for table in report.every_table:
         for form, suffix in TABLES.items():
             if form in formats:
-                yield f"tables/{table.name}.{suffix}", RENDERERS[form](table).encode()
+                yield f"tables/{table.name}.{suffix}", render(table, form, report.layout).encode()
     for plot in report.plots:
         for suffix in FIGURES:
             if suffix in formats:

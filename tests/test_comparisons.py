@@ -26,7 +26,8 @@ from markdown_it import MarkdownIt
 from modernize.roadmap import roadmap
 from reports.cost_table import CostRow, cost_table
 from reports.errors import ReportError
-from reports.formats import RENDERERS, csv, latex, markdown, terminal
+from reports.formats import RENDERERS, csv, markdown, terminal
+from reports.latex import latex
 from reports.latex_escape import tex, tex_prose
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table

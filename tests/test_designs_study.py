@@ -361,6 +361,8 @@ def test_designs_under_several_recipes_are_reported_with_all_recipes_named(tmp_p
         under = [[str(name).rpartition("=")[2] for name in tested[column]] for column in ("row", "base")]
         assert under[0] == under[1] and len(tested) == (4 if wanted == "pocket" else 6)
         assert all(plot.figure for plot in report.plots)
+        blank = [plot.name for plot in report.plots if "without a cell are not compared" in plot.caption]
+        assert blank == ["pair-matrix"] * (wanted == "all")
 
 
 def test_a_pair_without_results_says_why_it_is_not_tested(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ def test_real_runs_give_every_table_and_figure(tmp_path: Path) -> None:
     done = ablations("report", folder, "--format", ",".join(FILES))
     assert done.returncode == 0 and done.stderr == ""
     written = [Path(line).relative_to(folder / "report") for line in done.stdout.splitlines()]
-    names = ("heatmap", "interaction", "grid-effects", "grid", "tradeoff", "curves-loss", "curves-top1")
+    names = ("heatmap", "interaction", "grid-effects", "grid", "tradeoff", "curves-loss", "curves-top1", *PER_CLASS)
     assert set(map(str, written)) == {
         "summary.md",
         *(

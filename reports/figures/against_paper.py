@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,8 +11,32 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.numbered_points import Point, axis_range, make_key, number_points, off_axis
-from reports.figures.style import BLUE, MARGIN, MUTED, RULE, VERMILION, absence, held, page, signed, styled, ticks
+from reports.figures.numbered_points import (
+    Key,
+    Point,
+    axis_range,
+    draw_below,
+    keys_below,
+    make_key,
+    number_points,
+    off_axis,
+)
+from reports.figures.style import (
+    BLUE,
+    MUTED,
+    RULE,
+    STYLE,
+    VERMILION,
+    absence,
+    held,
+    legend_room,
+    page,
+    signed,
+    styled,
+    ticks,
+    wrap,
+)
+from reports.layout import given_width, margin
 
 _PANEL, _LEFT, _HEAD, _FOOT, _KEY = 4.4, 0.65, 0.15, 1.15, 3.2
 
@@ -24,35 +49,38 @@ def against_paper(steps: pd.DataFrame, title: str, subtitle: str, notes: Sequenc
     """
     records = dict(zip(steps.index, steps.to_dict("records"), strict=True))
     entries = [(int(place) + 1, str(line["label"]), _why_not(line)) for place, line in records.items()]
-    key = make_key(entries, _KEY)
-    width = max(MARGIN + _LEFT + _PANEL + 0.35 + key.width + MARGIN, 8.0)
-    sheet = page(title, subtitle, notes, width, _HEAD + max(_PANEL, key.height - _FOOT + 0.2) + _FOOT)
-    key.draw(sheet, MARGIN + _LEFT + _PANEL + 0.35, sheet.top - _HEAD)
-    axes = sheet.axes(MARGIN + _LEFT, sheet.top - _HEAD - _PANEL, _PANEL, _PANEL)
     there = steps[steps["change"].notna()]
-    _draw_steps(axes, there, across)
-    sides = [line for line in (True, False) if (there["adopted"] == line).any()]
-    looks = {True: (BLUE, "adopted steps"), False: ("white", "side branches, not in the correlation")}
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="o",
-            color=BLUE,
-            markerfacecolor=looks[side][0],
-            markersize=6.5,
-            label=looks[side][1],
-        )
-        for side in sides
-    ]
-    if there["low"].notna().any():
-        handles.append(Line2D([], [], color=BLUE, linewidth=0.9, label="95% CI"))
-    off = off_axis(there["change"], axes.get_ylim())
-    if off:
-        handles.append(Line2D([], [], linestyle="", marker=off, color=VERMILION, markersize=7, label="off the axis"))
-    sheet.legend(handles, sheet.top - _HEAD - _PANEL - 1.02, columns=2)
+    handles = list(_handles(there))
+    key, panel, tall, foot, keys = make_key(entries, _KEY), _PANEL, _PANEL, _FOOT, list[Key]()
+    body = _HEAD + max(_PANEL, key.height - _FOOT + 0.2) + _FOOT
+    if (exact := given_width()) is not None:  # the key stands below
+        panel, keys = exact - 2 * margin() - _LEFT - 0.15, keys_below(entries)
+        tall, foot = min(0.9 * panel, _PANEL), _FOOT + legend_room(handles, 2)
+        body = _HEAD + tall + foot + max(column.height for column in keys)
+    natural = max(margin() + _LEFT + _PANEL + 0.35 + key.width + margin(), 8.0)
+    sheet = page(title, subtitle, notes, natural, body)
+    axes = sheet.axes(margin() + _LEFT, sheet.top - _HEAD - tall, panel, tall)
+    label = wrap(across, STYLE["axes.labelsize"], sheet.width - _LEFT)
+    _draw_steps(axes, there, "\n".join(label))
+    if exact is None:
+        key.draw(sheet, margin() + _LEFT + _PANEL + 0.35, sheet.top - _HEAD)
+    draw_below(keys, sheet, sheet.top - _HEAD - tall - foot)
+    sheet.legend(handles, sheet.top - _HEAD - tall - foot + 0.13, columns=2)
     return sheet.figure
+
+
+def _handles(steps: pd.DataFrame) -> Iterator[Line2D]:
+    """Return a legend entry per kind of mark in the figure."""
+    looks = {True: (BLUE, "adopted steps"), False: ("white", "side branches, not in the correlation")}
+    for adopted, (face, label) in looks.items():
+        if (steps["adopted"] == adopted).any():
+            style: dict[str, Any] = {"marker": "o", "color": BLUE, "markerfacecolor": face, "markersize": 6.5}
+            yield Line2D([], [], linestyle="", label=label, **style)
+    if steps["low"].notna().any():
+        yield Line2D([], [], color=BLUE, linewidth=0.9, label="95% CI")
+    off = off_axis(steps["change"], _up(steps))
+    if off:
+        yield Line2D([], [], linestyle="", marker=off, color=VERMILION, markersize=7, label="off the axis")
 
 
 def _why_not(line: dict) -> str:
@@ -62,21 +90,26 @@ def _why_not(line: dict) -> str:
     return absence(line["status"]) or line["verdict"]
 
 
-def _draw_steps(axes: Axes, steps: pd.DataFrame, label: str) -> None:
-    """Draw the points with our CIs on axes that include 0."""
+def _up(steps: pd.DataFrame) -> tuple[float, float]:
+    """Return the range of our changes with their CIs, and 0."""
     spreads = [
         max(0.0, min((high - low) / 2, 3.0)) if high == high else 0.0
         for low, high in zip(steps["low"], steps["high"], strict=True)
     ]
+    return axis_range([*steps["change"], 0.0], [*spreads, 0.0], 3.0)
+
+
+def _draw_steps(axes: Axes, steps: pd.DataFrame, label: str) -> None:
+    """Draw the points with our CIs on axes that include 0."""
     across = axis_range([*steps["paper_change"], 0.0], [0.0] * (len(steps) + 1), float("inf"))
-    up = axis_range([*steps["change"], 0.0], [*spreads, 0.0], 3.0)
+    up = _up(steps)
     axes.set(
         xlim=across,
         ylim=up,
         xlabel=label,
         ylabel="change in top-1 here (pp)",
     )
-    axes.set_xticks(marks := ticks(*across, 7), [signed(mark) for mark in marks])
+    axes.set_xticks(marks := ticks(*across, 7 if given_width() is None else 5), [signed(mark) for mark in marks])
     axes.set_yticks(marks := ticks(*up, 7), [signed(mark) for mark in marks])
     axes.tick_params(length=3)
     axes.spines[["top", "right"]].set_visible(False)

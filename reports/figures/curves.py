@@ -19,23 +19,24 @@ from reports.figures import mark as mark_id
 from reports.figures.style import (
     BLUE,
     INK,
-    MARGIN,
     MUTED,
     RULE,
     SKY,
     VERMILION,
     absence,
+    legend_room,
     near,
     page,
     styled,
     ticks,
     wrap,
 )
+from reports.layout import given_width, margin
 from reports.statistics.row_results import baselines
 from reports.statuses import NOT_COMPARED
 
 POINTS = 150  # of a curve, at most; of a longer log the means of as many stretches
-_BETWEEN, _LEFT = 0.22, 0.45
+_BETWEEN, _LEFT, _LEAST = 0.22, 0.45, 0.85  # _LEAST: of a panel of an exact width
 _SIZE, _LINE, _FOOT = 7.5, 0.145, 0.85
 
 
@@ -50,7 +51,12 @@ class _Layout:
 
 
 def _layout(panels: int) -> _Layout:
-    """Choose the layout: the fewer panels, the larger."""
+    """Choose the layout: the fewer panels, the larger; an exact width is filled."""
+    if (exact := given_width()) is not None:
+        room = exact - 2 * margin() - _LEFT
+        columns = min(max(int((room + _BETWEEN) / (_LEAST + _BETWEEN)), 1), max(panels, 1))
+        wide = (room - (columns - 1) * _BETWEEN) / columns
+        return _Layout(columns, wide, min(0.65 * wide, 1.7), numbered=panels > 30)
     if panels <= 3:
         return _Layout(panels, 2.5, 1.7)
     return _Layout(min(panels, 6), 1.62, 1.05) if panels <= 30 else _Layout(9, 1.05, 0.75, numbered=True)
@@ -117,6 +123,7 @@ def learning_curves(
     bands = [range(start, min(start + layout.columns, len(heads))) for start in range(0, len(heads), layout.columns)]
     head_lines = [max(len(heads[place]) for place in band) for band in bands]
     body = sum(_LINE * lines + 0.06 + layout.tall + 0.2 for lines in head_lines) + _FOOT
+    handles = list(_handles(list(by_row.values())))
     images, values = _ranges(by_row.values(), quantity)
     notes = [caption]
     if layout.numbered:
@@ -124,25 +131,25 @@ def learning_curves(
     if (curves[quantity.column] > values[1]).any():
         notes.append(f"What is above {values[1]:g} is drawn at the upper edge.")
     step = layout.wide + _BETWEEN
-    width = max(MARGIN + _LEFT + layout.columns * step - _BETWEEN + MARGIN, 7.5)
-    sheet = page(title, subtitle, notes, width, body)
-    board = sheet.axes(0, 0, width, sheet.height)
+    width = max(margin() + _LEFT + layout.columns * step - _BETWEEN + margin(), 7.5)
+    sheet = page(title, subtitle, notes[:1], width, body + legend_room(handles, 4), notes[1:])
+    board = sheet.axes(0, 0, sheet.width, sheet.height)
     board.set_axis_off()
-    board.set(xlim=(0, width), ylim=(0, sheet.height))
+    board.set(xlim=(0, sheet.width), ylim=(0, sheet.height))
     top, in_order, rows = sheet.top, list(by_row.values()), list(by_row)
     last = {str(row): int(group.index[-1]) for row, group in curves.groupby("row")}
     for band, lines in zip(bands, head_lines, strict=True):
         y = top - _LINE * lines - 0.06 - layout.tall
         for column, place in enumerate(band):
-            frame = _Frame(MARGIN + _LEFT + column * step, y, layout.wide, layout.tall, images, values)
+            frame = _Frame(margin() + _LEFT + column * step, y, layout.wide, layout.tall, images, values)
             curve = in_order[place]
             _write_head(board, frame, heads[place])
             gid = mark_id(board, last[rows[place]]) if rows[place] in last else None
             _draw_frame(board, frame, gid, left=column == 0, below=place + layout.columns >= len(by_row))
             _draw_curve(board, frame, curve, by_row.get(curve.base or ""))
         top = y - 0.2
-    board.text(MARGIN + _LEFT, top - 0.18, "images seen", size=_SIZE + 1, va="center")
-    sheet.legend(list(_handles(in_order)), sheet.bottom + 0.1, columns=4)
+    board.text(margin() + _LEFT, top - 0.18, "images seen", size=_SIZE + 1, va="center")
+    sheet.legend(handles, sheet.bottom + 0.1, columns=4)
     return sheet.figure
 
 

@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.columns import superscript
 from reports.figures.forest import OTHER, Line, Look, Words, draw_forest, signed_interval, signed_number
 from reports.figures.style import BLUE, INK, MUTED, VERMILION, absence, footnotes, known, styled
-from reports.formats import superscript
+from reports.layout import given_width
 from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure, Verdict
-from reports.tables import Table
+from reports.tables import Cell, Table
 
 BETTER = Look("better", "o", BLUE)
 WORSE = Look("worse", "s", VERMILION)
@@ -31,8 +32,10 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str, digits: i
     verdict = next((place for place, column in enumerate(table.columns) if column.name == "verdict"), None)
     lines = []
     for record, cells in zip(records, table.rows, strict=True):
-        label = f"{record['label']} {superscript(cells[0].marks)}".strip()
-        marks = superscript(cells[verdict].marks) if verdict is not None else ""
+        beside = cells[verdict].marks if verdict is not None else ()
+        if given_width() is not None:  # which may have no room for verdicts
+            cells, beside = (Cell("", tuple(sorted({*cells[0].marks, *beside}))), *cells[1:]), ()
+        label, marks = (record["label"], superscript(cells[0].marks)), superscript(beside)
         lines.append(_effect(record, label, runs, digits, marks))
     looks = [
         look
@@ -42,20 +45,21 @@ def effects(table: Table, runs: pd.DataFrame, axis: str, caption: str, digits: i
     handles = [look.handle() for look in looks]
     if any(line.low is not None for line in lines):
         handles.append(Line2D([], [], color=INK, linewidth=1.8, label="95% CI"))
-    notes = [caption, *footnotes(table.notes)]
-    words = Words(table.title, table.subtitle, axis, ("difference", "95% CI", "verdict"), 2, notes)
+    headings, notes = ("difference", "95% CI", "verdict"), list(footnotes(table.notes))
+    words = Words(table.title, table.subtitle, axis, headings, 2, [caption], notes)
     return draw_forest(lines, words, handles)
 
 
-def _effect(record: dict[Any, Any], label: str, runs: pd.DataFrame, digits: int, marks: str) -> Line:
-    """Return the line of a row; `marks` stand behind its verdict."""
+def _effect(record: dict[Any, Any], label: tuple[str, str], runs: pd.DataFrame, digits: int, marks: str) -> Line:
+    """Return the line of a row, whose label has marks; `marks` stand behind its verdict."""
     mine = runs[runs["row"] == record["row"]]
     value, low, high = (known(record.get(name)) for name in ("difference", "low", "high"))
     word = ": ".join(
         str(record[name]) for name in ("verdict", "reason") if isinstance(record.get(name), str) and record[name]
     )
     return Line(
-        label=label,
+        label=label[0],
+        marks=label[1],
         value=value,
         low=low,
         high=high,

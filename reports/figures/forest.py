@@ -16,9 +16,10 @@ from reports.figures import mark
 from reports.figures.style import (
     BAND,
     INK,
-    MARGIN,
     MUTED,
     held,
+    inches_wide,
+    legend_room,
     near,
     page,
     rounded_out,
@@ -26,7 +27,9 @@ from reports.figures.style import (
     text_width,
     ticks,
     wrap,
+    wrap_marked,
 )
+from reports.layout import fitting, given_width, margin
 from reports.tables import MISSING
 
 
@@ -66,6 +69,7 @@ class Line:
     absent: str = ""
     spread: tuple[float, float] | None = None
     other: float | None = None
+    marks: str = ""  # of footnotes, behind the label
 
 
 @dataclass(frozen=True)
@@ -78,29 +82,31 @@ class Words:
     headings: tuple[str, ...]
     numbers: int  # of the headings, the first so many stand over numbers
     notes: Sequence[str]
+    footnotes: Sequence[str] = ()
 
 
 OTHER = Look("in the paper's order", "D", INK, filled=False)
 _PANEL, _GAP, _LABEL_LEAST, _LABEL_MOST, _TOLD_MOST = 3.6, 0.25, 1.0, 3.2, 1.8
+_NARROW_PANEL, _NARROW_GAP, _LABEL_SHARE = 1.25, 0.12, 0.42  # of an exact width: at least; a label's most
 _TEXT_LINE, _PAD, _HEAD, _FOOT = 0.165, 0.13, 0.3, 0.95
 _SIZE = 8.5
 
 
 def draw_forest(lines: Sequence[Line], words: Words, legend: Sequence[Artist]) -> Figure:
     """The lines from top to bottom, as tall as their labels need."""
-    labels = _Column.of([line.label for line in lines], "", MARGIN, _LABEL_MOST)
-    panel_at = MARGIN + max(labels.width, _LABEL_LEAST) + _GAP
-    columns, end = [labels], panel_at + _PANEL
-    for place, heading in enumerate(words.headings):
-        cells = [line.cells[place] for line in lines]
-        columns.append(_Column.of(cells, heading, end + _GAP, _TOLD_MOST, right=place < words.numbers))
-        end = columns[-1].at + columns[-1].width
-    width = max(end + MARGIN, 8.0)
-    heights = [_PAD + _TEXT_LINE * max(len(column.lines[place]) for column in columns) for place in range(len(lines))]
+    columns, panel_at, panel, width = _columns(lines, words)
+    absent = [wrap(line.absent, _SIZE, 0.96 * panel) if line.value is None else [""] for line in lines]
+    heights = [
+        _PAD + _TEXT_LINE * max(len(absent[place]), *(len(column.lines[place]) for column in columns))
+        for place in range(len(lines))
+    ]
     middles = [below - height / 2 for below, height in zip(accumulate(heights), heights, strict=True)]
     tall = sum(heights)
-    sheet = page(words.title, words.subtitle, words.notes, width, _HEAD + tall + _FOOT)
-    board = sheet.axes(0, sheet.bottom + _FOOT, width, tall + _HEAD)
+    handles = [*legend, *_off_axis(lines)]
+    axis = wrap(words.axis, _SIZE, width if given_width() is None else 2 * (width - margin() - panel_at - panel / 2))
+    foot = _FOOT + legend_room(handles, 4) + _TEXT_LINE * (len(axis) - 1)
+    sheet = page(words.title, words.subtitle, words.notes, width, _HEAD + tall + foot, words.footnotes)
+    board = sheet.axes(0, sheet.bottom + foot, width, tall + _HEAD)
     board.set_axis_off()
     board.set(xlim=(0, width), ylim=(tall, -_HEAD))
     for place, (middle, height) in enumerate(zip(middles, heights, strict=True)):
@@ -108,11 +114,40 @@ def draw_forest(lines: Sequence[Line], words: Words, legend: Sequence[Artist]) -
             board.axhspan(middle - height / 2, middle + height / 2, facecolor=BAND, edgecolor="none")
         for column in columns:
             column.write(board, middle, column.lines[place])
-    for column, heading in zip(columns, ("", *words.headings), strict=True):
-        column.write(board, -0.12, [heading], color=MUTED)
-    _draw_panel(sheet.axes(panel_at, sheet.bottom + _FOOT, _PANEL, tall), lines, middles, tall, words.axis)
-    sheet.legend([*legend, *_off_axis(lines)], sheet.bottom + 0.1, columns=4)
+    for column in columns:
+        column.write(board, -0.12, [column.heading], color=MUTED)
+    axes = sheet.axes(panel_at, sheet.bottom + foot, panel, tall)
+    _draw_panel(axes, lines, middles, tall, "\n".join(axis), absent)
+    sheet.legend(handles, sheet.bottom + 0.1, columns=4)
     return sheet.figure
+
+
+def _columns(lines: Sequence[Line], words: Words) -> tuple[list[_Column], float, float, float]:
+    """Place the columns of text and the panel: the columns, where the panel starts, its width, and the figure's.
+
+    An exact width that does not hold all columns beside a panel keeps the first ones, then the last.
+    """
+    exact = given_width()
+    most, gap = (_LABEL_MOST, _GAP) if exact is None else (_LABEL_SHARE * exact, _NARROW_GAP)
+    labels = _Column.of([line.label for line in lines], "", margin(), most, marks=[line.marks for line in lines])
+    panel_at = margin() + max(labels.width, _LABEL_LEAST if exact is None else 0.0) + gap
+    cells = [[line.cells[place] for line in lines] for place in range(len(words.headings))]
+    told = [_Column.of(texts, heading, 0.0, _TOLD_MOST) for texts, heading in zip(cells, words.headings, strict=True)]
+    kept = list(range(len(told)))
+    if exact is not None:
+        first_last_middle = sorted(kept, key=lambda place: (place == 1, place))
+        room = exact - margin() - panel_at - _NARROW_PANEL - gap
+        fit = fitting([told[place].width for place in first_last_middle], room, gap)
+        kept = sorted(first_last_middle[:fit])
+    panel = _PANEL
+    if exact is not None:
+        panel = exact - margin() - panel_at - sum(told[place].width + gap for place in kept)
+    columns, end = [labels], panel_at + panel
+    for place in kept:
+        right = place < words.numbers
+        columns.append(_Column.of(cells[place], words.headings[place], end + gap, _TOLD_MOST, right))
+        end = columns[-1].at + columns[-1].width
+    return columns, panel_at, panel, exact or max(end + margin(), 8.0)
 
 
 @dataclass(frozen=True)
@@ -123,13 +158,25 @@ class _Column:
     at: float
     width: float
     right: bool
+    heading: str
 
     @classmethod
-    def of(cls, texts: Sequence[str], heading: str, at: float, at_most: float, right: bool = False) -> _Column:
+    def of(
+        cls,
+        texts: Sequence[str],
+        heading: str,
+        at: float,
+        at_most: float,
+        right: bool = False,
+        marks: Sequence[str] | None = None,
+    ) -> _Column:
         """The column of some texts, as wide as they or their heading need."""
-        lines = [wrap(text, _SIZE, at_most) for text in texts]
+        lines = [
+            wrap_marked(text, mark, _SIZE, at_most)
+            for text, mark in zip(texts, marks or [""] * len(texts), strict=True)
+        ]
         width = max(text_width(line, _SIZE) for line in [heading, *(part for parts in lines for part in parts)])
-        return cls(lines, at, width, right)
+        return cls(lines, at, width, right, heading)
 
     def write(self, board: Axes, middle: float, lines: Sequence[str], **looks: Any) -> None:
         """Lines of words around the middle of a line of the plot."""
@@ -139,12 +186,20 @@ class _Column:
             board.text(x, middle + below, line, size=_SIZE, ha=side, va="center", **looks)
 
 
-def _draw_panel(panel: Axes, lines: Sequence[Line], middles: Sequence[float], tall: float, axis: str) -> None:
+def _draw_panel(
+    panel: Axes,
+    lines: Sequence[Line],
+    middles: Sequence[float],
+    tall: float,
+    axis: str,
+    absent: Sequence[Sequence[str]],
+) -> None:
     """Marks and intervals on an axis that holds 0 and most values; what is off it has an arrow at its edge."""
     low, high = axis_range(lines)
     panel.patch.set_visible(False)
     panel.set(xlim=(low, high), ylim=(tall, 0), yticks=[])
-    panel.set_xticks(places := ticks(low, high, 7), [signed(place) for place in places])
+    many = 7 if given_width() is None else max(int(inches_wide(panel) / 0.45), 2)
+    panel.set_xticks(places := ticks(low, high, many), [signed(place) for place in places])
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.grid(axis="x")
     panel.tick_params(axis="x", length=3)
@@ -154,7 +209,7 @@ def _draw_panel(panel: Axes, lines: Sequence[Line], middles: Sequence[float], ta
         if line.value is None:
             ground = {"facecolor": BAND if place % 2 else "white", "edgecolor": "none", "pad": 1.5}  # hides the rules
             looks: dict[str, Any] = {"style": "italic", "color": MUTED, "size": _SIZE, "va": "center", "bbox": ground}
-            panel.text(low + 0.02 * (high - low), middle, line.absent, **looks)
+            panel.text(low + 0.02 * (high - low), middle, "\n".join(absent[place]), **looks)
         else:
             _draw_line(panel, line, line.value, middle, mark(panel, place))
 

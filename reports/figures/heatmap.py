@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from matplotlib import colormaps
@@ -13,7 +14,8 @@ from matplotlib.patches import Rectangle
 from reports.figures import mark
 from reports.figures.grid import Grid
 from reports.figures.numbered_points import axis_range
-from reports.figures.style import INK, MARGIN, MUTED, RULE, absence, page, styled, text_width, ticks, wrap
+from reports.figures.style import INK, MUTED, RULE, absence, page, styled, text_width, ticks, wrap
+from reports.layout import given_width, margin
 from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure
 from reports.tables import mean_sd
@@ -30,18 +32,25 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
     means = [summary.mean for summary in results.values() if summary.seeds]
     low, high = axis_range(means, [0.0] * len(means), 5.0)
     shades, words = _SHADES[grid.measure], MEASURES[grid.measure]
-    wide = min(max(_CELL_WIDE[0], *(text_width(name, _SIZE) + 0.1 for name in grid.columns)), _CELL_WIDE[1])
-    heads = [wrap(name, _SIZE, wide - 0.08) for name in grid.columns]
-    sides = [wrap(name, _SIZE, _NAME) for name in grid.rows]
-    tall = [max(_CELL, _LINE * len(lines) + 0.1) for lines in sides]
+    exact = given_width()
+    sides = [wrap(name, _SIZE, _NAME if exact is None else 0.3 * exact) for name in grid.rows]
     left = (
-        MARGIN
+        margin()
         + max(text_width(line, _SIZE, "bold") for line in [grid.down, *(line for lines in sides for line in lines)])
         + 0.12
     )
+    wide = min(max(_CELL_WIDE[0], *(text_width(name, _SIZE) + 0.1 for name in grid.columns)), _CELL_WIDE[1])
+    wide = wide if exact is None else (exact - margin() - left) / len(grid.columns)
+    heads = [wrap(name, _SIZE, wide - 0.08) for name in grid.columns]
+    shown = {place: _shown(grid, place, words.digits, wide) for place in product(grid.rows, grid.columns)}
+    deep = [
+        max(len(side), *(len(shown[row, column]) for column in grid.columns))
+        for row, side in zip(grid.rows, sides, strict=True)
+    ]
+    tall = [max(_CELL, _LINE * count + 0.1) for count in deep]
     head = 0.3 + _LINE * max(map(len, heads)) + 0.08
     right = left + wide * len(grid.columns)
-    width = max(right + MARGIN, left + text_width(grid.across, _SIZE) + MARGIN, 6.5)
+    width = exact or max(right + margin(), left + text_width(grid.across, _SIZE) + margin(), 6.5)
     off = [min(means, default=low) < low, max(means, default=high) > high]
     notes = [caption, *(["A cell off the scale has the shade of the scale's end."] if any(off) else [])]
     sheet = page(title, subtitle, notes, width, head + sum(tall) + 0.95)
@@ -64,16 +73,26 @@ def heatmap(grid: Grid, title: str, subtitle: str, caption: str) -> Figure:
         for column, value in enumerate(grid.columns):
             cell = (left + column * wide, y, wide, height)
             summary = results.get((row, value))
+            text = "\n".join(shown[row, value])
             if summary is not None and summary.seeds:
-                shown = mean_sd(summary.mean, summary.sd, words.digits)
                 gid = mark(board, list(grid.cells).index((row, value)))
-                _draw_cell(board, cell, shown, colormaps[shades](float(scale(summary.mean))), gid)
+                _draw_cell(board, cell, text, colormaps[shades](float(scale(summary.mean))), gid)
             else:
-                runs = grid.cells.get((row, value))
-                _draw_cell(board, cell, absence(status_of(runs)) if runs is not None else "not in the study", None)
+                _draw_cell(board, cell, text, None)
         y += height
     _draw_scale(sheet, (left, sheet.bottom + 0.55), (low, high), off, grid.measure)
     return sheet.figure
+
+
+def _shown(grid: Grid, place: tuple[str, str], digits: int, wide: float) -> list[str]:
+    """Return the lines of a cell: its mean and standard deviation, or why there are none."""
+    runs = grid.cells.get(place)
+    if runs is None:
+        text = "not in the study"
+    else:
+        summary = grid.summary(place)
+        text = mean_sd(summary.mean, summary.sd, digits) if summary.seeds else absence(status_of(runs))
+    return [text] if given_width() is None else wrap(text, _SIZE, wide - 0.04)
 
 
 def _draw_cell(
@@ -102,7 +121,7 @@ def _draw_scale(
 ) -> None:
     """What the shades mean, with an arrow at an end that cells lie beyond."""
     low, high = ends
-    bar = sheet.axes(*at, 2.6, _BAR)
+    bar = sheet.axes(*at, min(2.6, sheet.width - at[0] - 0.25), _BAR)
     bar.imshow([[place / 255 for place in range(256)]], cmap=_SHADES[measure], aspect="auto", extent=(low, high, 0, 1))
     bar.set_yticks([])
     bar.set_xticks(marks := ticks(low, high, 4), [f"{mark:g}" for mark in marks])

@@ -21,11 +21,12 @@ from reports.figures.numbered_points import axis_range
 from reports.figures.style import (
     BLUE,
     INK,
-    MARGIN,
     RULE,
     SKY,
     VERMILION,
+    inches_wide,
     known,
+    legend_room,
     page,
     signed,
     styled,
@@ -33,6 +34,7 @@ from reports.figures.style import (
     ticks,
     wrap,
 )
+from reports.layout import given_width, margin
 from reports.statistics import MEASURES, Measure, Verdict
 
 _LOOKS = {look.meaning: look for look in (BETTER, WORSE, INCONCLUSIVE, UNTESTED)}
@@ -46,7 +48,7 @@ _LINES: Sequence[dict[str, Any]] = (
     {"color": INK, "marker": "P", "linestyle": (0, (2, 2))},
 )
 _WIDE, _TALL, _LEFT, _BELOW, _BETWEEN = 2.7, 2.1, 0.65, 0.5, 0.35
-_ALONE = 4.2  # wide, a single panel
+_ALONE, _LEAST = 4.2, 1.6  # wide: a single panel; one of an exact width at least
 _PER_ROW, _KEY_MOST, _NOTE_MOST, _SIZE = 2, 1.7, 3.3, 8.5
 
 
@@ -59,16 +61,20 @@ def interaction_plots(means: pd.DataFrame, measure: Measure, title: str, subtitl
     pairs = list(means.groupby(["flag", "other_flag"], sort=False))
     key = min(max(max(text_width(f"{text}    ", _SIZE) for text in [*means["value"], *means["flag"]]), 0.6), _KEY_MOST)
     columns = min(_PER_ROW, len(pairs))
-    rows = -(-len(pairs) // columns)
     wide = _WIDE if len(pairs) > 1 else _ALONE
+    if (exact := given_width()) is not None:
+        key = min(key, 0.28 * exact)
+        columns = min(max(int(exact / (_LEFT + _LEAST + key + 0.35 + _BETWEEN)), 1), columns)
+        wide = (exact - 2 * margin() + _BETWEEN) / columns - _LEFT - key - 0.35 - _BETWEEN
+    rows = -(-len(pairs) // columns)
     step = _LEFT + wide + key + 0.35 + _BETWEEN
     height = 0.15 + _TALL + _BELOW + 0.25
-    sheet = page(title, subtitle, notes, max(2 * MARGIN + columns * step, 6.5), rows * height)
+    sheet = page(title, subtitle, notes, max(2 * margin() + columns * step, 6.5), rows * height)
     spreads = ((means["high"] - means["low"]) / 2).fillna(0.0)
     there = means["mean"].notna()
     limits = axis_range(means.loc[there, "mean"].tolist(), spreads[there].tolist(), 5.0)
     for number, ((flag, other), points) in enumerate(pairs):
-        x = MARGIN + _LEFT + (number % columns) * step
+        x = margin() + _LEFT + (number % columns) * step
         y = sheet.top - 0.15 - _TALL - (number // columns) * height
         axes = sheet.axes(x, y, wide, _TALL)
         axes.set(ylim=limits, ylabel=MEASURES[measure].value if number % columns == 0 else "", xlabel=str(other))
@@ -110,7 +116,7 @@ def _line_keys(points: pd.DataFrame, width: float) -> Iterator[Artist]:
         missing = points[(points["value"] == value) & points["mean"].isna()]
         absent = [f"{why} at {other}" for why, other in zip(missing["absent"], missing["other_value"], strict=True)]
         words = str(value) + (f" ({', '.join(absent)})" if absent else "")
-        label = "\n".join(wrap(words, _SIZE, width + 0.1))
+        label = "\n".join(wrap(words, _SIZE, width + (0.1 if given_width() is None else -0.14)))
         yield Line2D([], [], label=label, markersize=5, linewidth=1.2, **_LINES[number % len(_LINES)])
 
 
@@ -148,27 +154,33 @@ def interaction_matrix(
     flags = list(dict.fromkeys([*pairs["flag"], *pairs["other"]]))
     count = len(flags)
     names = max(text_width(flag, _SIZE, "bold") for flag in flags)
-    width = max(2 * MARGIN + count * _CELL_WIDE + names, 6.5)
-    sheet = page(title, subtitle, notes, width, count * _CELL_TALL + 0.75)
-    board = sheet.axes(MARGIN, sheet.top - count * _CELL_TALL, width - 2 * MARGIN, count * _CELL_TALL)
+    cell = _CELL_WIDE if (exact := given_width()) is None else (exact - 2 * margin() - names - 0.1) / count
+    handles = list(_pair_handles(pairs, measure))
+    foot = 0.75 + legend_room(handles, 4)
+    width = max(2 * margin() + count * cell + names, 6.5)
+    sheet = page(title, subtitle, notes, width, count * _CELL_TALL + foot)
+    inside = sheet.width - 2 * margin()
+    board = sheet.axes(margin(), sheet.top - count * _CELL_TALL, inside, count * _CELL_TALL)
     board.set_axis_off()
-    board.set(xlim=(0, (width - 2 * MARGIN) / _CELL_WIDE), ylim=(count, 0))
+    board.set(xlim=(0, inside / cell), ylim=(count, 0))
     for place, flag in enumerate(flags):
         board.text(place + 0.1, place + 0.5, flag, size=_SIZE, weight="bold", va="center")
     largest = float(np.nanmax([*pairs["effect"].abs(), 1e-9]))
     for index, line in zip(pairs.index, pairs.to_dict("records"), strict=True):
         first, second = sorted((flags.index(line["flag"]), flags.index(line["other"])))
         _draw_pair(board, (first, second), line, (largest, measure), mark(board, int(index)))
-    handles = [
-        Patch(facecolor=_GAIN_LOSS(0.5 + 0.35 * MEASURES[measure].sign), label="positive"),
-        Patch(facecolor=_GAIN_LOSS(0.5 - 0.35 * MEASURES[measure].sign), label="negative"),
-    ]
-    if pairs["verdict"].isin([Verdict.BETTER, Verdict.WORSE]).any():
-        handles.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.6, label="better or worse"))
-    if pairs["effect"].isna().any():
-        handles.append(Patch(facecolor="white", edgecolor=RULE, hatch="////", label="no estimate"))
     sheet.legend(handles, sheet.bottom + 0.12, columns=4)
     return sheet.figure
+
+
+def _pair_handles(pairs: pd.DataFrame, measure: Measure) -> Iterator[Patch]:
+    """Return a legend entry per kind of cell."""
+    yield Patch(facecolor=_GAIN_LOSS(0.5 + 0.35 * MEASURES[measure].sign), label="positive")
+    yield Patch(facecolor=_GAIN_LOSS(0.5 - 0.35 * MEASURES[measure].sign), label="negative")
+    if pairs["verdict"].isin([Verdict.BETTER, Verdict.WORSE]).any():
+        yield Patch(facecolor="white", edgecolor=INK, linewidth=1.6, label="better or worse")
+    if pairs["effect"].isna().any():
+        yield Patch(facecolor="white", edgecolor=RULE, hatch="////", label="no estimate")
 
 
 def _draw_pair(
@@ -194,6 +206,12 @@ def _draw_pair(
     if effect is not None:
         weight = "bold" if sure else "normal"
         shown = signed(effect, f".{words.digits}f")
-        board.text(
-            column + 0.5, row + 0.5, shown, size=7.5, ha="center", va="center", weight=weight, color=INK, zorder=4
+        cell = inches_wide(board) / board.get_xlim()[1]
+        looks = {"size": 7.5, "weight": weight, "color": INK, "zorder": 4}
+        turned = text_width(shown, 7.5, weight) > cell - 0.04
+        looks |= (
+            {"rotation": 90, "size": min(7.5, 7.5 * 0.9 * _CELL_TALL / text_width(shown, 7.5, weight))}
+            if turned
+            else {}
         )
+        board.text(column + 0.5, row + 0.5, shown, ha="center", va="center", **looks)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from reports.figures.label_placement import Box, place_labels
 from reports.figures.style import INK, MUTED, Page, near, rounded_out, text_width, wrap
+from reports.layout import given_width, margin
 
 _SIZE, _LINE, _PAD, _NUMBER, _MARK = 7.5, 0.15, 0.03, 0.26, 8.0
 KEY_SIZE = 8.0
@@ -34,24 +35,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Key:
-    """The lines of a key, each name in as many as it takes; a name without a point has a word on why."""
+    """The lines of a key, each name in as many as it takes; a name without a point has words on why."""
 
-    entries: tuple[tuple[int, tuple[str, ...], str], ...]
+    entries: tuple[tuple[int, tuple[str, ...], tuple[str, ...]], ...]
     width: float
 
     @property
     def height(self) -> float:
         """In inches."""
-        return sum(_PAD + _LINE * (len(lines) + bool(word)) for _, lines, word in self.entries)
+        return sum(_PAD + _LINE * (len(lines) + len(words)) for _, lines, words in self.entries)
 
     def draw(self, sheet: Page, x: float, top: float) -> None:
         """Writes it, its upper left corner at a place."""
-        for number, lines, word in self.entries:
+        for number, lines, words in self.entries:
             sheet.text(x + _NUMBER - 0.08, top, str(number), size=KEY_SIZE, ha="right", va="top", weight="bold")
             for line in lines:
                 sheet.text(x + _NUMBER, top, line, size=KEY_SIZE, va="top")
                 top -= _LINE
-            if word:
+            for word in words:
                 sheet.text(x + _NUMBER, top, word, size=KEY_SIZE, va="top", style="italic", color=MUTED)
                 top -= _LINE
             top -= _PAD
@@ -67,9 +68,34 @@ def off_axis(values: Iterable[float], axis: tuple[float, float]) -> str:
 
 def make_key(entries: Sequence[tuple[int, str, str]], at_most: float) -> Key:
     """A key of numbers, names and words, no wider than so many inches."""
-    wrapped = tuple((number, tuple(wrap(name, KEY_SIZE, at_most - _NUMBER)), word) for number, name, word in entries)
-    texts = [text for _, lines, word in wrapped for text in (*lines, word)]
+    room = at_most - _NUMBER
+    wrapped = tuple(
+        (number, tuple(wrap(name, KEY_SIZE, room)), tuple(wrap(words, KEY_SIZE, room)))
+        for number, name, words in entries
+    )
+    texts = [text for _, lines, words in wrapped for text in (*lines, *words)]
     return Key(wrapped, _NUMBER + max((text_width(text, KEY_SIZE) for text in texts), default=0.0))
+
+
+def keys_below(entries: Sequence[tuple[int, str, str]]) -> list[Key]:
+    """Return a key in as many columns as an exact width holds, to stand below the panels, each as high as needed."""
+    room = (given_width() or 0.0) - 2 * margin()
+    names = sorted(_NUMBER + text_width(name, KEY_SIZE) for _, name, _ in entries)
+    usual = names[3 * len(names) // 4] if names else room  # longer names wrap
+    count = max(min(int((room + _COLUMN_GAP) / (usual + _COLUMN_GAP)), 3), 1)
+    size = -(-len(entries) // count)
+    each = (room - (count - 1) * _COLUMN_GAP) / count
+    return [make_key(entries[start : start + size], each) for start in range(0, len(entries), size)]
+
+
+def draw_below(keys: Sequence[Key], sheet: Page, top: float) -> None:
+    """Draw the columns of a key beside each other."""
+    room = sheet.width - 2 * margin()
+    for place, key in enumerate(keys):
+        key.draw(sheet, margin() + place * (room + _COLUMN_GAP) / len(keys), top)
+
+
+_COLUMN_GAP = 0.12
 
 
 def number_points(axes: Axes, points: Sequence[Point], lines: Sequence[tuple[float, float]] = ()) -> None:

@@ -12,13 +12,15 @@ from matplotlib.patches import Patch, Rectangle
 
 from reports.figures import mark
 from reports.figures.forest import signed_interval, signed_number
-from reports.figures.style import BAND, INK, MARGIN, MUTED, RULE, absence, known, page, styled, text_width, wrap
+from reports.figures.style import BAND, INK, MUTED, RULE, absence, known, legend_room, page, styled, text_width, wrap
+from reports.layout import given_width, margin
 from reports.row_summary import RowSummary
 from reports.statistics import MEASURES, Measure, Verdict
 from reports.tables import amount, mean_sd, unit
 
 _SIZE, _SMALL, _NAME = 8.5, 6.5, 2.4
 _TALL, _LINE, _HEAD, _COST = 0.42, 0.16, 0.3, 0.85
+_WITH_COSTS = 6.0  # inches of an exact width that hold the costs
 _WIDE, _NARROW, _MOST = 1.0, 0.6, 9  # cells with and without interval; designs up to which there is room for it
 _LOOKS: dict[str, dict[str, Any]] = {
     Verdict.BETTER: {"facecolor": "#A6CDE6", "edgecolor": "white"},
@@ -37,12 +39,20 @@ def pair_matrix(
     `pairs` has row, base, difference, low, high and verdict. Designs are numbered, and columns named by number.
     """
     wide, title, subtitle, caption = _WIDE if len(rows) <= _MOST else _NARROW, *words
-    names = [wrap(f"{number}  {row.label}", _SIZE, _NAME) for number, row in enumerate(rows, start=1)]
+    exact = given_width()
+    most = _NAME if exact is None else 0.3 * exact
+    names = [wrap(f"{number}  {row.label}", _SIZE, most) for number, row in enumerate(rows, start=1)]
     left = max(text_width(line, _SIZE) for lines in names for line in lines) + 0.12
     tall = max(_TALL, _LINE * max(map(len, names)) + 0.1)
-    inside = left + wide * len(rows) + 2 * _COST
-    sheet = page(title, subtitle, [caption], max(inside + 2 * MARGIN, 6.5), _HEAD + tall * len(rows) + 0.45)
-    board = sheet.axes(MARGIN, sheet.bottom + 0.45, inside, _HEAD + tall * len(rows))
+    costs = exact is None or exact >= _WITH_COSTS
+    if exact is not None:
+        wide = (exact - 2 * margin() - left - (2 * _COST if costs else 0.0)) / len(rows)
+    inside = left + wide * len(rows) + (2 * _COST if costs else 0.0)
+    used = [verdict for verdict in _LOOKS if (pairs["verdict"] == verdict).any()]
+    handles = [Patch(label=str(verdict), **_LOOKS[verdict]) for verdict in used]
+    foot = 0.45 + legend_room(handles)
+    sheet = page(title, subtitle, [caption], max(inside + 2 * margin(), 6.5), _HEAD + tall * len(rows) + foot)
+    board = sheet.axes(margin(), sheet.bottom + foot, inside, _HEAD + tall * len(rows))
     board.set_axis_off()
     board.set(xlim=(0, inside), ylim=(_HEAD + tall * len(rows) + 0.02, -0.02))
     places = {row.row: place for place, row in enumerate(rows)}
@@ -52,13 +62,13 @@ def pair_matrix(
         for number, line in enumerate(lines):
             board.text(0, middle + (number - (len(lines) - 1) / 2) * _LINE, line, size=_SIZE, va="center")
         _diagonal(board, rows[place], (left + wide * place, _HEAD + tall * place, wide, tall), measure)
-    _costs(board, rows, left + wide * len(rows), tall)
+    if costs:
+        _costs(board, rows, left + wide * len(rows), tall)
     for index, pair in zip(pairs.index, pairs.to_dict("records"), strict=True):
         row, column = places[pair["row"]], places[pair["base"]]
         cell = (left + wide * column, _HEAD + tall * row, wide, tall)
         _difference(board, cell, pair, MEASURES[measure].digits, mark(board, int(index)))
-    used = [verdict for verdict in _LOOKS if (pairs["verdict"] == verdict).any()]
-    sheet.legend([Patch(label=str(verdict), **_LOOKS[verdict]) for verdict in used], sheet.bottom + 0.12)
+    sheet.legend(handles, sheet.bottom + 0.12)
     return sheet.figure
 
 
@@ -67,11 +77,11 @@ def _diagonal(board: Axes, row: RowSummary, cell: tuple[float, float, float, flo
     x, y, wide, tall = cell
     result, digits = (row.top1 if measure == "top1" else row.loss), MEASURES[measure].digits
     there = (
-        (f"{result.mean:.{digits}f}", mean_sd(result.mean, result.sd, digits))[wide == _WIDE] if result.seeds else ""
+        (f"{result.mean:.{digits}f}", mean_sd(result.mean, result.sd, digits))[wide >= _WIDE] if result.seeds else ""
     )
     board.text(
-        x + wide / 2, y + tall / 2, there or absence(row.status), size=_SIZE - 1, weight="bold", ha="center",
-        va="center", color=INK if there else MUTED,
+        x + wide / 2, y + tall / 2, there or absence(row.status), size=min(_SIZE - 1, 17 * wide), weight="bold",
+        ha="center", va="center", color=INK if there else MUTED,
     )  # fmt: skip
 
 
@@ -96,11 +106,11 @@ def _difference(
     looks = _LOOKS[line["verdict"]]
     board.add_patch(Rectangle((x, y), wide, tall, linewidth=1.2, gid=gid, **looks))
     value, low, high = (known(line[name]) for name in ("difference", "low", "high"))
-    interval = signed_interval(low, high, digits) if low is not None and wide == _WIDE else ""
+    interval = signed_interval(low, high, digits) if low is not None and wide >= _WIDE else ""
     sure = line["verdict"] in (Verdict.BETTER, Verdict.WORSE)
     box = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1.0}} if "hatch" in looks else {}
     board.text(
-        x + wide / 2, y + tall * (0.36 if interval else 0.5), signed_number(value, digits), size=_SIZE, ha="center",
-        va="center", weight="bold" if sure else "normal", **box,
+        x + wide / 2, y + tall * (0.36 if interval else 0.5), signed_number(value, digits),
+        size=min(_SIZE, 19 * wide), ha="center", va="center", weight="bold" if sure else "normal", **box,
     )  # fmt: skip
     board.text(x + wide / 2, y + tall * 0.73, interval, size=_SMALL, ha="center", va="center", color=INK)

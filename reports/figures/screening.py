@@ -15,13 +15,14 @@ from matplotlib.lines import Line2D
 from reports.figures import mark
 from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
 from reports.figures.forest import Line, Words, draw_forest, signed_interval, signed_number
-from reports.figures.numbered_points import Point, make_key, number_points
-from reports.figures.style import BLUE, INK, MARGIN, MUTED, VERMILION, known, page, styled, ticks
+from reports.figures.numbered_points import Key, Point, draw_below, keys_below, make_key, number_points
+from reports.figures.style import BLUE, INK, MUTED, VERMILION, known, legend_room, page, styled, ticks
+from reports.layout import given_width, margin
 from reports.tables import Table
 
 _LOOKS = {look.meaning: look for look in (BETTER, WORSE, INCONCLUSIVE)}
 _PANEL, _TALL, _LEFT, _FOOT, _KEY = 3.6, 3.4, 0.55, 0.95, 2.9
-_SMALL, _GAP, _ACROSS = 1.9, 0.55, 4
+_SMALL, _GAP, _ACROSS, _LEAST = 1.9, 0.55, 4, 1.4  # _LEAST: of an exact width
 
 
 @styled
@@ -67,11 +68,19 @@ def half_normal(frame: pd.DataFrame, title: str, subtitle: str, caption: str) ->
     significant = frame[frame["verdict"].isin(["better", "worse"])].iloc[::-1]
     numbers = {place: number for number, place in enumerate(significant.index, start=1)}
     entries = [(numbers[place], str(frame.loc[place, "label"]), "") for place in significant.index]
-    key = make_key(entries, _KEY)
+    handles = list(_half_normal_handles(frame))
+    key, panel, tall, foot, keys = make_key(entries, _KEY), _PANEL, _TALL, _FOOT, list[Key]()
     body = max(_TALL, key.height - _FOOT) + _FOOT + 0.15
-    sheet = page(title, subtitle, [caption], max(MARGIN + _LEFT + _PANEL + 0.3 + key.width + MARGIN, 7.0), body)
-    key.draw(sheet, MARGIN + _LEFT + _PANEL + 0.3, sheet.top - 0.15)
-    axes = sheet.axes(MARGIN + _LEFT, sheet.top - 0.15 - _TALL, _PANEL, _TALL)
+    if (exact := given_width()) is not None:  # the key stands below
+        panel, keys = exact - 2 * margin() - _LEFT - 0.15, keys_below(entries)
+        tall, foot = min(0.9 * panel, _TALL), _FOOT + legend_room(handles, 3)
+        body = tall + foot + 0.15 + max((column.height for column in keys), default=0.0)
+    natural = max(margin() + _LEFT + _PANEL + 0.3 + key.width + margin(), 7.0)
+    sheet = page(title, subtitle, [caption], natural, body)
+    if exact is None:
+        key.draw(sheet, margin() + _LEFT + _PANEL + 0.3, sheet.top - 0.15)
+    draw_below(keys, sheet, sheet.top - 0.15 - tall - foot)
+    axes = sheet.axes(margin() + _LEFT, sheet.top - 0.15 - tall, panel, tall)
     right, top = 1.08 * frame["quantile"].max(), 1.1 * max(frame["size"].max(), frame["quantile"].max())
     axes.set(xlim=(0, right), ylim=(0, top), xlabel="half-normal quantile", ylabel="|effect| / standard error")
     axes.set_yticks(marks := ticks(0, top), [f"{place:g}" for place in marks])
@@ -85,7 +94,7 @@ def half_normal(frame: pd.DataFrame, title: str, subtitle: str, caption: str) ->
         for place, (x, y) in enumerate(zip(frame["quantile"], frame["size"], strict=True))
     ]
     number_points(axes, points)
-    sheet.legend(list(_half_normal_handles(frame)), sheet.top - 0.15 - _TALL - 0.85, columns=3)
+    sheet.legend(handles, sheet.top - 0.15 - tall - foot + 0.1, columns=3)
     return sheet.figure
 
 
@@ -116,17 +125,22 @@ def interaction_plots(
     `frame` has a line for each point: flags, aliases, effect, verdict, flag, value, other, other_value, mean, se.
     """
     panels = [group for _, group in frame.groupby("flags", sort=False)]
-    across = min(len(panels), _ACROSS)
-    down = -(-len(panels) // _ACROSS)
-    width = max(MARGIN + _LEFT + across * _SMALL + (across - 1) * _GAP + MARGIN, 7.0)
-    sheet = page(title, subtitle, [caption], width, down * (_SMALL + 1.35))
+    most, small = _ACROSS, _SMALL
+    if (exact := given_width()) is not None:
+        inside = exact - 2 * margin() - _LEFT
+        most = min(max(int((inside + _GAP) / (_LEAST + _GAP)), 1), len(panels))
+        small = (inside - (most - 1) * _GAP) / most
+    across, tall = min(len(panels), most), min(small, _SMALL)
+    down = -(-len(panels) // most)
+    width = max(margin() + _LEFT + across * small + (across - 1) * _GAP + margin(), 7.0)
+    sheet = page(title, subtitle, [caption], width, down * (tall + 1.35))
     low = (frame["mean"] - frame["se"]).min()
     high = (frame["mean"] + frame["se"]).max()
     room = 0.08 * (high - low) or 0.5 * 10.0 ** (2 - digits)
     for place, group in enumerate(panels):
-        line, column = divmod(place, _ACROSS)
-        x = MARGIN + _LEFT + column * (_SMALL + _GAP)
-        axes = sheet.axes(x, sheet.top - 0.35 - _SMALL - line * (_SMALL + 1.35), _SMALL, _SMALL)
+        line, column = divmod(place, most)
+        x = margin() + _LEFT + column * (small + _GAP)
+        axes = sheet.axes(x, sheet.top - 0.35 - tall - line * (tall + 1.35), small, tall)
         _draw_interaction(axes, group, (low - room, high + room), digits)
     sheet.figure.axes[0].set_ylabel(axis)
     return sheet.figure

@@ -19,6 +19,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
+from reports.layout import current, given_width, margin, resize
 from reports.statuses import shown
 
 # Okabe and Ito's colors, safe for color blindness; shapes and lines differ too, for gray print.
@@ -48,7 +49,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "savefig.dpi": 200,
+    "savefig.dpi": 200,  # of a figure with an exact width: `FINE`
     "svg.fonttype": "path",  # glyphs travel with the file
     "svg.hashsalt": "modernize",  # ids by content, not by chance
     "pdf.fonttype": 42,
@@ -57,7 +58,7 @@ STYLE: dict[str, Any] = {
 # No dates in files: the same runs give the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
-MARGIN = 0.25
+FINE = 600  # dots per inch: an exact width is right within 0.03 mm
 _TITLE_SIZE, _NOTE_SIZE = 13, 8
 _TITLE_LINE, _LINE, _NOTE_LINE, _GAP = 0.27, 0.2, 0.17, 0.1
 
@@ -70,7 +71,7 @@ def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
     @wraps(draw)
     def drawn(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> Figure:
         with style.context(["default", STYLE]), _any_letters():
-            return draw(*arguments, **named)
+            return resize(draw(*arguments, **named))
 
     return drawn
 
@@ -83,11 +84,11 @@ def _any_letters() -> Iterator[None]:
         yield
 
 
-def encode(figure: Figure, suffix: str) -> bytes:
+def encode(figure: Figure, suffix: str, dpi: int | None = None) -> bytes:
     """Encode a figure as a png, svg or pdf file."""
     out = io.BytesIO()
     with style.context(["default", STYLE]), _any_letters():
-        figure.savefig(out, format=suffix, metadata=_METADATA[suffix])
+        figure.savefig(out, format=suffix, metadata=_METADATA[suffix], dpi=dpi or STYLE["savefig.dpi"])
     return out.getvalue()
 
 
@@ -124,6 +125,14 @@ def wrap(text: str, size: float, width: float, weight: str = "normal") -> list[s
     return [line for line in lines if line]
 
 
+def wrap_marked(text: str, marks: str, size: float, width: float) -> list[str]:
+    """Wrap a text whose footnote marks stay on its last line."""
+    if not marks:
+        return wrap(text, size, width)
+    lines = wrap(text, size, width - text_width(f" {marks}", size))
+    return [*lines[:-1], f"{lines[-1]} {marks}"]
+
+
 @dataclass(frozen=True)
 class Page:
     """A figure measured in inches from its lower left corner; the body lies between `bottom` and `top`."""
@@ -142,36 +151,79 @@ class Page:
         """Axes on a part of the page."""
         return self.figure.add_axes((x / self.width, y / self.height, width / self.width, height / self.height))
 
-    def legend(self, handles: Sequence[Any], y: float, x: float = MARGIN, columns: int = 6) -> None:
-        """What marks mean, its lower left corner at a place."""
+    def legend(self, handles: Sequence[Any], y: float, columns: int = 6) -> None:
+        """What marks mean, its lower left corner at a height; in as many columns as an exact width holds."""
         self.figure.legend(
             handles=handles,
             loc="lower left",
-            bbox_to_anchor=(x / self.width, y / self.height),
-            ncols=columns,
+            bbox_to_anchor=(margin() / self.width, y / self.height),
+            ncols=_legend_columns(handles, columns),
             borderaxespad=0,
             borderpad=0,
             columnspacing=2.2,
         )
 
 
-def page(title: str, subtitle: str, notes: Sequence[str], width: float, body: float) -> Page:
-    """Make a page with wrapped text above and below a body of a height in inches."""
-    inside = width - 2 * MARGIN
+_EM = STYLE["legend.fontsize"] / 72  # inches; a legend's lengths are in units of its text
+
+
+def _legend_columns(handles: Sequence[Any], columns: int) -> int:
+    """Return the number of columns of a legend: as many as fit an exact width, else those asked for."""
+    width = given_width()
+    if width is None:
+        return columns
+    widths = [2.8 * _EM + text_width(str(handle.get_label()), STYLE["legend.fontsize"]) for handle in handles]
+
+    def total(count: int) -> float:
+        sizes = [len(widths) // count + (place < len(widths) % count) for place in range(count)]
+        ends = [sum(sizes[: place + 1]) for place in range(count)]
+        return sum(max(widths[end - size : end]) for end, size in zip(ends, sizes, strict=True)) + 2.3 * _EM * (
+            count - 1
+        )
+
+    fits = [count for count in range(1, min(len(widths), columns) + 1) if total(count) <= width - 2 * margin()]
+    return max(fits, default=1)
+
+
+def legend_room(handles: Sequence[Any], columns: int = 6) -> float:
+    """Return the height in inches of a legend's lines after those that it has without an exact width."""
+    lines = -(-len(handles) // _legend_columns(handles, columns)) - max(-(-len(handles) // columns), 1)
+    return _LINE * max(lines, 0)
+
+
+def page(
+    title: str, subtitle: str, notes: Sequence[str], width: float, body: float, footnotes: Sequence[str] = ()
+) -> Page:
+    """Make a page with wrapped text above and below a body of a height in inches.
+
+    A layout with an exact width replaces `width`; one without a heading keeps the footnotes alone.
+    """
+    width = given_width() or width
+    if not current().heading:
+        title, subtitle, notes = "", "", ()
+    notes, around = (*notes, *footnotes), margin()
+    inside = width - 2 * around
     titles = wrap(title, _TITLE_SIZE, inside, weight="bold")
     subtitles = wrap(subtitle, STYLE["font.size"], inside)
     lines = [line for note in notes for line in wrap(note, _NOTE_SIZE, inside)]
-    bottom = MARGIN + _NOTE_LINE * len(lines)
-    subtitle_top = bottom + body + _LINE * len(subtitles) + _GAP
-    height = subtitle_top + _TITLE_LINE * len(titles) + MARGIN
+    bottom = around + _NOTE_LINE * len(lines)
+    subtitle_top = bottom + body + _LINE * len(subtitles) + (_GAP if current().heading else 0.0)
+    height = subtitle_top + _TITLE_LINE * len(titles) + around
     made = Page(Figure(figsize=(width, height)), width, height, bottom, bottom + body)
     for number, line in enumerate(titles):
-        made.text(MARGIN, height - MARGIN - _TITLE_LINE * number, line, size=_TITLE_SIZE, weight="bold", va="top")
+        made.text(around, height - around - _TITLE_LINE * number, line, size=_TITLE_SIZE, weight="bold", va="top")
     for number, line in enumerate(subtitles):
-        made.text(MARGIN, subtitle_top - _LINE * number, line, color=MUTED, va="top")
+        made.text(around, subtitle_top - _LINE * number, line, color=MUTED, va="top")
     for number, line in enumerate(reversed(lines)):
-        made.text(MARGIN, MARGIN + _NOTE_LINE * number, line, size=_NOTE_SIZE, color=MUTED, va="bottom")
+        made.text(around, around + _NOTE_LINE * number, line, size=_NOTE_SIZE, color=MUTED, va="bottom")
     return made
+
+
+def inches_wide(axes: Axes) -> float:
+    """Return the width of axes in inches."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return float(axes.get_position().width * figure.get_figwidth())
 
 
 def near(values: Sequence[float], least: float) -> list[float]:
@@ -217,7 +269,7 @@ def signed(value: float, digits: str = "g") -> str:
 
 def footnotes(notes: Sequence[str]) -> Iterator[str]:
     """Yield notes behind their numbers."""
-    from reports.formats import superscript
+    from reports.columns import superscript
 
     for number, note in enumerate(notes, start=1):
         yield f"{superscript([number])} {note}"

@@ -13,11 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import mark
-from reports.figures.numbered_points import Point, axis_range, make_key, number_points, off_axis
-from reports.figures.style import BLUE, MARGIN, MUTED, SKY, VERMILION, absence, held, log_ticks, page, styled, ticks
+from reports.figures.numbered_points import Point, axis_range, draw_below, keys_below, make_key, number_points, off_axis
+from reports.figures.style import (
+    BLUE,
+    MUTED,
+    SKY,
+    VERMILION,
+    absence,
+    held,
+    legend_room,
+    log_ticks,
+    page,
+    styled,
+    ticks,
+)
+from reports.layout import given_width, margin
 
 NAMED = 30  # rows; of more, only those on a front are named
 _PANEL, _TALL, _BETWEEN, _LEFT, _HEAD, _FOOT, _KEY = 2.9, 3.5, 0.3, 0.55, 0.15, 0.95, 2.9
+_LEAST, _SHAPE, _UNDER = 2.0, 0.64, 0.55  # of an exact width: a panel's least width, height; room for its axis
 
 
 @dataclass(frozen=True)
@@ -58,22 +72,35 @@ def tradeoff(points: pd.DataFrame, costs: Sequence[Cost], title: str, subtitle: 
         for place in points.index
         if place in named
     ]
-    key = make_key(entries, _KEY)
-    wide = len(costs) * _PANEL + (len(costs) - 1) * _BETWEEN
-    width = MARGIN + _LEFT + wide + 0.3 + key.width + MARGIN
-    body = _HEAD + max(_TALL, key.height - _FOOT) + _FOOT
-    sheet = page(title, subtitle, [caption], max(width, 7.0), body)
-    key.draw(sheet, MARGIN + _LEFT + wide + 0.3, sheet.top - _HEAD)
     across = axis_range(list(points.loc[known, "mean"]), list(points.loc[known, "sd"].fillna(0.0)), 5.0)
-    for place, (cost, front) in enumerate(zip(costs, fronts, strict=True)):
-        x = MARGIN + _LEFT + place * (_PANEL + _BETWEEN)
-        axes = sheet.axes(x, sheet.top - _HEAD - _TALL, _PANEL, _TALL)
-        _draw_panel(axes, points, cost, front, named, across)
-        axes.set_yticks(marks := ticks(*across), [f"{mark:g}" for mark in marks] if place == 0 else [])
-    sheet.figure.axes[0].set_ylabel("top-1, %")
     rest = any(place not in front for front in fronts for place in points.index[known])
     handles = list(_handles(rest, bool(points["sd"].notna().any()), off_axis(points["mean"], across)))
-    sheet.legend(handles, sheet.top - _HEAD - _TALL - 0.8, columns=len(handles))
+    key, exact = make_key(entries, _KEY), given_width()
+    many, panel, tall = len(costs), _PANEL, _TALL
+    wide = many * panel + (many - 1) * _BETWEEN
+    body = _HEAD + max(_TALL, key.height - _FOOT) + _FOOT
+    if exact is not None:  # as many panels side by side as it holds, and the key below
+        inside = exact - 2 * margin() - _LEFT - 0.15  # half of an axis' last number
+        many = min(max(int((inside + _BETWEEN) / (_LEAST + _BETWEEN)), 1), len(costs))
+        panel = (inside - (many - 1) * _BETWEEN) / many
+        tall, keys = min(_TALL, _SHAPE * panel), keys_below(entries)
+        below = legend_room(handles, len(handles)) + max((key.height for key in keys), default=0.0)
+        body = -(-len(costs) // many) * (_HEAD + tall + _UNDER) + _FOOT - _UNDER + below
+    sheet = page(title, subtitle, [caption], max(margin() + _LEFT + wide + 0.3 + key.width + margin(), 7.0), body)
+    for place, (cost, front) in enumerate(zip(costs, fronts, strict=True)):
+        line, column = divmod(place, many)
+        y = sheet.top - _HEAD - tall - line * (_HEAD + tall + _UNDER)
+        axes = sheet.axes(margin() + _LEFT + column * (panel + _BETWEEN), y, panel, tall)
+        _draw_panel(axes, points, cost, front, named, across)
+        axes.set_yticks(marks := ticks(*across), [f"{mark:g}" for mark in marks] if column == 0 else [])
+        if column == 0:
+            axes.set_ylabel("top-1, %" if exact is None else "top-1 (%)")
+    if exact is None:
+        key.draw(sheet, margin() + _LEFT + wide + 0.3, sheet.top - _HEAD)
+        sheet.legend(handles, sheet.top - _HEAD - _TALL - 0.8, columns=len(handles))
+    else:
+        draw_below(keys, sheet, sheet.bottom + max((key.height for key in keys), default=0.0))
+        sheet.legend(handles, sheet.bottom + below - legend_room(handles, len(handles)) + 0.12, columns=len(handles))
     return sheet.figure
 
 

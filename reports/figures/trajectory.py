@@ -6,7 +6,7 @@ import math
 import statistics
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,35 +17,57 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from reports.columns import superscript
 from reports.figures import mark
 from reports.figures.style import (
     BAND,
     BLUE,
     GREY,
     INK,
-    MARGIN,
     MUTED,
     SKY,
+    STYLE,
     Page,
     absence,
     footnotes,
+    inches_wide,
     known,
+    legend_room,
     page,
     styled,
+    text_width,
+    wrap,
+    wrap_marked,
 )
-from reports.formats import superscript
+from reports.layout import given_width, margin
 from reports.tables import MISSING, OURS, Cell, Table, mean_sd
 
 OURS_FILL, OURS_LINE = SKY, BLUE
 PAPERS_FILL, PAPERS_LINE = GREY, "#555555"
 
-# The page, in inches: columns from the left, then what a line takes.
-_WIDTH = 12.6
-_GROUP_AT, _LABEL_AT, _MACS_AT, _MACS_END = 0.33, 1.9, 4.12, 5.2
-_OURS_AT, _OURS_WIDE, _OURS_END = 5.35, 2.7, 9.1
-_PAPERS_AT, _PAPERS_WIDE, _PAPERS_END, _GFLOPS_END = 9.35, 1.65, 11.58, 12.25
 _HEADING = 40  # letters over the source's columns
 _ROW, _ABOVE_BOARD, _BELOW_BOARD = 0.28, 0.68, 1.0  # a line; headings; axis, its label and the legend
+_TEXT_LINE, _GAP = 0.16, 0.1
+_LABEL_SHARE, _WITH_PAPERS = 0.4, 5.5  # of an exact width: a label's most; inches that hold the source's panel
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the columns of the page stand, in inches from the left; None: left out, as an exact width does."""
+
+    width: float = 12.6
+    group: float | None = 0.33
+    label: float = 1.9
+    macs: float | None = 4.12
+    macs_end: float = 5.2
+    ours: float = 5.35
+    ours_wide: float = 2.7
+    ours_end: float = 9.1
+    papers: float | None = 9.35
+    papers_wide: float = 1.65
+    papers_end: float = 11.58
+    gflops_end: float | None = 12.25
+    label_wide: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,28 @@ class _Look:
     line: str
 
 
+def _columns(table: Table, printed: set[str], bars: Sequence[_Bar]) -> _Columns:
+    """Place the columns: an exact width holds labels, top-1 and, if it is wide, the source's top-1."""
+    exact = given_width()
+    if exact is None:
+        natural = _Columns()
+        return natural if printed else replace(natural, width=natural.ours_end + 2 * margin(), papers=None)
+    size, labels = STYLE["font.size"], [f"{row[0].text} {superscript(row[0].marks)}" for row in table.rows]
+    label = min(max(text_width(text, size) for text in labels), _LABEL_SHARE * exact)
+    words = [*(mean_sd(bar.mean, bar.sd) for bar in bars), "top-1 (%)"]
+    number = max(text_width(text, size) for text in words)
+    papers = exact >= _WITH_PAPERS and "paper_top1" in printed
+    theirs = text_width("top-1 (%)", size) if papers else 0.0
+    room = exact - 2 * margin() - label - number - 2 * _GAP - (theirs + 3 * _GAP if papers else 0.0)
+    wide = room * (0.62 if papers else 1.0)
+    ours = margin() + label + _GAP
+    ours_end = ours + wide + _GAP + number
+    return _Columns(
+        exact, None, margin(), None, 0.0, ours, wide, ours_end, ours_end + 2 * _GAP if papers else None,
+        room - wide, exact - margin(), None, label,
+    )  # fmt: skip
+
+
 @styled
 def trajectory(table: Table) -> Figure:
     """Draw the roadmap from top to bottom: our top-1 and, in a separate panel, that which its source prints if any."""
@@ -78,20 +122,33 @@ def trajectory(table: Table) -> Figure:
     papers = [_Bar(known(line["paper_top1"]), known(line["paper_top1_sd"]), line["adopted"]) for line in records]
 
     printed = {column.name for column in table.columns} & {"paper_top1", "paper_gflops"}
-    wide = _WIDTH if printed else _OURS_END + 2 * MARGIN
-    tall = _ROW * len(records)
-    sheet = page(table.title, table.subtitle, list(footnotes(table.notes)), wide, _BELOW_BOARD + tall + _ABOVE_BOARD)
-    bottom = sheet.bottom + _BELOW_BOARD
-    _draw_headings(sheet, table, bottom + tall)
-    board = sheet.axes(MARGIN, bottom, wide - 2 * MARGIN, tall)
-    board.set_xlim(MARGIN, wide - MARGIN)
-    _draw_board(board, table, ours, papers)
+    columns = _columns(table, printed, ours)
+    labels = [_label(row[0], columns) for row in table.rows]
+    line = max(_ROW, _TEXT_LINE * max(map(len, labels), default=1) + 0.04)
+    above = _ABOVE_BOARD if columns.papers is not None or columns.macs is not None else _ABOVE_BOARD - 0.34
+    tall, handles = line * len(records), list(_legend(ours, papers))
+    below = _BELOW_BOARD + legend_room(handles)
+    shown = {mark for row in table.rows for cell in row for mark in cell.marks if columns.group or cell is row[0]}
+    notes = [note for number, note in enumerate(footnotes(table.notes), start=1) if number in shown]
+    sheet = page(table.title, table.subtitle, [], columns.width, below + tall + above, notes)
+    bottom = sheet.bottom + below
+    _draw_headings(sheet, table, bottom + tall, columns)
+    board = sheet.axes(margin(), bottom, sheet.width - 2 * margin(), tall)
+    board.set_xlim(margin(), sheet.width - margin())
+    _draw_board(board, table, labels, ours, papers, columns)
     ours_look, papers_look = _Look(OURS_FILL, OURS_LINE), _Look(PAPERS_FILL, PAPERS_LINE)
-    _draw_panel(sheet.axes(_OURS_AT, bottom, _OURS_WIDE, tall), ours, ours_look)
-    if "paper_top1" in printed:
-        _draw_panel(sheet.axes(_PAPERS_AT, bottom, _PAPERS_WIDE, tall), papers, papers_look)
-    sheet.legend(list(_legend(ours, papers)), sheet.bottom + 0.08)
+    _draw_panel(sheet.axes(columns.ours, bottom, columns.ours_wide, tall), ours, ours_look)
+    if "paper_top1" in printed and columns.papers is not None:
+        _draw_panel(sheet.axes(columns.papers, bottom, columns.papers_wide, tall), papers, papers_look)
+    sheet.legend(handles, sheet.bottom + 0.08)
     return sheet.figure
+
+
+def _label(cell: Cell, columns: _Columns) -> list[str]:
+    """Return a row's label in the lines that an exact width needs."""
+    if given_width() is None:
+        return [f"{cell.text} {superscript(cell.marks)}".strip()]
+    return wrap_marked(cell.text, superscript(cell.marks), STYLE["font.size"], columns.label_wide)
 
 
 def _grounds(table: Table) -> list[str]:
@@ -100,57 +157,70 @@ def _grounds(table: Table) -> list[str]:
     return [BAND if group % 2 else "white" for group in groups]
 
 
-def _draw_headings(sheet: Page, table: Table, top: float) -> None:
+def _draw_headings(sheet: Page, table: Table, top: float, columns: _Columns) -> None:
     """Write the column headings, and above them their groups."""
     titles = {column.name: column.title for column in table.columns}
     for x, name, look in (
-        (_LABEL_AT, "label", {"ha": "left"}),
-        (_MACS_END, "macs", {"ha": "right"}),
-        (_OURS_END, "top1_mean", {"ha": "right"}),
-        (_PAPERS_END, "paper_top1", {"ha": "right"}),
-        (_GFLOPS_END, "paper_gflops", {"ha": "right"}),
+        (columns.label, "label", {"ha": "left"}),
+        (columns.macs and columns.macs_end, "macs", {"ha": "right"}),
+        (columns.ours_end, "top1_mean", {"ha": "right"}),
+        (columns.papers and columns.papers_end, "paper_top1", {"ha": "right"}),
+        (columns.papers and columns.gflops_end, "paper_gflops", {"ha": "right"}),
     ):
+        if x is None:
+            continue
         sheet.text(x, top + 0.08, titles.get(name, ""), size=8.5, color=MUTED, va="bottom", **look)
     printed = next((column.group for column in table.columns if column.name.startswith("paper_")), None)
-    for start, end, group in ((_MACS_AT, _OURS_END, OURS), (_PAPERS_AT, _GFLOPS_END, printed)):
-        if group is None:
-            continue
-        sheet.text((start + end) / 2, top + 0.4, _fitted(group), weight="bold", ha="center", va="bottom")
+    spans = [(columns.macs or columns.ours, columns.ours_end, OURS)] if columns.macs or columns.papers else []
+    if columns.papers is not None and printed is not None:
+        spans.append((columns.papers, columns.gflops_end or columns.papers_end, printed))
+    for start, end, group in spans:
+        sheet.text((start + end) / 2, top + 0.4, _fitted(group, end - start), weight="bold", ha="center", va="bottom")
         line = Line2D([start / sheet.width, end / sheet.width], [(top + 0.35) / sheet.height] * 2, color=MUTED)
         line.set_linewidth(0.8)
         sheet.figure.add_artist(line)
 
 
-def _fitted(heading: str) -> str:
+def _fitted(heading: str, room: float) -> str:
     """Shorten a heading to the width of its columns."""
-    return heading if len(heading) <= _HEADING else f"{heading[: _HEADING - 1]}…"
+    most = _HEADING
+    while given_width() and most > 2 and text_width(heading[:most], STYLE["font.size"], "bold") > room:
+        most -= 1
+    return heading if len(heading) <= most else f"{heading[: most - 1]}…"
 
 
-def _draw_board(board: Axes, table: Table, ours: Sequence[_Bar], papers: Sequence[_Bar]) -> None:
+def _draw_board(
+    board: Axes,
+    table: Table,
+    labels: Sequence[Sequence[str]],
+    ours: Sequence[_Bar],
+    papers: Sequence[_Bar],
+    columns: _Columns,
+) -> None:
     """Draw the rows without the panels: shaded groups with their names, labels and numbers."""
     board.set_axis_off()
     board.set(ylim=(len(ours) - 0.5, -0.5))
     ends = [*table.sections[1:], len(ours)]
     for start, end in zip(table.sections, ends, strict=True):
         board.axhspan(start - 0.5, end - 0.5, facecolor=ours[start].ground, edgecolor="none")
-        board.text(
-            _GROUP_AT, start, table.frame["group"].iloc[start], size=8.5, weight="bold", color=MUTED, va="center"
-        )
+        if columns.group is not None:
+            looks: dict[str, Any] = {"size": 8.5, "weight": "bold", "color": MUTED, "va": "center"}
+            board.text(columns.group, start, table.frame["group"].iloc[start], **looks)
     shown = {column.name: [row[place] for row in table.rows] for place, column in enumerate(table.columns)}
     nothing = [Cell("")] * len(ours)
     for place, (our, paper) in enumerate(zip(ours, papers, strict=True)):
-        label, gflops = shown["label"][place], shown.get("paper_gflops", nothing)[place]
-        board.text(_LABEL_AT, place, f"{label.text} {superscript(label.marks)}".strip(), va="center")
+        gflops = shown.get("paper_gflops", nothing)[place]
+        board.text(columns.label, place, "\n".join(labels[place]), va="center", linespacing=1.05)
         for x, text in (
-            (_MACS_END, shown["macs"][place].text),
-            (_OURS_END, mean_sd(our.mean, our.sd) if our.mean is not None else MISSING),
-            (_PAPERS_END, mean_sd(paper.mean, None) if "paper_top1" in shown else ""),
-            (_GFLOPS_END, gflops.text),
+            (columns.macs and columns.macs_end, shown["macs"][place].text),
+            (columns.ours_end, mean_sd(our.mean, our.sd) if our.mean is not None else MISSING),
+            (columns.papers and columns.papers_end, mean_sd(paper.mean, None) if "paper_top1" in shown else ""),
+            (columns.papers and columns.gflops_end, gflops.text),
         ):
-            if text:
+            if text and x is not None:
                 board.text(x, place, text, ha="right", va="center")
-        if gflops.marks:
-            board.text(_GFLOPS_END + 0.04, place, superscript(gflops.marks), ha="left", va="center")
+        if gflops.marks and columns.papers is not None and columns.gflops_end is not None:
+            board.text(columns.gflops_end + 0.04, place, superscript(gflops.marks), ha="left", va="center")
 
 
 def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
@@ -160,10 +230,13 @@ def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
     panel.set(xlim=(low, high), ylim=(len(bars) - 0.5, -0.5), yticks=[])
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.grid(axis="x")
-    ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    wide = inches_wide(panel)
+    bins = 6 if given_width() is None else max(int(wide / 0.4), 1)
+    ticks = MaxNLocator(nbins=bins, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.set_xticks([tick for tick in ticks if low <= tick <= high])
     panel.tick_params(axis="x", length=3)
-    panel.set_xlabel(f"top-1 (%)\n(the axis starts at {low:g}, not at 0)" if low > 0 else "top-1 (%)", loc="left")
+    starts = ["top-1 (%)", *wrap(f"(the axis starts at {low:g}, not at 0)", STYLE["axes.labelsize"], max(wide, 1.2))]
+    panel.set_xlabel("\n".join(starts) if low > 0 else "top-1 (%)", loc="left")
     for place, bar in enumerate(bars):
         if bar.mean is None:
             ground = {"facecolor": bar.ground, "edgecolor": "none", "pad": 1}  # hides a line that passes by

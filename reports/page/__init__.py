@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from reports import diagrams
+from reports.layout import NATURAL
 from reports.page.explorer import explorer_data
 from reports.page.svg import inline
 from reports.report import Report
@@ -25,7 +27,8 @@ _HERE = files("reports.page")
 
 def page(report: Report) -> str:
     """Render the page. The template escapes all text of the study."""
-    figures = [(plot, inline(plot)) for plot in report.plots]
+    plots = [plot if plot.layout == NATURAL else replace(plot, layout=NATURAL) for plot in report.plots]
+    figures = [(plot, inline(plot)) for plot in plots]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

@@ -23,6 +23,12 @@ _NAMES = {
     "high": "to",
     "marks": "marked",
     "p_adjusted": "adjusted p",
+    "recall_mean": "recall (%)",
+    "recall_sd": "± sd",
+    "share_mean": "share (%)",
+    "share_sd": "± sd",
+    "test_images": "images",
+    "predicted": "predicted as",
 }
 _DESCRIBED: tuple[str, ...] = (
     "status",
@@ -39,6 +45,7 @@ _DESCRIBED: tuple[str, ...] = (
     "p_adjusted",
 )
 _DESCRIBED += ("verdict", "marks", "macs", "params", "paper_top1", "paper_change")
+_DESCRIBED += ("class", "predicted", "recall_mean", "recall_sd", "share_mean", "share_sd", "test_images")
 _DESCRIBED += ("worth", "se", "in_paper_order", "min", "max")
 
 
@@ -71,7 +78,7 @@ def _mark(plot: Plot, match: re.Match[str]) -> str:
 def described(plot: Plot, place: int) -> str:
     """Describe a line of a plot's frame: its label and known numbers; for a log, each seed's last line."""
     line = {str(name): value for name, value in plot.frame.loc[place].items()}
-    if "images" in line:
+    if {"images", "loss"} <= set(line):
         own = plot.frame[plot.frame["row"] == line["row"]].drop_duplicates("seed", keep="last")
         seeds = [
             f"seed {seed} after {images:,.0f} images: loss {loss:.3f}, top-1 {top1:.2f}%"
@@ -97,6 +104,6 @@ def _formatted(name: str, value: Any, plot: Plot) -> str:
     if isinstance(value, str):
         return shown(value)
     number = float(value)
-    if name in ("macs", "params", "seeds"):
+    if name in ("macs", "params", "seeds", "test_images"):
         return f"{number:,.0f}"
     return f"{number:.3f}" if name == "p_adjusted" else f"{number:.{MEASURES[plot.measure].digits}f}"
