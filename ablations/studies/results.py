@@ -47,6 +47,8 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
     for seed in study.seeds:
         for row in study.rows:
             run = study.run(row, seed)
+            if run.name in study.absent:
+                continue
             state = states[run.name]
             result = state.result
             stage = stage_of(row.row, seed)
@@ -206,7 +208,7 @@ def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
         (row.row, study.label(row), seed, line["images"], line["loss"], line["top1"])
         for row in study.rows
         for seed in study.seeds
-        for line in logs[study.run(row, seed).name]
+        for line in logs.get(study.run(row, seed).name, ())
     ]
     return pd.DataFrame(lines, columns=["row", "label", "seed", "images", "loss", "top1"])
 

@@ -261,6 +261,7 @@ class Study(BaseModel):
     precision: Precision | None = None
     stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
     asked: Asked | None = Field(default=None, description="the request; none in folders of earlier versions")
+    absent: list[str] = Field(default=[], description="runs that single runs read as a study lack", exclude=True)
 
     @property
     def steps(self) -> Roadmap:
@@ -301,7 +302,8 @@ class Study(BaseModel):
     def runs(self) -> list[RunConfig]:
         """Return the runs, seed by seed: every row has one seed before any has a second."""
         distinct = [row for row in self.rows if row.same_as is None]
-        return [self.run(row, seed) for seed in self.seeds for row in distinct]
+        runs = [self.run(row, seed) for seed in self.seeds for row in distinct]
+        return [run for run in runs if run.name not in self.absent]
 
     def run(self, row: StudyRow, seed: int) -> RunConfig:
         """Return the run of a row and a seed."""
