@@ -37,6 +37,7 @@ __all__ = [
     "Source",
     "design",
     "named",
+    "nearest",
     "prints_costs",
     "roadmap",
     "roadmap_of",
