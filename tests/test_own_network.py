@@ -343,7 +343,7 @@ def study_of(kind: str, base: str = "my_models.py:net", **changes: Any) -> Study
 
 
 def test_the_arguments_are_the_flags_of_a_study(here: Path) -> None:
-    def rows(study: Study) -> dict[str, tuple[str, str | None]]:
+    def rows(study: Study) -> dict[str, tuple[str, str | list[str] | None]]:
         return {row.row: (shown_reference(str(row.reference)), row.compared_with) for row in study.rows}
 
     values = {"width": ["8"], "residual": ["off"]}  # as typed

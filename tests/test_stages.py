@@ -271,8 +271,8 @@ def test_a_dry_run_of_a_folder_counts_what_is_there_and_refuses_what_the_run_ref
 ) -> None:
     folder, plan = str(tmp_path / "study"), [*TRAINED, "--out", str(tmp_path / "study"), "--dry-run"]
     states = {0: {}, 1: {"status": "stopped"}, 2: {"status": "failed"}}
-    asked = {"base": "pocket,width=4,depths=1-1", "flags": {"kernel_size": ["3", "5"]}, "budget": "64images"}
-    asked |= {"data": "digits", "seeds": [0, 1, 2]}
+    asked: dict[str, Any] = {"base": "pocket,width=4,depths=1-1", "flags": {"kernel_size": ["3", "5"]}}
+    asked |= {"budget": "64images", "data": "digits", "seeds": [0, 1, 2]}
     made = load_study("sweep", asked, {"batch_size": "32", "image_size": "16"}).on(load_data("digits", tmp_path))
     study = open_folder(made, tmp_path / "study")
     for run in study.runs:

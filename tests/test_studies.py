@@ -504,7 +504,7 @@ NEEDS = {
     **{"mix_switch": {"mixup": "0.5", "cutmix": "0.5"}, "mix_probability": {"mixup": "0.5", "cutmix": "0.5"}},
     **{"crop_scale": {"crop_padding": "0"}, "warmup_factor": {"warmup_epochs": "0.2"}},
 }
-VALUES = (
+VALUES: tuple[str, ...] = (
     "2",
     "16",
     "0.25",
@@ -539,7 +539,7 @@ def changed_by_set(kind: str, key: str, changes: dict[str, Any]) -> dict[str, se
 @pytest.mark.parametrize("key", TrainingConfig.model_fields)
 def test_set_reaches_the_recipes_that_its_help_says(key: str) -> None:
     """For every setting there is; with it change the defaults of settings that it owns, and the schedule's lengths."""
-    text = next(option.help for option in run_study_command.params if option.name == "settings")
+    text = next(str(option.help) for option in run_study_command.params if option.name == "settings")
     listed = text.partition("original recipe takes only ")[2].strip(".").split(", ")
     assert set(listed) < set(TrainingConfig.model_fields)
     scaled = {"warmup_epochs", "step_epochs"} if key == "max_epochs" else {one for one in NEEDS if key in NEEDS[one]}
