@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from modernize.design import nearest, split_commas
+from modernize.design import split_commas
+from modernize.names import nearest
 from modernize.roadmap import Roadmap, roadmap
 from reports.class_plots import class_plots
 from reports.errors import ReportError
