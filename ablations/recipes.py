@@ -71,6 +71,9 @@ _PART_OF = {
 }
 
 
+OWNED = (*_USED_BY, *_REQUIRES)
+
+
 class TrainingConfig(BaseModel):
     """The settings of training: schedule, optimizer, augmentation, regularization and execution.
 

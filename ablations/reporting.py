@@ -22,6 +22,7 @@ from modernize.names import nearest
 from modernize.roadmap import PAPER
 from reports.class_plots import class_plots
 from reports.class_tables import baseline_notes, class_tables
+from reports.header import header
 from reports.paper_agreement import agreement_words
 from reports.per_class import class_results
 from reports.predictions import on_compared_images
@@ -126,6 +127,8 @@ def report_of(study: Study, folder: Path, results: pd.DataFrame, view: View = WH
     plots = study_plots(
         title, runs, tables, curves, bench, grid, study.measure, steps, rows, as_listed=bool(view.order)
     )
+    per_class = class_tables(title, runs, classes) if classes else ()
+    done = header(runs).note
     return Report(
         title=title,
         kind=study.kind,
@@ -134,13 +137,13 @@ def report_of(study: Study, folder: Path, results: pd.DataFrame, view: View = WH
         runs=runs,
         designs=designs,
         summary=summary,
-        tables=tuple(tables),
-        plots=tuple(replace(plot, layout=view.layout) for plot in (*plots, *shown)),
+        tables=tuple(replace(table, details=done) for table in tables),
+        plots=tuple(replace(plot, layout=view.layout, details=done) for plot in (*plots, *shown)),
         curves=curves,
         orders=orders,
         bench=bench,
         unfinished=runs.loc[runs["status"] != "done", ["row", "label", "seed", "status", "reason"]],
         classes=classes,
-        per_class=class_tables(title, runs, classes) if classes else (),
+        per_class=tuple(replace(table, details=done) for table in per_class),
         layout=view.layout,
     )

@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from ablations.reporting import report_of
-from ablations.studies.folder import read_study
+from ablations.studies.loose_runs import opened
 from ablations.studies.results import curves_frame, predictions, study_runs
 from ablations.studies.schema import Study
 from reports.predictions import Predicted
 from reports.statistics import Measure
-from reports.statistics.row_results import resolution
-from reports.statistics.sequential import compare_over_looks
-from reports.study_tables import pairs
+from reports.study_tables import compared_rows
 
 __all__ = ["StudyData", "load_study"]
 
@@ -40,6 +38,8 @@ RUNS = {
     "compared_images": _COUNT,
     **dict.fromkeys(("compared_top1", "compared_loss"), _NUMBER),
     **dict.fromkeys(("not_compared", "weights"), _TEXT),
+    "processor_seconds": _NUMBER,
+    **dict.fromkeys(("machine", "software"), _TEXT),
 }
 CURVES = {
     **dict.fromkeys(("row", "label"), _TEXT),
@@ -94,8 +94,8 @@ def load_study(folder: str | Path) -> StudyData:
     """Load a study's results as tidy frames; write nothing.
 
     Args:
-        folder: The study's folder, as `ablations run` made it, with or without its run folders. Its runs may be
-            running, failed or pending.
+        folder: The study's folder, as `ablations run` made it, with or without its run folders; or that of a run, or
+            of several runs of `ablations train`. Runs may be running, failed or pending.
 
     Returns:
         The frames. Comparisons and verdicts are those of `ablations report`.
@@ -104,8 +104,11 @@ def load_study(folder: str | Path) -> StudyData:
         RequestError: If the folder is not a study's, or its results are corrupt.
         ReportError: If its runs cannot be compared.
     """
-    place = Path(folder)
-    study = read_study(place)
+    with opened([Path(folder)]) as (study, place):
+        return _load(study, place)
+
+
+def _load(study: Study, place: Path) -> StudyData:
     runs = study_runs(study, place)
     report = report_of(study, place, runs)
     return StudyData(
@@ -161,5 +164,5 @@ def _of_run(run: Predicted) -> pd.DataFrame:
 def _comparisons(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     """Return the comparisons of the report, with the labels of their rows."""
     labels = dict(zip(runs["row"], runs["label"], strict=True))
-    found = compare_over_looks(runs, pairs(runs), measure, resolution=resolution(runs, measure))
+    found = compared_rows(runs, measure)
     return _typed(found.assign(label=found["row"].map(labels)), COMPARISONS)

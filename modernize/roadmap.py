@@ -38,6 +38,7 @@ __all__ = [
     "Source",
     "design",
     "named",
+    "nearest",
     "prints_costs",
     "roadmap",
     "roadmap_of",

@@ -16,10 +16,10 @@ from reports.class_tables import (
     most_confused,
     shown_classes,
 )
+from reports.header import facts
 from reports.marks import row_mark_notes
 from reports.per_class import ClassResults
 from reports.report import Plot
-from reports.row_summary import facts
 from reports.tables import Footnotes
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from reports.header import facts
 from reports.marks import row_mark_notes
 from reports.per_class import ClassResults
-from reports.row_summary import facts
 from reports.tables import Cell, Column, Footnotes, Table, mean_sd
 
 FEW = 12  # classes that are shown one and all

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from reports.header import facts
 from reports.report import Plot
-from reports.row_summary import facts, status_of
+from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure
 from reports.statistics.effects_over_looks import results_of
 from reports.statistics.factorial import Factorial, Family, cell_means

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.row_summary import facts
+from reports.header import facts
 from reports.statistics import Measure, Verdict
 from reports.statistics.compare import verdicts
 from reports.statistics.effects_over_looks import Results, over_all_looks

@@ -36,19 +36,20 @@ def render(table: Table, form: str, layout: Layout = NATURAL) -> str:
     if form == "latex":
         return latex(table, layout)
     bare = form == "markdown" and not layout.heading
-    return RENDERERS[form](replace(table, title="", subtitle="", legend="") if bare else table)
+    return RENDERERS[form](replace(table, title="", subtitle="", legend="", details="") if bare else table)
 
 
 def markdown(table: Table) -> str:
-    """Format as a GitHub-flavored Markdown page: title, table, legend, footnotes."""
+    """Format as a GitHub-flavored Markdown page: title, table, legend, footnotes, what was done."""
     heads = [f"{column.title} ({column.group})" if column.group else column.title for column in table.columns]
     rules = ["---:" if column.number else ":---" for column in table.columns]
     rows = [[escape(marked(cell)) for cell in row] for row in table.rows]
     lines = ["| " + " | ".join(row) + " |" for row in ([escape(head) for head in heads], rules, *rows)]
     notes = [f"{superscript([number])} {escape(note)}" for number, note in enumerate(table.notes, start=1)]
     title = re.sub(r"(#+)$", r"\\\1", escape(table.title).rstrip())  # closing #s would not be shown
-    parts = [f"# {title}" if title else "", escape(table.subtitle), "\n".join(lines), escape(table.legend), *notes]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    above = [f"# {title}" if title else "", escape(table.subtitle)]
+    below = [escape(table.legend), *notes, escape(table.details)]
+    return "\n\n".join(filter(None, [*above, "\n".join(lines), *below])) + "\n"
 
 
 def as_json(table: Table) -> str:

@@ -18,12 +18,13 @@ def latex(table: Table, layout: Layout = NATURAL) -> str:
     """Format as LaTeX floats for an article, with booktabs and graphicx: the table, no wider than the page, and notes.
 
     A wide table spans both columns of a page that has two; one taller than a page goes on in further floats, the notes
-    under the rows that have them. Headings stand in two lines where that saves width.
+    under the rows that have them. Headings stand in two lines where that saves width. A comment says what was done.
 
     A layout with an exact width leaves out the columns for which it has no room, and says which; one without heading
     has no float, caption and legend, for a float of one's own.
     """
-    needs = "% needs \\usepackage{booktabs,graphicx}\n"
+    done = f"% {' '.join(table.details.split())}\n" if table.details else ""
+    needs = f"{done}% needs \\usepackage{{booktabs,graphicx}}\n"
     table, left_out = _fitted(table, layout)
     if left_out:
         needs += f"% left out at this width: {tex(', '.join(left_out))}; the CSV table has all columns\n"
@@ -60,12 +61,12 @@ def _tex_float(table: Table, part: range, parts: list[range], layout: Layout) ->
 def _tex_bare(table: Table, layout: Layout, words: int) -> str:
     """Format the table with its footnotes, to stand in a float."""
     part = range(len(table.rows))
-    lines = [f"{{{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}%", *_tex_body(table, part, words)]
+    lines = [f"{{\\noindent{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}%", *_tex_body(table, part, words)]
     if marks := _marks(table, part):
         notes = [f"\\textsuperscript{{{mark}}} {tex_prose(table.notes[mark - 1])}\\par" for mark in marks]
         lines += [
             "\\par\\smallskip",
-            "\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
+            "\\noindent\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
             *notes,
             "\\end{minipage}",
         ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.row_summary import facts
+from reports.header import facts
 from reports.statistics import (
     MEASURES,
     Correlation,

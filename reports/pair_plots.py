@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from reports.header import facts
 from reports.report import Plot
-from reports.row_summary import facts, summarise_rows
+from reports.row_summary import summarise_rows
 from reports.statistics import MEASURES, Measure
 from reports.tables import Table
 
@@ -26,13 +27,13 @@ def pair_matrix_plot(
         "unadjusted 95% CI. Colors are verdicts, whose p-values are adjusted for all pairs. Diagonal: mean ± standard "
         "deviation over seeds."
     )
-    rows = runs["row"].nunique()
-    caption += " Two designs without a cell are not compared." if len(table.rows) < rows * (rows - 1) // 2 else ""
+    shown = [row for row in summarise_rows(runs) if rows is None or row.row in rows]
+    possible = len(shown) * (len(shown) - 1) // 2
+    caption += " Two designs without a cell are not compared." if len(table.rows) < possible else ""
 
     def draw() -> Figure:
         from reports.figures.pair_matrix import pair_matrix
 
-        shown = [row for row in summarise_rows(runs) if rows is None or row.row in rows]
         return pair_matrix(shown, table.frame, measure, (heading, facts(runs), caption))
 
     return Plot("pair-matrix", heading, caption, table.frame, draw, measure)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports.row_summary import facts, recipe_note, summarise_rows
+from reports.header import facts
+from reports.row_summary import recipe_note, settings_of, summarise_rows
 from reports.statistics import Measure, legend
 from reports.statistics.row_results import baselines
 from reports.study_tables import about_looks, compared_rows, verdict_words
@@ -23,11 +24,11 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
     """Tabulate every comparison of two rows, with the ratio of their costs."""
     compared = compared_rows(runs, measure)
     rows = {row.row: row for row in summarise_rows(runs)}
-    footnotes, cells, frame = Footnotes(), [], []
+    footnotes, cells, frame, settings = Footnotes(), [], [], settings_of(runs)
     for line in compared.to_dict("records"):
         one, other = rows[line["row"]], rows[line["base"]]
         costs = [_ratio(getattr(one, name), getattr(other, name)) for name in ("params", "macs")]
-        notes = recipe_note([one.recipe], [other.recipe], (), "the second design's")
+        notes = recipe_note([one.recipe], [other.recipe], (), "the second design's", settings)
         notes += [line["note"]] if line["note"] else []
         marks = [*(f"{one.label} {mark}" for mark in one.marks), *(f"{other.label} {mark}" for mark in other.marks)]
         label = f"{one.label} vs. {other.label}"

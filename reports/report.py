@@ -43,8 +43,8 @@ class Plot:
     """A figure of a report: its file's name, title, caption, and the numbers it is drawn from.
 
     `title` and `caption` are plain text and may hold words of the study: escape them. `frame` has raw numbers, a line a
-    mark, NaN where there is none; its means, differences and effects are those of `measure`. The figure is drawn when
-    it is first asked for, in its layout.
+    mark, NaN where there is none; its means, differences and effects are those of `measure`. `details` say what was
+    done, in the metadata of files. The figure is drawn when it is first asked for, in its layout.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Plot:
     measure: Measure = "top1"
     words: Mapping[str, str] = field(default_factory=dict)
     layout: Layout = NATURAL
+    details: str = ""
 
     @cached_property
     def figure(self) -> Figure:
@@ -69,7 +70,7 @@ class Plot:
         with drawing(self.name):
             from reports.figures.style import FINE, encode
 
-            return encode(self.figure, suffix, FINE if self.layout.width else None)
+            return encode(self.figure, suffix, FINE if self.layout.width else None, self.title, self.details)
 
     @cached_property
     def svg(self) -> bytes:
@@ -77,7 +78,7 @@ class Plot:
         with drawing(self.name):
             from reports.figures.style import encode
 
-            return encode(self.figure, "svg")
+            return encode(self.figure, "svg", title=self.title, details=self.details)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,8 @@ class Report:
                 loss on the test images that all runs read), ema_top1, note, loss, params, macs, image_size,
                 in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
                 test_images, evaluated_images, unread (names), data_checksum, compared_images, weights (that runs
-                start from; None: newly initialized)
+                start from; None: newly initialized), processor_seconds, machine, software (None: not recorded),
+                settings (of the recipe, as in its name)
     designs     for each row all its design flags, as `Design.flags()` gives them; not for reference models
     summary     what helped, what hurt, what is inconclusive and what would settle it
     tables      in the order to show them, the main one first; `frame` of each has the raw numbers

@@ -10,8 +10,9 @@ import pandas as pd
 
 from modernize.roadmap import Roadmap, Row
 from reports.errors import ReportError
+from reports.header import facts
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, facts, shared_with, summarise_rows
+from reports.row_summary import RowSummary, shared_with, summarise_rows
 from reports.statistics import Summary, summarise
 from reports.statistics.values import known
 from reports.statuses import shown
@@ -35,6 +36,8 @@ from reports.tables import (
     unit,
     with_speeds,
 )
+
+CHANGE_LEGEND = "Change: from the previous adopted row."
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ def _legend(steps: Roadmap, averaged: bool, measured: bool, printed: Sequence[Co
     yield TOP1_LEGEND
     if averaged:
         yield EMA_LEGEND
-    yield "Change: from the previous adopted row. Side branches are measured, not adopted."
+    yield CHANGE_LEGEND
+    yield "Side branches are measured, not adopted."
     if measured:
         yield SPEEDS_LEGEND
     if printed:

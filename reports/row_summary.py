@@ -11,21 +11,22 @@ import pandas as pd
 
 from modernize.roadmap import split_commas
 from reports.errors import shortened
-from reports.marks import count_marks, row_mark_notes, row_marks
-from reports.predictions import describe_images, unread_note
+from reports.marks import row_mark_notes, row_marks
+from reports.predictions import unread_note
 from reports.statistics import Summary, summarise
 from reports.statistics.row_results import account as describe_missing
 from reports.statistics.row_results import baselines
 from reports.statistics.values import known
-from reports.statuses import NOT_COMPARED, shown
+from reports.statuses import NOT_COMPARED
 from reports.tables import amount, unit
 
 # The status of a row without a result is the first of its runs'.
-_STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
+STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
 # Settings of a recipe on which the trained weights do not depend.
 EVALUATION_ONLY = frozenset(
     ("evaluation_size", "evaluation_crop", "evaluated_weights", "ema_decay", "ema_steps", "ema_warmup", "ema_scaled")
 )
+Settings = Mapping[str, Mapping[str, str]]  # of each recipe
 _Value = TypeVar("_Value", bound=Hashable)
 
 
@@ -66,9 +67,9 @@ def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummar
     return RowSummary(
         row=name,
         label=str(runs["label"].iloc[0]),
-        recipe=", ".join(_values(runs, "recipe")),
+        recipe=", ".join(distinct(runs, "recipe")),
         status=status_of(runs),
-        reason="; ".join(_values(runs, "reason")),
+        reason="; ".join(distinct(runs, "reason")),
         runs=len(runs),
         params=params,
         macs=macs,
@@ -82,11 +83,11 @@ def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummar
 
 
 def status_of(runs: pd.DataFrame) -> str:
-    """Return `done` if a row has a result, else the first of `_STATUSES` among those of its runs."""
+    """Return `done` if a row has a result, else the first of `STATUSES` among those of its runs."""
     if summarise(runs.loc[runs["status"] == "done", "top1"]).seeds:
         return "done"
     statuses = set(runs["status"])
-    return next((status for status in _STATUSES if status in statuses), "no top-1" if statuses else "not run")
+    return next((status for status in STATUSES if status in statuses), "no top-1" if statuses else "not run")
 
 
 def account(runs: pd.DataFrame) -> str:
@@ -102,24 +103,25 @@ def account(runs: pd.DataFrame) -> str:
 
 def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
     """For each row, what a reader must know before comparing it with the others."""
-    recipes = {name: tuple(_values(runs, "recipe")) for name, runs in by_row.items()}
+    recipes = {name: tuple(distinct(runs, "recipe")) for name, runs in by_row.items()}
     seeds = {name: tuple(sorted(map(int, runs["seed"].dropna()))) for name, runs in by_row.items()}
     images = {name: _images(runs) for name, runs in by_row.items()}
-    usual_recipe, usual_seeds, usual_images = _usual(recipes), _usual(seeds), _usual(images)
+    usual_recipe, usual_seeds, usual_images = usual(recipes), usual(seeds), usual(images)
+    settings = settings_of(pd.concat(by_row.values())) if by_row else {}
     notes: dict[str, list[str]] = {}
     for name, runs in by_row.items():
         notes[name] = []
-        if not _compares_recipes(runs):
+        if not compares_recipes(runs):
             base, whose = _reference(runs, by_row)
-            notes[name] += recipe_note(recipes[name], recipes.get(base, ()), usual_recipe, whose)
+            notes[name] += recipe_note(recipes[name], recipes.get(base, ()), usual_recipe, whose, settings)
         if images[name] and images[name] != usual_images:
             notes[name].append(f"saw {_counts(images[name])} images, other rows {_counts(usual_images)}")
         if seeds[name] and seeds[name] != usual_seeds:
-            notes[name].append(f"{_seeds(seeds[name])}; other rows {_seeds(usual_seeds)}")
+            notes[name].append(f"{seed_words(seeds[name])}; other rows {seed_words(usual_seeds)}")
         shared = shared_with(runs, by_row)
         if shared:
             notes[name].append(f"the same runs as {shared}: one design under one recipe")
-        notes[name] += _values(runs, "note") if "note" in runs else []
+        notes[name] += distinct(runs, "note")
         notes[name] += filter(None, [*row_mark_notes(runs), unread_note(runs), account(runs)])
     return notes
 
@@ -132,13 +134,20 @@ def _reference(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> tuple[
     return bases[0], f"that of {by_row[bases[0]]['label'].iloc[0]}"
 
 
-def recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str], whose: str) -> list[str]:
+def recipe_note(
+    mine: Sequence[str], base: Sequence[str], usual: Sequence[str], whose: str, settings: Settings
+) -> list[str]:
     """Say with which recipe a row was trained if it is not the usual one, or what it changes of its baseline's."""
     if not mine or mine == (base or usual):
         return []
     changed = recipe_changes(mine[0], (base or usual)[0])
     if changed is None:  # another recipe, not the same one with settings changed
-        return [] if mine == usual else [f"trained with recipe {', '.join(mine)}"]
+        if mine == usual:
+            return []
+        other = settings.get((usual or base)[0], {})
+        named = [f"{key}={value}" for key, value in _differing(settings.get(mine[0], {}), other)]
+        unlike = f"; unlike {'most rows' if usual else whose}: {', '.join(named)}" if named else ""
+        return [f"trained with recipe {', '.join(mine)}{unlike}"]
     if not base:
         return []
     how = " in evaluation only, so that both train the same weights" if set(changed) <= EVALUATION_ONLY else ""
@@ -147,7 +156,7 @@ def recipe_note(mine: Sequence[str], base: Sequence[str], usual: Sequence[str], 
 
 def recipe_changes(recipe: str, base: str) -> dict[str, str] | None:
     """Return what a recipe's name changes of another's, by setting: `mixup=0.8`; None if they have different bases."""
-    one, other = _parts(recipe), _parts(base)
+    one, other = parts_of(recipe), parts_of(base)
     if one[0] != other[0]:
         return None
     keys = dict.fromkeys((*one[1], *other[1]))
@@ -158,7 +167,20 @@ def recipe_changes(recipe: str, base: str) -> dict[str, str] | None:
     }
 
 
-def _parts(recipe: str) -> tuple[str, dict[str, str]]:
+def _differing(mine: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the settings whose values differ from another recipe's, if both are recorded."""
+    return [(key, value) for key, value in mine.items() if other and value != other.get(key)]
+
+
+def settings_of(runs: pd.DataFrame) -> Settings:
+    """Return the settings of each recipe, as a user types them; empty if they are not recorded."""
+    if "settings" not in runs:
+        return {}
+    known = runs.dropna(subset=["settings"]).drop_duplicates("recipe")
+    return {recipe: parts_of(f",{text}")[1] for recipe, text in zip(known["recipe"], known["settings"], strict=True)}
+
+
+def parts_of(recipe: str) -> tuple[str, dict[str, str]]:
     """Return a recipe's name and the settings in it."""
     name, *settings = split_commas(recipe)
     return name, {key: value for key, _, value in (setting.partition("=") for setting in settings)}
@@ -191,46 +213,10 @@ def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
     return next((str(base["label"].iloc[0]) for base in bases if set(runs["run"]) & set(base["run"])), "")
 
 
-def facts(runs: pd.DataFrame) -> str:
-    """Put study, dataset, recipe, seeds and the number of runs by status on one line."""
-    recipes = {str(name): tuple(_values(group, "recipe")) for name, group in runs.groupby("row", sort=False)}
-    statuses = [(status, int((runs["status"] == status).sum())) for status in ("done", *_STATUSES)]
-    run_word = "run" if len(runs) == 1 else "runs"
-    parts = [
-        f"study {', '.join(_values(runs, 'study'))}",
-        f"data {', '.join(_values(runs, 'dataset'))}",
-        *filter(None, [describe_images(runs)]),
-        *(["on the validation split"] if "validation" in runs.get("evaluate", pd.Series(dtype=str)).unique() else []),
-        _recipe_words(runs, recipes),
-        _seeds(sorted({int(seed) for seed in runs["seed"].dropna()})),
-        f"{len(runs)} {run_word}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number),
-        *(f"starting from weights {weights}" for weights in starting_weights(runs)),
-        *count_marks(runs),
-    ]
-    return " · ".join(parts)
-
-
-def starting_weights(runs: pd.DataFrame) -> list[str]:
-    """Describe the weights that runs start from; nothing if these are newly initialized."""
-    return _values(runs, "weights") if "weights" in runs else []
-
-
-def _recipe_words(runs: pd.DataFrame, recipes: Mapping[str, tuple[str, ...]]) -> str:
-    """Name the usual recipe; if rows change settings of one recipe, that one."""
-    if _compares_recipes(runs):
-        return f"{len(recipes)} recipes"
-    usual = _usual(recipes)
-    if "kind" in runs and (runs["kind"] == "designs").all():
-        named = dict.fromkeys(_parts(one)[0] for row in recipes.values() for one in row)
-        if len(named) > 1:
-            return f"recipes {', '.join(named)}"
-    base = _parts(usual[0])[0] if usual else ""
-    used = {one for row in recipes.values() for one in row if _parts(one)[0] == base}
-    return f"recipe {', '.join(usual)}" if len(used) < 2 else f"recipe {base}, whose settings differ between rows"
-
-
-def _values(runs: pd.DataFrame, column: str) -> list[str]:
-    """Return the distinct texts of a column, in order of appearance."""
+def distinct(runs: pd.DataFrame, column: str) -> list[str]:
+    """Return the distinct texts of a column, in order of appearance; none if the column is missing."""
+    if column not in runs:
+        return []
     return list(dict.fromkeys(str(value) for value in runs[column] if pd.notna(value) and str(value)))
 
 
@@ -240,14 +226,14 @@ def _first_count(values: pd.Series) -> int | None:
     return int(counts.iloc[0]) if len(counts) else None
 
 
-def _usual(values: Mapping[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
+def usual(values: Mapping[str, tuple[_Value, ...]]) -> tuple[_Value, ...]:
     """Return what most rows have; in a tie, the later value, because a roadmap's first row is the exception."""
     counts = Counter(value for value in values.values() if value)
     latest = {value: place for place, value in enumerate(values.values())}
     return max(counts, key=lambda value: (counts[value], latest[value]), default=())
 
 
-def _compares_recipes(runs: pd.DataFrame) -> bool:
+def compares_recipes(runs: pd.DataFrame) -> bool:
     """Whether a study compares recipes, so that none is the usual one."""
     return "kind" in runs and bool((runs["kind"] == "recipes").any())
 
@@ -262,7 +248,7 @@ def _counts(numbers: Sequence[int]) -> str:
     return " or ".join(f"{number:,}" for number in numbers)
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def seed_words(seeds: Sequence[int]) -> str:
     """List up to five seeds by number."""
     if len(seeds) > 5:
         return f"{len(seeds)} seeds"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from reports.header import facts
 from reports.report import Plot
-from reports.row_summary import facts
 from reports.screen_tables import EFFECTS, INTERACTIONS
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known

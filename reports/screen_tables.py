@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.row_summary import facts
+from reports.header import facts
 from reports.statistics.measures import MEASURES, OTHER, Measure
 from reports.statistics.screening import Pair, Screening, screen_effects
 from reports.statistics.screening_looks import interaction_share, over_screenings

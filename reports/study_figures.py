@@ -10,13 +10,14 @@ import pandas as pd
 
 from modernize.roadmap import Roadmap, Source
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
+from reports.header import facts
 from reports.kind_words import WORDS
 from reports.marks import row_marks
 from reports.pair_plots import pair_matrix_plot
 from reports.pair_tables import PAIRS
 from reports.paper_agreement import agreement_words
 from reports.report import Plot
-from reports.row_summary import facts, status_of
+from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure
 from reports.statistics.factorial import Factorial
 from reports.tables import Speed, Table, speeds, unit

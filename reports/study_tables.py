@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from reports.errors import ReportError
+from reports.header import facts
 from reports.kind_words import WORDS
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, account, describe_costs, facts, summarise_rows
+from reports.row_summary import RowSummary, account, describe_costs, summarise_rows
 from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from reports.header import duration, header
 from reports.marks import study_warnings
 from reports.orders_table import why_no_error
-from reports.row_summary import facts
 from reports.statistics import MEASURES, ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
 from reports.statistics.power import (
@@ -74,12 +74,13 @@ class StudySummary:
     """A study in a few lines.
 
     title    the study's name
-    facts    dataset, recipe, seeds and runs
+    facts    dataset, recipe, images per run, seeds and runs
     about    what the effects are, their unit and the correction
     warnings which rows are marked, and what that means for the effects
     groups   findings by verdict: helped, hurt, inconclusive, not tested
     notes    what the study can detect, what would settle it, how it agrees with the paper
     figure   the name of the figure of the effects; empty if there is none
+    details  what was done, in full: recipes, machine, time and software, each under a name
     """
 
     title: str
@@ -89,6 +90,7 @@ class StudySummary:
     notes: tuple[str, ...]
     figure: str = ""
     warnings: tuple[str, ...] = ()
+    details: tuple[tuple[str, str], ...] = ()
 
 
 def summarise_study(
@@ -103,14 +105,16 @@ def summarise_study(
     if families:
         about = about.replace("all comparisons of a table", "the effects of each family in the table")
     power = list(_power_notes(runs, table.frame, measure)) if table else []
+    done = header(runs)
     return StudySummary(
         title=title,
-        facts=facts(runs),
+        facts=done.line,
         about=about if verdicts else _without_verdicts(table, runs, measure),
         groups=tuple(_groups(findings, measure, _DESIGNS if runs["kind"].eq("designs").any() else {})),
         notes=(*_interaction_notes(tables, measure), *power, *notes),
         figure=table.name if table else "",
         warnings=tuple(study_warnings(runs)),
+        details=done.details,
     )
 
 
@@ -322,21 +326,15 @@ def _cost(runs: pd.DataFrame, seeds: int) -> str:
     runs_more = f"{seeds * rows} more runs"
     if seconds.empty:
         return runs_more
-    return f"{runs_more}, about {_duration(seeds * rows * float(seconds.mean()))} of training"
-
-
-def _duration(seconds: float) -> str:
-    """A length of time with its natural unit: `50 s`, `18 min`, `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{runs_more}, about {duration(seeds * rows * float(seconds.mean()))} of training"
 
 
 def as_text(summary: StudySummary) -> str:
     """The summary as plain text, for a terminal or a mail."""
     lines = [summary.title, summary.facts, summary.about, *(f"Warning: {text}" for text in summary.warnings), ""]
     lines += [f"{group.heading}: {group.text}." for group in summary.groups]
-    return "\n".join([*lines, *summary.notes]) + "\n"
+    done = ["", "What was done", *(f"  {name}: {text}" for name, text in summary.details)]
+    return "\n".join([*lines, *summary.notes, *done]) + "\n"
 
 
 def as_markdown(summary: StudySummary) -> str:
@@ -347,4 +345,5 @@ def as_markdown(summary: StudySummary) -> str:
     lines += [f"- **Warning**: {escape(text)}" for text in summary.warnings]
     lines += [f"- **{group.heading}**: {escape(group.text)}." for group in summary.groups]
     lines += [f"- {escape(note)}" for note in summary.notes]
+    lines += ["", "What was done:", "", *(f"- {name}: {escape(text)}" for name, text in summary.details)]
     return "\n".join(lines) + "\n"

@@ -39,7 +39,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `notes[n - 1]` is footnote n, `sections` are the first rows of sections, `frame` has raw values."""
+    """A table: `notes[n - 1]` is footnote n, `sections` are the first rows of sections, `frame` has raw values.
+
+    `details` say in full what was done, for files; the summary has them beside all tables of a report.
+    """
 
     name: str
     title: str
@@ -50,6 +53,7 @@ class Table:
     sections: tuple[int, ...]
     notes: tuple[str, ...]
     frame: pd.DataFrame = field(compare=False, repr=False)
+    details: str = ""
 
 
 class Footnotes:

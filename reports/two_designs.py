@@ -13,9 +13,9 @@ from modernize.design import RECIPE, Design, split_name, text
 from modernize.roadmap import PAPER, Roadmap, Row, Source, roadmap, roadmap_of
 from reports.cost_table import gflops
 from reports.errors import ReportError
+from reports.header import starting_weights
 from reports.marks import row_mark_notes
 from reports.predictions import Predicted, describe_images, joined, unread_note
-from reports.row_summary import starting_weights
 from reports.statistics import MEASURES, ONE_SEED, Difference, Measure, legend, paired_correctness
 from reports.statistics.row_results import resolution
 from reports.statistics.sequential import compare_over_looks, describe_looks
@@ -29,14 +29,17 @@ Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and 
 class Side:
     """One of two designs, under the name that the user gave it, with its cost for one image.
 
-    `settings` are those of the recipe that the name sets, as a user types them: `recipe.mixup` and its value.
+    `settings` are those of the recipe that the name sets, as a user types them: `recipe.mixup` and its value. Those of
+    a user's function have its arguments, too. `design` is None for a reference model. `row` is its row in the results,
+    if that is known.
     """
 
     name: str
-    design: Design
+    design: Design | None
     params: int
     macs: int
     settings: Mapping[str, str] = field(default_factory=dict)
+    row: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
     return Table(
         name="compare",
         title=f"{before.name} and {after.name}",
-        subtitle="" if flags else "the same design",
+        subtitle="the same design" if not flags and before.design is not None and after.design is not None else "",
         legend=" ".join(filter(None, legends)),
         columns=(
             Column("what", "", number=False),
@@ -115,8 +118,9 @@ def two_designs_table(before: Side, after: Side, images: str, measured: Measured
 
 
 def _flags(before: Side, after: Side) -> list[_Line]:
-    names = after.design.differences(before.design)
-    lines = [(name, text(getattr(before.design, name)), text(getattr(after.design, name)), "") for name in names]
+    old, new = before.design, after.design
+    names = new.differences(old) if old is not None and new is not None else ()
+    lines = [(name, text(getattr(old, name)), text(getattr(new, name)), "") for name in names]
     settings = {key: tuple(side.settings.get(key, MISSING) for side in (before, after)) for key in _keys(before, after)}
     return [*lines, *((key, old, new, "") for key, (old, new) in settings.items() if old != new)]
 
@@ -149,6 +153,8 @@ class _PrintedRows:
 
 def _printed_rows(before: Side, after: Side) -> _PrintedRows | None:
     """Find the rows of one roadmap that the two designs are: of that in their names, or of a shipped one."""
+    if before.design is None or after.design is None or before.row or after.row:
+        return None
     own = [roadmap_of(side.name) for side in (before, after)]
     for steps in (*filter(None, own), *map(roadmap, PAPER)):
         old, new = (_row(steps, side) for side in (before, after))
@@ -209,9 +215,12 @@ def measure(
     fair = [(one, other) for one, other in pairs if recipes[one] == recipes[other]]
     if sides[0].settings != sides[1].settings:  # the recipe is what is compared
         fair = [(one, other) for one, other in pairs if _base(recipes[one]) == _base(recipes[other])]
+    if all(side.row for side in sides):  # the rows themselves are compared, whatever their recipes
+        fair = pairs
     if not fair:
         raise ReportError(f"study {runs['study'].iloc[0]} has no two rows of one recipe that are these designs")
-    base, row = next((pair for pair in fair if pair == tuple(split_name(side.name).row for side in sides)), fair[0])
+    named = tuple(None if side.row else split_name(side.name).row for side in sides)
+    base, row = next((pair for pair in fair if pair == named), fair[0])
     compared = compare_over_looks(runs, [(row, base)], primary, resolution=resolution(runs, primary))
     what = MEASURES[primary].name.capitalize()
     start = [f"starting from weights {weights}" for weights in starting_weights(runs)]
@@ -223,7 +232,11 @@ def measure(
     networks = _two_networks(runs, base, row, predictions) if line["reason"] == ONE_SEED else None
     words += [TWO_NETWORKS] if networks else []
     mine = [runs[runs["row"] == name] for name in (base, row)]
-    notes = [(*row_mark_notes(runs_of), *filter(None, [unread_note(runs_of)])) for runs_of in mine]
+    own = [f"trained with recipe {recipes[name]}" if recipes[base] != recipes[row] else "" for name in (base, row)]
+    notes = [
+        (*row_mark_notes(runs_of), *filter(None, [recipe, unread_note(runs_of)]))
+        for runs_of, recipe in zip(mine, own, strict=True)
+    ]
     return MeasuredDifference(line, " ".join(filter(None, words)), networks, primary, (notes[0], notes[1]))
 
 
@@ -246,6 +259,8 @@ def _two_networks(runs: pd.DataFrame, base: str, row: str, predictions: Predicti
 
 def _rows_of(side: Side, designs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the rows of a study that are this design, the row in its name first."""
+    if side.row is not None:
+        return [side.row]
     rows = [row for row, flags in designs.items() if _is(side, flags)]
     return sorted(rows, key=lambda row: row != split_name(side.name).row)
 

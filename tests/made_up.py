@@ -30,11 +30,15 @@ def made_up_study(
     seeds: Sequence[int] = (0, 1, 2),
     outcome: Outcome = lambda run: {},
     lines: int = 20,
+    settings: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Study:
-    """A study's folder with a run folder for each run; `lines` of log each. `outcome` may set status and numbers."""
+    """A study's folder with a run folder for each run; `lines` of log each.
+
+    `outcome` may set status and numbers, `settings` are those of --set.
+    """
     base = {} if kind == "designs" else {"base": "pocket"}
-    study = load_study(kind, {**base, "data": "digits", "seeds": list(seeds), **changes}, {})
+    study = load_study(kind, {**base, "data": "digits", "seeds": list(seeds), **changes}, settings or {})
     open_folder(study, folder)
     for run in study.runs:
         result = outcome(run)

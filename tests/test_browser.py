@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page
 import modernize
 from ablations.reporting import read_report
 from reports.page import page as page_of
+from reports.page.tables import page_tables
 from reports.report import Report
 from reports.write import write_file
 
@@ -155,7 +156,8 @@ def test_a_link_restores_the_flags(visit: Callable[..., Visit]) -> None:
 def test_a_click_on_a_heading_sorts_by_its_numbers(visit: Callable[..., Visit], report: Report) -> None:
     page = visit().page
     table = page.locator("table[data-name=roadmap]")
-    place = [column.name for column in report.tables[0].columns].index("top1_mean")
+    (shown_table, *_) = page_tables(report.tables)
+    place = [column.name for column in shown_table.table.columns].index("top1_mean")
     original = table.locator("tbody tr").all_inner_texts()
     head = table.locator("thead tr").last.locator("th").nth(place)
     means = report.tables[0].frame["top1_mean"].round(2).dropna()
@@ -163,7 +165,7 @@ def test_a_click_on_a_heading_sorts_by_its_numbers(visit: Callable[..., Visit], 
         head.locator("button").focus()
         page.keyboard.press("Enter")
         assert head.get_attribute("aria-sort") == order
-        cells = [row.split("\t")[place] for row in table.locator("tbody tr").all_inner_texts()]
+        cells = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
         assert [float(cell.split(" ")[0]) for cell in cells[: len(means)]] == expected  # what has none stays last
         assert cells[-1] == "pending"
     head.locator("button").click()
@@ -199,6 +201,78 @@ def test_it_works_by_keyboard(visit: Callable[..., Visit]) -> None:
     assert shown(page, "params") != before
 
 
+def test_a_click_on_a_row_shows_its_configuration_and_the_curves_of_each_run(
+    visit: Callable[..., Visit], report: Report
+) -> None:
+    page = visit("#flags=norm%3Dln").page
+    page.locator("table[data-name=roadmap] a.row", has_text="ReLU to GELU").focus()
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog")
+    assert dialog.is_visible() and page.locator("#row-title").inner_text() == "ReLU to GELU"
+    changed = page.locator("#row-changed tbody tr").all_inner_texts()
+    assert changed == ["activation\tgelu\trelu"]
+    for seed in (2, 0):
+        page.locator("#row-runs button", has_text=f"seed {seed}").click()
+        runs = report.runs[(report.runs["row"] == "gelu") & (report.runs["seed"] == seed)]
+        assert f"top-1 {runs['top1'].iloc[0]:.2f}%" in page.locator("#row-run").inner_text()
+        log = report.curves[(report.curves["row"] == "gelu") & (report.curves["seed"] == seed)].iloc[-1]
+        said = page.locator("#row-curves svg").first.get_attribute("aria-label")
+        assert said == f"Training loss of seed {seed}: {round(log['loss'], 3):g} after {log['images']:,.0f} images"
+        assert page.locator("#row-curves .chosen").count() == 2 and page.locator("#row-curves .curve").count() == 6
+    page.keyboard.press("Escape")
+    assert dialog.is_hidden() and page.evaluate("location.hash") == "#flags=norm%3Dln"
+
+
+def test_a_link_to_a_row_opens_it_and_leads_to_its_design(visit: Callable[..., Visit]) -> None:
+    page = visit("#row=kernel-9").page
+    assert page.locator("#row-title").inner_text() == "kernel size 9"
+    page.locator("#row-runs button", has_text="seed 1").click()
+    assert NASTY in page.locator("#row-run").inner_text()
+    page.locator("#row-explorer a").click()
+    page.wait_for_function("!document.querySelector('dialog').open")
+    assert shown(page, "nearest") == "kernel size 9: exact match"
+    page.evaluate("location.hash = '#row=kernel-11'")
+    page.wait_for_function("document.querySelector('dialog').open")
+    assert "no logs" in page.locator("#row-curves").inner_text()
+    for nothing in ("#row=nonsense", "#row=%E0%A4%A", "#row=constructor"):
+        assert visit(nothing).page.locator("dialog").is_hidden()
+
+
+def test_marks_of_a_figure_show_their_row(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    mark = page.locator("#figure-steps .mark[data-row=gelu]")
+    mark.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('dialog').open")
+    assert page.locator("#row-title").inner_text() == "ReLU to GELU"
+
+
+def test_columns_can_be_switched_by_keyboard(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    table = page.locator("table[data-name=roadmap]")
+    assert table.locator("th.cost").first.is_hidden() and table.locator("td.difference").first.is_visible()
+    page.locator(".columns input[value=cost]").first.focus()
+    page.keyboard.press("Space")
+    assert table.locator("th.cost").first.is_visible() and table.locator("td.cost").first.is_visible()
+    page.locator(".columns input[value=difference]").first.focus()
+    page.keyboard.press("Space")
+    assert table.locator("td.difference").first.is_hidden() and table.locator("th.difference").last.is_hidden()
+
+
+def test_top1_stays_in_sight_on_a_phone(visit: Callable[..., Visit]) -> None:
+    page = visit(width=390).page
+    box = page.locator(".scroll:has(table[data-name=roadmap])")
+    box.evaluate("box => { box.scrollLeft = 1000 }")
+    inside = box.bounding_box()
+    for part in ("th", "td"):
+        cell = box.locator("tbody tr").nth(3).locator(part).first.bounding_box()
+        assert (
+            inside and cell and inside["x"] <= cell["x"] and cell["x"] + cell["width"] <= inside["x"] + inside["width"]
+        )
+    assert box.evaluate("box => box.scrollLeft") > 100
+    assert cell["x"] >= box.locator("tbody th").nth(3).bounding_box()["x"] + 100  # type: ignore[index]
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_scrolls_sideways_but_boxes(visit: Callable[..., Visit], width: int) -> None:
     page = visit(width=width).page
@@ -219,6 +293,7 @@ def test_a_study_named_as_markup_is_shown_as_text(visit: Callable[..., Visit]) -
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_no_serious_fault(visit: Callable[..., Visit], width: int, scheme: str) -> None:
     one = visit(width=width, scheme=scheme)
+    one.page.locator("a.row").nth(1).click() if width == 390 else None
     found = Axe().run(one.page).response["violations"]
     serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
     assert [(fault["id"], [node["target"] for node in fault["nodes"]][:3]) for fault in serious] == []
@@ -227,6 +302,7 @@ def test_axe_finds_no_serious_fault(visit: Callable[..., Visit], width: int, sch
 def test_it_prints_without_controls(visit: Callable[..., Visit], tmp_path: Path) -> None:
     page = visit().page
     page.emulate_media(media="print")
+    assert page.locator(".columns").first.is_hidden()
     assert page.locator(".flags").is_hidden() and page.locator("nav").is_hidden()
     assert page.locator("#parts svg").first.is_visible()
     printed = page.pdf(format="A4")

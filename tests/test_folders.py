@@ -12,15 +12,17 @@ from typing import Any
 import pandas as pd
 import pytest
 from commands import ablations_here
-from made_up import made_up_study
+from made_up import made_up_study, write_run
 
 import ablations
 from ablations.cli import run_command
+from ablations.recipes import load_recipe
 from ablations.reporting import read_report
-from ablations.studies.folder import run_folder
+from ablations.studies.folder import run_folder, slug
 from ablations.studies.results import update_results
 from ablations.studies.run import RunConfig, locked
 from ablations.studies.status import describe
+from ablations.studies.variants import variant
 
 SWEEP: dict[str, Any] = {"kind": "sweep", "flags": {"kernel_size": [3, 7]}, "base": "pocket,width=4"}
 
@@ -60,6 +62,100 @@ def test_running_runs_share_the_time_left(tmp_path: Path) -> None:
     assert f"about {len(pending) and '0:52'} left with 2 runs in parallel" in said  # 30 + 15 + 2 x 30 s, two at a time
 
 
+# ---- single runs
+
+
+def single(folder: Path, design: str, seed: int = 0, top1: float = 85.0, **changes: Any) -> Path:
+    """A run's folder as `ablations train` leaves it, its results made up."""
+    one, own = variant(design), changes.pop("settings", {})
+    recipe = load_recipe("quick", own)
+    values: dict[str, Any] = {"row": slug(design), "label": design, "flags": one.design.flags(), "recipe_name": "quick"}
+    run = RunConfig(**values, recipe=recipe, data=changes.pop("data", "digits"), seed=seed)
+    place = folder / changes.pop("name", run.name)
+    write_run(place, run, {"top1": top1, **changes}, 4)
+    return place
+
+
+@pytest.fixture
+def singles(tmp_path: Path) -> list[Path]:
+    """Runs of two designs with two and three seeds, and of one of them with another batch."""
+    folder = tmp_path / "runs"
+    runs = [single(folder, "pocket", seed, 84 + seed) for seed in (0, 1)]
+    runs += [single(folder, "pocket,norm=ln", seed, 88 + seed) for seed in (0, 1, 2)]
+    return [*runs, single(folder, "pocket", 1, 80.0, name="small-batch", settings={"batch_size": "32"})]
+
+
+def test_single_runs_are_reported_and_compared_with_the_first(singles: list[Path], tmp_path: Path) -> None:
+    for given in ([tmp_path / "runs"], singles):
+        done = ablations_here("report", *given, "--to", tmp_path / "to", "--format", "table,csv")
+        assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "to/tables/designs.csv").set_index("row")
+    assert dict(frame["seeds"]) == {"pocket": 2, "pocket,norm=ln": 3, "pocket,quick,batch_size=32": 1}
+    assert dict(frame["base"].dropna()) == {row: "pocket" for row in frame.index if row != "pocket"}
+    assert frame.loc["pocket,norm=ln", "difference"] == pytest.approx(4.5)
+    assert frame.loc["pocket,norm=ln", "verdict"] != "not tested"
+    assert "pending" not in done.stdout, "seeds that a design was not given are not missing"
+    assert "6 runs: 6 finished" in ablations_here("status", *singles).stdout
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {path.name for path in singles}
+
+
+def test_one_run_has_a_report_in_its_folder(singles: list[Path]) -> None:
+    assert ablations_here("report", singles[0], "--format", "csv").returncode == 0
+    assert (singles[0] / "report/tables/designs.csv").exists()
+    assert ablations_here("status", singles[0]).stdout.startswith("runs: 1 runs: 1 finished")
+
+
+def test_single_runs_load_as_data(singles: list[Path], tmp_path: Path) -> None:
+    data = ablations.load_study(tmp_path / "runs")
+    assert sorted(data.runs["seed"]) == [0, 0, 1, 1, 1, 2] and len(data.curves) == 6 * 4
+    assert set(data.predictions["row"]) == {"pocket", "pocket,norm=ln", "pocket,quick,batch_size=32"}
+    assert set(data.comparisons["row"]) == {"pocket", "pocket,quick,batch_size=32"}
+    assert set(data.comparisons["base"]) == {"pocket,norm=ln"}, "the first by name"
+
+
+def test_designs_and_rows_of_any_runs_are_compared(singles: list[Path], tmp_path: Path) -> None:
+    results = [option for path in singles for option in ("--results", path)]
+    done = ablations_here("compare", "pocket", "pocket,norm=ln", *results)
+    assert done.returncode == 0 and "+4.50" in done.stdout, done.stderr
+    done = ablations_here("compare", "pocket", "pocket,quick,batch_size=32", "--results", tmp_path / "runs")
+    assert "trained with recipe quick,batch_size=32" in " ".join(done.stdout.split()), done.stderr
+    made_up_study(tmp_path / "study", references=["torchvision:resnet18"], **SWEEP)
+    for pair in (("kernel_size=3", "kernel_size=7"), ("torchvision:resnet18", "kernel_size=3")):
+        done = ablations_here("compare", *pair, "--results", tmp_path / "study")
+        assert done.returncode == 0 and "1×32×32 images and 10 classes" in done.stdout, done.stderr
+        assert "better" in done.stdout or "worse" in done.stdout or "inconclusive" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "cifar10"}, "cannot be compared: data is cifar10 there and digits here"),
+        ({"name": "again"}, "have the same design, recipe and seed; leave one out"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused_in_one_line(
+    tmp_path: Path, change: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = single(tmp_path, "pocket"), single(tmp_path / "other", "pocket", **change)
+    for command in ("report", "status"):
+        assert run_command([command, str(first), str(second)]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and words in said.err and str(second) in said.err
+
+
+def test_what_is_no_folder_of_runs_is_one_line(singles: list[Path], tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    made_up_study(study, **SWEEP)
+    (tmp_path / "empty").mkdir()
+    for given, words in (
+        ([tmp_path / "empty"], "it has no study.yaml and no config.yaml"),
+        ([study, singles[0]], "give one study alone, or folders of runs"),
+        ([tmp_path / "missing", singles[0]], "missing is not a folder"),
+    ):
+        done = ablations_here("report", *given)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 # ---- pack
 
 
@@ -87,6 +183,23 @@ def test_a_packed_study_reports_elsewhere_as_it_does_here(tmp_path: Path) -> Non
     status, compare = ("status",), ("compare", "pocket,width=4", "pocket,width=4,kernel_size=7", "--results")
     for command in (status, compare):
         assert ablations_here(*command, there).stdout == ablations_here(*command, folder).stdout
+
+
+def test_a_packed_study_of_an_own_network_reports_without_its_file(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("from torch import nn\n\n\ndef net(num_classes, in_channels, width=8):\n    return nn.Flatten()\n")
+    folder = tmp_path / "study"
+    made_up_study(folder, "grid", (0, 1), base=f"{code}:net", flags={"width": [4, 8]})
+    (folder / "runs/width=4-s0/code").mkdir()
+    shutil.copy(code, folder / "runs/width=4-s0/code")
+    assert run_command(["report", str(folder), "--format", "markdown,csv,html"]) == 0
+    assert run_command(["pack", str(folder)]) == 0
+    there = unpacked(tmp_path / "study.zip", tmp_path / "there")
+    code.unlink()
+    assert run_command(["report", str(there), "--format", "markdown,csv,html"]) == 0
+    assert tree(there / "report") == tree(folder / "report") and len(tree(there / "report")) > 4
+    assert (there / "runs/width=4-s0/code/mine.py").exists()
+    assert ablations_here("compare", "width=4", "width=8", "--results", there).returncode == 0
 
 
 def test_a_study_packs_to_the_same_bytes_whatever_was_made_of_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,12 @@ from ablations.reporting import read_report
 from modernize import Design, compile_plan, roadmap, trace
 from modernize.design import FLAGS
 from reports import diagrams
+from reports.layout import Layout, laid_out
 from reports.page import as_json, explorer, heading, page, signed_word
+from reports.page import rows as rows_of
+from reports.page.tables import page_tables
 from reports.report import Report
+from reports.study_figures import trajectory_plot
 from reports.write import write_report
 
 NASTY = '<script>alert(1)</script> & "quoted" </script><!--'
@@ -90,11 +95,73 @@ def data_of(text: str) -> dict[str, Any]:
 
 def test_every_table_is_there_with_every_cell(report: Report, text: str) -> None:
     tables = Reader(text).tables
-    for table in report.tables:
-        body = tables[table.name][-len(table.rows) :]
-        assert body == [[cell.text for cell in row] for row in table.rows]
-        for note in table.notes:
+    shown = page_tables(report.every_table)
+    assert [one.table.name for one in shown][:1] == ["roadmap"] and set(tables) == {
+        *(one.table.name for one in shown),
+        "unfinished",
+    }
+    for one in shown:
+        body = tables[one.table.name][-len(one.table.rows) :]
+        assert body == [[cell.text for cell in row] for row in one.table.rows]
+        for note in one.table.notes:
             assert str(escape(note)) in text
+
+
+def test_a_roadmaps_two_tables_are_one_with_every_number_and_note_of_both(report: Report) -> None:
+    ours, compared = report.tables
+    whole, *others = page_tables(report.tables)
+    assert not others
+    places = {column.name: place for place, column in enumerate(whole.table.columns)}
+    assert len(places) == len(whole.table.columns) and list(places)[1] == "top1_mean" and "change" not in places
+    lines = dict(zip(compared.frame["row"], compared.rows, strict=True))
+    for row, cells, before in zip(whole.rows, whole.table.rows, ours.rows, strict=True):
+        here = {column.name: cell for column, cell in zip(ours.columns, before, strict=True)}
+        there = {column.name: cell for column, cell in zip(compared.columns, lines[row], strict=True)}
+        for name, place in places.items():
+            assert cells[place].text == (here.get(name) or there[name]).text
+        said = {whole.table.notes[mark - 1] for cell in cells for mark in cell.marks}
+        assert said >= {
+            table.notes[mark - 1]
+            for table, line in ((ours, here), (compared, there))
+            for cell in line.values()
+            for mark in cell.marks
+        }
+    assert len(set(whole.table.notes)) == len(whole.table.notes)
+    assert whole.titles["printed"] == "ImageNet, the paper's" and whole.hidden == ("cost", "speed")
+
+
+def test_titles_and_captions_are_on_the_page_once(report: Report, text: str) -> None:
+    for plot in report.plots:
+        assert text.count(str(escape(plot.caption))) == 1
+        with laid_out(Layout(heading=False)):
+            drawn = " ".join(words.get_text() for words in plot.draw().texts)
+        assert plot.title not in drawn and " ".join(plot.caption.split()[:4]) not in drawn
+    table = next(table for table in report.tables if table.name == "roadmap")
+    with laid_out(Layout(heading=False)):
+        drawn = " ".join(words.get_text() for words in trajectory_plot(table, report.steps.source).draw().texts)
+    assert " ".join(table.notes[0].split()[:4]) in drawn  # footnotes of marks stay with these
+
+
+def test_the_rows_have_their_configuration_runs_and_curves(report: Report, data: dict[str, Any]) -> None:
+    rows, runs = data["study"]["rows"], report.runs
+    assert list(rows) == runs["row"].unique().tolist()
+    gelu = rows["gelu"]
+    assert Design().with_flags(gelu["flags"]) == roadmap("pocket").row("gelu").design and gelu["base"] == "kernel-7"
+    assert data["study"]["recipes"][gelu["recipe"]]["batch_size"] == "128"
+    assert [run["top1"] for run in gelu["runs"]] == runs.loc[runs["row"] == "gelu", "top1"].round(2).tolist()
+    log = report.curves[(report.curves["row"] == "gelu") & (report.curves["seed"] == 1)]
+    curve = gelu["runs"][1]["curve"]
+    assert curve["images"] == log["images"].tolist() and curve["loss"] == log["loss"].round(3).tolist()
+    assert [run["status"] for run in rows["kernel-9"]["runs"]] == ["finished", "failed", "finished"]
+    assert rows["kernel-9"]["runs"][1]["reason"] == NASTY and "curve" not in rows["kernel-11"]["runs"][0]
+    assert "nan" not in json.dumps(data["study"]).replace(json.dumps(NASTY), "")
+
+
+@pytest.mark.parametrize("lines", [1, 59, 60, 61, 1000])
+def test_long_logs_are_thinned_to_their_last_line(lines: int) -> None:
+    log = pd.DataFrame({name: np.arange(1, lines + 1) for name in ("images", "loss", "top1")})
+    kept = rows_of._curve(log, 60)
+    assert len(kept["images"]) <= 60 and kept["images"][-1] == lines and len(kept["images"]) >= min(lines, 30)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +265,9 @@ def test_outside_words_are_never_markup(tmp_path: Path) -> None:
 def test_a_study_without_a_result_has_a_page(tmp_path: Path) -> None:
     text = page(report_of(tmp_path, seeds=(0,), outcome=lambda run: {"status": "failed"}))
     assert len(Reader(text).tables["unfinished"]) == 1 + 17
-    assert all("no result" in run["result"] for run in data_of(text)["measured"])
+    told = data_of(text)
+    assert all("no result" in run["result"] for run in told["measured"])
+    assert {run["status"] for row in told["study"]["rows"].values() for run in row["runs"]} == {"failed"}
 
 
 # The explorer's tables -----------------------------------------------------------------------------------------------

@@ -111,7 +111,10 @@ def test_a_run_resumed_at_any_step_equals_an_uninterrupted_one(
         with pytest.raises(Interrupted):
             first.train()
         second = trainer(digits, folder, design, max_epochs=3, **optimizer)
-        assert same(second.train(), expected)
+        resumed = second.train()
+        assert same(resumed, expected)
+        earlier, later = second.processor.before, second.processor.own
+        assert earlier and later and resumed.processor_seconds == earlier + later
         assert without_times(folder) == without_times(whole)
 
 

@@ -13,8 +13,9 @@ from ablations.cli.output import print_table, print_words, shown
 from ablations.errors import RequestError, writing
 
 if TYPE_CHECKING:
+    from ablations.cli.compared import Images
     from modernize.arguments import Size
-    from reports.two_designs import MeasuredDifference, Side
+    from reports.two_designs import Side
 
 
 @click.command(cls=Command)
@@ -133,14 +134,15 @@ def count(
 @click.option(
     "--results",
     type=Location(),
+    multiple=True,
     metavar="FOLDER",
-    help="Study folder: also compare the two designs' results in it.",
+    help="Also compare their results in the study of this folder, or in folders of runs. Repeatable.",
 )
 @with_options("diagram", "image_size", "in_channels", "num_classes", "plugin", "debug")
 def compare(
     before: str,
     after: str,
-    results: Path | None,
+    results: tuple[Path, ...],
     diagram: Path | None,
     image_size: int | tuple[int, int] | None,
     in_channels: int | None,
@@ -148,47 +150,44 @@ def compare(
 ) -> None:
     """Compare two designs: flags, parameters, MACs and accuracy.
 
-    Both are counted for the same images: those of A's roadmap, unless overridden. The accuracy comes from --results.
+    A and B are designs, torchvision:NAME, timm:NAME or FILE.py:FUNCTION(setting=value), or rows of --results. Both are
+    counted for the same images: those of A's roadmap or of the row A, unless overridden. The accuracy comes from
+    --results.
     """
-    from ablations.studies.variants import Variant, setting_texts, variant
-    from modernize.layers import Plan
-    from modernize.plan import compile_plan, trace
+    from contextlib import ExitStack
 
-    size, channels, classes = image_settings(before, image_size, in_channels, num_classes)
-    ones = [variant(name) for name in (before, after)]
-    plans = [compile_plan(one.design, channels, classes) for one in ones]
-
-    from reports.two_designs import Side, two_designs_table
-
-    def side(name: str, plan: Plan, one: Variant) -> Side:
-        steps = trace(plan, size)
-        costs = sum(step.params for step in steps), sum(step.macs for step in steps)
-        return Side(name, plan.design, *costs, setting_texts(one.settings))
-
-    sides = side(before, plans[0], ones[0]), side(after, plans[1], ones[1])
-    measured = _measured(results, sides) if results else None
-    images = f"{channels}×{size.height}×{size.width} images and {f'{classes} classes' if classes else 'no classifier'}"
-
-    print_table(two_designs_table(*sides, images, measured))
-    if diagram:
-        from reports.diagrams import difference
-
-        _write_diagram(diagram, difference(plans[0], plans[1], (before, after)))
-
-
-def _measured(folder: Path, sides: tuple[Side, Side]) -> MeasuredDifference:
-    """Compare two designs by their results in a study; raises RequestError if it lacks one of them."""
-    from ablations.studies.folder import read_study
-    from ablations.studies.results import predictions, study_runs
-    from ablations.studies.variants import setting_texts
+    from ablations.cli.compared import Images, Results, side
+    from ablations.studies.loose_runs import opened
     from reports.errors import ReportError
-    from reports.predictions import on_compared_images
-    from reports.two_designs import measure
+    from reports.two_designs import two_designs_table
 
-    study = read_study(folder)
-    designs = {row.row: row.flags | setting_texts(row.settings) for row in study.rows if row.reference is None}
-    try:
-        runs = on_compared_images(study_runs(study, folder))
-        return measure(runs, designs, sides, predictions(study, folder), study.measure)
-    except ReportError as error:
-        raise RequestError(f"--results {folder}: {error}") from None
+    with ExitStack() as held:
+        found = Results(*held.enter_context(opened(results))) if results else None
+        size, channels, classes = found.images(before) if found else (None, None, None)
+        shape = image_settings(
+            before if size is None else "pocket",
+            image_size or size,
+            in_channels or channels,
+            classes if num_classes is None else num_classes,
+        )
+        images = Images(*shape)
+        sides = side(before, images, found), side(after, images, found)
+        try:
+            measured = found.difference(sides) if found else None
+        except ReportError as error:
+            raise RequestError(f"--results {results[0]}: {error}") from None
+    print_table(two_designs_table(*sides, str(images), measured))
+    if diagram:
+        _write_difference(diagram, sides, images)
+
+
+def _write_difference(path: Path, sides: tuple[Side, Side], images: Images) -> None:
+    """Write a diagram of the blocks in which two designs differ."""
+    from modernize.plan import compile_plan
+    from reports.diagrams import difference
+
+    one, other = (side.design for side in sides)
+    if one is None or other is None:
+        raise RequestError("--diagram: only of designs, whose layers are known; leave it out")
+    before, after = (compile_plan(design, images.channels, images.classes) for design in (one, other))
+    _write_diagram(path, difference(before, after, (sides[0].name, sides[1].name)))

@@ -98,8 +98,10 @@ def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
 
 
 @click.command(cls=Command)
-@click.argument("folder", type=Location())
-@click.option("--to", type=Location(), metavar="DIR", help="Folder of the report. [default: FOLDER/report]")
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
+@click.option(
+    "--to", type=Location(), metavar="DIR", help="Folder of the report. [default: report, in the first FOLDER]"
+)
 @click.option(
     "--format",
     "formats",
@@ -129,22 +131,23 @@ def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
 @click.option("--font-size", type=Positive(), metavar="PT", help="Text size of figures. [default: 9, with --width 8]")
 @click.option("--no-heading", is_flag=True, help="Leave out title, facts and caption; LaTeX tables have no float.")
 @with_options("debug")
-def report(folder: Path, to: Path | None, formats: list[str], **shown: Any) -> None:
+def report(folders: tuple[Path, ...], to: Path | None, formats: list[str], **shown: Any) -> None:
     """Print a study's tables; write them with figures and a page.
 
-    FOLDER is the study's folder. The report shows its runs in their current state. --rows leaves out other rows, not
+    FOLDER is the study's folder. The report shows its runs in their current state. Instead, the folders of single runs
+    may be given, as `ablations train` makes them: each is compared with the first. --rows leaves out other rows, not
     their comparisons: verdicts and the summary stay those of the whole study.
     """
     from ablations.reporting import read_report
-    from ablations.studies.folder import read_study
+    from ablations.studies.loose_runs import opened
     from reports.errors import FigureError, ReportError
     from reports.summary import as_text
     from reports.write import TABLES, write_report
 
-    study = read_study(folder)
-    view = _view([row.row for row in study.rows], **shown)
+    folder = folders[0]
     try:
-        gathered = read_report(study, folder, view)
+        with opened(folders) as (study, place):
+            gathered = read_report(study, place, _view([row.row for row in study.rows], **shown))
     except ReportError as error:
         raise RequestError(f"report {folder}: {error}") from None
     except OSError as error:

@@ -11,16 +11,18 @@ from ablations.cli.options import Location, with_options
 
 
 @click.command(cls=Command)
-@click.argument("folder", type=Location())
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
 @with_options("debug")
-def status(folder: Path) -> None:
+def status(folders: tuple[Path, ...]) -> None:
     """Show a study's finished, running, failed and pending runs.
 
-    FOLDER is the study's folder. The remaining time is an estimate."""
+    FOLDER is the study's folder, or those of single runs. The remaining time is an estimate.
+    """
     from ablations.launch.slurm import describe_queue
-    from ablations.studies.folder import read_study
+    from ablations.studies.loose_runs import opened
     from ablations.studies.status import describe
 
-    click.echo(describe(read_study(folder), folder))
-    if (queue := describe_queue(folder)) is not None:
-        click.echo(f"  {queue}")
+    with opened(folders) as (study, folder):
+        click.echo(describe(study, folder))
+        if (queue := describe_queue(folder)) is not None:
+            click.echo(f"  {queue}")

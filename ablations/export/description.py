@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+from ablations.studies.how_made import full_name
 from ablations.studies.trained import TrainedRun
 from modernize.design import Design, setting
 from modernize.reference import PREFIX, shown_reference
@@ -28,7 +29,7 @@ def describe(run: TrainedRun, averaged: bool) -> dict[str, Any]:
         "in_channels": run.channels,
         **_preprocessing(run),
         "data": config.data,
-        "recipe": config.recipe_name,
+        "recipe": full_name(config.recipe_name, config.recipe),
         "seed": config.seed,
         "evaluated_on": config.evaluate,
         "top1": result["ema_top1"] if averaged else result.get("trained_top1", result["top1"]),

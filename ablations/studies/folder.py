@@ -205,8 +205,9 @@ def _brief(value: Any) -> str:
 
 
 def run_folder(study_folder: Path, run: RunConfig) -> Path:
-    """Return the folder of a study's run."""
-    return study_folder / "runs" / run.name
+    """Return the folder of a study's run; a link to another place, as of single runs, gives that place."""
+    folder = study_folder / "runs" / run.name
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def slug(design: str) -> str:

@@ -15,7 +15,7 @@ from ablations.studies.design_list import baseline_of, design_rows, stored_list
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
-from ablations.studies.plugin_files import used_plugins
+from ablations.studies.plugin_files import read_with_plugins, used_plugins
 from ablations.studies.reference_rows import reference_rows
 from ablations.studies.schema import (
     KINDS,
@@ -168,7 +168,7 @@ def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str
 
 def _begun_anew(path: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
     """Load the `study.yaml` of another folder, or a copy of it, as a study that has not begun."""
-    study, place = check(Study, read_yaml(path, "study"), f"study {path}"), f"study {path}"
+    study, place = read_with_plugins(Study, path, "study"), f"study {path}"
     _refuse_others(place, changes, settings, (*_REOPENED, *_GROWING, *_ANEW))
     study = _grown(study, changes, place, path.parent)
     planned = study.stages[0].seeds if study.precision and study.stages else study.seeds

@@ -31,6 +31,7 @@ def measured(trained: Result, recipe: TrainingConfig, data: DataSet) -> dict[str
         **({"ema_top1": averaged.top1, "ema_loss": averaged.loss} if averaged else {}),
         "images_seen": trained.images_seen,
         "seconds": trained.seconds,
+        "processor_seconds": trained.processor_seconds,
         "images_per_second": trained.images_per_second,
         "evaluation_seconds": trained.evaluation_seconds,
         "weights_sha256": trained.weights_sha256,

@@ -16,7 +16,7 @@ from ablations.studies.run import is_locked
 
 _OF_STUDY = ("study.yaml", "results.csv", "bench.json")
 _OF_RUN = ("config.yaml", "environment.json", "log.jsonl", "result.json", "predictions.npz", "traceback.txt")
-_CODE = "code"  # of a study's or run's folder: the user's files that its networks come from
+_CODE = "code"  # of a study's or run's folder: the files of the user's flags and networks
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every file, so that the same study gives the same bytes
 
 
@@ -68,9 +68,9 @@ def pack(folder: Path, to: Path | None = None) -> Packed:
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the path below the study's folder, and the contents, of each file that a report reads or explains."""
     kept = sorted(folder.glob("results-*.csv"))  # results of runs whose folders are gone
-    for path in (*(folder / name for name in _OF_STUDY), *kept):
+    for path in (*(folder / name for name in _OF_STUDY), *kept, *sorted((folder / _CODE).rglob("*"))):
         if path.is_file():
-            yield path.name, path.read_bytes()
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
     for path in sorted((folder / _CODE).rglob("*")):
         if path.is_file():
             yield path.relative_to(folder).as_posix(), path.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ablations.studies.how_made import full_name
 from ablations.studies.own_rows import network_of
 from ablations.studies.schema import Study
 from reports.row_summary import EVALUATION_ONLY, recipe_changes
@@ -13,16 +14,14 @@ BRIEF = 40  # characters of a recipe's name that lists print
 
 def recipe_of_each_row(study: Study) -> dict[str, str]:
     """Name the recipe of each row: in full if that is brief, else by its changes of the recipe of its baseline."""
-    rows = {row.row: row for row in study.rows}
-    words = {}
+    names = {row.row: full_name(row.recipe, study.recipes[row.recipe]) for row in study.rows}
+    words = dict(names)
     for row in study.rows:
-        words[row.row] = row.recipe
-        base = rows.get(next(iter(row.baselines), ""))
-        changes = recipe_changes(row.recipe, base.recipe) if base is not None else None
-        if base is None or changes is None or len(row.recipe) <= BRIEF:
+        name, base = names[row.row], next(iter(row.baselines), "")
+        changes = recipe_changes(name, names[base]) if base in names else None
+        if changes is None or len(name) <= BRIEF:
             continue
-        brief = ", ".join([f"of {base.row}", *changes.values()])
-        words[row.row] = min(row.recipe, brief, key=len)
+        words[row.row] = min(name, ", ".join([f"of {base}", *changes.values()]), key=len)
     return words
 
 

@@ -17,6 +17,7 @@ from ablations.errors import RequestError, one_line
 from ablations.store import read_log, write_bytes
 from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
 from ablations.studies.folder import is_published, read_study, run_folder, write_study
+from ablations.studies.how_made import HOW_MADE, all_settings, full_name, how_made
 from ablations.studies.recipe_words import recipe_label
 from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
@@ -37,11 +38,17 @@ def study_runs(study: Study, folder: Path) -> pd.DataFrame:
 def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
     rows = []
     states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
+    made = {run.name: how_made(run_folder(folder, run)) for run in study.runs}
+    labels = {row.row: study.label(row) for row in study.rows}
+    recipes = {name: full_name(name, recipe) for name, recipe in study.recipes.items()}
+    settings = {name: all_settings(recipe) for name, recipe in study.recipes.items()}
     evaluations = _evaluations(study, folder, states)
     stage_of = stage_numbers(study)
     for seed in study.seeds:
         for row in study.rows:
             run = study.run(row, seed)
+            if run.name in study.absent:
+                continue
             state = states[run.name]
             result = state.result
             stage = stage_of(row.row, seed)
@@ -51,13 +58,13 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "kind": study.kind,
                     "roadmap": study.base if study.kind == "roadmap" and row.reference is None else None,
                     "row": row.row,
-                    "label": row.label,
+                    "label": labels[row.row],
                     "base": BETWEEN.join(row.baselines) or None,
                     "run": run.name,
                     "seed": seed,
                     "stage": stage,
                     "added": study.stages[stage - 1].why if study.stages else START,
-                    "recipe": row.recipe,
+                    "recipe": recipes[row.recipe],
                     "dataset": study.data,
                     "evaluate": study.evaluate,
                     "status": state.status,
@@ -77,6 +84,9 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "weights_sha256": result.get("weights_sha256"),
                     **evaluations[run.name],
                     "weights": None if study.weights is None else str(study.weights),
+                    "processor_seconds": result.get("processor_seconds"),
+                    **made[run.name],
+                    "settings": settings[row.recipe],
                 }
             )
     return pd.DataFrame(rows)
@@ -88,6 +98,8 @@ EVALUATION = (
     *("compared_images", "compared_top1", "compared_loss", "not_compared"),
 )
 PER_CLASS = ("balanced_accuracy", "largest_class_top1")
+TIME_AND_PLACE = ("processor_seconds", *HOW_MADE, "settings")
+_NEWER = ("stage", "added", *EVALUATION, *PER_CLASS, "weights", *TIME_AND_PLACE)  # recorded by later versions only
 
 
 def _evaluations(study: Study, folder: Path, states: Mapping[str, State]) -> dict[str, dict[str, Any]]:
@@ -114,7 +126,7 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
         runs = pd.read_csv(path)
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: cannot be read ({one_line(error)})") from None
-    for column in ("stage", "added", *EVALUATION, *PER_CLASS, "weights"):  # published before these were recorded
+    for column in _NEWER:
         if column not in runs:
             runs[column] = expected[column]
     missing = [column for column in expected if column not in runs]
@@ -124,6 +136,7 @@ def _published_runs(study: Study, folder: Path) -> pd.DataFrame:
     if missing or not runs[["row", "seed"]].equals(expected[["row", "seed"]]):
         problem = f"column {missing[0]} is missing" if missing else "rows and seeds differ"
         raise RequestError(f"{path}: not the results of {folder / 'study.yaml'}: {problem}")
+    runs = runs.assign(**{column: expected[column] for column in ("label", "recipe", "settings")})  # of study.yaml
     texts = [str(column) for column in runs if not pd.api.types.is_numeric_dtype(runs[column])]
     return runs.assign(**{column: runs[column].astype(object).where(runs[column].notna(), None) for column in texts})
 
@@ -143,7 +156,7 @@ def update_results(study: Study, folder: Path) -> pd.DataFrame:
 
 def results_csv(runs: pd.DataFrame) -> bytes:
     """Return the contents of `results.csv`."""
-    return runs.to_csv(index=False).encode()
+    return runs.drop(columns="settings").to_csv(index=False).encode()  # study.yaml has them
 
 
 def _keep_lost_results(folder: Path, runs: pd.DataFrame) -> None:
@@ -192,10 +205,10 @@ def curves_frame(study: Study, folder: Path) -> pd.DataFrame:
     """
     logs = {run.name: _log(run_folder(folder, run)) for run in study.runs}
     lines = [
-        (row.row, row.label, seed, line["images"], line["loss"], line["top1"])
+        (row.row, study.label(row), seed, line["images"], line["loss"], line["top1"])
         for row in study.rows
         for seed in study.seeds
-        for line in logs[study.run(row, seed).name]
+        for line in logs.get(study.run(row, seed).name, ())
     ]
     return pd.DataFrame(lines, columns=["row", "label", "seed", "images", "loss", "top1"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -260,10 +261,36 @@ class Study(BaseModel):
     precision: Precision | None = None
     stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
     asked: Asked | None = Field(default=None, description="the request; none in folders of earlier versions")
+    absent: list[str] = Field(default=[], description="runs that single runs read as a study lack", exclude=True)
 
     @property
     def steps(self) -> Roadmap:
         """Return the roadmap at the base, as it was when the study began; ResNet-50's if there is none."""
+        steps = self._steps
+        if not self.labels:
+            return steps
+        named = (replace(row, label=self.labels.get(row.name, row.label)) for row in steps.rows)
+        return replace(steps, rows=tuple(named))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels of rows that a roadmap calls "original recipe" if they have the other rows' recipe."""
+        if self.kind != "roadmap":
+            return {}
+        rows = {row.row: row for row in self.rows}
+        usual = {rows[row.name].recipe for row in self._steps.rows if row.name in rows and not row.original_recipe}
+        named = {row.name for row in self._steps.rows if row.original_recipe and row.name in rows}
+        same = [rows[name] for name in named if rows[name].recipe in usual]
+        again = [row for row in self.rows if row.same_as in {one.row for one in same}]
+        found = {row.row: row.label.replace(" (original recipe)", "") for row in same}
+        return found | {row.row: row.label.replace("(enhanced recipe)", "(same recipe)") for row in again}
+
+    def label(self, row: StudyRow) -> str:
+        """Return the label of a row in reports."""
+        return self.labels.get(row.row, row.label)
+
+    @property
+    def _steps(self) -> Roadmap:
         name = self.base if self.kind == "roadmap" else split_name(self.base).base
         if self.roadmap is not None:
             return stored_roadmap(name, parse_roadmap(self.roadmap, f"study {self.name}"))
@@ -275,7 +302,8 @@ class Study(BaseModel):
     def runs(self) -> list[RunConfig]:
         """Return the runs, seed by seed: every row has one seed before any has a second."""
         distinct = [row for row in self.rows if row.same_as is None]
-        return [self.run(row, seed) for seed in self.seeds for row in distinct]
+        runs = [self.run(row, seed) for seed in self.seeds for row in distinct]
+        return [run for run in runs if run.name not in self.absent]
 
     def run(self, row: StudyRow, seed: int) -> RunConfig:
         """Return the run of a row and a seed."""

@@ -65,7 +65,7 @@ def load_run(folder: str | Path, *, averaged: bool = False) -> nn.Module:
 
 def read_trained(folder: Path, averaged: bool = False) -> TrainedRun:
     """Read a finished run and load its network; raises RequestError as `load_run` does."""
-    config = _read_config(folder)
+    config = read_config(folder)
     if averaged and config.recipe.ema_decay is None:
         raise RequestError(f"run {folder} has no averaged (EMA) weights: its recipe sets no ema_decay")
     state = read_state(folder)
@@ -84,7 +84,7 @@ def read_trained(folder: Path, averaged: bool = False) -> TrainedRun:
     return TrainedRun(folder, config, result, network.eval(), classes, channels, image_size)
 
 
-def _read_config(folder: Path) -> RunConfig:
+def read_config(folder: Path) -> RunConfig:
     """Read a run's configuration; raises RequestError if the folder is not a run's."""
     if not folder.exists():
         raise RequestError(f"{folder}: no such folder; give the folder of a run")

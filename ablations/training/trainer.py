@@ -48,6 +48,7 @@ from ablations.training.optimizer import (
     update_average,
 )
 from ablations.training.precision import Placement
+from ablations.training.processor_time import ProcessorTime
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
 from modernize.acceleration import accelerated
@@ -70,6 +71,7 @@ class Result:
         averaged: Evaluation of the EMA weights, if the recipe sets `ema_decay`.
         images_seen: Training images, counted once per epoch.
         seconds: Training time, without evaluation (s).
+        processor_seconds: Processor time of that, over all processes (s); None if an earlier version trained a part.
         images_per_second: Training throughput (images/s).
         evaluation_seconds: Time of the evaluation of the trained weights (s).
         weights_sha256: Checksum of the trained weights.
@@ -81,6 +83,7 @@ class Result:
     averaged: Evaluation | None
     images_seen: int
     seconds: float
+    processor_seconds: float | None
     images_per_second: float
     evaluation_seconds: float
     weights_sha256: str
@@ -154,7 +157,7 @@ class Trainer:
         self.steps_per_epoch = len(train_dataset) // configs.batch_size
         self.total_steps = max(round(configs.max_epochs * self.steps_per_epoch), 1)
         self.step = self.began = 0
-        self.seconds = 0.0
+        self.seconds, self.processor = 0.0, ProcessorTime()
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
         self.classes = 0  # that the model predicts; counted for Mixup and CutMix
@@ -199,6 +202,7 @@ class Trainer:
         """Run the remaining training steps, with a checkpoint now and then; raise what `train` does."""
         saved = time.monotonic()
         started = saved - self.seconds
+        self.processor.start()
         try:
             while self.step < self.total_steps:
                 self.train_step()
@@ -216,6 +220,7 @@ class Trainer:
                     raise Interrupted
         finally:
             self.batches.close()  # ends the data loader's workers
+            self.processor.stop()
 
     def recompute_batchnorm(self) -> None:
         """Recompute the BatchNorm statistics of trained and EMA weights, if the recipe asks for it."""
@@ -247,6 +252,7 @@ class Trainer:
             averaged=averaged,
             images_seen=seen,
             seconds=self.seconds,
+            processor_seconds=self.processor.total(self.group),
             images_per_second=seen / self.seconds,
             evaluation_seconds=evaluation_seconds,
             weights_sha256=weights_sha256(self.model.state_dict()),
@@ -398,9 +404,10 @@ class Trainer:
         # rank 0 holds all processes' sums from here on, as it does in a run that resumes from this checkpoint
         self.sums.set(*(totals if self.group.main else (0, 0, 0)))
         self.corrupt.gather(self.group)
-        self.group.by_main(lambda: self.write_checkpoint(keep))
+        processor_seconds = self.processor.total(self.group)
+        self.group.by_main(lambda: self.write_checkpoint(keep, processor_seconds))
 
-    def write_checkpoint(self, keep: int) -> None:
+    def write_checkpoint(self, keep: int, processor_seconds: float | None) -> None:
         """Write the state of the run, and keep the newest `keep` checkpoints."""
         state = {
             "model": self.model.state_dict(),
@@ -409,6 +416,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "processor_seconds": processor_seconds,
             **self.sums.state(),
             "damaged": self.corrupt.reasons,
         }
@@ -437,5 +445,6 @@ class Trainer:
         load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.corrupt = state["step"], state["seconds"], CorruptImages(state["damaged"])
+        self.processor.load(state)
         if self.group.main:
             self.sums.set(float(state["loss_sum"]), int(state["correct"]), state["summed"])

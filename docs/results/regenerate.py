@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -94,7 +94,7 @@ def agreement_of(report: Report) -> list[str]:
 
 def main_table(report: Report) -> Table:
     """The table of a study's comparisons, or of a screening study's effects."""
-    return report.tables[0 if report.kind == "screen" else -1]
+    return replace(report.tables[0 if report.kind == "screen" else -1], details="")
 
 
 def screened(screen: Report, one_in: Report) -> str:

@@ -84,11 +84,13 @@ def _any_letters() -> Iterator[None]:
         yield
 
 
-def encode(figure: Figure, suffix: str, dpi: int | None = None) -> bytes:
-    """Encode a figure as a png, svg or pdf file."""
+def encode(figure: Figure, suffix: str, dpi: int | None = None, title: str = "", details: str = "") -> bytes:
+    """Encode a figure as a png, svg or pdf file, with a title and what was done in its metadata."""
     out = io.BytesIO()
+    named = {"Title": title, "Subject" if suffix == "pdf" else "Description": details}
+    described = {name: "".join(filter(str.isprintable, text)) for name, text in named.items() if text}
     with style.context(["default", STYLE]), _any_letters():
-        figure.savefig(out, format=suffix, metadata=_METADATA[suffix], dpi=dpi or STYLE["savefig.dpi"])
+        figure.savefig(out, format=suffix, metadata=_METADATA[suffix] | described, dpi=dpi or STYLE["savefig.dpi"])
     return out.getvalue()
 
 

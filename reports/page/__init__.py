@@ -4,47 +4,48 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
-from itertools import groupby
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from reports import diagrams
-from reports.layout import NATURAL
+from reports.header import facts
+from reports.layout import Layout
 from reports.page.explorer import explorer_data
+from reports.page.rows import row_data
 from reports.page.svg import inline
+from reports.page.tables import page_tables
 from reports.report import Report
-from reports.row_summary import facts
 from reports.statuses import shown
-from reports.tables import Column
 
 _HERE = files("reports.page")
 
 
 def page(report: Report) -> str:
     """Render the page. The template escapes all text of the study."""
-    plots = [plot if plot.layout == NATURAL else replace(plot, layout=NATURAL) for plot in report.plots]
-    figures = [(plot, inline(plot)) for plot in plots]
+    bare = Layout(heading=False)  # the page has title and caption as text
+    figures = [(plot, inline(replace(plot, layout=bare))) for plot in report.plots]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    explorer = explorer_data(report) if report.designs else None  # reference models have no flags
     return environment.get_template("page.html").render(
         report=report,
         facts=facts(report.runs) if len(report.runs) else "",
         unfinished=report.unfinished.to_dict("records"),
         answer=next((figure for figure in figures if figure[0].name == report.summary.figure), None),
         figures=[figure for figure in figures if figure[0].name != report.summary.figure],
-        spans=spans,
+        tables=page_tables(report.every_table),
         heading=heading,
         signed_word=signed_word,
         shown=shown,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
-        explorer=explorer_data(report) if report.designs else None,  # reference models have no flags
+        explorer=explorer,
+        data={**(explorer or {}), "study": row_data(report)},
         explorer_script=Markup(_read("explorer.js")),
         as_json=as_json,
     )
@@ -54,11 +55,6 @@ def as_json(values: Any) -> Markup:
     """Encode values for a JSON script element: nothing in them can end the element or start another."""
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     return Markup(re.sub(r"<(?=!|script)", r"\\u003c", text.replace("</", "<\\/"), flags=re.IGNORECASE))
-
-
-def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Return the group headings and the number of columns of each."""
-    return [(group, len(list(some))) for group, some in groupby(columns, key=lambda column: column.group)]
 
 
 def heading(title: str) -> str:

@@ -1,6 +1,5 @@
 // ---- explorer: reads the tables that Python made; it neither counts nor draws
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const inputs = data.flags.map((_, place) => document.querySelector(`[data-flag="${place}"]`));
 const start = document.getElementById("start");
 const shown = Object.fromEntries(
@@ -160,7 +159,9 @@ start.addEventListener("change", () => {
   changed();
 });
 document.querySelector(".flags").addEventListener("submit", (event) => event.preventDefault());
-window.addEventListener("hashchange", restore);
+window.addEventListener("hashchange", () => {
+  if (restore()) document.getElementById("explorer").scrollIntoView();
+});
 writeInputs(data.start);
 show();
 if (restore()) document.getElementById("explorer").scrollIntoView();

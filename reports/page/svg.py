@@ -54,6 +54,7 @@ def inline(plot: Plot) -> Markup:
     svg = plot.svg.decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<title>.*?</title>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would be the whole page's; page.css has it
     svg = re.sub(r' d="[^"]*"', _rounded, svg)
@@ -72,7 +73,10 @@ def _rounded(path: re.Match[str]) -> str:
 
 def _mark(plot: Plot, match: re.Match[str]) -> str:
     """Return the opening of a mark's element, with its label."""
-    return f'{match[0]} class="mark" tabindex="-1" role="img" aria-label="{escape(described(plot, int(match[1])))}"'
+    row = plot.frame.loc[int(match[1])].get("row")
+    named = f' data-row="{escape(row)}"' if isinstance(row, str) else ""
+    label = escape(described(plot, int(match[1])))
+    return f'{match[0]} class="mark" tabindex="-1" role="img" aria-label="{label}"{named}'
 
 
 def described(plot: Plot, place: int) -> str:
