@@ -27,6 +27,20 @@ def prepare_process(threads: int) -> None:
         _LIBRARY.mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def asked_threads() -> int | None:
+    """Return the number of threads that OMP_NUM_THREADS asks for; None if it is unset or no number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
+def overridden_threads(threads: int) -> str | None:
+    """Describe that a run on a GPU has another number of threads than OMP_NUM_THREADS asks for; None if it has not."""
+    asked = asked_threads()
+    if asked in (None, threads):
+        return None
+    return f"OMP_NUM_THREADS={asked} is overridden: {threads} threads per run, which read images; set --threads"
+
+
 def give_back_memory() -> None:
     """Return memory that the process holds but does not use, to the system and to the GPU."""
     import torch
@@ -54,8 +68,8 @@ class Machine:
 
         Args:
             device: `cpu`, `cuda` (all GPUs), `cuda:N`, or `auto` (all GPUs, or the CPU if there are none).
-            jobs: Processes in parallel. Default: one per core on the CPU, `per_gpu` per GPU otherwise.
-            threads: Threads per process. Default: cores / jobs, at least 1.
+            jobs: Processes in parallel. Default: cores / threads on the CPU, `per_gpu` per GPU otherwise.
+            threads: Threads per process. Default: OMP_NUM_THREADS on the CPU, or cores / jobs, at least 1.
             per_gpu: Processes per GPU. Default: 1.
 
         Raises:
@@ -65,7 +79,9 @@ class Machine:
         devices = _devices(device)
         if per_gpu and devices == ("cpu",):
             raise RequestError(f"--per-gpu {per_gpu}: the runs are on the CPU; set the number of processes with --jobs")
-        jobs = jobs or (cores if devices == ("cpu",) else (per_gpu or 1) * len(devices))
+        if devices == ("cpu",):
+            threads = threads or asked_threads()
+        jobs = jobs or (max(cores // (threads or 1), 1) if devices == ("cpu",) else (per_gpu or 1) * len(devices))
         return cls(jobs, threads or max(cores // jobs, 1), devices)
 
 

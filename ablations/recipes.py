@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from ablations.errors import RequestError
-from modernize.design import nearest, split_commas
+from modernize.design import BY_NAME, split_commas
+from modernize.names import SETTINGS, nearest, unknown_setting
 from modernize.numbers import is_doubtful, parse_number
 from modernize.yaml_file import YamlFileError, parse_yaml, read_mapping
 
@@ -263,6 +264,7 @@ class TrainingConfig(BaseModel):
         return self
 
 
+SETTINGS[:] = TrainingConfig.model_fields
 # Settings that may change when a run resumes.
 MAY_CHANGE = (
     "accumulation",
@@ -427,7 +429,7 @@ def check(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
         first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            problem = f"unknown key {key!r}: {nearest(key, model.model_fields)}"
+            problem = f"unknown key {key!r}: {_meant(key, model)}"
         elif first["type"] == "missing":
             problem = f"{key} is missing"
         elif first["type"] == "value_error":
@@ -436,3 +438,14 @@ def check(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
             message = first["msg"].replace("Input should", "must").replace("tuple", "list")  # YAML has no tuples
             problem = f"{key}={_shown(first['input'])}: {message}"
         raise RequestError(" ".join(f"{place}: {problem}".split())) from None
+
+
+def _meant(key: str, model: type[BaseModel]) -> str:
+    """Return what an unknown key may mean: another of the model, or what has its place elsewhere."""
+    if model is TrainingConfig:
+        return unknown_setting(key, BY_NAME)
+    if key in SETTINGS:
+        return f"a setting of the recipe; write it behind the recipe, as in quick,{key}=…, or --set {key}=…"
+    if key in BY_NAME:
+        return f"a design flag; write it in the design's name, as in pocket,{key}=…"
+    return nearest(key, model.model_fields)

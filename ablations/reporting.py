@@ -17,7 +17,8 @@ from ablations.studies.results import curves_frame, predictions, recorded_warnin
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.screen import factors_of
 from ablations.studies.variants import setting_texts
-from modernize.design import FLAGS, Design, nearest, text
+from modernize.design import FLAGS, Design, text
+from modernize.names import nearest
 from modernize.roadmap import PAPER
 from reports.class_plots import class_plots
 from reports.class_tables import baseline_notes, class_tables

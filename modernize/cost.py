@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,7 +20,10 @@ from modernize.reference import count_reference, is_reference
 
 
 def count(
-    what: str | Design, image_size: int | tuple[int, int] = 224, in_channels: int = 3, num_classes: int = 1000
+    what: str | Design | Mapping[str, Any],
+    image_size: int | tuple[int, int] = 224,
+    in_channels: int = 3,
+    num_classes: int = 1000,
 ) -> Cost:
     """Count parameters and MACs with fvcore, without allocating the weights.
 
@@ -26,8 +31,8 @@ def count(
     torch's own counter, which includes attention.
 
     Args:
-        what: Design or design's name, or a reference model: `torchvision:NAME`, `timm:NAME`, or
-            `FILE.py:FUNCTION(setting=value)`, whose function returns a module.
+        what: Design, design's name or mapping of flags, as for `build`. Or a reference model: `torchvision:NAME`,
+            `timm:NAME`, or `FILE.py:FUNCTION(setting=value)`, whose function returns a module.
         image_size: Resolution in pixels, or (height, width).
         in_channels: Channels of the images.
         num_classes: Number of classes; 0 leaves out the classifier.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from modernize.names import unknown_flag
 from modernize.numbers import parse_number
 
 # Larger values are typing errors, and would overflow torch's integers.
@@ -24,13 +24,6 @@ RECIPE = "recipe."  # begins the name of a recipe's setting where design flags s
 
 class DesignError(ValueError):
     """An invalid design, in one line: the flag, what is wrong with its value, and the nearest valid value."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?` if a known name is close, and the list of known names otherwise."""
-    names = list(known)
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
 def read_object(name: str, value: Any, kind: type, wanted: str) -> Any:
@@ -345,7 +338,7 @@ FLAGS: Collection[Flag] = BY_NAME.values()  # with those of plugins, once they a
 def _known(name: Any) -> Flag:
     """Return the flag of a name; raises DesignError."""
     if name not in BY_NAME:
-        raise DesignError(f"unknown flag {shortened(repr(name))}: {nearest(str(name), BY_NAME)}")
+        raise DesignError(f"unknown flag {shortened(repr(name))}: {unknown_flag(str(name), BY_NAME)}")
     return BY_NAME[name]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from modernize.arguments import read_choice, read_factor, read_layer_scale, read_rate
-from modernize.design import Design, read_object
+from modernize.design import Design, DesignError, read_object
 from modernize.named_designs import MODELS
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import NAME_FORM, design
@@ -19,13 +19,18 @@ __all__ = ["CONSTRUCTORS", "MODELS", "build", "design"]
 INITS = ("trunc_normal", "kaiming")
 
 
-def as_design(what: str | Design) -> Design:
-    """Return a design, or the design of a name; raises DesignError."""
-    return what if isinstance(what, Design) else design(read_object("what", what, str, f"a Design or {NAME_FORM}"))
+def as_design(what: str | Design | Mapping[str, Any]) -> Design:
+    """Return a design, the design of a name, or that of flags over ResNet-50's; raises DesignError."""
+    if isinstance(what, Mapping):
+        if not what:  # as a run of a reference model has
+            raise DesignError("what: must have flags; without any, name a design, such as 'resnet50', or the network")
+        return Design().with_flags(what)
+    form = f"a Design, {NAME_FORM}, or a mapping of flags"
+    return what if isinstance(what, Design) else design(read_object("what", what, str, form))
 
 
 def build(
-    what: str | Design,
+    what: str | Design | Mapping[str, Any],
     num_classes: int = 1000,
     in_channels: int = 3,
     drop_path_rate: float = 0.0,
@@ -35,7 +40,8 @@ def build(
     """Build a network with newly initialized weights (global torch RNG).
 
     Args:
-        what: Design or design's name, such as "resnet50@depthwise,norm=ln".
+        what: Design, design's name, such as "resnet50@depthwise,norm=ln", or mapping of flags to values, such as the
+            `flags` of a run's config.yaml. Flags that it leaves out are ResNet-50's.
         num_classes: Number of classes; 0 leaves out the classifier.
         in_channels: Channels of the images.
         drop_path_rate: Stochastic depth rate of the last block, from 0 to below 1; rates rise linearly from 0 at the

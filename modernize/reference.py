@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from modernize.arguments import MOST_CLASSES, Size, read_channels, read_integer, read_rate, read_size
-from modernize.design import DesignError, nearest, printable, read_object
+from modernize.design import DesignError, printable, read_object
 from modernize.fresh_thread import in_fresh_thread
+from modernize.names import nearest
 from modernize.own_network import (
     build_own,
     check_logits,
@@ -25,7 +26,7 @@ from modernize.own_network import (
 )
 from modernize.plan import Cost
 from modernize.timm_network import PREFIX as TIMM
-from modernize.timm_network import build_timm, check_timm, has_timm_stochastic_depth, takes_img_size
+from modernize.timm_network import build_timm, check_timm, has_timm_stochastic_depth, is_timm, takes_img_size
 from modernize.user_code import is_call
 
 if TYPE_CHECKING:
@@ -58,6 +59,15 @@ def check_reference(name: str) -> str:
     if model not in known:
         raise DesignError(f"unknown torchvision model {printable(model)!r}: {nearest(model, known)}")
     return name
+
+
+def reference_named(model: str) -> str | None:
+    """Return the reference model of a name without its package; None if neither torchvision nor timm has it."""
+    from torchvision import models
+
+    if model in models.list_models(module=models):
+        return f"{PREFIX}{model}"
+    return f"{TIMM}{model}" if is_timm(model) else None
 
 
 def origin(name: str) -> str:

@@ -14,7 +14,6 @@ from modernize.design import (
     Design,
     DesignError,
     is_file,
-    nearest,
     plain,
     printable,
     read_object,
@@ -22,10 +21,12 @@ from modernize.design import (
     setting,
     split_commas,
     split_name,
+    text,
 )
 from modernize.named_designs import MODELS
+from modernize.names import nearest, one_of, similar
 from modernize.plan import compile_plan, trace
-from modernize.reference import is_reference
+from modernize.reference import is_reference, reference_named
 from modernize.roadmap_file import NAMES, PAPER, Printed, RoadmapFile, Source, Step, is_roadmap, parse_roadmap, shipped
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Source",
     "design",
     "named",
+    "nearest",
     "prints_costs",
     "roadmap",
     "roadmap_of",
@@ -115,7 +117,20 @@ class Roadmap:
         for row in known:
             if row.name == name:
                 return row
-        raise DesignError(f"unknown row {name!r} of roadmap {self.name}: {nearest(name, [r.name for r in known])}")
+        raise DesignError(f"unknown row {name!r} of roadmap {self.name}: {self._meant(name)}")
+
+    def _meant(self, name: str) -> str:
+        """Return which row a wrong name may mean: one of this name, design or change, or the first or last one."""
+        known = (*self.rows, *self.extras)
+        names, word = [row.name for row in known], name.lower()
+        last = next(row for row in reversed(self.rows) if row.adopted)
+        ends = [last.name] if word in _LAST else [names[0]] if word in _FIRST else []
+        if similar(name, names) and not ends:
+            return nearest(name, names)
+        designs = [row.name for row in (last, *known) if _is_of(word, row.design)][:1]
+        changes = [row.name for row in known if word in _words(row)][:3]
+        meant = [repr(row) for row in ends or designs or changes]
+        return f"did you mean {one_of(meant)}?" if meant else nearest(name, names)
 
     def before(self, row: Row) -> Row | None:
         """Return the last adopted row before `row`, to which its changes apply; None for the first row."""
@@ -147,7 +162,7 @@ def roadmap(name: str) -> Roadmap:
     base, row, _ = split_name(read_object("name", name, str, f"a roadmap's name: {', '.join(NAMES)} or a YAML file"))
     if row is not None:
         known = [base] if is_file(base) else NAMES
-        raise DesignError(f"unknown roadmap {f'{base}@{row}'!r}: {nearest(f'{base}@{row}', known)}")
+        raise DesignError(f"unknown roadmap {f'{base}@{row}'!r}: {nearest(base, known)}")
     found = _roadmap_at(name, ())
     if found is None:
         raise DesignError(f"roadmap {printable(split_name(name).base)}: holds a design's flags and no steps")
@@ -226,8 +241,34 @@ def _named(name: str, within: tuple[str, ...]) -> Named:
     elif base in MODELS:
         start = Named(MODELS[base], {})
     else:
-        raise DesignError(f"unknown design {base!r}: {nearest(base, MODELS)}")
+        raise DesignError(f"unknown design {base!r}: {_meant(base)}")
     return _changed(start, _typed(settings, name))
+
+
+_FIRST, _LAST = ("first", "start", "base", "baseline"), ("last", "end", "final")  # words for rows
+_SIZES = ("depths", "width", "stem_stride", "layer_scale")
+
+
+def _is_of(word: str, of: Design) -> bool:
+    """Whether a word begins the name of a design that differs from this one in its sizes alone, as `convnext` does."""
+    shape = {flag: value for flag, value in of.flags().items() if flag not in _SIZES}
+    alike = (known for known, one in MODELS.items() if shape.items() <= one.flags().items())
+    return len(word) > 2 and any(known.startswith(word.replace("-", "_")) for known in alike)
+
+
+def _words(row: Row) -> set[str]:
+    """Return what may be written for a row's change: `norm`, `ln`, `norm=ln`."""
+    return {word for flag, value in row.changes.items() for word in (flag, text(value), setting(flag, value))}
+
+
+def _meant(name: str) -> str:
+    """Return what an unknown design may mean: a reference model, a named design, or a row of a roadmap."""
+    if (reference := reference_named(name)) is not None:
+        return f"did you mean {reference!r}?"
+    rows = [f"{steps}@{name}" for steps in NAMES if any(row.name == name for row in roadmap(steps).rows)]
+    if rows and not similar(name, MODELS):
+        return f"did you mean {one_of(list(map(repr, rows[:3])))}?"
+    return nearest(name, MODELS)
 
 
 def _typed(settings: list[str], name: str) -> dict[str, Any]:

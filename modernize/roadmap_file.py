@@ -10,7 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from modernize.design import BY_NAME, LARGEST, RECIPE, DesignError, integer, nearest, plain, printable
+from modernize.design import BY_NAME, LARGEST, RECIPE, DesignError, integer, plain, printable
+from modernize.names import nearest, unknown_flag
 from modernize.numbers import parse_number
 
 # The roadmaps that come with the project: those of the paper's designs, and those of recipes.
@@ -285,7 +286,7 @@ def _flags(value: Any, place: str) -> dict[str, Any]:
         if str(flag).startswith(RECIPE):
             raise ValueError(f"{place}{flag}: write it under recipe, as in recipe: {{{str(flag)[len(RECIPE) :]}: …}}")
         if flag not in BY_NAME:
-            raise ValueError(f"{place}unknown flag {str(flag)!r}: {nearest(str(flag), BY_NAME)}")
+            raise ValueError(f"{place}unknown flag {str(flag)!r}: {unknown_flag(str(flag), BY_NAME)}")
     try:
         return {flag: plain(BY_NAME[flag].read(one)) for flag, one in value.items()}
     except DesignError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modernize.arguments import Size
-from modernize.design import DesignError, nearest, printable
+from modernize.design import DesignError, printable
+from modernize.names import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +28,17 @@ def check_timm(name: str) -> str:
         hint = close if close.startswith("did") else f"timm.list_models() lists the {len(known)} names"
         raise DesignError(f"unknown timm model {printable(model)!r}: {hint}")
     return name
+
+
+def is_timm(model: str) -> bool:
+    """Whether timm is installed and has a network of this name."""
+    from importlib.util import find_spec
+
+    if find_spec("timm") is None:
+        return False
+    import timm
+
+    return timm.is_model(model)
 
 
 def build_timm(name: str, num_classes: int, in_channels: int, drop_path_rate: float, images: Size) -> nn.Module:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modernize.design import nearest, printable
+from modernize.design import printable
+from modernize.names import nearest
 from modernize.user_sources import UserCodeError, source_files, sources_sha256
 
 _WRITTEN = re.compile(r"(?P<file>.*\.py):(?P<function>[^():=]*)(?P<settings>\(.*\))?", re.DOTALL)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from modernize.alterations import STEM, alterations, as_built, size, unwrapped, without_wrappers
-from modernize.design import nearest
 from modernize.layouts import CLASSIFIER, LAYOUTS, NAMES, Layout, WeightsError
+from modernize.names import nearest
 from modernize.weight_files import is_dense, read_source, some
 
 __all__ = ["NAMES", "WeightsError", "export_weights", "load_weights"]

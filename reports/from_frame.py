@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from modernize.design import nearest, split_commas
-from modernize.roadmap import Roadmap, roadmap
+from modernize.roadmap import Roadmap, nearest, roadmap, split_commas
 from reports.class_plots import class_plots
 from reports.errors import ReportError
 from reports.layout import Layout

@@ -61,12 +61,12 @@ def _tex_float(table: Table, part: range, parts: list[range], layout: Layout) ->
 def _tex_bare(table: Table, layout: Layout, words: int) -> str:
     """Format the table with its footnotes, to stand in a float."""
     part = range(len(table.rows))
-    lines = [f"{{{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}%", *_tex_body(table, part, words)]
+    lines = [f"{{\\noindent{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}%", *_tex_body(table, part, words)]
     if marks := _marks(table, part):
         notes = [f"\\textsuperscript{{{mark}}} {tex_prose(table.notes[mark - 1])}\\par" for mark in marks]
         lines += [
             "\\par\\smallskip",
-            "\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
+            "\\noindent\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
             *notes,
             "\\end{minipage}",
         ]

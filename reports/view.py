@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from modernize.design import nearest
+from modernize.roadmap import nearest
 from reports.errors import ReportError
 from reports.layout import NATURAL, Layout
 from reports.tables import Cell, Table

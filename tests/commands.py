@@ -14,6 +14,8 @@ from unittest import mock
 from ablations.cli import run_command
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+# The explorer of a page has the costs of thousands of designs, which takes seconds; test_page.py has them all.
+FEW_DESIGNS = mock.patch("reports.page.explorer.MOST_BODIES", 600)
 
 
 def ablations(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -28,6 +30,7 @@ def ablations_here(*arguments: str | Path, cwd: Path | None = None) -> subproces
     with (
         contextlib.chdir(cwd or Path.cwd()),
         mock.patch.dict(os.environ, ONE_THREAD),
+        FEW_DESIGNS,
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import slurm
 import yaml
-from commands import ablations, started
+from commands import ablations, ablations_here, started
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,7 +102,7 @@ def went_on(folder: Path, run: str, expected: Path) -> None:
 def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study of four runs, one after the other on this machine."""
     folder = tmp_path_factory.mktemp("four") / "study"
-    done = ablations("run", *FOUR, "--out", folder, "--jobs", "1", "--threads", "1", "--device", "cpu")
+    done = ablations_here("run", *FOUR, "--out", folder, "--jobs", "1", "--threads", "1", "--device", "cpu")
     assert done.returncode == 0 and len(exact(folder)) == 4, done.stderr
     return folder
 
@@ -118,7 +118,7 @@ def long_study() -> Study:
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study of one long run, never stopped, on this machine."""
     folder = tmp_path_factory.mktemp("long") / "study"
-    done = ablations("run", *LONG, "--out", folder, "--jobs", "1", "--threads", "1", "--device", "cpu")
+    done = ablations_here("run", *LONG, "--out", folder, "--jobs", "1", "--threads", "1", "--device", "cpu")
     assert done.returncode == 0 and exact(folder).keys() == {RUN}, done.stderr
     return folder
 

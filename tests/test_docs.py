@@ -66,7 +66,7 @@ def trains(command: str) -> bool:
 
 
 def shortened(command: str) -> str:
-    """The command with two training steps per run and few runs. One that resumes a study has the study's budget."""
+    """The command with two training steps per run on small images, and few runs. One that resumes has its study's."""
     if "--budget" in command:
         command = re.sub(r"--budget \w+", "--budget 64images", command).replace("--seeds 0,1,2", "--seeds 0,1")
     for long, short in {
@@ -78,11 +78,14 @@ def shortened(command: str) -> str:
         "--seeds 0,1,2,3,4": "--seeds 0,1,2",
     }.items():
         command = command.replace(long, short)
+    if trains(command) and not re.match(r"ablations run (runs/|screen --resolve)", command):
+        command += " --set image_size=16" if "image_size" not in command else ""
+        command += " --set precise_bn=64" if " run recipes " not in command else ""
     return command
 
 
 def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own; of many workers two start, each of which takes seconds to import torch."""
+    """Run a command in a process of its own; of many processes two start, which each take seconds to import torch."""
     program, *arguments = shlex.split(command.replace("--nproc-per-node 8", "--nproc-per-node 2"))
     module = [sys.executable, "-m", PROGRAMS[program], *arguments]
     return subprocess.run(module, cwd=cwd, capture_output=True, text=True, timeout=600, env=environment())
@@ -144,16 +147,19 @@ def test_the_commands_are_found() -> None:
 
 
 def quick_commands(block: Block) -> list[str]:
-    """The commands of a block that a test runs by default: all but benchmarks and those of other programs."""
-    return [one for one in block.commands if not one.startswith(("ablations bench", *NOT_RUN))]
+    """The commands of a block that a test runs by default: all but benchmarks, those of other programs, and repeats."""
+    earlier = {one for other in BLOCKS[: BLOCKS.index(block)] for one in other.commands if "runs/" not in one}
+    repeated = {one for one in earlier if not trains(one)}
+    return [one for one in block.commands if not one.startswith(("ablations bench", *NOT_RUN)) and one not in repeated]
 
 
 def run_block(commands: list[str], workplace: Path, fashion_dir: Path) -> None:
-    for command in commands:
+    for command in dict.fromkeys(commands):  # a page may show what is planned, and then train it
         needs_data = re.match(r"ablations (run|train) ", command) and "--data-dir" not in command
         before = set(workplace.rglob("*"))
         command += f" --data-dir {fashion_dir}" if needs_data else ""
-        here = not command.startswith(("ablations train ", "torchrun "))  # the workers of `ablations run` are processes
+        command += " --jobs 1" if command.startswith("ablations run ") and trains(command) else ""
+        here = not command.startswith("torchrun ")  # the worker of `ablations run` is a process
         done = ablations_here(*shlex.split(command)[1:], cwd=workplace) if here else run(command, workplace)
         assert done.returncode == 0 and done.stdout, done.stderr
         if "--dry-run" in command:
@@ -185,13 +191,15 @@ def test_a_block_of_the_readme_that_trains_runs_as_written(block: Block, workpla
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("ablations bench")])
 def test_a_bench_runs_as_written(command: str, workplace: Path) -> None:
-    """But for the time that it takes: one round, and networks of full size on small images."""
+    """But for the time that it takes: one round, few and small images, and a small study."""
     if "runs/quick" in command:
-        open_folder(load_study("quick", {}, {}), workplace / "runs/quick")
-    shorter = " --repeats 1 --warmup 0 --threads 1" + (
-        " --image-size 64 --batch-size 2" if "--against" in command else ""
-    )
-    done = run(command + shorter, workplace)
+        small = {"base": "pocket", "flags": {"norm": ["bn", "ln"]}, "data": "digits"}
+        open_folder(load_study("sweep", small, {}), workplace / "runs/quick")
+    shorter = command.replace("batch-size=8,32,64", "batch-size=1,2").replace("image-size=16,32,64", "image-size=16,32")
+    shorter += " --repeats 1 --warmup 0 --threads 1"
+    shorter += "" if "--over batch-size" in command else " --batch-size 2"
+    shorter += " --image-size 64" if "--against" in command else ""
+    done = run(shorter, workplace)
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stdout or "im/s" in done.stdout
 
@@ -211,6 +219,8 @@ def test_what_run_all_is_told_to_test_exists(command: str) -> None:
 @pytest.mark.parametrize("page", PYTHON)
 def test_the_python_of_a_page_runs_as_written(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    (workplace / "runs/quick/report/tables").mkdir(parents=True)
+    (workplace / "runs/quick/report/tables/confusion.csv").write_text("row,class,predicted,images\nresnet,0,1,2.5\n")
     names: dict[str, Any] = {}
     for code in PYTHON[page]:
         exec(code, names)

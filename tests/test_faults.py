@@ -87,7 +87,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The results of the study, never stopped."""
     folder = tmp_path_factory.mktemp("whole") / "study"
-    done = ablations("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
+    done = ablations_here("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert len(results(folder)) == 4
     return results(folder)
@@ -148,7 +148,7 @@ def test_a_study_killed_whole_goes_on_where_it_was(tmp_path: Path, whole: dict[s
     until(lambda: not any(map(alive, orphans)), 30)  # workers notice that their launcher is gone
     before = {name: (folder / "runs" / name / "result.json").stat().st_mtime_ns for name in results(folder)}
     assert len(before) < 4
-    assert ablations(*arguments).returncode == 0
+    assert ablations_here(*arguments).returncode == 0
     assert exact(results(folder)) == exact(whole)
     for name, written in before.items():
         assert (folder / "runs" / name / "result.json").stat().st_mtime_ns == written, "a finished run was touched"
@@ -175,7 +175,7 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     until(lambda: is_among(signal.SIGINT, "ShdPnd", worker))
     assert stop(process)[0] == 130
     until(lambda: not alive(worker))
-    assert ablations(*arguments).returncode == 0
+    assert ablations_here(*arguments).returncode == 0
     assert exact(results(folder)) == exact(whole)
 
 
@@ -213,11 +213,11 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     recipes = f"{tmp_path}/wild.yaml,{tmp_path}/tame.yaml"
     arguments: tuple[str, ...] = ("run", "recipes", "--base", "pocket,depths=1-1,width=4", "--recipes", recipes)
     arguments += ("--data", "digits", "--threads", "1")
-    done = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
+    done = ablations_here(*arguments, "--out", tmp_path / "study", "--jobs", "1")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "run wild-s0 failed: the loss is" in done.stderr
     assert result(tmp_path / "study", "tame-s0")["status"] == "done"
-    again = ablations(*arguments, "--out", tmp_path / "study", "--jobs", "1")
+    again = ablations_here(*arguments, "--out", tmp_path / "study", "--jobs", "1")
     assert again.returncode == 1 and "2 finished" in again.stdout
     assert "1 finished, 0 running, 0 interrupted, 1 failed" in ablations_here("status", tmp_path / "study").stdout
     report = ablations_here("report", tmp_path / "study")
@@ -238,21 +238,21 @@ def test_a_killed_worker_costs_one_run_which_can_be_tried_again(
     found = results(folder)
     failed = [name for name, one in found.items() if one["status"] == "failed"]
     assert len(found) == 4 and len(failed) == 1
-    assert ablations(*arguments, "--retry-failed").returncode == 0
+    assert ablations_here(*arguments, "--retry-failed").returncode == 0
     assert exact(results(folder)) == exact(whole)
 
 
 def test_a_run_that_breaks_says_where(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     arguments = ("run", *GRID, "--set", "max_epochs=1", "--out", folder, "--jobs", "1", "--device", "cpu")
-    assert ablations(*arguments, "--dry-run").returncode == 0
+    assert ablations_here(*arguments, "--dry-run").returncode == 0
     blocked = folder / "runs" / "norm=bn,activation=relu-s0" / "checkpoints"
     process = started(*arguments)
     until(lambda: blocked.parent.is_dir())
     stop(process)
     shutil.rmtree(blocked, ignore_errors=True)
     blocked.write_text("in the way")
-    done = ablations(*arguments)
+    done = ablations_here(*arguments)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "cannot be written" in done.stderr and "Traceback" not in done.stderr
 
@@ -287,7 +287,7 @@ def test_a_full_disk_is_one_line_and_earlier_results_are_whole(
         assert 1 <= len(kept) < 4 and all(one["status"] == "done" for one in kept.values())
         ballast.unlink()
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-        assert ablations(*arguments).returncode == 0
+        assert ablations_here(*arguments).returncode == 0
         assert exact(results(disk / "study")) == exact(whole)
 
 
@@ -317,7 +317,7 @@ def test_a_run_folder_deleted_meanwhile_is_one_line(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments in (("run", *GRID), ("train", "pocket", *SMALL)):
-        done = ablations(*arguments, "--out", tmp_path / "file" / "study")
+        done = ablations_here(*arguments, "--out", tmp_path / "file" / "study")
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "Not a directory" in done.stderr and "Traceback" not in done.stderr
 
@@ -328,13 +328,13 @@ def test_a_lost_or_altered_result_is_made_again_from_the_last_checkpoint(
 ) -> None:
     folder = tmp_path / "study"
     arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
-    assert ablations(*arguments).returncode == 0
+    assert ablations_here(*arguments).returncode == 0
     (folder / "runs/norm=bn,activation=relu-s0/result.json").unlink()
     altered = folder / "runs/norm=ln,activation=gelu-s0/result.json"
     altered.write_text(altered.read_text().replace('"top1": ', '"top1": 1'))
-    done = ablations(*arguments)
+    done = ablations_here(*arguments)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{altered} is corrupt" in done.stderr
-    assert ablations(*arguments, "--retry-failed").returncode == 0
+    assert ablations_here(*arguments, "--retry-failed").returncode == 0
     assert exact(results(folder)) == exact(whole)
 
 
@@ -349,7 +349,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     stop(process, signal.SIGINT)
     newest = checkpoints(run / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:1000])
-    done = ablations(*arguments)
+    done = ablations_here(*arguments)
     assert done.returncode == 0 and done.stderr == ""
     assert f"{newest} is corrupt: its checksum does not match; the previous checkpoint is used" in done.stdout
     assert exact(results(folder)) == exact(whole)
@@ -378,17 +378,17 @@ def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path) -> None
 
 def test_a_file_in_place_of_a_run_is_one_line(tmp_path: Path) -> None:
     arguments = ("run", *GRID, "--set", "max_epochs=0.1", "--out", tmp_path / "study", "--jobs", "1")
-    assert ablations(*arguments).returncode == 0
+    assert ablations_here(*arguments).returncode == 0
     run = tmp_path / "study/runs/norm=bn,activation=relu-s0"
     shutil.rmtree(run)
     run.write_text("in the way")
-    done = ablations(*arguments)
+    done = ablations_here(*arguments)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
 def test_a_damaged_prediction_file_is_not_used(tmp_path: Path) -> None:
     arguments = ("run", *GRID, "--set", "max_epochs=0.1", "--out", tmp_path / "study", "--jobs", "1")
-    assert ablations(*arguments).returncode == 0
+    assert ablations_here(*arguments).returncode == 0
     for path in (tmp_path / "study/runs").glob("*/predictions.npz"):
         path.write_bytes(b"")
     done = ablations_here("report", tmp_path / "study")

@@ -41,15 +41,15 @@ from ablations.training.checkpoint import checkpoints
 from ablations.training.trainer import DamagedDataError, Interrupted, Result, Trainer
 
 CLASSES = ("n01 tench", "n02 Grünspecht", "n03 鯨", "n04")
-TRAINING, VALIDATION, BATCH = 1_700, 300, 100
+TRAINING, VALIDATION, BATCH = 850, 150, 50
 DESIGN = "pocket,depths=1-1,width=4"
 # Where a damaged image stands in the training split, and what is wrong with it.
 DAMAGES: dict[int, Callable[[bytes], bytes]] = {
     17: lambda jpeg: jpeg[: len(jpeg) // 2],
-    600: lambda jpeg: b"",
-    1_699: lambda jpeg: b"<html>404 Not Found</html>",
+    300: lambda jpeg: b"",
+    849: lambda jpeg: b"<html>404 Not Found</html>",
 }
-DAMAGED_VALIDATION = 250
+DAMAGED_VALIDATION = 125
 SET = ("image_size=32", f"batch_size={BATCH}", "max_epochs=1", "warmup_epochs=0.1", "max_damaged=0.01")
 
 
@@ -78,7 +78,7 @@ class Drawn:
         """What the damaged training images are called."""
         if layout == "folders":
             return [f"train/{self.samples['train'][index][0]}.jpg" for index in DAMAGES]
-        return [f"small-train-{index // 600:06d}.tar/{self.samples['train'][index][0]}" for index in DAMAGES]
+        return [f"small-train-{index // 300:06d}.tar/{self.samples['train'][index][0]}" for index in DAMAGES]
 
 
 def jpeg(chance: np.random.Generator, label: int) -> bytes:
@@ -93,14 +93,14 @@ def jpeg(chance: np.random.Generator, label: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    """2,000 JPEGs in four classes; three training images and one validation image are corrupt."""
+    """1,000 JPEGs in four classes; three training images and one validation image are corrupt."""
     place, chance = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
     samples: dict[str, list[tuple[str, int, bytes]]] = {}
     (place / "shards").mkdir()
     for part, count in (("train", TRAINING), ("val", VALIDATION)):
         samples[part] = []
         pattern = f"{place}/shards/small-{part}-%06d.tar"
-        with webdataset.ShardWriter(pattern, maxcount=600, verbose=0) as writer:
+        with webdataset.ShardWriter(pattern, maxcount=300, verbose=0) as writer:
             for index in range(count):
                 label = index * len(CLASSES) // count
                 name, data = CLASSES[label], jpeg(chance, label)
@@ -323,11 +323,11 @@ def test_a_micro_batch_and_a_test_batch_of_corrupt_images_alone_are_skipped(monk
 
 def test_too_many_corrupt_images_fail_the_run_naming_one_of_the_split(drawn: Drawn) -> None:
     data = load("imagenet", drawn.folders, 32)
-    with pytest.raises(DamagedDataError, match=r"^3 of 1700 training images .* max_damaged=0.001, such as train/.*jpg"):
+    with pytest.raises(DamagedDataError, match=r"^3 of 850 training images .* max_damaged=0.001, such as train/.*jpg"):
         quietly(trainer(data, max_damaged=0.001))
     short = trainer(data, max_damaged=0.003, max_epochs=0.1)
     short.corrupt.reasons["training 0"] = "one of another split"
-    with pytest.raises(DamagedDataError, match=r"^1 of 300 test images .* max_damaged=0.003, such as val/.*jpg"):
+    with pytest.raises(DamagedDataError, match=r"^1 of 150 test images .* max_damaged=0.003, such as val/.*jpg"):
         quietly(short)
 
 
@@ -383,7 +383,7 @@ def test_the_index_of_shards_is_stored_and_rebuilt_if_a_shard_changes_or_it_is_c
     shutil.copy(drawn.shards / "small-train-000000.tar", place / "small-train-000001.tar")
     changed = load("imagenet", place, 32)
     assert changed.checksum != first.checksum and set(indexes(place)) > set(kept)
-    assert isinstance(changed.train, ImageFiles) and changed.train.read(0) == drawn.samples["train"][600][2]
+    assert isinstance(changed.train, ImageFiles) and changed.train.read(0) == drawn.samples["train"][300][2]
 
 
 @contextmanager
@@ -629,7 +629,7 @@ def test_data_prints_the_same_for_folders_and_shards(drawn: Drawn) -> None:
     both = [ablations_here("data", "imagenet", "--data-dir", drawn.place(layout)) for layout in ("folders", "shards")]
     assert [done.returncode for done in both] == [0, 0]
     for done in both:
-        said = "imagenet: 1700 training and 300 test images of 3×224×224 in 4 classes, checksum "
+        said = "imagenet: 850 training and 150 test images of 3×224×224 in 4 classes, checksum "
         assert done.stdout.startswith(said)
         assert not done.stderr
 
@@ -655,7 +655,7 @@ def test_too_many_damaged_images_fail_a_run_with_one_clear_reason(drawn: Drawn, 
     where = ("--data-dir", drawn.folders, "--out", tmp_path / "run")
     done = ablations(*train("max_damaged=0.001", "workers=1"), *where)
     assert done.returncode == 1 and not done.stderr
-    reason = "3 of 1700 training images are unreadable, more than max_damaged=0.001, such as train/n0"
+    reason = "3 of 850 training images are unreadable, more than max_damaged=0.001, such as train/n0"
     assert len([line for line in done.stdout.splitlines() if reason in line]) == 1
     result = read_json(tmp_path / "run/result.json")
     assert result["status"] == "failed" and reason in result["reason"]
@@ -671,7 +671,7 @@ def test_a_study_trains_from_shards(drawn: Drawn, tmp_path: Path) -> None:
     assert [result["status"] for result in results] == ["done", "done"]
     assert all(len(result["damaged"]) == 3 for result in results)
     with np.load(tmp_path / "study/runs/kernel_size=3-s0/predictions.npz") as predictions:
-        assert 167 <= len(predictions["labels"]) <= 170
+        assert 82 <= len(predictions["labels"]) <= 85
     report = ablations_here("report", tmp_path / "study")
     assert report.returncode == 0 and "kernel_size=5" in report.stdout
 
@@ -763,7 +763,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_workers_at_a_checkpoint(drawn: Dra
     assert process.returncode == 130 and err == "ablations: interrupted; rerun the command to resume\n"
     assert checkpoints(out / "checkpoints") and not (out / "result.json").exists()
     until(lambda: not any(map(alive, left)), 10)
-    assert ablations(*train("max_epochs=2", "workers=0"), *where).returncode == 0
+    assert ablations_here(*train("max_epochs=2", "workers=0"), *where).returncode == 0
     run = trainer(load("imagenet", drawn.folders, 32), max_epochs=2)
     assert read_json(out / "result.json")["images_seen"] == run.total_steps * BATCH
 

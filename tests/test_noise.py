@@ -349,8 +349,10 @@ def test_the_published_calibration_keeps_its_promises() -> None:
 
 @pytest.mark.slow
 def test_the_calibration_simulated_anew() -> None:
-    """1,000 studies per cell: the error of a rate of 6% is 0.75%, and one of 100 cells may be two of them off."""
-    check_calibration(script("calibration").main(1000), slack=0.015)
+    """Half the cells, 1,000 studies each: the error of a rate of 6% is 0.75%, and one of them may be two of it off."""
+    calibration = script("calibration")
+    cells = list(calibration.cells())
+    check_calibration(calibration.main(1000, [*cells[:-3:2], *cells[-3:]]), slack=0.015)
 
 
 def test_real_runs_of_one_design_are_seldom_called_different() -> None:

@@ -19,6 +19,7 @@ from scipy import stats
 
 from ablations.reporting import read_report
 from modernize import Design, compile_plan, roadmap, trace
+from modernize.design import FLAGS
 from reports import diagrams
 from reports.layout import Layout, laid_out
 from reports.page import as_json, explorer, heading, page, signed_word
@@ -322,7 +323,7 @@ def test_measured_accuracy_has_its_interval(report: Report, data: dict[str, Any]
 
 
 def test_what_cannot_be_built_says_why() -> None:
-    values: dict[str, list[Any]] = {name: [value] for name, value in vars(Design()).items()}
+    values: dict[str, list[Any]] = {flag.name: [getattr(Design(), flag.name)] for flag in FLAGS}
     values |= {"stem": ["resnet", "patchify"], "stem_stride": [4, 16], "separate_downsampling": [False, True]}
     images = explorer.Images(32, 3, 10)
     found = explorer.tabulate(values, images)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from commands import ablations, ablations_here
+from commands import ablations_here
 from test_distributed import a_trainer
 from together import together
 from torch import nn
@@ -159,7 +159,7 @@ def test_exactly_the_images_of_the_recipe_are_used(digits: DataSet, images: int,
 
 def test_a_short_run_is_judged_by_its_weights(tmp_path: Path) -> None:
     """39 steps of digits have 10% with running averages, 59% on the training images."""
-    done = ablations("train", "pocket", "--data", "digits", "--threads", "1", "--out", tmp_path / "run")
+    done = ablations_here("train", "pocket", "--data", "digits", "--threads", "1", "--out", tmp_path / "run")
     assert done.returncode == 0
     assert read_json(tmp_path / "run" / "result.json")["top1"] > 50
 
@@ -318,18 +318,18 @@ def without(path: Path, key: str) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-TRAIN = ["train", DESIGN, "--data", "digits", "--threads", "1"]
+TRAIN = ["train", DESIGN, "--data", "digits", "--set", "image_size=8", "--threads", "1"]
 
 
 def test_a_run_begun_before_the_setting_goes_on_without_it(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert ablations(*TRAIN, "--set", "precise_bn=null", "--out", folder).returncode == 0
+    assert ablations_here(*TRAIN, "--set", "precise_bn=null", "--out", folder).returncode == 0
     expected = read_json(folder / "result.json")["weights_sha256"]
     without(folder / "config.yaml", "precise_bn")
     (folder / "result.json").unlink()
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
-    done = ablations(*TRAIN, "--out", folder)
+    done = ablations_here(*TRAIN, "--out", folder)
     assert done.returncode == 0, done.stderr
     assert read_json(folder / "result.json")["weights_sha256"] == expected
     assert "precise_bn" not in (folder / "config.yaml").read_text()
@@ -353,10 +353,10 @@ def test_a_study_begun_before_the_setting_goes_on_without_it_and_says_so(tmp_pat
         "--out",
         folder,
     ]
-    old = ablations(*command, "--set", "precise_bn=null", "--jobs", "1")
+    old = ablations_here(*command, "--set", "precise_bn=null", "--jobs", "1")
     assert old.returncode == 0, old.stderr
     without(folder / "study.yaml", "precise_bn")
-    more = ablations(*command, "--seeds", "0,1", "--jobs", "1")
+    more = ablations_here(*command, "--seeds", "0,1", "--jobs", "1")
     assert more.returncode == 0, more.stdout
     assert "precise_bn: off, since the folder is older than this setting" in more.stdout
     assert "precise_bn" not in (folder / "study.yaml").read_text()
@@ -366,7 +366,7 @@ def test_a_study_begun_before_the_setting_goes_on_without_it_and_says_so(tmp_pat
 
 def test_a_folder_with_the_setting_off_refuses_it_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert ablations(*TRAIN, "--set", "precise_bn=null", "--out", folder).returncode == 0
-    refused = ablations(*TRAIN, "--out", folder)
+    assert ablations_here(*TRAIN, "--set", "precise_bn=null", "--out", folder).returncode == 0
+    refused = ablations_here(*TRAIN, "--out", folder)
     assert refused.returncode == 2
     assert "recipe.precise_bn was not set and is now 2048" in refused.stderr

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
 import yaml
-from commands import ablations, ablations_here, command, environment, started
+from commands import ablations_here, command, environment, started
 from PIL import Image
 
 from ablations.cli import run_command
+from ablations.machine import Machine
 from ablations.recipes import MAY_CHANGE, TrainingConfig
-from ablations.store import read_json
+from ablations.store import read_json, write_json
+from ablations.studies.older import thread_notices
 from ablations.studies.run import RunConfig, locked, mark_failed
 from ablations.training.checkpoint import checkpoints
 from modernize.models import design
@@ -47,7 +50,7 @@ def test_a_run_on_other_data_is_refused_whether_it_is_finished_or_not(tmp_path: 
     one, other = tree(tmp_path / "one", 8), tree(tmp_path / "other", 9)
     small = ("--set", "image_size=16", "--set", "batch_size=4", "--set", "max_epochs=1", "--device", "cpu")
     arguments = ("train", DESIGN, "--data", "imagenet", *small, "--out", tmp_path / "run")
-    assert ablations(*arguments, "--data-dir", one).returncode == 0
+    assert ablations_here(*arguments, "--data-dir", one).returncode == 0
     before = (tmp_path / "run/result.json").read_bytes()
     again = ablations_here(*arguments, "--data-dir", one)
     assert again.returncode == 0 and "top-1" in again.stdout
@@ -58,7 +61,7 @@ def test_a_run_on_other_data_is_refused_whether_it_is_finished_or_not(tmp_path: 
     (tmp_path / "run/result.json").unlink()
     done = ablations_here(*arguments, "--data-dir", other)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "was started with other data" in done.stderr
-    assert ablations(*arguments, "--data-dir", one).returncode == 0
+    assert ablations_here(*arguments, "--data-dir", one).returncode == 0
     assert read_json(tmp_path / "run/result.json")["weights_sha256"] == json.loads(before)["weights_sha256"]
 
 
@@ -96,7 +99,7 @@ def with_stray_words(tmp_path: Path, code: str) -> dict[str, str]:
     """An environment in which every Python runs this code first."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(f"import sys\n{code}")
-    return {**environment(), "PYTHONPATH": str(tmp_path / "site")}
+    return {**environment(), "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{HOME}"}
 
 
 def test_what_else_is_printed_on_a_workers_channel_does_no_harm(tmp_path: Path) -> None:
@@ -182,6 +185,86 @@ def test_run_all_trains_and_reports_in_runs(checkout: Path, tmp_path: Path) -> N
     assert run_all(checkout, study_file(tmp_path), "--seeds", "x").returncode == 2
 
 
+# ---- Ctrl-C between runs
+
+
+def first_interrupted(tmp_path: Path, code: str) -> Path:
+    """Start a study whose workers run this code first; it interrupts the launcher. Return its folder, once it ended."""
+    folder = tmp_path / "study"
+    done = subprocess.run(
+        command(*SWEEP, "--set", "max_epochs=0.1", "--out", folder),
+        capture_output=True,
+        text=True,
+        env=with_stray_words(tmp_path, f"if 'ablations.launch.worker' in sys.orig_argv:\n{indent(code, '    ')}"),
+        timeout=200,
+    )
+    assert (done.returncode, done.stderr) == (130, "ablations: interrupted; rerun the command to resume\n"), done
+    return folder
+
+
+def test_after_ctrl_c_at_the_end_of_a_run_its_worker_starts_no_other(tmp_path: Path) -> None:
+    ctrl_c = """
+import os, signal, time
+def hook(event, args):  # Ctrl-C at the very moment when a run's result is there
+    if event == "os.rename" and str(args[1]).endswith("result.json"):
+        came, handler = [], signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, lambda *args: came.append(handler(*args)))
+        os.kill(os.getppid(), signal.SIGINT)
+        launcher = os.getppid()
+        while not came and os.getppid() == launcher:  # until the launcher has passed it on
+            time.sleep(0.01)
+sys.addaudithook(hook)
+"""
+    folder = first_interrupted(tmp_path, ctrl_c)
+    assert [path.name for path in (folder / "runs").iterdir()] == ["kernel_size=3-s0"]
+    assert read_json(folder / "runs/kernel_size=3-s0/result.json")["status"] == "done"
+    assert ablations_here(*SWEEP, "--set", "max_epochs=0.1", "--out", folder).returncode == 0
+    assert len(list(folder.glob("runs/*/result.json"))) == 2
+
+
+def test_a_worker_does_not_miss_a_ctrl_c_while_it_starts(tmp_path: Path) -> None:
+    """Libraries catch any exception of what they try to import."""
+    ctrl_c = """
+import os, signal, time
+try:
+    launcher = os.getppid()
+    os.kill(launcher, signal.SIGINT)
+    while signal.SIGINT not in signal.sigpending() and os.getppid() == launcher:
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    pass
+"""
+    assert not list(first_interrupted(tmp_path, ctrl_c).glob("runs/*/*"))
+
+
+# ---- threads
+
+
+def test_omp_num_threads_is_the_default_of_threads_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert Machine.plan("cpu") == Machine(cores, 1, ("cpu",))
+    assert Machine.plan("cpu", jobs=1) == Machine(1, cores, ("cpu",))
+    for asked, threads in {"1": 1, "3": 3, "4,2": 4}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert Machine.plan("cpu") == Machine(max(cores // threads, 1), threads, ("cpu",))
+        assert Machine.plan("cpu", jobs=2) == Machine(2, threads, ("cpu",))
+        assert Machine.plan("cpu", threads=2).threads == 2
+    assert thread_notices("cuda:0", 4, []) == []
+    (said,) = thread_notices("cuda:0", 8, [])
+    assert said.startswith("OMP_NUM_THREADS=4 is overridden: 8 threads per run")
+
+
+def test_a_run_that_resumes_with_other_threads_says_so(tmp_path: Path) -> None:
+    for name, threads in (("a", 2), ("b", 2), ("c", 1), ("done", 4)):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "environment.json", {"sessions": [{"threads": threads}]})
+    (tmp_path / "done/result.json").write_text("{}")
+    said = thread_notices("cpu", 1, tmp_path.iterdir())
+    assert said == ["2 runs began with --threads 2; with --threads 1 the last bits of the weights may differ"]
+    assert thread_notices("cpu", 2, [tmp_path / "a", tmp_path / "nothing yet"]) == []
+
+
 # ---- what may change on the way
 
 CHANGES: dict[str, str] = {
@@ -246,7 +329,7 @@ def test_a_run_and_a_study_go_on_with_all_that_may_change_and_with_nothing_else(
         assert re.search(rf"made with another configuration: recipe\.\w*{key[:6]}", said), said
     assert (tmp_path / "study/study.yaml").read_bytes() == kept
     for arguments, folder in ((one, tmp_path / "run"), (study, run_of_study)):
-        done = ablations(*arguments, *settings(CHANGES))
+        done = ablations_here(*arguments, *settings(CHANGES))
         assert done.returncode == 0 and not done.stderr, done.stderr
         assert read_json(folder / "result.json")["status"] == "done"
         assert list(folder.glob("checkpoints/epoch-*.pt")), "checkpoint_every did not take effect"

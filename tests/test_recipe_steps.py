@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import ablations, ablations_here
+from commands import ablations_here
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import made_up_study
@@ -49,7 +49,7 @@ def values(found: Study, *keys: str) -> dict[str, tuple[Any, ...]]:
 def test_four_steps_of_a_users_file_run_report_and_draw_their_page(tmp_path: Path) -> None:
     path, folder = written(tmp_path, WITH_RECIPE), tmp_path / "study"
     small = ("--set", "image_size=16", "--set", "batch_size=256", "--budget", "1epochs", "--seeds", "0,1")
-    done = ablations("run", "roadmap", "--base", path, "--data", "digits", *small, "--jobs", "1", "--out", folder)
+    done = ablations_here("run", "roadmap", "--base", path, "--data", "digits", *small, "--jobs", "1", "--out", folder)
     assert done.returncode == 0, done.stderr
     found = read_study(folder)
     assert values(found, "mixup", "label_smoothing", "max_epochs") == {
@@ -109,7 +109,7 @@ def test_names_set_settings_and_the_command_line_writes_them_as_flags(tmp_path: 
     assert counted[0]["macs"] == modernize.count("resnet50", 160).macs
     assert ablations_here("show", "pocket,recipe.mixup=0.8").returncode == 0
     trained = ("train", "pocket,depths=1-1,width=4,recipe.max_epochs=0.05,recipe.image_size=16", "--data", "digits")
-    done = ablations(*trained, "--out", tmp_path / "run")
+    done = ablations_here(*trained, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert config["recipe"]["max_epochs"] == 0.05 and config["recipe_name"] == "quick,max_epochs=0.05,image_size=16"

@@ -122,7 +122,7 @@ def test_numbers_as_yaml_1_1_takes_for_text_are_numbers(folder: Path) -> None:
     ("changes", "says"),
     [
         ({"wieght_decay": 0.1}, "unknown key 'wieght_decay': did you mean 'weight_decay'?"),
-        ({"lr": 0.1}, "unknown key 'lr': known: max_epochs, batch_size"),
+        ({"lr": 0.1}, "unknown key 'lr': did you mean 'learning_rate'?"),
         ({"max_epochs": "many"}, "max_epochs='many': must be a valid number"),
         ({"max_epochs": [1]}, "max_epochs=[1]: must be a valid number"),
         ({"max_epochs": None}, "max_epochs=None: must be a valid number"),

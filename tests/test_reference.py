@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from commands import ablations, ablations_here
+from commands import ablations_here
 from torchvision.ops import StochasticDepth
 
 from ablations.cli import run_command
@@ -190,7 +190,7 @@ def test_a_study_with_a_reference_row_runs_and_is_reported(tmp_path: Path) -> No
     )
     arguments += ("--recipe", f"{tmp_path}/recipe.yaml", "--references", "torchvision:shufflenet_v2_x0_5")
     arguments += ("--budget", "128images", "--threads", "1", "--jobs", "1", "--device", "cpu")
-    done = ablations(*arguments, "--out", tmp_path / "study")
+    done = ablations_here(*arguments, "--out", tmp_path / "study")
     assert done.returncode == 0, done.stderr
     rows = pd.read_csv(tmp_path / "study/results.csv").set_index("row")
     assert list(rows.index)[-1] == "torchvision-shufflenet_v2_x0_5" and (rows["status"] == "done").all()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ablations
+from commands import ablations, ablations_here
 from made_up import made_up_study, usual_top1
 from test_comparisons import numbers, read_latex, read_markdown, without_marks
 
@@ -327,7 +327,7 @@ def test_real_runs_give_every_table_and_figure(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     base = ("--base", "pocket,depths=1-1,width=4", "--flags", "norm=bn:ln,activation=relu:gelu", "--seeds", "0,1")
     small = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--set", "max_epochs=1")
-    trained = ablations(
+    trained = ablations_here(
         "run", "grid", *base, *small, "--out", folder, "--jobs", "1", "--threads", "1", "--device", "cpu"
     )
     assert trained.returncode == 0, trained.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from commands import ablations
+from commands import ablations_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
@@ -462,11 +462,11 @@ def test_the_command_screens_and_resolves(tmp_path: Path, capsys: pytest.Capture
         "digits",
     ]
     asked += ["--budget", "64images", "--set", "batch_size=32", "--out", folder]
-    done = ablations("run", "screen", *asked, "--jobs", "2")
+    done = ablations_here("run", "screen", *asked, "--jobs", "1")
     assert done.returncode == 0, done.stderr
-    more = ablations("run", "screen", "--resolve", "norm:stem", "--runs", "4", "--out", folder)
+    more = ablations_here("run", "screen", "--resolve", "norm:stem", "--runs", "4", "--out", folder, "--jobs", "1")
     assert more.returncode == 0 and "12 runs, 8 finished" in more.stdout, more.stdout + more.stderr
-    report = ablations("report", folder, "--format", "table,csv")
+    report = ablations_here("report", folder, "--format", "table,csv")
     assert report.returncode == 0, report.stderr
     interactions = pd.read_csv(folder / "report/tables/screen-interactions.csv")
     assert "norm:stem" in set(interactions["flags"])

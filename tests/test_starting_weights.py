@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from commands import ablations, ablations_here
+from commands import ablations_here
 from together import together
 from torch import Tensor
 
@@ -415,7 +415,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, file: Path) -> Path:
     """A finished study of two rows and two seeds, trained in worker processes from a relative path."""
     out = tmp_path_factory.mktemp("study") / "out"
     asked = ("run", "sweep", "--base", SMALL, "--flags", "activation=relu:gelu", "--seeds", "0,1")
-    done = ablations(*asked, *STILL, "--weights", file.name, "--jobs", "1", "--out", out, cwd=file.parent)
+    done = ablations_here(*asked, *STILL, "--weights", file.name, "--jobs", "1", "--out", out, cwd=file.parent)
     assert done.returncode == 0, done.stderr
     assert "all runs start from pretrained.pt (sha256 " in done.stdout
     return out

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import ablations
+from commands import ablations_here
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -863,7 +863,9 @@ def test_unknown_studies_and_files() -> None:
 
 def test_settings_that_are_wrong_name_the_recipe() -> None:
     says = refused("one-in", {"learning_rat": "1"}, base="pocket")
-    assert says == "study one-in: recipe quick: unknown key 'learning_rat': did you mean 'learning_rate'?"
+    assert says == "study one-in: recipe quick: unknown key 'learning_rat': did you mean " + (
+        "'learning_rate' or 'learning_rate_batch'?"
+    )
     assert "recipe quick: label_smoothing='x': must be a valid number" in refused("quick", {"label_smoothing": "x"})
 
 
@@ -1047,7 +1049,7 @@ def test_any_file_gives_a_study_or_one_line(folder: Path, contents: str | bytes,
 )
 def test_a_bad_file_starts_nothing(tmp_path: Path, contents: str | bytes) -> None:
     name = Path(written(tmp_path, contents)).name
-    done = ablations("run", name, "--data", "digits", "--out", "out", cwd=tmp_path)
+    done = ablations_here("run", name, "--data", "digits", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(rf"ablations: study {name}[:,] .*\n", done.stderr), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [name]

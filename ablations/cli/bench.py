@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import TABLE_FORMATS, Integer, Location, image_settings, read_names, read_over, with_options
 from ablations.cli.output import print_table
 from ablations.errors import RequestError, writing
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from modernize.roadmap import Roadmap, Row
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
 @click.option(
     "--roadmap",

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import with_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @with_options("data_dir", "debug")

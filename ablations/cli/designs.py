@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import TABLE_FORMATS, Location, image_settings, with_options
 from ablations.cli.output import print_table, print_words, shown
 from ablations.errors import RequestError, writing
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from reports.two_designs import Side
 
 
-@click.command()
+@click.command(cls=Command)
 @with_options("plugin", "debug")
 def flags() -> None:
     """List the design flags, with their values in two models."""
@@ -31,7 +32,7 @@ def flags() -> None:
     print_words(("flag", "takes", "ResNet-50", "ConvNeXt-T", "meaning"), rows)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("design")
 @with_options("diagram", "image_size", "in_channels", "num_classes", "plugin", "debug")
 def show(
@@ -73,7 +74,7 @@ def _write_diagram(path: Path, svg: str) -> None:
         click.echo(write_file(path, svg.encode()))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("designs", nargs=-1, metavar="[DESIGN]…")
 @click.option(
     "--roadmap",
@@ -127,7 +128,7 @@ def count(
     print_table(table, form, widest=100)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option(

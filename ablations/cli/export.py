@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import Location, with_options
 from ablations.export import FORMATS
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=Location())
 @click.option(
     "--format",

@@ -35,7 +35,12 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
             run_together(session, device, threads)
         else:
             from ablations.launch.pool import run_study
+            from ablations.studies.folder import run_folder
+            from ablations.studies.older import thread_notices
 
+            folders = (run_folder(session.folder, run) for run in session.study.runs)
+            for notice in thread_notices(machine.devices[0], machine.threads, folders):
+                say(f"{session.study.name}: {notice}")
             run_study(session, machine)
         return _report_failures(session)
 

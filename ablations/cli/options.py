@@ -318,7 +318,7 @@ def checked_logs(tensorboard: bool, wandb: bool) -> dict[str, bool]:
 
 def read_formats(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
     """Parse --format markdown,png or --format markdown --format png; none means all."""
-    from modernize.design import nearest
+    from modernize.names import nearest
 
     chosen = [name.strip() for value in values for name in value.split(",")]
     for name in chosen:

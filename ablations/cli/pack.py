@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import Location, with_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", type=Location())
 @click.option("--to", type=Location(), metavar="FILE.zip", help="File to write. [default: FOLDER.zip]")
 @with_options("debug")

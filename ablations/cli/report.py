@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import REPORTS, Location, Positive, read_formats, with_options
 from ablations.cli.output import print_table, print_text
 from ablations.errors import RequestError, RunError, writing
@@ -24,7 +25,7 @@ LEAST = 2.75  # inches that figures need beside text of 9 points
 
 def _rows(option: str, text: str | None, known: Sequence[str], keys: Sequence[str] = ()) -> tuple[str, ...]:
     """Split ROW,ROW,… into rows of the study, whose names may have commas; raises RequestError."""
-    from modernize.design import nearest
+    from modernize.names import nearest
 
     if text is None or text in keys:
         return () if text is None else (text,)
@@ -81,7 +82,7 @@ def _view(
 
 def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
     """Read the labels of rows from a YAML file."""
-    from modernize.design import nearest
+    from modernize.names import nearest
     from modernize.yaml_file import YamlFileError, read_mapping
 
     try:
@@ -96,7 +97,7 @@ def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
     return {str(row): label for row, label in labels.items()}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
 @click.option(
     "--to", type=Location(), metavar="DIR", help="Folder of the report. [default: report, in the first FOLDER]"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.options import Location, with_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
 @with_options("debug")
 def status(folders: tuple[Path, ...]) -> None:

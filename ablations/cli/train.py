@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablations.cli.hints import Command
 from ablations.cli.launching import check_launcher, run_here, run_jobs
 from ablations.cli.options import (
     TRAINING,
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from ablations.studies.schema import Study
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("design")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", type=Location(), metavar="FOLDER", help="Run folder. [default: runs/DESIGN-sSEED]")
-@click.option("--threads", type=Integer(1), help="Threads. [default: all cores]")
+@click.option("--threads", type=Integer(1), help="Threads. [default: OMP_NUM_THREADS, or all cores]")
 @with_options(*TRAINING)
 def train(
     design: str,
@@ -103,7 +104,7 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
     return click.option(f"--{name}", type=kind, help=f"{text} With --cluster only.")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("study")
 @click.option("--base", metavar="DESIGN", help="Starting design.")
 @click.option(
@@ -166,9 +167,9 @@ def _resource(name: str, kind: Any, text: str) -> Callable:
 @click.option(
     "--jobs",
     type=Integer(1),
-    help="Runs in parallel. [default: one per core or GPU; 256 on Slurm; 1 with --cluster local]",
+    help="Runs in parallel. [default: cores / threads, or one per GPU; 256 on Slurm; 1 with --cluster local]",
 )
-@click.option("--threads", type=Integer(1), help="Threads per run. [default: cores / jobs]")
+@click.option("--threads", type=Integer(1), help="Threads per run. [default: OMP_NUM_THREADS, or cores / jobs]")
 @click.option("--per-gpu", type=Integer(1), help="Runs in parallel per GPU. [default: 1]")
 @click.option(
     "--retry-failed",
@@ -283,7 +284,7 @@ def _find_study(
     if resolve is not None:
         study = _follow_up(name, out, resolve, {**changes, **settings})
     else:
-        study = load_study(name, changes, settings)
+        study = load_study(name, _with_base(name, changes), settings)
     if is_folder(name) and out not in (None, Path(name)):
         raise RequestError(
             f"--out {out}: the study stays in its folder {name}; remove --out, or begin it anew there with "
@@ -292,6 +293,19 @@ def _find_study(
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
     refuse_published(folder)
     return with_follow_ups(study, folder), folder
+
+
+def _with_base(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the changes, with a starting design for a kind of study that is given none; print it and the others."""
+    from ablations.studies.load import first_design
+    from modernize.roadmap import NAMES
+
+    base = first_design(name, changes.get("data"))
+    if base is None or "base" in changes:
+        return changes
+    if is_main():
+        say(f"{name}: starts from {base}; set another with --base: a roadmap ({', '.join(NAMES)}) or any design")
+    return {**changes, "base": base}
 
 
 def _follow_up(study: str, out: Path | None, pair: str, changes: dict[str, Any]) -> Study:

@@ -25,7 +25,8 @@ from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
 from ablations.data.splits import DataSet, Images, Loader, Split, Wanted, assemble, check_memory
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
-from modernize.design import nearest, printable
+from modernize.design import printable
+from modernize.names import one_of, similar
 from modernize.user_code import is_call
 
 __all__ = ["LOADERS", "DataSet", "Images", "Split", "load", "loader_of"]
@@ -46,10 +47,20 @@ def loader_of(name: str) -> Loader:
     ):
         if name.startswith(kind):
             return loader(name)
-    forms = [*LOADERS, "torchvision:NAME", "hf:NAME", "FILE.py:FUNCTION"]
-    torchvisions = {known.lower(): known for known in torchvision_sets.SETS}.get(name.lower())
-    words = f"write torchvision:{torchvisions}" if torchvisions else nearest(name, forms)
-    raise RequestError(f"unknown dataset {printable(name)!r}: {words}")
+    raise RequestError(f"unknown dataset {printable(name)!r}: {_meant(name)}")
+
+
+def _meant(name: str) -> str:
+    """Return what an unknown name may mean: a dataset of ours or of torchvision, or a folder of images."""
+    torchvisions = {known.lower(): known for known in torchvision_sets.SETS}
+    if name.lower() in torchvisions:
+        return f"write torchvision:{torchvisions[name.lower()]}"
+    if Path(name).is_dir():
+        return f"write --data folder --data-dir {printable(name)} for a folder of images"
+    close = similar(name.rpartition(":")[2], [*LOADERS, *torchvision_sets.SETS])
+    if not close:
+        return f"known: {', '.join([*LOADERS, 'torchvision:NAME', 'hf:NAME', 'FILE.py:FUNCTION'])}"
+    return f"did you mean {one_of([repr(one if one in LOADERS else f'torchvision:{one}') for one in close])}?"
 
 
 def load(

@@ -17,7 +17,8 @@ from ablations.data.labels import label_tensor
 from ablations.data.map_images import MapImages, map_images
 from ablations.data.splits import DataSet, Wanted, a_fifth
 from ablations.errors import RequestError, one_line
-from modernize.design import nearest, printable
+from modernize.design import printable
+from modernize.names import nearest
 from modernize.user_code import UserCodeError, read_settings
 
 PREFIX = "hf:"

@@ -18,7 +18,8 @@ from ablations.data.map_images import MapImages, map_images
 from ablations.data.splits import DataSet, Wanted, assemble
 from ablations.errors import RequestError
 from ablations.seeding import seed_of, seeded
-from modernize.design import nearest, printable
+from modernize.design import printable
+from modernize.names import nearest
 from modernize.user_code import Call, UserCodeError, call_function, failures_of, read_call
 
 KEYS = ("train", "test", "classes", "mean", "std")

@@ -20,7 +20,8 @@ from ablations.data.image_files import ImageFiles
 from ablations.data.map_images import map_images
 from ablations.data.splits import DataSet, Images, Wanted, a_fifth, assemble
 from ablations.errors import RequestError, one_line
-from modernize.design import nearest, printable
+from modernize.design import printable
+from modernize.names import nearest, one_of, similar
 from modernize.user_code import UserCodeError, read_settings
 
 PREFIX = "torchvision:"
@@ -109,8 +110,9 @@ def check_name(name: str) -> tuple[str, Options]:
     if written not in SETS:
         if written in OURS:
             raise RequestError(f"unknown dataset {printable(name)!r}: write {OURS[written]}")
-        same = {known.lower(): known for known in SETS}.get(written.lower(), written)
-        raise RequestError(f"unknown dataset {printable(name)!r} of torchvision: {nearest(same, SETS)}")
+        close = [repr(OURS.get(one, one)) for one in similar(written, [*SETS, *OURS])]
+        words = f"did you mean {one_of(close)}?" if close else f"known: {', '.join(SETS)}"
+        raise RequestError(f"unknown dataset {printable(name)!r} of torchvision: {words}")
     try:
         asked = read_settings(bracket + rest, name)
     except UserCodeError as error:

@@ -73,7 +73,8 @@ def work_through(
 ) -> None:
     """Take free runs until every run of the study has a result. Raises what `execute` does, Interrupted too.
 
-    Raises RequestError if the data is not that of the study.
+    Raises RequestError if the data is not that of the study. Once asked to stop, it takes no further run, also if the
+    run that was being trained has come to its end.
     """
     from ablations.training.trainer import Interrupted
 
@@ -94,8 +95,10 @@ def work_through(
         return data
 
     while runs := place.group.by_main(unfinished):
-        trained = [take(run, run_folder(folder, run), same_data(run), place, callbacks, study.name) for run in runs]
-        if not any(trained):
+        trained = False
+        for run in runs:
             if place.group.any(callbacks.stopping())[0]:
                 raise Interrupted
+            trained |= take(run, run_folder(folder, run), same_data(run), place, callbacks, study.name) is not None
+        if not trained:
             time.sleep(WAIT)

@@ -99,7 +99,8 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str
     first = left[0]
     speed = images_per_second(first, load(first), machine)
     first_macs = first.cost(load(first), training=True)[1]
-    prepare = {run.recipe: seconds_to_prepare(run, load(run), machine) for run in left}
+    run_of = {run.recipe: run for run in reversed(left)}  # the first of each recipe: all its runs read alike
+    prepare = {recipe: seconds_to_prepare(run, load(run), machine) for recipe, run in run_of.items()}
     total = 0.0
     for run in left:
         data = load(run)

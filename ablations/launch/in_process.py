@@ -11,13 +11,13 @@ from ablations.errors import RequestError, writing
 from ablations.launch.claim import Place, take, work_through
 from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import StopFlag
-from ablations.machine import Machine, prepare_process
+from ablations.machine import Machine, asked_threads, prepare_process
 from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
 from ablations.recipes import MAY_CHANGE, newer_settings, without_newer
 from ablations.studies.fitting_rows import fitted
 from ablations.studies.folder import differences
-from ablations.studies.older import older_versions
+from ablations.studies.older import older_versions, thread_notices
 from ablations.studies.own_code import refuse_other_code
 from ablations.studies.plugin_files import read_with_plugins, refuse_other_plugins, without_paths
 from ablations.studies.run import RunConfig, finished, load_data, read_state
@@ -43,7 +43,7 @@ def train_one(
     _, macs = config.cost(data, training=True)
     requested, config = config, _for_folder(_with_weights(config, data, folder), folder)
     device = own_device(device)
-    share_cores(threads)
+    threads = share_cores(device, threads)
     stop = StopFlag()
     try:
         with (
@@ -57,6 +57,8 @@ def train_one(
                 callbacks.warn(older)
             for older in () if finished(folder) else older_versions([folder]):
                 callbacks.warn(older)
+            for notice in thread_notices(device, threads, [folder]) if group.size == 1 else ():
+                callbacks.warn(notice)
             if config.weights is not None:
                 callbacks.warn(f"starts from {config.weights}")
             if data.notice is not None:
@@ -78,7 +80,7 @@ def run_together(session: Session, device: str, threads: int | None) -> None:
     Raises what `pool.run_study` does.
     """
     device = own_device(device)
-    share_cores(threads)
+    share_cores(device, threads)
     stop = StopFlag()
     folder = session.folder
     try:
@@ -116,9 +118,16 @@ def own_device(device: str) -> str:
     return devices[local_rank()]
 
 
-def share_cores(threads: int | None) -> None:
-    """Use that many threads, or by default this process's share of the cores."""
-    prepare_process(threads or max(len(os.sched_getaffinity(0)) // local_processes(), 1))
+def share_cores(device: str, threads: int | None) -> int:
+    """Use that many threads and return their number, by default OMP_NUM_THREADS or this process's share of the cores.
+
+    torchrun sets OMP_NUM_THREADS=1 itself, and on a GPU the threads read images: there it is not used.
+    """
+    if device == "cpu" and local_processes() == 1:
+        threads = threads or asked_threads()
+    threads = threads or max(len(os.sched_getaffinity(0)) // local_processes(), 1)
+    prepare_process(threads)
+    return threads
 
 
 def _stored(path: Path) -> RunConfig:

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from ablations.errors import RunError
 from ablations.launch.session import DisplayCallbacks, Session
-from ablations.launch.signals import STOP, handled
+from ablations.launch.signals import STOP, blocked, handled
 from ablations.machine import Machine
 from ablations.progress import Display
 from ablations.studies.folder import run_folder
@@ -45,6 +45,8 @@ class Pool:
             try:
                 unfinished = [run for run in self.runs.values() if not finished(run_folder(self.session.folder, run))]
                 for index in range(min(self.machine.jobs, len(unfinished))):
+                    if self.interrupts:
+                        break
                     self._start(self.machine.devices[index % len(self.machine.devices)])
                 self._follow()
             finally:
@@ -58,14 +60,15 @@ class Pool:
         command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
         logs = {"--tensorboard": self.session.tensorboard, "--wandb": self.session.wandb}
         command += [*(option for option, wanted in logs.items() if wanted), "--", str(self.session.folder)]
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
+        with blocked(*STOP):  # a signal that comes before the worker listens would be lost in an import, or end it
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
         worker = _Worker(process, DisplayCallbacks(self.display))
         self.workers.append(worker)
         if self.interrupts:  # interrupted while it was being started

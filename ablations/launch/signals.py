@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 STOP = (signal.SIGINT, signal.SIGTERM)
@@ -25,6 +25,16 @@ def handled(handler: Any, *numbers: int) -> Iterator[dict[int, Any]]:
             signal.signal(number, before)
 
 
+@contextmanager
+def blocked(*numbers: int) -> Iterator[None]:
+    """Keep signals waiting within the block; processes that are started in it inherit this."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopFlag:
     """Set by SIGINT and SIGTERM; a second signal raises KeyboardInterrupt.
 
@@ -35,9 +45,12 @@ class StopFlag:
         self.signals = 0
         self.launcher = launcher
 
-    def listening(self) -> AbstractContextManager[Any]:
-        """Let signals set the flag within the block."""
-        return handled(self._on_signal, *STOP)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let signals set the flag within the block, also those that came while this process was starting."""
+        with handled(self._on_signal, *STOP):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+            yield
 
     def _on_signal(self, *_: object) -> None:
         self.signals += 1

@@ -15,8 +15,9 @@ from ablations.studies.own_rows import network_of
 from ablations.studies.reference_rows import reference_label, reference_row
 from ablations.studies.schema import ListedDesign, StudyFile, StudyRow
 from ablations.studies.variants import Recipes, plain_setting, read_settings, variant
-from modernize.design import RECIPE, DesignError, is_file, nearest, printable, split_name
+from modernize.design import RECIPE, DesignError, is_file, printable, split_name
 from modernize.design import read_settings as split_values
+from modernize.names import nearest
 from modernize.reference import check_reference, is_reference, shown_reference
 from modernize.user_code import is_call, split_settings
 from modernize.yaml_file import parse_yaml

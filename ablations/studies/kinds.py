@@ -21,7 +21,8 @@ from ablations.studies.variants import (
     variant,
     written,
 )
-from modernize.design import RECIPE, DesignError, is_file, nearest, split_name
+from modernize.design import RECIPE, DesignError, is_file, split_name
+from modernize.names import nearest
 from modernize.roadmap import Roadmap, Row, roadmap, roadmap_of
 
 

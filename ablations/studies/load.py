@@ -32,9 +32,11 @@ from ablations.studies.schema import (
 from ablations.studies.stages import PILOT_SEEDS
 from ablations.studies.starting_weights import locate
 from ablations.studies.variants import Recipes, shared
-from modernize.design import Design, DesignError, is_file, nearest
+from modernize.design import Design, DesignError, is_file, split_name
+from modernize.named_designs import MODELS
+from modernize.names import nearest
 from modernize.reference import check_reference, is_reference, shown_reference
-from modernize.roadmap import roadmap_of
+from modernize.roadmap import NAMES, named, roadmap_of
 
 _STORED = "study.yaml"  # of a folder
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
@@ -55,6 +57,33 @@ _READS: dict[str, tuple[str, ...]] = {
 def study_names() -> list[str]:
     """List the studies that come with the project."""
     return sorted(Path(entry.name).stem for entry in files("ablations").joinpath("shipped", "studies").iterdir())
+
+
+def first_design(kind: str, data: str | None) -> str | None:
+    """Return the starting design of a kind of study that is given none; None if it is no such kind."""
+    if "base" not in _READS.get(kind, ()):
+        return None
+    return "resnet50" if data == "imagenet" else "pocket"
+
+
+def is_design(name: str) -> bool:
+    """Whether a name is that of a design, or has the form of a reference model's."""
+    base = split_name(name).base
+    if is_reference(name) or not (base in MODELS or base in NAMES or is_file(base)):
+        return is_reference(name)
+    try:
+        named(name)
+    except DesignError:
+        return False
+    return True
+
+
+def _meant(name: str) -> str:
+    """Return what an unknown study may mean."""
+    if not is_design(name):
+        return f"unknown study {name!r} (and no YAML file or folder): {nearest(name, [*study_names(), *KINDS])}"
+    study = f"; or study it: ablations run one-in --base {name}" if not is_reference(name) else ""
+    return f"{name!r} is a design, and no study: ablations train {name}{study}"
 
 
 def is_folder(name: str) -> bool:
@@ -78,8 +107,7 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
     elif is_folder(name):
         return _reopen(Path(name), changes, settings)
     else:
-        known = [*study_names(), *KINDS]
-        raise RequestError(f"unknown study {name!r} (and no YAML file or folder): {nearest(name, known)}")
+        raise RequestError(_meant(name))
     place = f"study {name}"
     if "cluster" in changes and isinstance(values.get("cluster"), dict):
         changes = {**changes, "cluster": {**values["cluster"], **changes["cluster"]}}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import RequestError
+from ablations.machine import overridden_threads
 from ablations.recipes import TrainingConfig, read_yaml
 from ablations.store import DamagedError, read_json
 
@@ -15,6 +16,18 @@ def older_versions(folders: Iterable[Path]) -> list[str]:
     """Say in one line each how many of these folders' runs read other pixels, or round otherwise, than they began."""
     begun = list(_begun(folders))
     return [*_older_pixels(begun), *_older_rounding(begun)]
+
+
+def thread_notices(device: str, threads: int, folders: Iterable[Path]) -> list[str]:
+    """Say in one line if runs on the CPU began with another number of threads, or a GPU's are not OMP_NUM_THREADS."""
+    if device != "cpu":
+        return list(filter(None, [overridden_threads(threads)]))
+    unfinished = (first for folder, first in _begun(folders) if not (folder / "result.json").exists())
+    others = [first["threads"] for first in unfinished if first["threads"] != threads]
+    if not others:
+        return []
+    began = f"{_runs(others)} began with --threads {', '.join(map(str, sorted(set(others))))}"
+    return [f"{began}; with --threads {threads} the last bits of the weights may differ"]
 
 
 def older_batch(name: str, requested: TrainingConfig, opened: TrainingConfig) -> str | None:

@@ -15,7 +15,8 @@ from ablations.studies.plugin_files import PluginFiles
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
-from modernize.design import BY_NAME, RECIPE, is_file, nearest, split_name
+from modernize.design import BY_NAME, RECIPE, is_file, split_name
+from modernize.names import unknown_flag, unknown_setting
 from modernize.plugins import load_plugin
 from modernize.reference import is_reference
 from modernize.roadmap import Roadmap, roadmap, roadmap_of, stored_roadmap
@@ -122,11 +123,10 @@ class StudyFile(BaseModel):
 def _check_flag(flag: str, own: bool) -> None:
     """Raise ValueError if there is no such flag, nor such a setting of a recipe; a user's function has flags `own`."""
     if flag.startswith(RECIPE):
-        known = [f"{RECIPE}{key}" for key in TrainingConfig.model_fields]
-        if flag not in known:
-            raise ValueError(f"unknown setting {flag!r}: {nearest(flag, known)}")
+        if flag.removeprefix(RECIPE) not in TrainingConfig.model_fields:
+            raise ValueError(f"unknown setting {flag!r}: {unknown_setting(flag.removeprefix(RECIPE), BY_NAME, RECIPE)}")
     elif flag not in BY_NAME and not own:
-        raise ValueError(f"unknown flag {flag!r}: {nearest(flag, BY_NAME)}")
+        raise ValueError(f"unknown flag {flag!r}: {unknown_flag(flag, BY_NAME)}")
 
 
 def _is_plain(value: Any, depth: int = 1) -> bool:

@@ -26,7 +26,8 @@ from ablations.studies.variants import (
     with_settings,
     written,
 )
-from modernize.design import RECIPE, Design, DesignError, nearest, plain
+from modernize.design import RECIPE, Design, DesignError, plain
+from modernize.names import nearest
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import Roadmap, roadmap, roadmap_of
 

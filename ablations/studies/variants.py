@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 from ablations.errors import RequestError
 from ablations.reach import reached_settings
 from ablations.recipes import TrainingConfig, check, load_recipe, parse_value, settings_apart, stretched
-from modernize.design import BY_NAME, RECIPE, Design, nearest, plain, setting, split_commas
+from modernize.design import BY_NAME, RECIPE, Design, plain, setting, split_commas
+from modernize.names import unknown_setting
 from modernize.roadmap import Roadmap
 from modernize.roadmap import named as read_name
 
@@ -64,8 +65,7 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     read = {}
     for key, value in settings.items():
         if key not in TrainingConfig.model_fields:
-            known = [f"{RECIPE}{one}" for one in TrainingConfig.model_fields]
-            raise RequestError(f"unknown setting {f'{RECIPE}{key}'!r}: {nearest(f'{RECIPE}{key}', known)}")
+            raise RequestError(f"unknown setting {f'{RECIPE}{key}'!r}: {unknown_setting(key, BY_NAME, RECIPE)}")
         typed = parse_value(value, f"{RECIPE}{key}") if isinstance(value, str) else value
         try:
             read[key] = getattr(check(_model_of(key), {key: typed}, ""), key)

@@ -25,7 +25,8 @@ from reports.write import write_report
 RESULTS = Path(__file__).parent
 HOME = RESULTS.parent.parent
 PAGES = (HOME / "README.md", RESULTS / "README.md")
-MAIN = ("roadmap", "one-in", "one-out", "screen", "sweep", "recipes", "confirmation")
+PROTOCOL = ("roadmap", "one-in", "one-out", "screen", "sweep", "recipes", "confirmation")
+MAIN = (*PROTOCOL, "paper-recipe", "torchvision-recipe")
 OWN_RATES = "own learning rates"
 RATES = ("8-fast", "9-slow", "1-third-epoch")  # settings of the search that differ in the learning rate alone
 
@@ -65,7 +66,7 @@ def blocks() -> dict[str, str]:
         "agreement": " ".join(agreement_of(reports["roadmap"])),
         "search": search_table(search),
         "confirmation": confirmation(search),
-        "cost": cost([*reports.values()]),
+        "cost": cost([reports[name] for name in PROTOCOL]),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -20,7 +21,7 @@ from modernize.arguments import Size
 from modernize.design import FLAGS, Design, DesignError, text
 from modernize.layers import Activation, Layers, Plan
 from modernize.plan import compile_plan, layer_cost, trace
-from modernize.plugins import plugins
+from modernize.plugins import Plugin, plugins
 from modernize.roadmap import Roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
 from reports.marks import row_marks
@@ -157,6 +158,15 @@ def measured(report: Report, row: str) -> str:
 
 def tabulate(space: Space, images: Images) -> dict[str, Any]:
     """Return costs and drawings of every combination of values, as tables of integers and lists of SVG."""
+    return _tabulated(tuple((name, tuple(values)) for name, values in space.items()), images, plugins())
+
+
+@lru_cache(maxsize=4)
+def _tabulated(
+    values: tuple[tuple[str, tuple[Any, ...]], ...], images: Images, loaded: tuple[Plugin, ...]
+) -> dict[str, Any]:
+    """Tabulate with these plugins; it takes seconds, and a script that writes several reports waits only once."""
+    space: Space = {name: list(chosen) for name, chosen in values}
     known: dict[Part, int] = {}
     stems = _stems(space, images, known)
     entries = sorted({int(size) for size in stems.sizes.ravel() if size > 0})

@@ -42,7 +42,7 @@ class Power:
     @property
     def shown(self) -> str:
         """The difference with two significant digits."""
-        return f"{self.difference:#.2g}".rstrip(".")
+        return f"{self.difference:#.2g}".rstrip(".") if self.difference < 99.5 else f"{self.difference:.0f}"
 
 
 def detectable_difference(
