@@ -70,7 +70,7 @@ def signed_word(text: str) -> str:
 
 def breakable(text: str) -> Markup:
     """Escape text and let its lines break behind the signs of flags and settings."""
-    return Markup(re.sub(r"([_=,])", r"\1<wbr>", escape(text)))
+    return Markup(re.sub(r"([_=,])", r"\1<wbr>", str(escape(text))))
 
 
 def _read(name: str) -> str:
