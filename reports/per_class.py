@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reports.predictions import Predicted
-from reports.statistics.values import summarise
 
 Counts = NDArray[np.int64]
 
@@ -146,6 +145,8 @@ def _on_common_images(runs: Sequence[Predicted]) -> list[_Evaluated]:
 
 def _row_line(seeds: Sequence[_Evaluated], recall: NDArray[np.float64]) -> dict[str, float]:
     """Return a row's top-1 and balanced accuracy over its seeds; `recall` has a line per seed."""
+    from reports.statistics.values import summarise  # here, so that launching does not load the statistics
+
     top1 = summarise(100 * float((labels == predicted).mean()) for labels, predicted in seeds)
     balanced = summarise(np.nanmean(recall, axis=1))
     line = {"top1_mean": top1.mean, "top1_sd": top1.sd}

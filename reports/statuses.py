@@ -1,8 +1,9 @@
-"""How the statuses of runs are printed; files keep the words on the left."""
+"""How a study's frame and files write the statuses of runs and several baselines, and how statuses are printed."""
 
 from __future__ import annotations
 
 SHOWN = {"done": "finished", "running": "running", "stopped": "interrupted", "failed": "failed", "left": "pending"}
+BETWEEN = "; "  # the names of several baselines
 NOT_COMPARED = "not compared"  # status in a report of a finished run whose results are on other images
 
 

@@ -106,7 +106,7 @@ def test_a_longer_budget_scales_the_schedule_without_saying_so_twice() -> None:
 def test_the_header_says_everything_on_terminal_tables_figures_and_page(tmp_path: Path) -> None:
     report = reported(tmp_path, {"batch_size": "32"}, original_recipe="quick_original")
     line, full = report.summary.facts, details(report)
-    assert "recipe quick,batch_size=32 · 60,000 images in 1,875 steps" in line and "seeds 0, 1" in line
+    assert "recipe quick,batch_size=32 · 60,000 images in 468 or 1,875 steps per run" in line and "seeds 0, 1" in line
     assert full["Recipes"] == "quick,batch_size=32 (16 rows); quick_original (ResNet (original recipe))"
     assert full["Each run"] == (
         "60,000 images in 1,875 steps of 32 images (1 epoch) or 60,000 images in 468 steps of 128 images (1 epoch)"

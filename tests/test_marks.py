@@ -90,8 +90,8 @@ def test_a_verdict_beside_a_row_at_chance_shows_it(folder: Path) -> None:
 
 def test_status_and_compare_show_the_marks(folder: Path) -> None:
     words = plain(ablations_here("status", folder).stdout)
-    assert f"{BASE}-s0 finished: top-1 10.00%, at chance, far below training" in words
-    assert "kernel_size=7-s0" not in words
+    assert f"{BASE}-s0 0:30 finished: top-1 10.00%, at chance, far below training" in words
+    assert "kernel_size=7-s2 0:30 finished: top-1 84.80%" in words
     done = ablations_here("compare", "pocket,kernel_size=3", "pocket,kernel_size=7", "--results", folder)
     assert done.returncode == 0 and CHANCE in plain(done.stdout), done.stderr
 

@@ -13,6 +13,7 @@ from typing import Any
 from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.studies.folder import read_study, slug
+from ablations.studies.how_made import EXECUTION_ONLY
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.trained import read_config
@@ -65,12 +66,16 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _read(folders: Iterable[Path]) -> Iterator[_Run]:
-    """Read runs; a recipe that differs from the first of its name has its changes behind the name."""
+    """Read runs; a recipe that differs from the first of its name has its changes behind the name.
+
+    Settings that change no result do not count.
+    """
     first: dict[str, TrainingConfig] = {}
     for folder in folders:
         config = read_config(folder)
         usual = first.setdefault(config.recipe_name, config.recipe)
-        changes = {key: value for key, value in config.recipe if value != getattr(usual, key)}
+        differ = {key: value for key, value in config.recipe if value != getattr(usual, key)}
+        changes = {key: value for key, value in differ.items() if key not in EXECUTION_ONLY}
         yield _Run(folder, config, with_name(config.recipe_name, changes))
 
 

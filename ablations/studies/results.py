@@ -18,12 +18,11 @@ from ablations.store import read_log, write_bytes
 from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
 from ablations.studies.folder import is_published, read_study, run_folder, write_study
 from ablations.studies.how_made import HOW_MADE, all_settings, full_name, how_made
-from ablations.studies.recipe_words import recipe_label
 from ablations.studies.run import State, finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, retried, stage_numbers
 from reports.predictions import Predicted
-from reports.statistics.row_results import BETWEEN
+from reports.statuses import BETWEEN
 
 
 def study_runs(study: Study, folder: Path) -> pd.DataFrame:
@@ -179,6 +178,8 @@ def _keep_lost_results(folder: Path, runs: pd.DataFrame) -> None:
 
 def recorded_warnings(study: Study, folder: Path) -> list[str]:
     """Return the warnings with which the runs of a study were trained, each with its recipes."""
+    from ablations.studies.recipe_words import recipe_label
+
     recipes: dict[str, dict[str, None]] = {}
     for run in study.runs:
         for warning in read_state(run_folder(folder, run)).result.get("warnings", ()):

@@ -12,9 +12,7 @@ from reports.errors import ReportError, shortened
 from reports.predictions import images_of
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
-from reports.statuses import NOT_COMPARED, shown
-
-BETWEEN = "; "  # the names of several baselines, in a study's frame
+from reports.statuses import BETWEEN, NOT_COMPARED, shown
 
 
 def baselines(base: object) -> list[str]:
