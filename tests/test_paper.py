@@ -232,6 +232,12 @@ def test_a_column_wide_table_keeps_the_columns_that_matter_and_names_the_others(
     assert "\\caption" not in bare and "\\begin{table}" not in bare and "trained with recipe" in bare
 
 
+def test_a_column_wide_confusion_matrix_is_whole(report_of: Callable[[str], Report]) -> None:
+    matrix = report_of("classes").per_class[1]
+    head = next(line for line in latex(matrix, Layout(84.0)).splitlines() if line.startswith("class &"))
+    assert head.count("\\rotatebox{90}") == len(NAMES)
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 @pytest.mark.parametrize("width", [84.0, 174.625])
 def test_tables_of_a_two_column_paper_compile_without_overflow(

@@ -369,6 +369,21 @@ def test_plugins_whose_files_have_equal_names_are_kept_apart(tmp_path: Path, mon
     assert [again.runs[at].design.added for at in (1, 2)] == [(("a", True),), (("b", True),)]
 
 
+def test_a_block_that_a_flag_changes_in_one_stage_alone_is_drawn(tmp_path: Path) -> None:
+    last = """
+def last(plan, value):
+    changed = replace(plan.stages[-1], blocks=tuple(add(block, value) for block in plan.stages[-1].blocks))
+    return replace(plan, stages=(*plan.stages[:-1], changed))
+FLAGS ="""
+    code = LAYER.format(**RIGHT).replace("block=add", "network=last").replace("\nFLAGS =", last)
+    (tmp_path / "plugin.py").write_text(code)
+    load_plugin(tmp_path / "plugin.py")
+    drawn = diagram(compile_plan(modernize.design("pocket,mine=on"), 1, 10), "mine")
+    assert "mine 384" in drawn
+    assert "stage 4, block 1" in drawn
+    assert "stages 2 to 4" not in drawn
+
+
 def test_the_explorer_counts_and_draws_the_flag(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explorer, "MOST_BODIES", 1)
     names = ("pocket", "pocket,se=4", "pocket,se=16", "pocket,se=4,blur=on")
