@@ -174,12 +174,13 @@ def _legend_columns(handles: Sequence[Any], columns: int) -> int:
     width = given_width()
     if width is None:
         return columns
-    widths = [2.8 * _EM + text_width(str(handle.get_label()), STYLE["legend.fontsize"]) for handle in handles]
+    unit = _EM / min(current().scale, 1.0)  # handles and gaps keep their size when text is scaled
+    widths = [2.8 * unit + text_width(str(handle.get_label()), STYLE["legend.fontsize"]) for handle in handles]
 
     def total(count: int) -> float:
         sizes = [len(widths) // count + (place < len(widths) % count) for place in range(count)]
         ends = [sum(sizes[: place + 1]) for place in range(count)]
-        return sum(max(widths[end - size : end]) for end, size in zip(ends, sizes, strict=True)) + 2.3 * _EM * (
+        return sum(max(widths[end - size : end]) for end, size in zip(ends, sizes, strict=True)) + 2.3 * unit * (
             count - 1
         )
 
