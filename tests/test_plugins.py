@@ -26,7 +26,7 @@ from modernize import DesignError
 from modernize.network import Network
 from modernize.plan import compile_plan, trace
 from modernize.plugins import load_installed_plugins, load_plugin, plugins, unload_plugin
-from reports.diagrams import diagram
+from reports.diagrams import diagram, difference
 from reports.page import explorer
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -382,6 +382,10 @@ FLAGS ="""
     assert "mine 384" in drawn
     assert "stage 4, block 1" in drawn
     assert "stages 2 to 4" not in drawn
+    plans = [compile_plan(modernize.design(name), 1, 10) for name in ("pocket", "pocket,mine=on")]
+    compared = difference(plans[0], plans[1], ("before", "after"))
+    assert "mine 384" in compared
+    assert "stages 2 to 4" not in compared
 
 
 def test_the_explorer_counts_and_draws_the_flag(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
