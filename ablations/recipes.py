@@ -381,11 +381,8 @@ def newer_settings(requested: TrainingConfig, opened: TrainingConfig) -> str | N
     off = _defaults()
     changed = [name for name, value in opened if name not in MAY_CHANGE and value != getattr(requested, name)]
     reset = [name for name in changed if name in off and getattr(opened, name) == off[name]]
-    if not reset:
-        return None
-    return (
-        f"{', '.join(reset)}: off, since the folder is older than {'these settings' if reset[1:] else 'this setting'}"
-    )
+    these = "these settings" if reset[1:] else "this setting"
+    return f"{', '.join(reset)}: off, since the folder is older than {these}" if reset else None
 
 
 def _defaults() -> dict[str, Any]:

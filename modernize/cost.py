@@ -55,7 +55,7 @@ def _count(plan: Plan, images: Size) -> Cost:
     short, repeats = _without_repeats(plan)
     with torch.device("meta"):
         network = Network(short).eval()
-    macs = count_macs(network, (plan.in_channels, *images))
+    macs = count_macs(network, (plan.in_channels, *images), batch=1 if plan.design.added else 0)
     params = {name: sum(weights.numel() for weights in network.get_submodule(name).parameters()) for name in repeats}
     return Cost(
         params=sum(weights.numel() for weights in network.parameters())

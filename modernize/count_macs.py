@@ -33,10 +33,11 @@ def _addmm(inputs: list[Any], outputs: list[Any]) -> int:
 COUNTED = {"aten::_convolution": _convolution, "aten::linear": _linear, "aten::addmm": _addmm}
 
 
-def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> Mapping[str, int]:
+def count_macs(network: nn.Module, image_shape: tuple[int, int, int], batch: int = 0) -> Mapping[str, int]:
     """Return the MACs of convolutions and linear layers for one image (C, H, W), per module.
 
-    The network may be on the meta device: the batch is empty, so that nothing is computed.
+    The network may be on the meta device. By default the batch is empty, so that nothing is computed. Modules of
+    plugins need an image: reshaping to -1 fails without one, and torch's pixel_unshuffle then keeps the size.
     """
     # All kernels share this storage. It is never written, so it takes no memory; other weights repeat its first number.
     kernels = (weights.numel() for weights in network.parameters() if weights.ndim == 4)
@@ -48,7 +49,7 @@ def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> Mapping
             setattr(module, name, nn.Parameter(shared, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
-    analysis = FlopCountAnalysis(network, torch.empty(0, *image_shape)).clear_op_handles().set_op_handle(**COUNTED)
+    analysis = FlopCountAnalysis(network, torch.zeros(batch, *image_shape)).clear_op_handles().set_op_handle(**COUNTED)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -59,7 +59,7 @@ def _measured(layer: CustomLayer, size: Size) -> tuple[Size, int, int]:
             f"not {shape}"
         )
     params = sum(weights.numel() for weights in module.parameters())
-    return Size(*output.shape[2:]), params, count_macs(module, (layer.in_channels, *size))[""]
+    return Size(*output.shape[2:]), params, _called(layer, count_macs, module, (layer.in_channels, *size), 1)[""]
 
 
 def _called(layer: CustomLayer, function: Any, *arguments: Any) -> Any:

@@ -97,7 +97,8 @@ def _recall_legend(results: ClassResults, shown: Sequence[int]) -> Iterator[str]
     yield from describe_baseline(results)
     if results.training is not None:
         counts = ", ".join(f"{_name(results, place)} {results.training[place]:,}" for place in shown)
-        yield f"Training images: {counts}."
+        same = len(results.largest_classes) == len(results.names)
+        yield f"Training images: {f'{results.training[0]:,} of each class' if same else counts}."
     yield from results.notes
 
 
@@ -110,14 +111,17 @@ def describe_absent(results: ClassResults) -> Iterator[str]:
 
 def describe_baseline(results: ClassResults) -> Iterator[str]:
     """Say what predicting the class with most training images for every image gives; nothing if it is not recorded."""
-    if results.largest_class is None:
+    largest, top1 = results.largest_classes, results.largest_class_top1
+    if top1 is None:
         return
-    name, top1 = results.largest_class
-    which = f"the class with most training images ({name})" if "largest classes" not in name else name
-    yield (
-        f"Largest-class baseline: predicting {which} for every image has a top-1 of {top1:.2f}% and a balanced "
-        f"accuracy of {100 / int((results.images > 0).sum()):.2f}%."
-    )
+    if len(largest) == 1:
+        guess = f"predicting the class with most training images ({largest[0]}) for every image has"
+    else:
+        guess = (
+            f"predicting one of the {len(largest):,} classes with most training images for every image has, on average,"
+        )
+    balanced = 100 / int((results.images > 0).sum())
+    yield f"Largest-class baseline: {guess} a top-1 of {top1:.2f}% and a balanced accuracy of {balanced:.2f}%."
 
 
 def baseline_notes(runs: pd.DataFrame) -> list[str]:

@@ -97,7 +97,7 @@ def _plots(
         raise ReportError(f"figures of {kind} studies need the study's design: use `ablations report`")
     runs = with_names(on_compared_images(results), view)
     title = view.title or str(results["study"].iloc[0])
-    steps = _steps(runs, view)
+    steps = _steps(runs)
     grid = factorial_of({row: _flags(row) for row in runs["row"].unique()}) if kind == "grid" else None
     tables = report_tables(runs, title, grid=grid, measure=measure, steps=steps)
     rows, labels = shown_rows(runs, tables, view), dict(zip(runs["row"], runs["label"], strict=True))
@@ -111,10 +111,11 @@ def _plots(
     ]
 
 
-def _steps(runs: pd.DataFrame, view: View) -> Roadmap | None:
-    """Return the roadmap that the runs are of; None for another kind of study."""
+def _steps(runs: pd.DataFrame) -> Roadmap | None:
+    """Return the roadmap that the runs are of, with their labels; None for another kind of study."""
     names = [name for name in runs["roadmap"].unique() if isinstance(name, str)]
-    return with_labels(roadmap(names[0]), view) if names else None
+    labels = dict(zip(runs["row"], runs["label"], strict=True))
+    return with_labels(roadmap(names[0]), View(labels=labels)) if names else None
 
 
 def _flags(row: str) -> dict[str, str]:

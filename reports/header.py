@@ -101,6 +101,10 @@ def _each_run(runs: pd.DataFrame, with_batch: bool) -> str:
     if len(counts) > _PER_RUN:
         images = sorted(one[0] for one in counts)
         return f"{images[0]:,} to {images[-1]:,} images" if images[0] < images[-1] else f"{images[0]:,} images"
+    if not with_batch and len({images for images, *_ in counts}) == 1 and all(batch for _, batch, _ in counts):
+        steps = sorted({images // batch for images, batch, _ in counts})
+        many = " or ".join(f"{number:,}" for number in steps)
+        return f"{next(iter(counts))[0]:,} images in {many} step{'s' * (steps != [1])}"
     return " or ".join(dict.fromkeys(_images_words(*count, with_batch) for count in sorted(counts)))
 
 

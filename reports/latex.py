@@ -30,7 +30,7 @@ def latex(table: Table, layout: Layout = NATURAL) -> str:
         needs += f"% left out at this width: {tex(', '.join(left_out))}; the CSV table has all columns\n"
     words = _words(layout)
     if not layout.heading:
-        return needs + _tex_bare(table, layout, words)
+        return needs + _tex_bare(table, layout)
     parts = _tex_parts(table, words)
     floats = [_tex_float(table, part, parts, layout) for part in parts]
     return needs + "\n".join(floats)
@@ -48,7 +48,7 @@ def _tex_float(table: Table, part: range, parts: list[range], layout: Layout) ->
         f"\\caption{{{tex_prose(table.title)}}}" if first else f"{tex_prose(table.title)} (continued)\\par",
         *([label] if first else []),
         f"\\smallskip{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}",
-        *_tex_body(table, part, _words(layout)),
+        *_tex_body(table, part, layout),
         "",
         "\\smallskip",
         "\\begin{minipage}{\\linewidth}\\scriptsize\\raggedright",
@@ -58,10 +58,10 @@ def _tex_float(table: Table, part: range, parts: list[range], layout: Layout) ->
     return "\n".join([*lines, "\\end{minipage}", f"\\end{{{float_name}}}"]) + "\n"
 
 
-def _tex_bare(table: Table, layout: Layout, words: int) -> str:
+def _tex_bare(table: Table, layout: Layout) -> str:
     """Format the table with its footnotes, to stand in a float."""
     part = range(len(table.rows))
-    lines = [f"{{\\noindent{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}%", *_tex_body(table, part, words)]
+    lines = [f"{{\\noindent{_tex_size(layout)}\\setlength{{\\tabcolsep}}{{4pt}}%", *_tex_body(table, part, layout)]
     if marks := _marks(table, part):
         notes = [f"\\textsuperscript{{{mark}}} {tex_prose(table.notes[mark - 1])}\\par" for mark in marks]
         lines += [
@@ -73,12 +73,13 @@ def _tex_bare(table: Table, layout: Layout, words: int) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _tex_body(table: Table, part: range, words: int) -> Iterator[str]:
+def _tex_body(table: Table, part: range, layout: Layout) -> Iterator[str]:
     """Some lines of the table under its heading, no wider than the column or page."""
+    words, turn = _words(layout), layout.width is not None
     yield "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
     yield f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}"
     yield "\\toprule"
-    yield from _tex_heads(table.columns)
+    yield from _tex_heads(table.columns, turn)
     yield "\\midrule"
     yield from _tex_rows(table, part, words)
     yield "\\bottomrule"
@@ -122,7 +123,8 @@ def _fitted(table: Table, layout: Layout) -> tuple[Table, list[str]]:
     kept, wrapped = [0], _narrowed(table, _words(layout))
     for place in places:
         part = _with_columns(wrapped, sorted([*kept, place]))
-        if len(kept) == 1 or _printed_width(part) <= _room(layout):
+        whole = table.columns[place].name.startswith(_MATRIX)
+        if len(kept) == 1 or whole or _printed_width(part) <= _room(layout):
             kept.append(place)
     left_out = [column.title for place, column in enumerate(table.columns) if place not in kept]
     return _with_columns(table, sorted(kept)), left_out
@@ -134,7 +136,8 @@ def _with_columns(table: Table, places: list[int]) -> Table:
 
 
 def _narrowed(table: Table, words: int) -> Table:
-    """Return the table with the longest line of each cell of words in its place, to measure it."""
+    """Return the table to be measured: of each cell its longest line, and no headings that are turned."""
+    columns = tuple(replace(one, title="") if one.name.startswith(_CLASSES) else one for one in table.columns)
     rows = tuple(
         tuple(
             replace(cell, text=max(_wrapped(cell, column, words) or [""], key=len))
@@ -142,9 +145,11 @@ def _narrowed(table: Table, words: int) -> Table:
         )
         for row in table.rows
     )
-    return replace(table, rows=rows)
+    return replace(table, rows=rows, columns=columns)
 
 
+_MATRIX = "predicted_"  # names of columns: of a confusion matrix, which is shown whole
+_CLASSES = ("recall_", _MATRIX)
 _WORDS = 40  # letters in a line of a cell of words
 _COLUMN = 46  # letters of footnotesize and the gaps between columns that fit one of an article's two columns
 _EXACT, _COLUMN_MM = 57, 84.0  # letters of 8 points that fit so many millimeters; what does not is scaled
@@ -188,17 +193,19 @@ def _printed_width(table: Table) -> int:
     return sum(column_widths(table, 1)) + len(table.columns)
 
 
-def _tex_heads(columns: tuple[Column, ...]) -> Iterator[str]:
+def _tex_heads(columns: tuple[Column, ...], turn: bool) -> Iterator[str]:
     """The headings, and over them those of groups with a rule over the columns of each."""
     if any(column.group for column in columns):
         groups = column_groups(columns)
         yield " & ".join(f"\\multicolumn{{{len(places)}}}{{c}}{{{tex(group)}}}" for group, places in groups) + " \\\\"
         yield " ".join(f"\\cmidrule(lr){{{places[0] + 1}-{places[-1] + 1}}}" for group, places in groups if group)
-    yield " & ".join(_tex_head(column) for column in columns) + " \\\\"
+    yield " & ".join(_tex_head(column, turn) for column in columns) + " \\\\"
 
 
-def _tex_head(column: Column) -> str:
-    """Format a heading, in two lines if it has several words."""
+def _tex_head(column: Column, turn: bool) -> str:
+    """Format a heading, in two lines if it has several words; the name of a class is turned if it may be."""
+    if turn and column.name.startswith(_CLASSES):
+        return f"\\rotatebox{{90}}{{{tex(column.title)}}}"
     return tex_stack(in_two_lines(column.title, hyphens=False), "r" if column.number else "l", "b")
 
 

@@ -66,14 +66,18 @@ class ClassResults:
     absent: tuple[str, ...] = ()
 
     @property
-    def largest_class(self) -> tuple[str, float] | None:
-        """The class with most training images, and top-1 (%) of predicting it for every image; None if not recorded."""
+    def largest_classes(self) -> list[str]:
+        """Names of the classes with most training images; empty if these are not recorded."""
+        if self.training is None:
+            return []
+        return [self.names[place] for place in np.flatnonzero(self.training == self.training.max())]
+
+    @property
+    def largest_class_top1(self) -> float | None:
+        """Top-1 (%) of predicting the class with most training images for every image; None if not recorded."""
         if self.training is None:
             return None
-        largest = np.flatnonzero(self.training == self.training.max())
-        labels = np.repeat(np.arange(len(self.images)), self.images)
-        name = self.names[largest[0]] if len(largest) == 1 else f"any of the {len(largest)} largest classes, on average"
-        return name, largest_class_top1(labels, self.training)
+        return largest_class_top1(np.repeat(np.arange(len(self.images)), self.images), self.training)
 
 
 Read = Callable[[str, int], Predicted | None]

@@ -211,19 +211,19 @@ def _groups(findings: Sequence[Finding], measure: Measure, words: Mapping[Verdic
             heading.lower().replace(" ", "-"),
             f"{words.get(verdict, heading)} ({len(mine)} of {len(findings)})",
             mine,
-            _text(verdict, mine, measure),
+            _text(verdict, mine, measure, tested),
         )
 
 
-def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure) -> str:
-    """The findings of a verdict in one line."""
+def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure, tested: bool) -> str:
+    """The findings of a verdict in one line; `tested` if any comparison of the table was."""
     if not findings:
         return "none"
     if verdict is Verdict.NOT_TESTED:
         reasons: dict[str, list[str]] = {}
         for finding in findings:
             reasons.setdefault(finding.reason or "no result", []).append(finding.label)
-        if set(reasons) == {"one seed"}:
+        if set(reasons) == {"one seed"} and not tested:
             return "each row has one finished seed, so seed-to-seed variance is unknown"
         return "; ".join(f"{reason}: {_listed(labels)}" for reason, labels in reasons.items())
     if verdict is Verdict.INCONCLUSIVE:

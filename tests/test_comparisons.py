@@ -293,7 +293,10 @@ def test_headings_legend_and_facts() -> None:
     assert (table.name, table.title) == ("one-in", "mine: one flag at a time added to the base")
     assert read_markdown(markdown(table))[0][0] == [*COLUMNS, *DIFFERENCES]
     assert read_latex(latex(table))[0][0] == [*COLUMNS, *DIFFERENCES]
-    assert table.subtitle == "study mine · data digits · recipe quick · seeds 0, 1, 2 · 39 runs: 39 finished"
+    assert (
+        table.subtitle
+        == "study mine · data digits · recipe quick · 60,000 images per run · seeds 0, 1, 2 · 39 runs: 39 finished"
+    )
     assert "95% CI from a moderated t-test" in table.legend and "12 comparisons" in table.legend
     assert "family-wise error" in table.legend and "McNemar" not in table.legend
     assert [read_markdown(markdown(table))[1][i] for i in (0, 1, 2)] == [table.title, table.subtitle, table.legend]

@@ -96,6 +96,7 @@ def test_single_runs_are_reported_and_compared_with_the_first(singles: list[Path
     assert dict(frame["base"].dropna()) == {row: "pocket" for row in frame.index if row != "pocket"}
     assert frame.loc["pocket,norm=ln", "difference"] == pytest.approx(4.5)
     assert frame.loc["pocket,norm=ln", "verdict"] != "not tested"
+    assert "Not tested (1 of 2): one seed: pocket, quick,batch_size=32." in " ".join(done.stdout.split())
     assert "pending" not in done.stdout, "seeds that a design was not given are not missing"
     assert "6 runs: 6 finished" in ablations_here("status", *singles).stdout
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {path.name for path in singles}

@@ -25,7 +25,7 @@ from ablations.studies.variants import setting_text
 from modernize.roadmap import split_commas
 from reports.formats import RENDERERS
 from reports.header import facts, header
-from reports.page import page
+from reports.page import explorer, page
 from reports.report import Report
 from reports.summary import as_markdown, as_text
 
@@ -103,10 +103,13 @@ def test_a_longer_budget_scales_the_schedule_without_saying_so_twice() -> None:
 # ---- the header
 
 
-def test_the_header_says_everything_on_terminal_tables_figures_and_page(tmp_path: Path) -> None:
+def test_the_header_says_everything_on_terminal_tables_figures_and_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explorer, "MOST_BODIES", 200)  # a small explorer, quick to make
     report = reported(tmp_path, {"batch_size": "32"}, original_recipe="quick_original")
     line, full = report.summary.facts, details(report)
-    assert "recipe quick,batch_size=32 · 60,000 images in 1,875 steps" in line and "seeds 0, 1" in line
+    assert "recipe quick,batch_size=32 · 60,000 images in 468 or 1,875 steps per run" in line and "seeds 0, 1" in line
     assert full["Recipes"] == "quick,batch_size=32 (16 rows); quick_original (ResNet (original recipe))"
     assert full["Each run"] == (
         "60,000 images in 1,875 steps of 32 images (1 epoch) or 60,000 images in 468 steps of 128 images (1 epoch)"

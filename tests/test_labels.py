@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,24 @@ def test_training_refuses_a_wrong_label_of_a_users_dataset(label: Any) -> None:
 def test_a_wrong_label_that_a_worker_process_meets_is_one_line() -> None:
     with pytest.raises(RequestError, match=r"^training set: the label of image 5 is 1.5; labels must be [^\n]*$"):
         trained(Listed([*GOOD[:5], 1.5, *GOOD[6:]]), Listed(GOOD), workers=1)
+
+
+def test_a_worker_process_that_hangs_does_not_keep_its_run_from_ending() -> None:
+    """It ignores SIGTERM, as all of them do; the iterator is not closed, as after an error that something keeps."""
+    code = """
+import time, torch
+from ablations.data.loader import TEST, Items, Prepared, _unchanged
+class Hanging(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        time.sleep(1000 * index)
+        return torch.zeros(1, 2, 2), 0
+batches = Items(Prepared(Hanging(), TEST, _unchanged), 1, torch.device("cpu")).evaluation(torch.arange(2), 1)
+print(len(next(batches).images))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.8}])

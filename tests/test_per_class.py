@@ -199,7 +199,9 @@ def test_folders_of_earlier_versions_report_what_they_have(
     shutil.copytree(folder, tmp_path / "old")
     rewritten(tmp_path / "old", keep, ("balanced_accuracy", "largest_class_top1"))
     results = results_of(old := read_report(read_study(tmp_path / "old"), tmp_path / "old"))
-    assert results.names == ("0", "1", "2", "3", "4") and results.training is None and results.largest_class is None
+    assert (
+        results.names == ("0", "1", "2", "3", "4") and results.training is None and results.largest_class_top1 is None
+    )
     assert results.rows.equals(results_of(report).rows)
     notes = old.per_class[0].legend
     assert "Names of classes are not recorded" in notes and "no largest-class baseline" in notes

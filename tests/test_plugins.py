@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,24 @@ def test_the_same_layer_that_says_it_is_counted(tmp_path: Path) -> None:
     assert modernize.count("pocket,mine=on", 32, 1, 10).params > modernize.count("pocket", 32, 1, 10).params
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * c, 4 * c, 1, groups=4 * c), nn.PixelShuffle(2))",
+        "nn.Sequential(nn.Unflatten(1, (2, -1)), nn.Flatten(1, 2), nn.Conv2d(c, c, 1, groups=c))",
+    ],
+)
+def test_layers_that_need_an_image_are_counted(tmp_path: Path, module: str) -> None:
+    said = {"params": "nn_params(self.module())", "macs": "size.pixels * self.in_channels", "module": module}
+    code = LAYER.format(**{**RIGHT, **said}).replace("return nn.", "c = self.in_channels; return nn.")
+    (tmp_path / "plugin.py").write_text(
+        code + "def nn_params(module): return sum(w.numel() for w in module.parameters())"
+    )
+    load_plugin(tmp_path / "plugin.py")
+    traced = trace(compile_plan(modernize.models.as_design("pocket,mine=on"), 1, 10), 32)
+    assert modernize.count("pocket,mine=on", 32, 1, 10).macs == sum(step.macs for step in traced)
+
+
 def test_wrong_values_missing_files_and_two_plugins_of_one_flag_get_one_line(files: Path) -> None:
     for arguments, words in {
         ("count", "pocket,se=5", "--plugin", "squeeze.py"): "se=5: must be one of off, 4, 16",
@@ -308,7 +327,7 @@ def test_a_study_keeps_its_plugins_and_refuses_others(files: Path, monkeypatch: 
     study = load_study("mine.yaml", {}, {"max_epochs": "0.1"})
     assert [Path(one.name).name for one in study.plugins] == ["squeeze.py"]
     open_folder(study, Path("study"))
-    assert (files / "study/code/plugins/squeeze.py").read_text() == SHOWN["squeeze.py"]
+    assert next((files / "study/code/plugins").glob("*/squeeze.py")).read_text() == SHOWN["squeeze.py"]
     run = next(one for one in study.runs if one.row == "with-se")
     assert train_one(run, files / "study/runs" / run.name, Path("data"), device="cpu", threads=1) == 0
     for one in plugins():
@@ -329,6 +348,40 @@ def test_a_study_keeps_its_plugins_and_refuses_others(files: Path, monkeypatch: 
     assert re.search(
         r"study: \S+squeeze.py has changed since the folder was made \(sha256 \w{12}, now \w{12}\)", changed.stderr
     )
+
+
+def test_plugins_whose_files_have_equal_names_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flags.py").write_text(LAYER.format(**RIGHT).replace("mine", name) + "import beside")
+        (tmp_path / name / "beside.py").write_text(f"NAME = {name!r}")
+        load_plugin(f"{name}/flags.py")
+    study = load_study("designs", {"designs": ["pocket", "pocket,a=on", "pocket,b=on"], "data": "digits"}, {})
+    open_folder(study, Path("study"))
+    open_folder(study, Path("study"))  # resumes
+    for one in plugins():
+        unload_plugin(one)
+    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    again = read_study(Path("study"))
+    assert [one.sha256 for one in again.plugins] == [one.sha256 for one in study.plugins]
+    assert [again.runs[at].design.added for at in (1, 2)] == [(("a", True),), (("b", True),)]
+
+
+def test_a_block_that_a_flag_changes_in_one_stage_alone_is_drawn(tmp_path: Path) -> None:
+    last = """
+def last(plan, value):
+    changed = replace(plan.stages[-1], blocks=tuple(add(block, value) for block in plan.stages[-1].blocks))
+    return replace(plan, stages=(*plan.stages[:-1], changed))
+FLAGS ="""
+    code = LAYER.format(**RIGHT).replace("block=add", "network=last").replace("\nFLAGS =", last)
+    (tmp_path / "plugin.py").write_text(code)
+    load_plugin(tmp_path / "plugin.py")
+    drawn = diagram(compile_plan(modernize.design("pocket,mine=on"), 1, 10), "mine")
+    assert "mine 384" in drawn
+    assert "stage 4, block 1" in drawn
+    assert "stages 2 to 4" not in drawn
 
 
 def test_the_explorer_counts_and_draws_the_flag(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,10 @@ def test_four_steps_of_a_users_file_run_report_and_draw_their_page(tmp_path: Pat
     assert "recipe differs from the previous row's: mixup=0.8, label_smoothing=0" in notes
     assert "recipe differs from the previous row's: max_epochs=4" in notes
     assert "saw 5,120 images, other rows 1,280" in notes
-    assert "recipe quick, whose settings differ between rows" in report.tables[0].subtitle
+    assert (
+        "recipe quick,batch_size=256,image_size=16, whose other settings differ between rows"
+        in report.tables[0].subtitle
+    )
     assert "4 rows ordered as in Somebody et al. 2025" in " ".join(report.summary.notes)  # not "of one recipe"
 
 

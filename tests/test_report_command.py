@@ -216,7 +216,7 @@ def test_whatever_became_of_its_runs_a_study_has_a_report(
     assert said.err == "" and "Traceback" not in said.out
     out = tmp_path / "study/report"
     lines = [line for path in (out / "tables").glob("*.csv") for line in csv.DictReader(path.open())]
-    assert {row.label for row in study.rows} <= {line.get("label") for line in lines}
+    assert {study.label(row) for row in study.rows} <= {line.get("label") for line in lines}
     if name.startswith("all failed"):
         assert "failed: out of memory" in said.out or "failed (out of memory)" in said.out
     if name == "one run":

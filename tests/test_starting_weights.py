@@ -270,7 +270,7 @@ def test_a_command_resumes_without_the_file_and_refuses_other_tensors(file: Path
     moved = ablations_here(*asked[:-4], "--weights", tmp_path / "elsewhere.pt", "--out", out)
     assert moved.returncode == 0  # the same tensors
     torch.save(network(seed=8).state_dict(), mine)
-    for changes, words in (((), "weights.sha256 was "), (None, "weights was {'sha256': ")):
+    for changes, words in (((), "weights.sha256 was "), (None, "weights was sha256=")):
         again = ablations_here(*(asked if changes is not None else ("train", SMALL, *STILL, "--out", out)))
         assert again.returncode == 2 and again.stderr.count("\n") == 1
         assert f"run folder {out} was made with another configuration: {words}" in again.stderr
@@ -459,7 +459,7 @@ def test_a_study_of_weights_is_not_mixed_with_one_from_scratch(study: Path, file
         copied,
     )
     torch.save(network(seed=8).state_dict(), other := tmp_path / "other.pt")
-    for extra, words in (((), "weights was {'sha256': "), (("--weights", other), "weights.sha256 was ")):
+    for extra, words in (((), "weights was sha256="), (("--weights", other), "weights.sha256 was ")):
         done = ablations_here(*asked, *extra)
         assert done.returncode == 2
         assert f"study folder {copied} was made with another configuration: {words}" in done.stderr

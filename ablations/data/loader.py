@@ -5,7 +5,9 @@ Samples and their order do not depend on the number of workers.
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -99,11 +101,15 @@ class Items:
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_signals,
         )
+        batches: Any = iter(loader)
+        _RUNNING.add(batches)
         try:
-            yield from loader
+            yield from batches
         except RequestError as error:  # a worker's has a traceback before its message
             last = str(error).strip().splitlines()[-1]
             raise RequestError(last.partition("RequestError: ")[2] or last) from None
+        finally:
+            _end_workers(batches)
 
 
 Feed = Batches | Items
@@ -135,6 +141,25 @@ def _ignore_signals(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+_RUNNING: weakref.WeakSet[Any] = weakref.WeakSet()  # iterators of loaders
+
+
+def _end_workers(batches: Any) -> None:
+    """End the workers of a loader's iterator; kill those that hang, as they ignore the SIGTERM that torch sends."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+@atexit.register
+def _end_all_workers() -> None:
+    """Before Python waits at its exit for processes that it started, and for ever for one that hangs."""
+    for batches in list(_RUNNING):
+        _end_workers(batches)
 
 
 class Feeds(NamedTuple):

@@ -15,7 +15,7 @@ from modernize.design import Design, DesignError
 from modernize.plugins import load_installed_plugin, load_plugin, plugin_of, plugins
 from modernize.user_sources import UserCodeError, source_files, sources_sha256
 
-_FOLDER = Path("code", "plugins")  # of a study's or run's folder, with the copies
+_FOLDER = Path("code", "plugins")  # of a study's or run's folder: the copies, by checksum, as names may be equal
 _SHOWN = 12  # hexadecimal digits of a checksum in errors
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -74,23 +74,24 @@ def read_with_plugins(model: type[Model], path: Path, what: str) -> Model:
     Raises RequestError if the file is invalid, or neither a plugin nor its copy is the file that it was made with.
     """
     values = read_yaml(path, what)
-    for one in values.get("plugins") or []:
-        _load_copy(one, path.parent)
+    try:
+        needed = [PluginFile.model_validate(one) for one in values.get("plugins") or []]
+    except (TypeError, ValueError):
+        needed = []  # the check of the values says what is invalid
+    for one in needed:
+        _load_copy(one, needed, path.parent)
     return check(model, values, f"{what} {path}")
 
 
-def _load_copy(record: Any, folder: Path) -> None:
-    """Load a plugin from its copy in a folder, if it is needed; anything invalid is left to the check of the values."""
-    try:
-        one = PluginFile.model_validate(record)
-    except ValueError:
-        return
+def _load_copy(one: PluginFile, needed: Iterable[PluginFile], folder: Path) -> None:
+    """Load a plugin from its copy in a folder, if it is needed."""
     if one.file is None or is_loaded(one) or _sha256(one) == one.sha256:
         return
-    other = next((other for other in plugins() if other.file is not None and other.file.name == one.file.name), None)
+    others = {other.file.name: other for other in plugins() if other.sha256 not in _checksums(needed) and other.file}
+    other = others.get(one.file.name)
     if other is not None:  # as --plugin gives it
         raise RequestError(f"{folder}: {other.name} {_changed(one, other.sha256)}; restore it, or choose another --out")
-    copy = one.model_copy(update={"name": str(folder.absolute() / _FOLDER / one.file.name)})
+    copy = one.model_copy(update={"name": str(_copy_of(one, folder.absolute()) / one.file.name)})
     if _sha256(copy) == one.sha256:
         try:
             load_plugin(copy.name)
@@ -105,15 +106,16 @@ def keep_plugins(needed: Iterable[PluginFile], folder: Path) -> None:
             continue
         origin = next(known.file for known in plugins() if known.sha256 == one.sha256)
         assert origin is not None
-        copy_sources(origin, folder / _FOLDER)
+        copy_sources(origin, _copy_of(one, folder))
 
 
 def refuse_other_plugins(before: Iterable[PluginFile], now: Iterable[PluginFile], folder: str) -> None:
     """Raise RequestError if a plugin of the same file's name had another checksum when a folder was made."""
-    stored = {Path(one.name).name: one for one in before}
+    before, now = list(before), list(now)
+    gone = {Path(one.name).name: one for one in before if one.sha256 not in _checksums(now)}
     for one in now:
-        first = stored.get(Path(one.name).name)
-        if first is not None and first.sha256 != one.sha256:
+        first = gone.get(Path(one.name).name)
+        if first is not None and one.sha256 not in _checksums(before):
             raise RequestError(
                 f"{folder}: {one.name} {_changed(first, one.sha256)}; restore it, or choose another --out"
             )
@@ -122,6 +124,15 @@ def refuse_other_plugins(before: Iterable[PluginFile], now: Iterable[PluginFile]
 def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a study's or run's plain values with the checksums of its plugins alone: files may be moved."""
     return {**values, "plugins": sorted(one["sha256"] for one in values.get("plugins", []))}
+
+
+def _checksums(files: Iterable[PluginFile]) -> set[str]:
+    return {one.sha256 for one in files}
+
+
+def _copy_of(plugin: PluginFile, folder: Path) -> Path:
+    """Return the folder with a plugin's copy, in a study's or run's folder."""
+    return folder / _FOLDER / plugin.sha256[:_SHOWN]
 
 
 def _sha256(plugin: PluginFile) -> str | None:

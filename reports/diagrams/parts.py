@@ -42,6 +42,9 @@ def parts(plan: Plan) -> tuple[Part, ...]:
             shown += [replace(part, title=title, block=None)] if part.lead else []
         elif part.role == "later":
             shown.append(part)
+    others = _other_parts(plan, [part for part in (first, *rest) if part.block is not None])
+    if others:  # as flags of plugins make them: the titles name the one block that is drawn
+        shown = [replace(part, title=_place(part)) if part.block is not None else part for part in shown] + others
     if sum(part.block is not None for part in shown) == 1:
         shown[0] = replace(shown[0], title="every block")
     return (stem, *shown, head)
@@ -62,6 +65,23 @@ def every_part(plan: Plan, inner: int | None = None) -> tuple[Part, ...]:
         which = "stage 2" if len(plan.stages) == 2 else f"stages 2 to {len(plan.stages)}"
         every.append(_block_part("later", f"{which}, first block", plan, 1, 0))
     return (*every, Part("head", "head", plan.head, "head"))
+
+
+def _other_parts(plan: Plan, known: list[Part]) -> list[Part]:
+    """Return a part for each structure of blocks that the known parts lack; only flags of plugins make such blocks."""
+    found: list[Part] = []
+    for s, stage in enumerate(plan.stages if plan.design.added else ()):
+        for b in range(len(stage.blocks)):
+            part = _block_part("later" if b == 0 else "block", "", plan, s, b)
+            if not any(same_structure(part, other) for other in (*known, *found)):
+                found.append(replace(part, title=_place(part)))
+    return found
+
+
+def _place(part: Part) -> str:
+    """Name the stage and the block of a part, from 1."""
+    _, stage, _, block = part.block_path.split(".")
+    return f"stage {int(stage) + 1}, block {int(block) + 1}"
 
 
 def _block_part(role: str, title: str, plan: Plan, stage: int, block: int) -> Part:

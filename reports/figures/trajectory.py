@@ -235,8 +235,9 @@ def _draw_panel(panel: Axes, bars: Sequence[_Bar], look: _Look) -> None:
     ticks = MaxNLocator(nbins=bins, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.set_xticks([tick for tick in ticks if low <= tick <= high])
     panel.tick_params(axis="x", length=3)
-    starts = ["top-1 (%)", *wrap(f"(the axis starts at {low:g}, not at 0)", STYLE["axes.labelsize"], max(wide, 1.2))]
-    panel.set_xlabel("\n".join(starts) if low > 0 else "top-1 (%)", loc="left")
+    start = f"(the axis starts at {low:g}, not at 0)"
+    starts = wrap(start, STYLE["axes.labelsize"], max(wide, 1.2)) if given_width() else [start]
+    panel.set_xlabel("\n".join(["top-1 (%)", *starts]) if low > 0 else "top-1 (%)", loc="left")
     for place, bar in enumerate(bars):
         if bar.mean is None:
             ground = {"facecolor": bar.ground, "edgecolor": "none", "pad": 1}  # hides a line that passes by

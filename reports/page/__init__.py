@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports import diagrams
 from reports.header import facts
@@ -41,6 +41,7 @@ def page(report: Report) -> str:
         tables=page_tables(report.every_table),
         heading=heading,
         signed_word=signed_word,
+        breakable=breakable,
         shown=shown,
         style=Markup(f"{_read('page.css')}\n{diagrams.STYLE}"),
         script=Markup(_read("page.js")),
@@ -65,6 +66,11 @@ def heading(title: str) -> str:
 def signed_word(text: str) -> str:
     """Format a cell's text with a leading sign kept on the line of its word."""
     return re.sub(r"^([+−]) ", "\\1\N{NO-BREAK SPACE}", text)
+
+
+def breakable(text: str) -> Markup:
+    """Escape text and let its lines break behind the signs of flags and settings."""
+    return Markup(re.sub(r"([_=,])", r"\1<wbr>", str(escape(text))))
 
 
 def _read(name: str) -> str:

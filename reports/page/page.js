@@ -194,12 +194,12 @@ function chartOf(runs, chosen, quantity, title) {
 function showRun(name, chosen) {
   const { runs } = data.study.rows[name];
   [...row.runs.children].forEach((button, place) => button.setAttribute("aria-pressed", String(runs[place] === chosen)));
-  const time = (seconds, what) => (seconds === undefined ? `${what} not recorded` : `${seconds.toLocaleString("en")} s ${what}`);
+  const time = (seconds, what) => (seconds === undefined ? `${what} not recorded` : `${what} ${seconds.toLocaleString("en")} s`);
   row.run.textContent = [
     `Seed ${chosen.seed}: ${chosen.status}${chosen.reason ? ` (${chosen.reason})` : ""}`,
     ...(chosen.top1 === undefined ? [] : [`top-1 ${chosen.top1.toFixed(2)}%`]),
     ...(chosen.loss === undefined ? [] : [`test loss ${chosen.loss.toFixed(3)}`]),
-    ...(chosen.top1 === undefined ? [] : [time(chosen.seconds, "of training"), time(chosen.processor_seconds, "of processor time")]),
+    ...(chosen.top1 === undefined ? [] : [time(chosen.seconds, "training"), time(chosen.processor_seconds, "processor time")]),
     ...(chosen.top1 === undefined ? [] : [chosen.machine ?? "machine not recorded"]),
     ...(chosen.run ? [`folder runs/${chosen.run}`] : []),
   ].join(" · ");
