@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from ablations.data.datasets import _find_fashion, load
 from ablations.errors import RequestError
 from modernize.plugins import load_plugin, plugins, unload_plugin
+
+settings.register_profile("shared machine", deadline=None)  # other processes may slow one example down
+settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
