@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from modernize.count_macs import count_macs
 from modernize.design import DesignError
 from modernize.fresh_thread import in_fresh_thread
 from modernize.layers import CustomLayer
-from modernize.user_code import failures_of
+from modernize.user_code import failures_of, neighbors
 from modernize.user_sources import UserCodeError
 
 
@@ -64,11 +66,11 @@ def _measured(layer: CustomLayer, size: Size) -> tuple[Size, int, int]:
 
 def _called(layer: CustomLayer, function: Any, *arguments: Any) -> Any:
     """Call a plugin's function; raises DesignError, with the file and line, if it fails."""
-    import sys
-
-    file = getattr(sys.modules.get(type(layer).__module__), "__file__", None) or type(layer).__module__
+    module = sys.modules.get(type(layer).__module__)
+    file = Path(getattr(module, "__file__", None) or type(layer).__module__)
+    own = getattr(module, "__spec__", None) is None and file.is_file()  # a file of the user's rather than a package's
     try:
-        with failures_of(Path(file)):
+        with failures_of(file), neighbors(file) if own else nullcontext():
             return function(*arguments)
     except UserCodeError as error:
         raise DesignError(f"layer {layer.name} ({type(layer).__name__}): {error}") from error

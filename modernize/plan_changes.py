@@ -88,6 +88,8 @@ def _problems(plan: Plan) -> Iterator[str]:
                 yield f"{path}: {name!r} is no name for a layer; write a Python identifier"
             elif names.count(name) > 1:
                 yield f"{path} has two layers named {name!r}"
+            elif not _hashable(layer):
+                yield f"{path}.{name} ({layer}) has a list or another field that cannot be hashed; use a tuple"
             elif layer.in_and_out and layer.in_and_out[0] != channels:
                 yield f"{path}.{name} ({layer}) takes {layer.in_and_out[0]} channels and is given {channels}"
             channels = layer.in_and_out[1] if layer.in_and_out else channels
@@ -108,6 +110,14 @@ def _problems(plan: Plan) -> Iterator[str]:
             yield from run(f"{path}.after", block.after, channels)
             channels = _after(block.after, channels)
     yield from run("head", plan.head, channels)
+
+
+def _hashable(layer: Layer) -> bool:
+    try:
+        hash(layer)
+    except TypeError:
+        return False
+    return True
 
 
 def _after(layers: Layers, channels: int) -> int:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from modernize.design import BY_NAME, RECIPE, Design, DesignError, Flag, printable, text
-from modernize.user_code import failures_of, import_file
+from modernize.user_code import failures_of, import_file, neighbors
 from modernize.user_sources import UserCodeError, source_files, sources_sha256
 
 __all__ = ["GROUP", "Plugin", "load_installed_plugins", "load_plugin", "origin_of", "plugins"]
@@ -145,9 +145,12 @@ def running(flag: str) -> Iterator[None]:
     """Turn errors of a plugin's code within the block into UserCodeErrors that name the file and the line in it."""
     plugin = plugin_of(flag)
     assert plugin is not None
-    file = plugin.file or Path(importlib.import_module(plugin.name).__file__ or "")
-    with failures_of(file):
-        yield
+    if plugin.file is None:
+        with failures_of(Path(importlib.import_module(plugin.name).__file__ or "")):
+            yield
+    else:
+        with failures_of(plugin.file), neighbors(plugin.file):
+            yield
 
 
 def _register(plugin: Plugin) -> Plugin:

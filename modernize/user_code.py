@@ -111,7 +111,7 @@ def function_of(call: Call) -> Callable[..., Any]:
 def call_function(call: Call, *arguments: Any, **others: Any) -> Any:
     """Call the function with its settings; raises UserCodeError, also for whatever the function raises."""
     function = function_of(call)
-    with failures_of(call.file), _neighbors(call.file):
+    with failures_of(call.file), neighbors(call.file):
         return function(*arguments, **call.settings, **others)
 
 
@@ -159,7 +159,7 @@ def import_file(file: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up
     try:
-        with failures_of(file), _neighbors(file):
+        with failures_of(file), neighbors(file):
             exec(compile(sources[path.name], path, "exec"), vars(module))
     except UserCodeError:
         del sys.modules[name]
@@ -171,20 +171,27 @@ _MODULES_BESIDE: dict[str, Path] = {}  # modules that users' files have imported
 
 
 @contextmanager
-def _neighbors(file: Path) -> Iterator[None]:
+def neighbors(file: Path) -> Iterator[None]:
     """Let the file import the files beside it, as a script does, and not those of the same name in other folders."""
     folder = file.resolve().parent
     _forget([name for name, place in _MODULES_BESIDE.items() if place != folder])
     sys.path.insert(0, str(folder))
+    before = set(sys.modules)
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        beside = {Path(path).parts[0].removesuffix(".py") for path in [*source_files(file.resolve())][1:]}
-        for name, module in list(sys.modules.items()):
-            of_folder = str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}")
-            if of_folder and name.partition(".")[0] in beside:
-                _MODULES_BESIDE[name] = folder
+        if set(sys.modules) - before:
+            _note_imported(file, folder)
+
+
+def _note_imported(file: Path, folder: Path) -> None:
+    """Remember which modules a user's file has imported from its folder."""
+    beside = {Path(path).parts[0].removesuffix(".py") for path in [*source_files(file.resolve())][1:]}
+    for name, module in list(sys.modules.items()):
+        of_folder = str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}")
+        if of_folder and name.partition(".")[0] in beside:
+            _MODULES_BESIDE[name] = folder
 
 
 def _forget(names: Iterable[str]) -> None:

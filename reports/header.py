@@ -74,7 +74,7 @@ def _details(runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
 def _recipes(runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """Name every recipe with what it changes, and the rows that have it; the usual one first."""
     rows: dict[str, list[str]] = {}
-    for recipe, label in runs[["recipe", "label"]].drop_duplicates().itertuples(index=False, name=None):
+    for recipe, _, label in runs[["recipe", "row", "label"]].drop_duplicates().itertuples(index=False, name=None):
         rows.setdefault(str(recipe), []).append(str(label))
     if len(rows) < 2:
         yield "Recipe", next(iter(rows), NOT_RECORDED)
@@ -105,7 +105,7 @@ def _each_run(runs: pd.DataFrame, with_batch: bool) -> str:
         steps = sorted({images // batch for images, batch, _ in counts})
         many = " or ".join(f"{number:,}" for number in steps)
         return f"{next(iter(counts))[0]:,} images in {many} step{'s' * (steps != [1])}"
-    return " or ".join(_images_words(*count, with_batch) for count in sorted(counts))
+    return " or ".join(dict.fromkeys(_images_words(*count, with_batch) for count in sorted(counts)))
 
 
 def _batch(settings: Settings, recipe: str) -> tuple[int, str]:

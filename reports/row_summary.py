@@ -129,15 +129,19 @@ def _fairness_notes(by_row: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
 def _reference(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
     """Return a row's baseline, of several the first, and how a note says whose recipe that row has."""
     bases = baselines(runs["base"].iloc[0])
-    if len(bases) < 2 or bases[0] not in by_row:
-        return "".join(bases), "the baseline's"
+    follows = "roadmap" in runs and isinstance(runs["roadmap"].iloc[0], str)  # compared with a row before it
+    if not bases or bases[0] not in by_row or (len(bases) < 2 and not follows):
+        return "".join(bases[:1]), "the baseline's"
+    names = list(by_row)
+    if follows and names.index(bases[0]) == names.index(str(runs["row"].iloc[0])) - 1:
+        return bases[0], "the previous row's"
     return bases[0], f"that of {by_row[bases[0]]['label'].iloc[0]}"
 
 
 def recipe_note(
     mine: Sequence[str], base: Sequence[str], usual: Sequence[str], whose: str, settings: Settings
 ) -> list[str]:
-    """Say with which recipe a row was trained if it is not the usual one, or what it changes of its baseline's."""
+    """Say with which recipe a row was trained if it is not the usual one, or what it changes of another row's."""
     if not mine or mine == (base or usual):
         return []
     changed = recipe_changes(mine[0], (base or usual)[0])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from commands import ablations_here
 from made_up import made_up_study, write_run
 
@@ -19,6 +20,7 @@ from ablations.cli import run_command
 from ablations.recipes import load_recipe
 from ablations.reporting import read_report
 from ablations.studies.folder import run_folder, slug
+from ablations.studies.loose_runs import opened
 from ablations.studies.results import update_results
 from ablations.studies.run import RunConfig, locked
 from ablations.studies.status import describe
@@ -112,6 +114,16 @@ def test_single_runs_load_as_data(singles: list[Path], tmp_path: Path) -> None:
     assert set(data.predictions["row"]) == {"pocket", "pocket,norm=ln", "pocket,quick,batch_size=32"}
     assert set(data.comparisons["row"]) == {"pocket", "pocket,quick,batch_size=32"}
     assert set(data.comparisons["base"]) == {"pocket,norm=ln"}, "the first by name"
+
+
+def test_labels_say_from_which_weights_single_runs_start_if_these_differ(singles: list[Path]) -> None:
+    config = yaml.safe_load((singles[0] / "config.yaml").read_text())
+    config["weights"] = {"source": "torchvision:resnet18", "sha256": "0123456789abcdef"}
+    (singles[0] / "config.yaml").write_text(yaml.safe_dump(config))
+    with opened([singles[0], singles[2]]) as (study, _):
+        labels = [row.label for row in study.rows]
+    assert labels[0].startswith("pocket, from torchvision:resnet18 (sha256 0123")
+    assert labels[1] == "pocket,norm=ln, from new weights"
 
 
 def test_designs_and_rows_of_any_runs_are_compared(singles: list[Path], tmp_path: Path) -> None:

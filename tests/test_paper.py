@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import subprocess
@@ -73,6 +74,8 @@ def test_every_word_can_be_read_at_other_widths(name: str, layout: Layout, repor
         figure = replace(plot, layout=layout).figure
         assert_readable(figure)
         assert 25.4 * figure.get_figwidth() == pytest.approx(layout.width), plot.name
+        del figure
+        gc.collect()  # figures hold cycles, and their canvases are large
 
 
 def sizes(figure: Figure) -> set[float]:

@@ -26,7 +26,7 @@ from modernize import DesignError
 from modernize.network import Network
 from modernize.plan import compile_plan, trace
 from modernize.plugins import load_installed_plugins, load_plugin, plugins, unload_plugin
-from reports.diagrams import diagram
+from reports.diagrams import diagram, difference
 from reports.page import explorer
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -201,6 +201,7 @@ LAYERS = {
         r"stages.0.blocks.0.residual.mine \(mine 3→48\) takes 3 channels and is given 48",
     ),
     "module": ({"module": "None"}, r"layer mine \(Mine\): module\(\) must return a torch.nn.Module, not NoneType"),
+    "a list": ({"channels": "48, [48]"}, r"mine=on \(plugin.py\): stages.0.blocks.0.residual.mine .* use a tuple"),
     "raises": ({"module": "1 / 0"}, r"layer mine \(Mine\): \S*plugin.py, line 11, in module: ZeroDivisionError"),
     "stride": (
         {"module": "nn.Conv2d(48, 48, 1, 2)", "out": "(size.height // 2, size.width // 2)", "macs": "48**2 * 64"},
@@ -317,6 +318,25 @@ def test_wrong_values_missing_files_and_two_plugins_of_one_flag_get_one_line(fil
     assert "plugin again.py: flag se is the name of the plugin " in done.stderr
 
 
+def test_functions_import_the_files_beside_their_own_plugin(tmp_path: Path) -> None:
+    code = """
+from dataclasses import replace
+from modernize import Flag
+def widen(stem, value):
+    from beside import BIAS
+    return tuple(replace(layer, bias=BIAS) if layer.name == "conv" else layer for layer in stem)
+FLAGS = [Flag("{name}", "a bias", (False, True), stem=widen)]
+"""
+    for name, bias in (("first", True), ("second", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plugin.py").write_text(code.replace("{name}", name))
+        (tmp_path / name / "beside.py").write_text(f"BIAS = {bias}\n")
+        load_plugin(tmp_path / name / "plugin.py")
+    for _ in range(2):
+        for name, bias in (("first", True), ("second", False)):
+            assert compile_plan(modernize.design(f"pocket,{name}=on")).stem[0].bias is bias  # type: ignore[union-attr]
+
+
 # ---- studies, reports and folders
 
 
@@ -382,6 +402,10 @@ FLAGS ="""
     assert "mine 384" in drawn
     assert "stage 4, block 1" in drawn
     assert "stages 2 to 4" not in drawn
+    plans = [compile_plan(modernize.design(name), 1, 10) for name in ("pocket", "pocket,mine=on")]
+    compared = difference(plans[0], plans[1], ("before", "after"))
+    assert "mine 384" in compared
+    assert "stages 2 to 4" not in compared
 
 
 def test_the_explorer_counts_and_draws_the_flag(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,8 @@ def test_four_steps_of_a_users_file_run_report_and_draw_their_page(tmp_path: Pat
     assert "Somebody et al. 2025" in page and "Mixup" in page and "against-paper" in page
     report = read_report(found, folder)
     notes = " ".join(report.tables[0].notes)
-    assert "recipe differs from the baseline's: mixup=0.8, label_smoothing=0" in notes
-    assert "recipe differs from the baseline's: max_epochs=4" in notes
+    assert "recipe differs from the previous row's: mixup=0.8, label_smoothing=0" in notes
+    assert "recipe differs from the previous row's: max_epochs=4" in notes
     assert "saw 5,120 images, other rows 1,280" in notes
     assert (
         "recipe quick,batch_size=256,image_size=16, whose other settings differ between rows"
@@ -319,3 +319,12 @@ def test_flags_of_the_first_row_may_hold_settings_too(tmp_path: Path) -> None:
         "base": (0.4,),
         "with-norm": (0.4,),
     }
+
+
+def test_a_roadmaps_footnote_says_from_which_row_a_recipe_differs(tmp_path: Path) -> None:
+    branch = {"name": "aside", "adopted": False, "recipe": {"erasing": 0.25}, "printed": {"top1": 77.0}}
+    path = written(tmp_path, MINE | {"steps": [*STEPS[:3], branch, STEPS[3]]})
+    made = made_up_study(tmp_path / "study", base=str(path), seeds=(0,))
+    notes = read_report(made, tmp_path / "study").tables[0].notes
+    assert "recipe differs from the previous row's: erasing=0.25" in notes
+    assert "recipe differs from that of Mixup: max_epochs=4" in notes, "the row before it is a side branch"

@@ -154,14 +154,20 @@ def _base(config: RunConfig) -> str:
 
 
 def _named(runs: Sequence[_Run]) -> list[StudyRow]:
-    """Return the row of each run; of those of one name, all but the first get recipe, weights or a number behind it."""
+    """Return the row of each run; of those of one name, all but the first get recipe, weights or a number behind it.
+
+    If runs start from different weights, each label says from which.
+    """
     many = Counter(run.config.row for run in runs)
     rows: list[StudyRow] = []
     for run in runs:
         row, alike = _row(run), [one for one in runs if one.config.row == run.config.row]
+        start = [f"from {run.weights or 'new weights'}"] if len({one.weights for one in runs}) > 1 else []
+        if many[row.row] == 1 and start:  # the study as a whole has no weights to name
+            row = row.model_copy(update={"label": ", ".join([row.label, *start])})
         if many[row.row] > 1:
             parts = [run.recipe] if len({one.recipe for one in alike}) > 1 else []
-            parts += [f"from {run.weights or 'new weights'}"] if len({one.weights for one in alike}) > 1 else []
+            parts += start
             label, name = ", ".join([row.label, *parts]), slug(",".join([row.row, *parts]))
             names = (row.row, name, *(f"{name},{number}" for number in range(2, len(runs) + 2)))
             taken = [one.row for one in rows]

@@ -71,9 +71,6 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in (*(folder / name for name in _OF_STUDY), *kept, *sorted((folder / _CODE).rglob("*"))):
         if path.is_file():
             yield path.relative_to(folder).as_posix(), path.read_bytes()
-    for path in sorted((folder / _CODE).rglob("*")):
-        if path.is_file():
-            yield path.relative_to(folder).as_posix(), path.read_bytes()
     for run in sorted((folder / "runs").glob("*/")):
         for path in (*(run / name for name in _OF_RUN), *sorted((run / _CODE).rglob("*"))):
             if path.is_file():

@@ -28,6 +28,7 @@ STYLE = """
 .diagram .linear .shape{stroke-width:2.4}
 .diagram .norm .shape{fill:#ececec}
 .diagram .activation .shape{fill:#fbe3b5}
+.diagram .custom .shape{fill:#e6dcf4}
 .diagram .scale .shape{stroke-dasharray:2 3}
 .diagram .changed .shape,.diagram .moved .shape{stroke:#c24e00;stroke-width:2.6}
 .diagram .added .shape{stroke:#00704f;stroke-width:2.6}
@@ -47,6 +48,7 @@ STYLE = """
 .diagram .pointwise .shape,.diagram .linear .shape{fill:#173a52}
 .diagram .norm .shape{fill:#3a3d41}
 .diagram .activation .shape{fill:#574313}
+.diagram .custom .shape{fill:#40305c}
 .diagram .changed .shape,.diagram .moved .shape{stroke:#ff9d57}
 .diagram .added .shape{stroke:#4fd8ab}
 .diagram .removed .shape{stroke:#ff8794}

@@ -44,7 +44,7 @@ def parts(plan: Plan) -> tuple[Part, ...]:
             shown.append(part)
     others = _other_parts(plan, [part for part in (first, *rest) if part.block is not None])
     if others:  # as flags of plugins make them: the titles name the one block that is drawn
-        shown = [replace(part, title=_place(part)) if part.block is not None else part for part in shown] + others
+        shown = [replace(part, title=place(part)) if part.block is not None else part for part in shown] + others
     if sum(part.block is not None for part in shown) == 1:
         shown[0] = replace(shown[0], title="every block")
     return (stem, *shown, head)
@@ -55,15 +55,15 @@ def every_part(plan: Plan, inner: int | None = None) -> tuple[Part, ...]:
 
     `inner` is the stage of the block within a stage [default: the first stage with two blocks].
     """
-    first = _block_part("first", "stage 1, first block", plan, 0, 0)
+    first = block_part("first", "stage 1, first block", plan, 0, 0)
     every = [Part("stem", "stem", plan.stem, "stem"), first]
     if inner is None:
         inner = next((number for number, stage in enumerate(plan.stages) if len(stage.blocks) > 1), None)
     if inner is not None:
-        every.append(_block_part("block", "blocks within a stage", plan, inner, 1))
+        every.append(block_part("block", "blocks within a stage", plan, inner, 1))
     if len(plan.stages) > 1:
         which = "stage 2" if len(plan.stages) == 2 else f"stages 2 to {len(plan.stages)}"
-        every.append(_block_part("later", f"{which}, first block", plan, 1, 0))
+        every.append(block_part("later", f"{which}, first block", plan, 1, 0))
     return (*every, Part("head", "head", plan.head, "head"))
 
 
@@ -72,19 +72,19 @@ def _other_parts(plan: Plan, known: list[Part]) -> list[Part]:
     found: list[Part] = []
     for s, stage in enumerate(plan.stages if plan.design.added else ()):
         for b in range(len(stage.blocks)):
-            part = _block_part("later" if b == 0 else "block", "", plan, s, b)
+            part = block_part("later" if b == 0 else "block", "", plan, s, b)
             if not any(same_structure(part, other) for other in (*known, *found)):
-                found.append(replace(part, title=_place(part)))
+                found.append(replace(part, title=place(part)))
     return found
 
 
-def _place(part: Part) -> str:
+def place(part: Part) -> str:
     """Name the stage and the block of a part, from 1."""
     _, stage, _, block = part.block_path.split(".")
     return f"stage {int(stage) + 1}, block {int(block) + 1}"
 
 
-def _block_part(role: str, title: str, plan: Plan, stage: int, block: int) -> Part:
+def block_part(role: str, title: str, plan: Plan, stage: int, block: int) -> Part:
     """Return the part of a block; a stage's first block has the downsampling before it."""
     lead = plan.stages[stage].downsampling if block == 0 else ()
     path = f"stages.{stage}.blocks.{block}"

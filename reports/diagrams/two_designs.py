@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from modernize.design import Design, text
 from modernize.layers import Plan
 from reports.diagrams.boxes import BADGE, draw, narrowest
 from reports.diagrams.drawing import Drawing, flow, line_of_text, stacked, svg_file
-from reports.diagrams.parts import Part, every_part, layers_of
+from reports.diagrams.parts import Part, block_part, every_part, layers_of, place, same_structure
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,30 @@ def paired_parts(before: Plan, after: Plan) -> list[tuple[Part | None, Part | No
     inner = next((n for n, stages in enumerate(both) if min(len(stage.blocks) for stage in stages) > 1), None)
     old, new = ({part.role: part for part in every_part(plan, inner)} for plan in (before, after))
     roles = [role for role in ("stem", "first", "block", "later", "head") if role in old or role in new]
-    return [(old.get(role), new.get(role)) for role in roles]
+    pairs = [(old.get(role), new.get(role)) for role in roles]
+    if not (before.design.added or after.design.added):
+        return pairs
+    return [(_placed(one), _placed(other)) for one, other in pairs + _other_pairs(before, after, pairs)]
+
+
+def _other_pairs(
+    before: Plan, after: Plan, known: Sequence[tuple[Part | None, Part | None]]
+) -> list[tuple[Part, Part]]:
+    """Pair the blocks that differ as in none of the known pairs; only flags of plugins make such blocks."""
+    shown = [(one, other) for one, other in known if one and other]
+    found: list[tuple[Part, Part]] = []
+    for s, stages in enumerate(zip(before.stages, after.stages, strict=False)):
+        for b in range(min(len(stage.blocks) for stage in stages)):
+            old, new = (block_part("later" if b == 0 else "block", "", plan, s, b) for plan in (before, after))
+            alike = (same_structure(one, old) and same_structure(other, new) for one, other in shown + found)
+            if changes(old, new) and not any(alike):
+                found.append((old, new))
+    return found
+
+
+def _placed(part: Part | None) -> Part | None:
+    """Title a block by its stage and number."""
+    return replace(part, title=place(part)) if part and part.block is not None else part
 
 
 def _pair(before: Part | None, after: Part | None, base: int, names: tuple[str, str]) -> Drawing:

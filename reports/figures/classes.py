@@ -52,7 +52,7 @@ def class_map(cells: Cells, title: str, subtitle: str, caption: str, notes: Sequ
     most = _SIDE if exact is None else 0.36 * exact
     sides = [wrap_marked(name, superscript(marks), _SIZE, most) for name, marks in cells.sides]
     side = max(text_width(line, _SIZE) for lines in [*sides, [cells.down]] for line in lines)
-    left = margin() + side + _GAP
+    left = margin() + side + _GAP + (0.0 if exact is None else 0.06)  # letters are not as wide to a hair
     gap = 0.1 if cells.between else 0.0
     wide = _CELL if exact is None else (exact - margin() - left - gap) / len(cells.heads)
     heads = [wrap(name, _SIZE, _HEAD) for name in cells.heads]

@@ -116,7 +116,7 @@ def _line_keys(points: pd.DataFrame, width: float) -> Iterator[Artist]:
         missing = points[(points["value"] == value) & points["mean"].isna()]
         absent = [f"{why} at {other}" for why, other in zip(missing["absent"], missing["other_value"], strict=True)]
         words = str(value) + (f" ({', '.join(absent)})" if absent else "")
-        label = "\n".join(wrap(words, _SIZE, width + (0.1 if given_width() is None else -0.14)))
+        label = "\n".join(wrap(words, _SIZE, width + (0.1 if given_width() is None else -0.35)))
         yield Line2D([], [], label=label, markersize=5, linewidth=1.2, **_LINES[number % len(_LINES)])
 
 

@@ -84,6 +84,8 @@ def half_normal(frame: pd.DataFrame, title: str, subtitle: str, caption: str) ->
     right, top = 1.08 * frame["quantile"].max(), 1.1 * max(frame["size"].max(), frame["quantile"].max())
     axes.set(xlim=(0, right), ylim=(0, top), xlabel="half-normal quantile", ylabel="|effect| / standard error")
     axes.set_yticks(marks := ticks(0, top), [f"{place:g}" for place in marks])
+    if exact is not None:
+        axes.set_xticks(marks := ticks(0, right), [f"{place:g}" for place in marks])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid()
     axes.plot([0, right], [0, right], color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
