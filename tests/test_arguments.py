@@ -54,6 +54,7 @@ NOTHING: list[Any] = [
 NUMBERS: list[Any] = [2.5, float("nan"), float("inf"), np.float32("nan"), True, -1, -(10**30), 10**30]
 WORDS: list[Any] = ["10", "", "a\nb", "\ud800", "x" * 5000]
 EVERYTHING = [*NOTHING, *NUMBERS, *WORDS]
+NO_DESIGN = [*(one for one in EVERYTHING if not isinstance(one, dict)), {}, {"a": 1}, {1: 2}]
 NO_INTEGER = [*NOTHING, 10.0, *NUMBERS, *WORDS]
 NO_RATE = [*NOTHING, 1, 1.5, *NUMBERS[1:], *WORDS, "0.1"]
 NO_FACTOR = [*NOTHING, *NUMBERS[1:5], 10**400, *WORDS, "0.1"]
@@ -62,8 +63,8 @@ NO_SIZE += [(0, 32), (-1, 32), (32, 10**30), torch.Size([4]), np.array([32, 64])
 
 # Each call, the name that its errors begin with, and what it refuses.
 CALLS: dict[str, tuple[Callable[[Any], Any], str, list[Any]]] = {
-    "build": (modernize.build, "", EVERYTHING),
-    "count": (modernize.count, "", EVERYTHING),
+    "build": (modernize.build, "", NO_DESIGN),
+    "count": (modernize.count, "", NO_DESIGN),
     "design": (modernize.design, "", EVERYTHING),
     "roadmap": (modernize.roadmap, "", EVERYTHING),
     "compile_plan": (modernize.compile_plan, "design: ", EVERYTHING),
@@ -151,7 +152,8 @@ def test_what_is_refused_says_what_would_be_valid() -> None:
         return str(caught.value)
 
     named = "a design's name, such as 'convnext_tiny' or 'mine.yaml'"
-    assert said(lambda: modernize.build(None)) == f"what: must be a Design or {named}, not NoneType"  # type: ignore[arg-type]
+    wanted = f"a Design, {named}, or a mapping of flags"
+    assert said(lambda: modernize.build(None)) == f"what: must be {wanted}, not NoneType"  # type: ignore[arg-type]
     assert said(lambda: modernize.design(Path("a.yaml"))) == f"name: must be {named}, not PosixPath"  # type: ignore[arg-type]
     assert said(lambda: modernize.build("pocket", num_classes=10.0)) == "num_classes=10.0: must be an integer"  # type: ignore[arg-type]
     assert said(lambda: modernize.build("pocket", num_classes="10")) == "num_classes='10': must be an integer"  # type: ignore[arg-type]

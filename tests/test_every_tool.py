@@ -217,7 +217,7 @@ def test_rows_with_depthwise_convolutions_are_exported_with_any_batch_size(row: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", [*TOOLS, "exported"])
-@settings(max_examples=100, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=200, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 @given(case=cases(), accelerated=st.booleans())
 def test_random_designs_are_what_each_tool_expects(tool: str, case: Case, accelerated: bool) -> None:
     check({**TOOLS, "exported": exported}[tool], case, accelerated)

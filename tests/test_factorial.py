@@ -322,7 +322,7 @@ def test_p_values_hold_over_looks_at_a_grid_that_was_extended() -> None:
         for seed in range(5)
     ]
     facts = {"study": "s", "status": "done", "dataset": "d", "recipe": "r", "evaluate": "test", "kind": "grid"}
-    runs = pd.DataFrame(lines).assign(**facts, stage=1, added="start")
+    runs = pd.DataFrame(lines).assign(**facts, label=lambda runs: runs["row"], stage=1, added="start")
     results = {str(row): RowValues.all(group["top1"]) for row, group in runs.groupby("row")}
     one_look = effects_frame(grid, effects_of(grid), results)
     shown = grid_effects_table(runs, grid).frame

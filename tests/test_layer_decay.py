@@ -162,7 +162,7 @@ def test_a_run_of_such_a_network_is_refused_before_anything_trains(tmp_path: Pat
     done = ablations_here(*command.split(), "--data", "digits", *settings, "--out", out)
     assert done.returncode == 2
     assert "layer_decay: the layers of MobileNetV2 are not known" in done.stderr
-    assert done.stderr.endswith("mobilenet_v2 on digits)\n") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("mobilenet_v2 on digits, recipe quick)\n") and done.stderr.count("\n") == 1
     assert not out.exists()
 
 

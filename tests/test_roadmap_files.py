@@ -159,7 +159,7 @@ def test_a_file_of_flags_is_no_roadmap_and_a_missing_one_is_missed(tmp_path: Pat
         done = ablations_here("count", "--roadmap", name)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
     done = ablations_here("count", f"{written(tmp_path)}@wid")
-    assert done.returncode == 2 and "unknown row 'wid' of roadmap" in done.stderr and "'wide'?" in done.stderr
+    assert done.returncode == 2 and "unknown row 'wid' of roadmap" in done.stderr and "'wide'" in done.stderr
 
 
 def test_commands_take_a_file_where_a_roadmaps_name_may_stand(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _meant(name: str) -> str:
     torchvisions = {known.lower(): known for known in torchvision_sets.SETS}
     if name.lower() in torchvisions:
         return f"write torchvision:{torchvisions[name.lower()]}"
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return f"write --data folder --data-dir {printable(name)} for a folder of images"
     close = similar(name.rpartition(":")[2], [*LOADERS, *torchvision_sets.SETS])
     if not close:

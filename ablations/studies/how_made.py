@@ -44,12 +44,13 @@ def _changes(name: str, recipe: TrainingConfig) -> dict[str, Any]:
 
 @functools.cache
 def _shipped(name: str) -> TrainingConfig | None:
-    if split_commas(name)[0] not in recipe_names():
+    base = split_commas(name)[0]
+    if base not in recipe_names():
         return None
     try:
         return load_recipe(name)
-    except RequestError:  # of an earlier version
-        return None
+    except RequestError:  # of an earlier version, or valid with settings of --set alone
+        return load_recipe(base)
 
 
 def _same(one: Any, other: Any) -> bool:
