@@ -205,9 +205,7 @@ def page(
     if not current().heading:
         title, subtitle, notes = "", "", ()
     notes, around = (*notes, *footnotes), margin()
-    inside = (width - 2 * around) * (
-        0.97 if given_width() is None else 0.99
-    )  # drawn letters may be wider than measured
+    inside = 0.98 * (width - 2 * around)  # letters are drawn up to 2% wider, at whole pixels
     titles = wrap(title, _TITLE_SIZE, inside, weight="bold")
     subtitles = wrap(subtitle, STYLE["font.size"], inside)
     lines = [line for note in notes for line in wrap(note, _NOTE_SIZE, inside)]
