@@ -208,7 +208,8 @@ def test_a_click_on_a_row_shows_its_configuration_and_the_curves_of_each_run(
     page.locator("table[data-name=roadmap] a.row", has_text="ReLU to GELU").focus()
     page.keyboard.press("Enter")
     dialog = page.locator("dialog")
-    assert dialog.is_visible() and page.locator("#row-title").inner_text() == "ReLU to GELU"
+    dialog.wait_for(state="visible")
+    assert page.locator("#row-title").inner_text() == "ReLU to GELU"
     changed = page.locator("#row-changed tbody tr").all_inner_texts()
     assert changed == ["activation\tgelu\trelu"]
     for seed in (2, 0):
@@ -220,7 +221,8 @@ def test_a_click_on_a_row_shows_its_configuration_and_the_curves_of_each_run(
         assert said == f"Training loss of seed {seed}: {round(log['loss'], 3):g} after {log['images']:,.0f} images"
         assert page.locator("#row-curves .chosen").count() == 2 and page.locator("#row-curves .curve").count() == 6
     page.keyboard.press("Escape")
-    assert dialog.is_hidden() and page.evaluate("location.hash") == "#flags=norm%3Dln"
+    dialog.wait_for(state="hidden")
+    page.wait_for_function("location.hash === '#flags=norm%3Dln'")
 
 
 def test_a_link_to_a_row_opens_it_and_leads_to_its_design(visit: Callable[..., Visit]) -> None:
