@@ -73,7 +73,7 @@ def _called(layer: CustomLayer, function: Any, *arguments: Any) -> Any:
         with failures_of(file), neighbors(file) if own else nullcontext():
             return function(*arguments)
     except UserCodeError as error:
-        raise DesignError(f"layer {layer.name} ({type(layer).__name__}): {error}") from error
+        raise DesignError(f"{_name(layer)}: {error}") from error
 
 
 def _name(layer: CustomLayer) -> str:
