@@ -30,6 +30,7 @@ DEVICE = torch.device(NAME, 0)
 ROOT = Path(__file__).parent.parent
 aten = torch.ops.aten
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 _SET = aten.set_.source_Storage_storage_offset
 # Operations after which the CPU knows something of a tensor's values.
 _READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique", "unique_dim", "repeat_interleave")
@@ -92,7 +93,7 @@ def _on_device(tensor: Tensor, owners: dict[int, Any]) -> Tensor:
     storage = owners.get(host._cdata)
     if storage is None:
         storage = torch._C._construct_storage_from_data_pointer(host.data_ptr(), DEVICE, host.nbytes())
-        storage.host = host  # keeps the memory alive as long as this storage
+        storage.host = host  # type: ignore[attr-defined]  # keeps the memory alive as long as this storage
     with torch.inference_mode(False):  # a view may be taken of a tensor made outside of inference mode
         new = torch._C._acc.create_empty_tensor((0,), tensor.dtype)
         _SET.redispatch(_CPU, new, storage, tensor.storage_offset(), tensor.size(), tensor.stride())
@@ -195,7 +196,7 @@ def _autocast(operation: Any, lower: bool, *arguments: Any, **named: Any) -> Any
     def cast(value: Any) -> Any:
         return value.to(dtype) if is_on_device(value) and value.is_floating_point() else value
 
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
         return operation(*tree_map(cast, arguments), **tree_map(cast, named))
 
 
@@ -206,7 +207,7 @@ class _Generator(torch.Generator):
     """A generator that may be of the device; its numbers are those of a generator of the CPU."""
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
-        return super().__new__(cls, "cpu" if torch.device(device).type == NAME else device)
+        return super().__new__(cls, "cpu" if torch.device(device).type == NAME else device)  # type: ignore[call-arg]
 
 
 def _pin_memory(tensor: Tensor, device: Any = None) -> Tensor:
