@@ -98,7 +98,7 @@ class Items:
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type != "cpu",
             worker_init_fn=_ignore_signals,
         )
         batches: Any = iter(loader)

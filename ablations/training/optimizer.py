@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -84,13 +85,33 @@ def ema_decay(config: TrainingConfig, step: int) -> float:
     return min(decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else decay
 
 
+class _MovingAverage(AveragedModel):
+    """AveragedModel that does not copy its number of updates to the device, for which the CPU would wait."""
+
+    def __init__(self, model: nn.Module, decay: Callable[[], float]):
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Copy the model's weights and buffers at the first update; then average."""
+        by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        averages, values = (itertools.chain(one.parameters(), one.buffers()) for one in (self.module, model))
+        for average, value in zip(averages, values, strict=True):
+            by_dtype[average.dtype].append((average, value))
+        average_all = get_ema_multi_avg_fn(self.decay())
+        for pairs in by_dtype.values():
+            ours, theirs = map(list, zip(*pairs, strict=True))
+            if self.n_averaged:
+                average_all(ours, theirs, None)
+            else:
+                torch._foreach_copy_(ours, theirs)
+        self.n_averaged += 1
+
+
 def averaged_model(model: nn.Module, decay: Callable[[], float]) -> AveragedModel:
     """Create the exponential moving average of weights and BatchNorm statistics; `decay` is called at each update."""
-
-    def update(averages: Any, values: Any, updates: Any) -> None:
-        get_ema_multi_avg_fn(decay())(averages, values, updates)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return _MovingAverage(model, decay)
 
 
 def update_average(
