@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,13 +83,9 @@ def ema_decay(config: TrainingConfig, step: int) -> float:
     return min(decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else decay
 
 
-def averaged_model(model: nn.Module, decay: Callable[[], float]) -> AveragedModel:
-    """Create the exponential moving average of weights and BatchNorm statistics; `decay` is called at each update."""
-
-    def update(averages: Any, values: Any, updates: Any) -> None:
-        get_ema_multi_avg_fn(decay())(averages, values, updates)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+def averaged_model(model: nn.Module) -> AveragedModel:
+    """Create the exponential moving average of weights and BatchNorm statistics; `update_average` sets its decay."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(), use_buffers=True)
 
 
 def update_average(
@@ -102,6 +97,7 @@ def update_average(
     """
     if step % steps_per_epoch % config.ema_steps:
         return
+    averaged.multi_avg_fn = get_ema_multi_avg_fn(ema_decay(config, step))
     averaged.update_parameters(model)
     if config.ema_scaled and step < round(config.warmup_epochs * steps_per_epoch):
         averaged.n_averaged.zero_()  # the next update copies
