@@ -108,9 +108,9 @@ def test_without_heading_only_the_footnotes_stand_around_a_figure(report_of: Cal
     plot = next(plot for plot in report_of("roadmap").plots if plot.name == "steps")
     words = " ".join(text.get_text() for text in visible_texts(replace(plot, layout=Layout(84.0, None, False)).figure))
     assert "trained with recipe quick_original" in words and "unadjusted" not in words
-    assert plot.title not in words and "48 runs" not in words
+    assert plot.title not in words and "51 runs" not in words
     with_heading = visible_texts(replace(plot, layout=Layout(84.0)).figure)
-    assert "48 runs" in " ".join(text.get_text() for text in with_heading)
+    assert "51 runs" in " ".join(text.get_text() for text in with_heading)
 
 
 # ---- rows, order, labels
