@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from ablations.errors import RunError
 from ablations.launch.session import DisplayCallbacks, Session
-from ablations.launch.signals import STOP, blocked, handled
-from ablations.machine import Machine
+from ablations.launch.signals import handled
+from ablations.machine import STOP, Machine, blocked
 from ablations.progress import Display
 from ablations.studies.folder import run_folder
 from ablations.studies.run import finished, mark_failed, read_state
