@@ -1,16 +1,53 @@
-"""Plan how a study uses this machine (processes, threads, devices), and set up each process's threads and memory."""
+"""Plan how a study uses this machine (processes, threads, devices); set up a process (threads, memory, signals)."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ablations.errors import RequestError
 
-_LIBRARY = ctypes.CDLL(None)
+STOP = (signal.SIGINT, signal.SIGTERM)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of the GNU C library
+NO_MPS = "not supported: it has no float64, in which losses are summed; choose cpu"
+
+
+def refuse_windows() -> None:
+    """Raise RequestError on Windows, which lacks the signals that stop training and the folders that can be synced."""
+    if sys.platform == "win32":
+        raise RequestError("training needs Linux or macOS; on Windows use WSL2")
+
+
+@contextmanager
+def blocked(*numbers: int) -> Iterator[None]:
+    """Keep signals waiting within the block; processes that are started in it inherit this."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use: its CPU affinity, and its container's quota rounded up."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def cores_in_words() -> str:
+    """Describe how many of the machine's cores this process may use."""
+    usable, all_of_them = usable_cores(), os.cpu_count()
+    return f"{usable} cores" if usable == all_of_them else f"{usable} of {all_of_them} cores"
 
 
 def prepare_process(threads: int) -> None:
@@ -22,9 +59,10 @@ def prepare_process(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    if hasattr(_LIBRARY, "mallopt"):
-        _LIBRARY.mallopt(M_MMAP_MAX, 0)
-        _LIBRARY.mallopt(M_TRIM_THRESHOLD, -1)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def asked_threads() -> int | None:
@@ -46,8 +84,9 @@ def give_back_memory() -> None:
     import torch
 
     gc.collect()
-    if hasattr(_LIBRARY, "malloc_trim"):
-        _LIBRARY.malloc_trim(0)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
@@ -75,7 +114,7 @@ class Machine:
         Raises:
             RequestError: If this machine lacks the device, or `per_gpu` is given for a CPU.
         """
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         devices = _devices(device)
         if per_gpu and devices == ("cpu",):
             raise RequestError(f"--per-gpu {per_gpu}: the runs are on the CPU; set the number of processes with --jobs")
@@ -89,6 +128,8 @@ def _devices(device: str) -> tuple[str, ...]:
     """Resolve a device name to this machine's devices; raise RequestError if it has none of that name."""
     if device == "cpu":
         return ("cpu",)
+    if device.partition(":")[0] == "mps":
+        raise RequestError(f"device {device}: {NO_MPS}")
     import torch
 
     gpus = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))

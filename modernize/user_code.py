@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import os
 import re
@@ -165,6 +166,26 @@ def import_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+class Imported:
+    """What imports a user's file again in another process: pickle it before what the file defines."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        folder = self.file.resolve().parent
+        beside = [name for name, place in _MODULES_BESIDE.items() if place == folder]
+        return _import_again, (self.file.absolute(), beside)  # the other process may be in another folder
+
+
+def _import_again(file: Path, beside: list[str]) -> Imported:
+    import_file(file)
+    with neighbors(file):
+        for name in beside:
+            importlib.import_module(name)
+    return Imported(file)
 
 
 _MODULES_BESIDE: dict[str, Path] = {}  # modules that users' files have imported from their folders

@@ -30,6 +30,8 @@ from reports.errors import ReportError
 from reports.latex import latex
 from reports.layout import Layout
 from reports.report import Report
+from reports.statistics import MEASURES
+from reports.study_tables import comparison_table
 from reports.view import ORDERS, View, shown_rows
 
 PUBLISHED = Path(__file__).parent.parent / "docs/results"
@@ -112,6 +114,20 @@ def test_without_heading_only_the_footnotes_stand_around_a_figure(report_of: Cal
 
 
 # ---- rows, order, labels
+
+
+def test_differences_are_ordered_the_best_first_whatever_the_measure(report_of: Callable[[str], Report]) -> None:
+    report = report_of("one-out")
+    for measure in MEASURES:
+        table = comparison_table(report.runs, measure=measure)
+        rows = shown_rows(report.runs, [table], View(order=("difference",)), measure)
+        found = table.frame.set_index("row")["difference"].reindex(rows).dropna() * MEASURES[measure].sign
+        assert len(found) > 5 and found.is_monotonic_decreasing
+
+
+def test_a_title_stands_in_titles_and_the_studys_name_in_the_facts() -> None:
+    report = report_with(View(title="Four steps"))
+    assert report.tables[-1].title.startswith("Four steps: ") and "study roadmap ·" in report.summary.facts
 
 
 def report_with(view: View) -> Report:

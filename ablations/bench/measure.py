@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from ablations.bench.models import BenchmarkedModel, Setting
 from ablations.bench.workers import Task, WorkerGroup, synchronize
+from ablations.machine import cores_in_words, usable_cores
 from ablations.seeding import generator
 from ablations.training.precision import PRECISIONS
 from modernize.cost import count
@@ -147,7 +147,7 @@ def _peak_matrix(device: str, precision: str) -> torch.Tensor:
 
 def peak_key(setting: Setting) -> tuple[str, str, int]:
     """Return what the machine's peak depends on: device, precision, and threads of all jobs together."""
-    threads = min(setting.threads * setting.jobs, len(os.sched_getaffinity(0)))
+    threads = min(setting.threads * setting.jobs, usable_cores())
     return setting.device, setting.precision, threads
 
 
@@ -183,4 +183,4 @@ def machine_name(setting: Setting) -> str:
     if setting.device != "cpu":
         return f"{torch.cuda.get_device_name(setting.device)}, torch {torch.__version__}"
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"CPU ({capability}), {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
+    return f"CPU ({capability}), {cores_in_words()}, {platform.machine()}, torch {torch.__version__}"

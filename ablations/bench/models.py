@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from ablations.errors import RequestError
+from ablations.machine import usable_cores
 from ablations.seeding import seed_of
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.precision import PRECISIONS
@@ -92,7 +92,7 @@ class Setting:
 
     def with_threads(self) -> Setting:
         """Return the setting with its number of threads filled in."""
-        return replace(self, threads=self.threads or max(len(os.sched_getaffinity(0)) // self.jobs, 1))
+        return replace(self, threads=self.threads or max(usable_cores() // self.jobs, 1))
 
 
 @dataclass(frozen=True)

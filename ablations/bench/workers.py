@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
 
+from ablations.bench.memory import peak_memory, reset_peak_memory
 from ablations.bench.models import MEMORY_FORMATS, BenchmarkedModel, build_benchmarked
 from ablations.errors import RequestError
 from ablations.machine import give_back_memory, prepare_process
@@ -86,8 +87,8 @@ class WorkerGroup:
     def __init__(self, model: BenchmarkedModel):
         self.model = model
         self.steps: dict[Task, int] = {}  # per round
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        context.set_forkserver_preload([__name__])  # on macOS a process that has loaded torch must not fork
         self.processes, self.pipes = [], []
         needed = tuple(one.name for one in plugins())
         for _ in range(model.setting.jobs):
@@ -147,12 +148,12 @@ def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) ->
         before = _memory_of_libraries(model)
         runner = ModelRunner(model)
         give_back_memory()
-        _reset_peak_memory(device)
+        reset_peak_memory(device)
         runner.infer()
-        inference = _peak_memory(device) - before
-        _reset_peak_memory(device)
+        inference = peak_memory(device) - before
+        reset_peak_memory(device)
         runner.time("train_step", 2)
-        pipe.send((inference, _peak_memory(device) - before))
+        pipe.send((inference, peak_memory(device) - before))
         while True:
             give_back_memory()  # the other models' workers need it until the next round
             task, steps, count = pipe.recv()
@@ -179,26 +180,4 @@ def _memory_of_libraries(model: BenchmarkedModel) -> float:
     runner.infer()
     del runner
     give_back_memory()
-    return _reset_peak_memory(model.setting.device)
-
-
-def _reset_peak_memory(device: str) -> float:
-    """Reset the peak to the memory in use now, and return that in MB."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
-    return _status_mb("VmRSS")
-
-
-def _peak_memory(device: str) -> float:
-    """Return the peak memory since the last reset, in MB."""
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return _status_mb("VmHWM")
-
-
-def _status_mb(name: str) -> float:
-    """Read a size from /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+    return reset_peak_memory(model.setting.device)

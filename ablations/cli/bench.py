@@ -75,6 +75,9 @@ def bench(
     """Benchmark throughput, latency and memory in interleaved rounds.
 
     Give DESIGNs, --roadmap or --study. Interleaved rounds cancel slow drift of the machine."""
+    from ablations.machine import Machine, refuse_windows
+
+    refuse_windows()
     if (bool(designs), bool(roadmap_name), bool(study)).count(True) != 1:
         raise RequestError("bench: give designs, such as `ablations bench convnext_tiny`, or --roadmap, or --study")
     from ablations.studies.folder import read_study
@@ -89,7 +92,6 @@ def bench(
         raise RequestError(f"--against {wrong[0]}: unknown; choose torchvision or timm")
 
     from ablations.bench import Setting, benchmarked_models, measure, subtitle, table_rows
-    from ablations.machine import Machine
     from reports.bench_table import speed_table
 
     device = Machine.plan(options.pop("device")).devices[0]

@@ -60,6 +60,7 @@ def train(
     DESIGN may also be torchvision:NAME, timm:NAME, or FILE.py:FUNCTION(setting=value) of your own. Under torchrun, all
     processes train the run together.
     """
+    from ablations.machine import refuse_windows
     from ablations.recipe_checks import refuse_contradictions
     from ablations.studies.folder import slug
     from ablations.studies.own_code import code_sha256
@@ -70,6 +71,7 @@ def train(
     from ablations.studies.variants import Recipes, variant
     from modernize.reference import check_reference, is_reference, shown_reference
 
+    refuse_windows()
     recipe = "quick" if recipe is None else recipe
     reference = check_reference(design) if is_reference(design) else None
     one, recipes = None if reference else variant(design), Recipes(recipe, settings)
@@ -233,7 +235,10 @@ def run(
     """
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
+    from ablations.machine import refuse_windows
 
+    if not dry_run:
+        refuse_windows()
     changes = {key: value for key, value in changes.items() if value is not None}
     resources = {key: changes.pop(key) for key in _RESOURCES if key in changes}
     options = {"device": device if device != "auto" else None, "threads": threads, "per-gpu": per_gpu}

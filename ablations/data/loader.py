@@ -6,6 +6,7 @@ Samples and their order do not depend on the number of workers.
 from __future__ import annotations
 
 import atexit
+import pickle
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,8 @@ from ablations.data.image_files import ImageFiles
 from ablations.data.labels import check_classes, label_of
 from ablations.data.map_images import MapImages
 from ablations.data.preprocessing import Preprocessing, evaluation_steps
-from ablations.errors import RequestError
+from ablations.errors import RequestError, one_line
+from ablations.machine import STOP, blocked
 from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
 
@@ -98,10 +100,11 @@ class Items:
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type != "cpu",
             worker_init_fn=_ignore_signals,
         )
-        batches: Any = iter(loader)
+        with blocked(*STOP):  # until `_ignore_signals` is called in processes that take seconds to start
+            batches = _started(loader)
         _RUNNING.add(batches)
         try:
             yield from batches
@@ -110,6 +113,17 @@ class Items:
             raise RequestError(last.partition("RequestError: ")[2] or last) from None
         finally:
             _end_workers(batches)
+
+
+def _started(loader: DataLoader[Any]) -> Any:
+    """Start a loader's worker processes, which get the dataset pickled unless they are forks of this process."""
+    try:
+        return iter(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # as the object is of a function, or unpicklable
+        raise RequestError(
+            f"the dataset cannot be sent to the processes that load images ({one_line(error)}); define its classes and "
+            "functions at the top level of a file, or set workers=0"
+        ) from None
 
 
 Feed = Batches | Items
@@ -139,7 +153,7 @@ def _ignore_signals(worker: int) -> None:
 
     The run must write a checkpoint first, which fails if a worker is gone; it ends its workers itself.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP:
         signal.signal(number, signal.SIG_IGN)
 
 

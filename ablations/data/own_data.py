@@ -20,7 +20,7 @@ from ablations.errors import RequestError
 from ablations.seeding import seed_of, seeded
 from modernize.design import printable
 from modernize.names import nearest
-from modernize.user_code import Call, UserCodeError, call_function, failures_of, read_call
+from modernize.user_code import Call, Imported, UserCodeError, call_function, failures_of, read_call
 
 KEYS = ("train", "test", "classes", "mean", "std")
 EXPECTED = (
@@ -146,12 +146,33 @@ def _images(name: str, file: Path, value: Any, columns: tuple[Any, Any] | None, 
     pictures, labels = columns or (value, None)
     if not hasattr(pictures, "__len__") or not hasattr(pictures, "__getitem__") or isinstance(pictures, (str, Mapping)):
         raise RequestError(f"the {split} split is a {type(pictures).__name__}; {EXPECTED}")
+    pictures = _Own(pictures, file)
     if columns is None:
-        pictures = _Items(value, split, file)
+        pictures = _Items(pictures, split, file)
         if len(pictures):
             labels = _labels_of(value, pictures, split)
     found = label_tensor([] if labels is None else labels, f"the {split} split", len(pictures))
     return map_images(name, split, pictures, found)
+
+
+class _Own:
+    """Rows that a user's function has returned; another process imports the file before it unpickles them."""
+
+    def __init__(self, rows: Any, file: Path):
+        self.rows, self.file = rows, file
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.rows[row]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (Imported(self.file), self.rows, self.file)
+
+
+def _unpickled(_: Imported, rows: Any, file: Path) -> _Own:
+    return _Own(rows, file)
 
 
 class _Items:

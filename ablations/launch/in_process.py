@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from ablations.errors import RequestError, writing
 from ablations.launch.claim import Place, take, work_through
 from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import StopFlag
-from ablations.machine import Machine, asked_threads, prepare_process
+from ablations.machine import Machine, asked_threads, prepare_process, usable_cores
 from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
 from ablations.recipes import MAY_CHANGE, newer_settings, without_newer
@@ -125,7 +124,7 @@ def share_cores(device: str, threads: int | None) -> int:
     """
     if device == "cpu" and local_processes() == 1:
         threads = threads or asked_threads()
-    threads = threads or max(len(os.sched_getaffinity(0)) // local_processes(), 1)
+    threads = threads or max(usable_cores() // local_processes(), 1)
     prepare_process(threads)
     return threads
 

@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from ablations.errors import RunError
 from ablations.launch.session import DisplayCallbacks, Session
-from ablations.launch.signals import STOP, blocked, handled
-from ablations.machine import Machine
+from ablations.launch.signals import handled
+from ablations.machine import STOP, Machine, blocked
 from ablations.progress import Display
 from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig, finished, mark_failed, read_state
@@ -218,6 +218,7 @@ def run_study(session: Session, machine: Machine) -> None:
     Raises RequestError if the folder is another study's, RunError if it cannot be written or no worker can start,
     KeyboardInterrupt once the workers have stopped.
     """
-    how = f"{machine.jobs} in parallel, {machine.threads} threads each, on {', '.join(machine.devices)}"
+    threads = f"{machine.threads} thread{'s' * (machine.threads > 1)} each"
+    how = f"{machine.jobs} in parallel, {threads}, on {', '.join(machine.devices)}"
     with session.opened() as ended, session.display(ended, how) as display:
         Pool(session, machine, display).launch()

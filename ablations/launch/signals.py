@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STOP = (signal.SIGINT, signal.SIGTERM)
+from ablations.machine import STOP
 
 
 @contextmanager
@@ -23,16 +23,6 @@ def handled(handler: Any, *numbers: int) -> Iterator[dict[int, Any]]:
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
-
-
-@contextmanager
-def blocked(*numbers: int) -> Iterator[None]:
-    """Keep signals waiting within the block; processes that are started in it inherit this."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopFlag:

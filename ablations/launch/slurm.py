@@ -25,7 +25,8 @@ from filelock import FileLock
 from ablations.errors import RequestError, RunError, writing
 from ablations.launch.job import Job
 from ablations.launch.session import Session
-from ablations.launch.signals import STOP, handled
+from ablations.launch.signals import handled
+from ablations.machine import STOP
 from ablations.studies.folder import run_folder
 from ablations.studies.run import finished
 from ablations.studies.schema import Study

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 import time
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from ablations.errors import RequestError, one_line, writing
+from ablations.machine import cores_in_words
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
 from ablations.studies.networks import build_network, classifier_of, count_network, has_batch_norm
@@ -387,7 +387,7 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({torch.backends.cpu.get_cpu_capability()})",
         "threads": torch.get_num_threads(),
         "processes": processes,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ablations.errors import RequestError
+from ablations.machine import NO_MPS
 from ablations.recipes import TrainingConfig
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import Group, processes
@@ -64,6 +65,8 @@ def read_device(device: Any) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, (str, torch.device)):
         raise ValueError(f"device={_shown(device)}: must be a device's name, such as cpu, cuda or cuda:0")
+    if str(device).partition(":")[0] == "mps":
+        raise ValueError(f"device={_shown(str(device))}: {NO_MPS}")
     try:
         found = torch.device(device)
         if found.type != "cuda":

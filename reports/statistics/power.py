@@ -194,10 +194,15 @@ def seeds_to_detect(runs: pd.DataFrame, compared: pd.DataFrame, line: Mapping[An
 
 def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: Measure = "top1") -> str:
     """Say which true difference a study with these runs detects; nothing if it cannot be computed."""
-    power = study_power(runs, pairs, measure)
+    power, words = study_power(runs, pairs, measure), MEASURES[measure]
     if power is None:
         return ""
-    size = f"{power.shown} {MEASURES[measure].unit} ({power.in_sds:.1f} standard deviations)"
+    if power.difference > words.largest:
+        return (
+            f"Even the largest possible difference, {words.largest:g} {words.unit}{power.between}, is not detected "
+            f"with 80% power{power.apart}."
+        )
+    size = f"{power.shown} {words.unit} ({power.in_sds:.1f} standard deviations)"
     alone = " by this look alone" if len(looks(runs)) > 1 else ""
     return f"A true difference of {size}{power.between} is detected with 80% power{alone}{power.apart}."
 
