@@ -226,8 +226,8 @@ def _wrapped(cell: Cell, column: Column, words: int) -> list[str]:
 
 
 def _tex_cell(cell: Cell, column: Column, words: int) -> str:
-    """A cell with its marks; a number's hyphen is a minus."""
+    """A cell with its marks."""
     marks = f"\\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else ""
     if column.number:
-        return tex(re.sub(r"-(?=\d)", "−", cell.text)) + marks
+        return tex(cell.text) + marks
     return tex_stack(_wrapped(cell, column, words), "l", "t") + marks
