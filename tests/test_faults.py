@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import pytest
@@ -341,14 +342,17 @@ def test_a_run_that_breaks_says_where(tmp_path: Path) -> None:
 
 @contextmanager
 def tmpfs(folder: Path, kib: int) -> Iterator[Path]:
+    """A small file system, which another process unmounts also if this one is killed."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
+    script = 'mount -t tmpfs -o "size=$1k" tmpfs "$0" && echo mounted && cat && umount -l "$0"'  # cat waits for the end
+    command = ["sh", "-c", script, folder, str(kib)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True) as mounting:
+        assert mounting.stdout and mounting.stdin
+        if not mounting.stdout.readline():
+            pytest.skip("mounting a small file system is not allowed here")
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        mounting.stdin.close()
+    assert mounting.returncode == 0 and not folder.is_mount()
 
 
 def test_a_full_disk_is_one_line_and_earlier_results_are_whole(
