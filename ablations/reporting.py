@@ -116,11 +116,11 @@ def report_of(study: Study, folder: Path, results: pd.DataFrame, view: View = WH
     steps = named if study.kind == "roadmap" else None
     tables = report_tables(runs, title, orders, bench, grid, factors, study.measure, steps)
     notes = agreement_words(runs[runs["roadmap"].notna()], steps) if steps else []
-    notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, folder)]
+    notes = [*notes, *filter(None, [describe_costs(runs)]), *recorded_warnings(study, results)]
     classes = None if is_published(folder) else class_results(runs, predictions(study, folder))
     notes += baseline_notes(runs)
     summary = summarise_study(title, runs, tables, study.measure, notes)
-    rows, labels = shown_rows(runs, tables, view), dict(zip(runs["row"], runs["label"], strict=True))
+    rows, labels = shown_rows(runs, tables, view, study.measure), dict(zip(runs["row"], runs["label"], strict=True))
     tables = [select(table, rows, labels, reorder=table.name != "roadmap") for table in tables]
     classes = classes and select_classes(classes, rows)
     shown = [*class_plots(title, runs, classes)] if classes else []

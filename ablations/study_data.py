@@ -39,7 +39,7 @@ RUNS = {
     **dict.fromkeys(("compared_top1", "compared_loss"), _NUMBER),
     **dict.fromkeys(("not_compared", "weights"), _TEXT),
     "processor_seconds": _NUMBER,
-    **dict.fromkeys(("machine", "software"), _TEXT),
+    **dict.fromkeys(("machine", "software", "warnings"), _TEXT),
 }
 CURVES = {
     **dict.fromkeys(("row", "label"), _TEXT),
@@ -119,7 +119,7 @@ def _load(study: Study, place: Path) -> StudyData:
         curves=_typed(curves_frame(study, place), CURVES),
         predictions=_predictions(study, place),
         comparisons=_comparisons(report.runs, study.measure),
-        tables={table.name: table.frame for table in report.tables},
+        tables={table.name: table.frame for table in report.every_table},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports.header import facts
+from reports.row_summary import title_of
 from reports.statistics import Measure, Verdict
 from reports.statistics.compare import verdicts
 from reports.statistics.effects_over_looks import Results, over_all_looks
@@ -58,7 +59,7 @@ def grid_effects_table(
     changes = list(shown["change"])
     return Table(
         name="grid-effects",
-        title=f"{runs['study'].iloc[0]}: effects of {_list(list(grid.flags))}, and their interactions",
+        title=f"{title_of(runs)}: effects of {_list(list(grid.flags))}, and their interactions",
         subtitle=facts(runs),
         legend=_legend(runs, frame, measure),
         columns=(
@@ -120,7 +121,7 @@ def order_interactions_table(
         rows.append((Cell(f"{line['flag']} × {line['other']}"), *_result(line, marks, measure)))
     return Table(
         name="worth-interactions",
-        title=f"{runs['study'].iloc[0]}: interactions of two flags",
+        title=f"{title_of(runs)}: interactions of two flags",
         subtitle=facts(runs),
         legend=" ".join(_interactions_legend(runs, frame, len(shown), len(orders), measure)),
         columns=(Column("flags", "flags", number=False), *effect_columns(measure)),

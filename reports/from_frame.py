@@ -100,7 +100,7 @@ def _plots(
     steps = _steps(runs)
     grid = factorial_of({row: _flags(row) for row in runs["row"].unique()}) if kind == "grid" else None
     tables = report_tables(runs, title, grid=grid, measure=measure, steps=steps)
-    rows, labels = shown_rows(runs, tables, view), dict(zip(runs["row"], runs["label"], strict=True))
+    rows, labels = shown_rows(runs, tables, view, measure), dict(zip(runs["row"], runs["label"], strict=True))
     tables = [select(table, rows, labels, reorder=table.name != "roadmap") for table in tables]
     lines = pd.DataFrame(columns=["row"]) if curves is None else with_names(_plain(curves), view)
     classes = None if predictions is None else class_results(runs, _Read(predictions))

@@ -60,7 +60,7 @@ def _line(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _details(runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    trained = runs.drop_duplicates("run") if "run" in runs else runs.drop_duplicates(["row", "seed"])
+    trained = _distinct_runs(runs)
     done = trained[trained["status"].isin(["done", "not compared"])]
     yield from _recipes(runs)
     yield "Each run", _each_run(runs, with_batch=True) or "no run is finished"
@@ -161,13 +161,19 @@ def duration(seconds: float) -> str:
 
 
 def starting_weights(runs: pd.DataFrame) -> list[str]:
-    """Describe the weights that runs start from; nothing if these are newly initialized."""
-    return distinct(runs, "weights")
+    """Describe the weights that runs start from; nothing if these are newly initialized, or the labels say it."""
+    return distinct(runs, "weights") if "weights" in runs and runs["weights"].notna().all() else []
 
 
 def _run_words(runs: pd.DataFrame) -> str:
-    statuses = [(status, int((runs["status"] == status).sum())) for status in ("done", *STATUSES)]
-    return f"{_runs(len(runs))}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number)
+    trained = _distinct_runs(runs)
+    statuses = [(status, int((trained["status"] == status).sum())) for status in ("done", *STATUSES)]
+    return f"{_runs(len(trained))}: " + ", ".join(f"{number} {shown(status)}" for status, number in statuses if number)
+
+
+def _distinct_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per run, which several rows may share."""
+    return runs.drop_duplicates("run") if "run" in runs else runs.drop_duplicates(["row", "seed"])
 
 
 def _runs(number: int) -> str:

@@ -15,6 +15,7 @@ class KindWords:
         table: The name of the table's files, if not that of the kind.
         ordered: Whether rows have an order to keep in figures.
         subject: The heading of its rows.
+        alone: The title if it has a single row.
     """
 
     title: str
@@ -22,6 +23,7 @@ class KindWords:
     table: str = ""
     ordered: bool = False
     subject: str = "row"
+    alone: str = ""
 
 
 WORDS = {
@@ -33,5 +35,5 @@ WORDS = {
     "orders": KindWords("each set of flags along the orders"),
     "recipes": KindWords("one design under each recipe against the first", "from the first recipe"),
     "screen": KindWords("the combinations of flags that were trained", table="screen-runs"),
-    "designs": KindWords("each design against the baseline", "from the baseline", subject="design"),
+    "designs": KindWords("each design against the baseline", "from the baseline", subject="design", alone="results"),
 }

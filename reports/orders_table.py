@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reports.header import facts
+from reports.row_summary import title_of
 from reports.statistics import (
     MEASURES,
     Correlation,
@@ -61,7 +62,7 @@ def orders_table(
     seeds = _seeds(runs, [order for order in random if _has_results(order, found[measure], row_of)], row_of, measure)
     return Table(
         name="worths",
-        title=f"{runs['study'].iloc[0]}: each flag's effect averaged over orders",
+        title=f"{title_of(runs)}: each flag's effect averaged over orders",
         subtitle=facts(runs),
         legend=_legend(worths, distance_from_order(in_paper, worths), (len(random), seeds), measure, first),
         columns=_columns(measure, first),

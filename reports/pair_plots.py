@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.header import facts
 from reports.report import Plot
-from reports.row_summary import summarise_rows
+from reports.row_summary import summarise_rows, title_of
 from reports.statistics import MEASURES, Measure
 from reports.tables import Table
 
@@ -21,7 +21,7 @@ def pair_matrix_plot(
     runs: pd.DataFrame, table: Table, measure: Measure = "top1", rows: Sequence[str] | None = None
 ) -> Plot:
     """The differences of a table of pairs as a matrix, beside each design's result and cost; `rows`: those to show."""
-    heading = f"{runs['study'].iloc[0]}: differences between designs"
+    heading = f"{title_of(runs)}: differences between designs"
     caption = (
         f"Each cell: the design of the row minus that of the column, in {MEASURES[measure].change}, with its "
         "unadjusted 95% CI. Colors are verdicts, whose p-values are adjusted for all pairs. Diagonal: mean ± standard "

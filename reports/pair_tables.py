@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from reports.header import facts
-from reports.row_summary import recipe_note, settings_of, summarise_rows
+from reports.row_summary import recipe_note, settings_of, summarise_rows, title_of
 from reports.statistics import Measure, legend
 from reports.statistics.row_results import baselines
 from reports.study_tables import about_looks, compared_rows, verdict_words
@@ -48,7 +48,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
     ]
     return Table(
         name=PAIRS,
-        title=f"{runs['study'].iloc[0]}: every pair of designs",
+        title=f"{title_of(runs)}: every pair of designs",
         subtitle=facts(runs),
         legend=" ".join(filter(None, words)),
         columns=(

@@ -26,6 +26,7 @@ STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
 EVALUATION_ONLY = frozenset(
     ("evaluation_size", "evaluation_crop", "evaluated_weights", "ema_decay", "ema_steps", "ema_warmup", "ema_scaled")
 )
+_ALIKE = 1.005  # costs whose ratio is less have about the same
 Settings = Mapping[str, Mapping[str, str]]  # of each recipe
 _Value = TypeVar("_Value", bound=Hashable)
 
@@ -195,7 +196,7 @@ def describe_costs(runs: pd.DataFrame) -> str:
     if "kind" not in runs or runs["kind"].iloc[0] != "designs":
         return ""
     labels = runs.groupby("row", sort=False)["label"].first()
-    ranges = []
+    ranges, apart = [], False
     for column, name in (("macs", "MACs"), ("params", "parameters")):
         counts = pd.to_numeric(runs[column]).dropna().groupby(runs["row"]).first()
         if len(counts) < 2:
@@ -206,8 +207,13 @@ def describe_costs(runs: pd.DataFrame) -> str:
             for end in (low, high)
         )
         ranges.append(
-            f"{name} from {' to '.join(ends)}, a factor of {high / low:.3g}" if low < high else f"equal {name}"
+            f"{name} from {' to '.join(ends)}, a factor of {high / low:.3g}"
+            if high >= _ALIKE * low
+            else f"{'equal' if low == high else 'about equal'} {name}"
         )
+        apart |= high >= _ALIKE * low
+    if not apart:
+        return ""
     return f"Cost is not held equal between designs: {'; '.join(ranges)}."
 
 
@@ -215,6 +221,11 @@ def shared_with(runs: pd.DataFrame, by_row: Mapping[str, pd.DataFrame]) -> str:
     """Return the label of a row's baseline if the two share their runs, else nothing."""
     bases = [by_row[base] for base in baselines(None if runs.empty else runs["base"].iloc[0]) if base in by_row]
     return next((str(base["label"].iloc[0]) for base in bases if set(runs["run"]) & set(base["run"])), "")
+
+
+def title_of(runs: pd.DataFrame) -> str:
+    """Return the title of a study's report: the study's name, unless the view has another."""
+    return str(runs["title" if "title" in runs else "study"].iloc[0])
 
 
 def distinct(runs: pd.DataFrame, column: str) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.header import facts
+from reports.row_summary import title_of
 from reports.statistics.measures import MEASURES, OTHER, Measure
 from reports.statistics.screening import Pair, Screening, screen_effects
 from reports.statistics.screening_looks import interaction_share, over_screenings
@@ -87,7 +88,7 @@ def screen_table(runs: pd.DataFrame, factors: Factors, found: Screening, measure
         )
         for line in frame.to_dict("records")
     )
-    title = f"{runs['study'].iloc[0]}: each flag's average effect"
+    title = f"{title_of(runs)}: each flag's average effect"
     legend = _legend(factors, found, describe_looks(runs), measure)
     return Table(EFFECTS, title, facts(runs), legend, columns, rows, (), (), frame)
 
@@ -111,7 +112,7 @@ def interactions_table(runs: pd.DataFrame, found: Screening, measure: Measure = 
         f"{_ERROR} {_interactions_share(runs)} "
         "`ablations run screen --resolve FLAG:FLAG --out FOLDER` adds runs that tell aliases apart."
     )
-    title = f"{runs['study'].iloc[0]}: interactions of two flags"
+    title = f"{title_of(runs)}: interactions of two flags"
     return Table(INTERACTIONS, title, facts(runs), legend, columns, rows, (), (), frame)
 
 

@@ -11,7 +11,7 @@ from reports.errors import ReportError
 from reports.header import facts
 from reports.kind_words import WORDS
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, account, describe_costs, summarise_rows
+from reports.row_summary import RowSummary, account, describe_costs, summarise_rows, title_of
 from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
@@ -57,7 +57,8 @@ def comparison_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, meas
     if runs.empty:
         raise ReportError("no runs to report")
     words = WORDS[str(runs["kind"].iloc[0])]
-    title = f"{runs['study'].iloc[0]}: {words.title}"
+    what = words.alone if words.alone and runs["row"].nunique() == 1 else words.title
+    title = f"{title_of(runs)}: {what}"
     return _table(_name(runs), title, words.subject, runs, compared_rows(runs, measure), bench, measure)
 
 
@@ -80,7 +81,7 @@ def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> T
 
 def designs_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:
     """Tabulate cost and results of designs whose differences are in a table of pairs."""
-    title = f"{runs['study'].iloc[0]}: designs"
+    title = f"{title_of(runs)}: designs"
     return _table("designs", title, "design", runs, compare(runs, []), bench, measure)
 
 

@@ -13,12 +13,14 @@ import pandas as pd
 from reports.header import duration, header
 from reports.marks import study_warnings
 from reports.orders_table import why_no_error
+from reports.row_summary import shared_with
 from reports.statistics import MEASURES, ONE_SEED, Measure, Verdict
 from reports.statistics.factorial import Family
 from reports.statistics.power import (
     MOST_SEEDS,
     Power,
     describe_power,
+    describe_spread,
     detectable_effect,
     seeds_to_detect,
     study_power,
@@ -111,7 +113,7 @@ def summarise_study(
         facts=done.line,
         about=about if verdicts else _without_verdicts(table, runs, measure),
         groups=tuple(_groups(findings, measure, _DESIGNS if runs["kind"].eq("designs").any() else {})),
-        notes=(*_interaction_notes(tables, measure), *power, *notes),
+        notes=(*_shared_run_notes(runs), *_interaction_notes(tables, measure), *power, *notes),
         figure=table.name if table else "",
         warnings=tuple(study_warnings(runs)),
         details=done.details,
@@ -124,7 +126,7 @@ def _without_verdicts(table: Table | None, runs: pd.DataFrame, measure: Measure)
         known_error = table.frame["low"].notna().any()
         ci = "with unadjusted 95% CI" if known_error else f"without CI, because {why_no_error(table.frame, one_seed)}"
         return f"Effects in {_UNITS[measure]} {ci}; no verdicts."
-    return "No verdicts yet."
+    return "No verdicts yet." if pairs(runs) else "Nothing is compared."
 
 
 def _main(tables: Sequence[Table]) -> Table | None:
@@ -156,18 +158,34 @@ def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["family"] != Family.AT_EACH] if "family" in frame else frame
 
 
+def _shared_run_notes(runs: pd.DataFrame) -> Iterator[str]:
+    """Name the rows that have no comparison because they are their baseline: one design under one recipe."""
+    by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
+    same = {str(group["label"].iloc[0]): shared_with(group, by_row) for group in by_row.values()}
+    named = [f"{label} (as {base})" for label, base in same.items() if base]
+    if named:
+        yield f"Not compared, because design and recipe are the baseline's: {_listed(named)}."
+
+
 def _interaction_notes(tables: Sequence[Table], measure: Measure) -> Iterator[str]:
-    """Name the significant interactions, because of which an averaged effect is not all that a flag does."""
+    """Name the significant interactions, because of which an averaged effect is not all that a flag does.
+
+    If there are none, name the largest one.
+    """
     lines = [line for table in tables for line in _in_rows(table.frame).to_dict("records") if _interaction(line)]
     lines = [line for line in lines if known(line["p"])]
     found = [line for line in lines if line["verdict"] in (Verdict.BETTER, Verdict.WORSE)]
-    if not found:
+    if not lines:
         return
-    found.sort(key=lambda line: -abs(line["effect"]))
+    found = sorted(found or lines, key=lambda line: -abs(line["effect"]))
     shown = [
         described(Finding(_interaction(line), line["effect"], line["low"], line["high"], line["verdict"]), measure)
         for line in found
     ]
+    if found[0]["verdict"] == Verdict.INCONCLUSIVE:
+        largest = f"{'the largest is ' if lines[1:] else ''}{shown[0]}, inconclusive"
+        yield f"Significant interactions (0 of {len(lines)}): none; {largest}."
+        return
     more = f"; and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
     yield (
         f"Significant interactions ({len(found)} of {len(lines)}): {'; '.join(shown[:_NAMED])}{more}. "
@@ -260,6 +278,8 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     if "effect" in frame:
         yield from _effect_notes(runs, _in_rows(frame), measure)
+    if have >= 2 and {"difference", "family"} & set(frame) and (spread := describe_spread(runs, measure)):
+        yield spread
     if "difference" not in frame or have < 2:
         return
     if power := describe_power(runs, pairs(runs), measure):
@@ -292,11 +312,11 @@ def _largest_inconclusive(runs: pd.DataFrame, frame: pd.DataFrame, have: int, me
 
 def _offers(runs: pd.DataFrame, have: int, measure: Measure) -> Iterator[str]:
     """What more seeds would detect and cost; a few seeds more may detect less, as a later look has less of the 5%."""
-    unit, now = MEASURES[measure].unit, study_power(runs, pairs(runs), measure)
+    words, now = MEASURES[measure], study_power(runs, pairs(runs), measure)
     for seeds in [seeds for seeds in _MORE_SEEDS if seeds > have]:
         more = study_power(runs, pairs(runs), measure, seeds)
-        if more and (now is None or more.difference < now.difference):
-            yield f"{seeds} seeds per row would detect {more.shown} {unit} ({_cost(runs, seeds - have)})"
+        if more and more.difference < min(now.difference if now else math.inf, words.largest):
+            yield f"{seeds} seeds per row would detect {more.shown} {words.unit} ({_cost(runs, seeds - have)})"
 
 
 def _effect_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> Iterator[str]:
@@ -304,10 +324,14 @@ def _effect_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> 
     size = detectable_effect(frame, looks(runs)[-1].share)
     if not known(size):
         return
-    unit = MEASURES[measure].unit
+    words = MEASURES[measure]
     tested = "line" if frame["p"].notna().all() else "tested line"
-    detected = f"A true effect of {Power(size, math.nan).shown} {unit} is detected with 80% power"
-    yield f"{detected}, in any {tested} of the table."
+    if size > words.largest:
+        largest = f"{words.largest:g} {words.unit}"
+        yield f"Even a true effect of {largest} is not detected with 80% power in every {tested} of the table."
+    else:
+        detected = f"A true effect of {Power(size, math.nan).shown} {words.unit} is detected with 80% power"
+        yield f"{detected}, in any {tested} of the table."
     if frame["verdict"].eq(Verdict.INCONCLUSIVE.value).any():
         yield f"To narrow what is inconclusive, extend the study: each further seed per row is {_cost(runs, 1)}."
 

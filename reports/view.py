@@ -11,6 +11,7 @@ import pandas as pd
 from modernize.roadmap import nearest
 from reports.errors import ReportError
 from reports.layout import NATURAL, Layout
+from reports.statistics import MEASURES, Measure
 from reports.tables import Cell, Table
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ def _check_names(option: str, names: Iterable[str], known: Sequence[str], keys: 
 
 
 def with_names(runs: pd.DataFrame, view: View) -> pd.DataFrame:
-    """Return runs, or lines of logs, with the view's labels and, if they have the study's name, its title."""
+    """Return runs, or lines of logs, with the view's labels and, beside the study's name, its title."""
     labels = [view.labels.get(row, label) for row, label in zip(runs["row"], runs["label"], strict=True)]
     named = runs.assign(label=pd.Series(labels, runs.index, dtype=object)) if view.labels else runs
-    return named.assign(study=view.title) if view.title and "study" in runs else named
+    return named.assign(title=view.title) if view.title and "study" in runs else named
 
 
 def with_labels(steps: Roadmap, view: View) -> Roadmap:
@@ -82,11 +83,16 @@ def with_labels(steps: Roadmap, view: View) -> Roadmap:
     return replace(steps, rows=rows, extras=extras)
 
 
-def shown_rows(runs: pd.DataFrame, tables: Sequence[Table], view: View) -> list[str]:
-    """Return the rows to show, in order; the study's tables have what they are ordered by."""
+def shown_rows(runs: pd.DataFrame, tables: Sequence[Table], view: View, measure: Measure = "top1") -> list[str]:
+    """Return the rows to show, in order; the study's tables have what they are ordered by.
+
+    Differences are those of `measure`: the best first.
+    """
     rows = list(dict.fromkeys(map(str, runs["row"])))
     if len(view.order) == 1 and view.order[0] in ORDERS:
         column, largest_first = ORDERS[view.order[0]]
+        if column == "difference":
+            largest_first = MEASURES[measure].sign > 0
         frames = (table.frame for table in reversed(tables) if {"row", column} <= set(table.frame))
         frame = next((frame for frame in frames if frame["row"].is_unique), None)
         if frame is None:

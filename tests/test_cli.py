@@ -11,8 +11,23 @@ import pytest
 from commands import ablations, ablations_here
 
 import modernize
+from ablations.recipes import load_recipe, recipe_names
 
-COMMANDS = ("flags", "show", "count", "compare", "bench", "data", "train", "run", "status", "report", "export", "pack")
+COMMANDS = (
+    "flags",
+    "recipe",
+    "show",
+    "count",
+    "compare",
+    "bench",
+    "data",
+    "train",
+    "run",
+    "status",
+    "report",
+    "export",
+    "pack",
+)
 
 
 def refused(*arguments: str | Path, cwd: Path) -> str:
@@ -90,6 +105,21 @@ def test_flags_lists_every_flag() -> None:
     assert done.returncode == 0
     for flag in modernize.FLAGS:
         assert flag.name in done.stdout
+
+
+def test_recipe_lists_recipes_and_every_setting_of_one() -> None:
+    listed = ablations_here("recipe").stdout
+    assert all(f"\n{name} " in listed for name in recipe_names()) and "the paper" in listed
+    said = ablations_here("recipe", "quick,mixup=0.8").stdout
+    values = {line.split()[0]: line.split()[1] for line in said.splitlines()[1:] if not line.startswith(" ")}
+    assert values["mixup"] == "0.8" and values["batch_size"] == "128" and values["precise_bn"] == "2048"
+    shown = {key for key, value in load_recipe("quick,mixup=0.8") if value is not None}
+    assert shown <= set(values) and "momentum" not in values, "only SGD has a momentum"
+    refused = ablations_here("recipe", "quik")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "ablations: unknown recipe 'quik' (and no YAML file): did you mean 'quick'?\n",
+    )
 
 
 def test_show_sums_up_the_layers() -> None:

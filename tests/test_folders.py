@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_status_says_of_each_run_what_became_of_it_and_how_long_the_rest_takes(t
     assert lines[0] == "sweep: 8 runs: 2 finished, 0 running, 2 interrupted, 2 failed, 2 pending"
     found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
     assert found["kernel_size=3-s0"].startswith("0:30 finished: top-1 85.00%")
-    assert found["kernel_size=3-s1"] == "0:15 interrupted: 30,000 of 60,000 images seen (50%)"
+    assert found["kernel_size=3-s1"].startswith("0:15 interrupted: 30,000 of 60,000 images seen (50%), training loss ")
     assert found["kernel_size=7-s2"] == "failed: the loss is nan" and "kernel_size=7-s3" not in found
     # two runs are half done at 15 s, two have not begun and take 30 s each
     assert lines[-1] == "  about 1:30 left with one run at a time"
@@ -59,6 +61,13 @@ def test_running_runs_share_the_time_left(tmp_path: Path) -> None:
     (run_folder(tmp_path, begun[0]) / "log.jsonl").unlink()
     with locked(run_folder(tmp_path, begun[0])), locked(run_folder(tmp_path, begun[1])):
         said = ablations_here("status", tmp_path).stdout
+        watched = subprocess.Popen(
+            [sys.executable, "-m", "ablations", "status", tmp_path, "--watch", "0.2"], stdout=subprocess.PIPE, text=True
+        )
+        assert watched.stdout is not None
+        assert [watched.stdout.readline() for _ in range(12)].count(said.splitlines()[0] + "\n") >= 2
+    assert "2 finished" in watched.communicate(timeout=60)[0] and watched.returncode == 0, "no run is running any more"
+    assert "top-1" in said and "training loss" in said
     assert "2 finished, 2 running, 0 interrupted" in said and "nan" not in said
     assert "running: no images logged yet" in said and "running: 30,000 of 60,000 images seen (50%)" in said
     assert f"about {len(pending) and '0:52'} left with 2 runs in parallel" in said  # 30 + 15 + 2 x 30 s, two at a time
@@ -105,7 +114,13 @@ def test_single_runs_are_reported_and_compared_with_the_first(singles: list[Path
 def test_one_run_has_a_report_in_its_folder(singles: list[Path]) -> None:
     assert ablations_here("report", singles[0], "--format", "csv").returncode == 0
     assert (singles[0] / "report/tables/designs.csv").exists()
-    assert ablations_here("status", singles[0]).stdout.startswith("runs: 1 runs: 1 finished")
+    assert ablations_here("status", singles[0]).stdout.startswith("pocket-s0: 1 run: 1 finished")
+    said = ablations_here("report", singles[0], "--format", "table").stdout
+    assert (
+        "Nothing is compared." in said
+        and "pocket-s0: results" in said
+        and "baseline" not in said.partition("pocket-s0: results")[2].splitlines()[0]
+    )
 
 
 def test_single_runs_load_as_data(singles: list[Path], tmp_path: Path) -> None:
@@ -122,6 +137,8 @@ def test_labels_say_from_which_weights_single_runs_start_if_these_differ(singles
     (singles[0] / "config.yaml").write_text(yaml.safe_dump(config))
     with opened([singles[0], singles[2]]) as (study, _):
         labels = [row.label for row in study.rows]
+    weights = ablations.load_study(singles[0].parent).runs.set_index(["row", "seed"])["weights"]
+    assert weights.notna().sum() == 1 and weights.dropna().iloc[0].startswith("torchvision:resnet18")
     assert labels[0].startswith("pocket, from torchvision:resnet18 (sha256 0123")
     assert labels[1] == "pocket,norm=ln, from new weights"
 
@@ -297,12 +314,14 @@ def test_the_frames_are_what_the_run_folders_and_the_report_say(tmp_path: Path) 
     right = 100 * data.predictions.groupby("run")["correct"].mean()
     assert right.to_dict() == pytest.approx(data.runs.set_index("run")["top1"].to_dict())
     assert len(data.curves) == 6 * 20 and set(data.curves["row"]) == {"kernel_size=3", "kernel_size=7"}
-    assert list(data.tables) == [table.name for table in report.tables] and data.measure == "top1"
+    assert list(data.tables) == [table.name for table in report.every_table] and data.measure == "top1"
 
 
 def test_a_packed_and_a_published_study_load_as_the_folder_that_they_are_from(tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    update_results(made_up_study(folder, seeds=(0, 1), outcome=by_seed({}, {"status": "failed"}), **SWEEP), folder)
+    warnings = ["one; and more", "another"]
+    outcome = by_seed({"warnings": warnings}, {"status": "failed"})
+    update_results(made_up_study(folder, seeds=(0, 1), outcome=outcome, **SWEEP), folder)
     assert run_command(["pack", str(folder)]) == 0
     there = unpacked(tmp_path / "study.zip", tmp_path / "there")
     whole, sent = ablations.load_study(folder), ablations.load_study(there)
@@ -312,4 +331,9 @@ def test_a_packed_and_a_published_study_load_as_the_folder_that_they_are_from(tm
     public = ablations.load_study(there)
     for name in ("runs", "comparisons"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(public, name))
+    with opened([there]) as (study, place):
+        notes = read_report(study, place).summary.notes
+    assert [note for note in notes if note.startswith("Warning")] == [
+        f"Warning (recipe quick): {one}." for one in warnings
+    ]
     assert public.predictions.empty and types(public.predictions) == types(whole.predictions)

@@ -23,7 +23,7 @@ from ablations.recipe_checks import Facts, doubts, refuse_contradictions, total_
 from ablations.recipes import load_recipe, recipe_names, stretched
 from ablations.studies.load import load_study
 from ablations.studies.schema import read_budget
-from ablations.training.optimizer import averaged_model, ema_decay, learning_rate
+from ablations.training.optimizer import averaged_model, ema_decay, learning_rate, update_average
 
 HOME = Path(__file__).parent.parent
 DATA = {
@@ -196,14 +196,14 @@ def test_the_warnings_agree_with_the_schedule_and_the_average(
 def test_the_average_is_timms(warmup: bool, decay: float) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    config, step = recipe(ema_decay=decay, ema_warmup=warmup), 0
-    ours = averaged_model(network, lambda: ema_decay(config, step))
+    config = recipe(ema_decay=decay, ema_warmup=warmup)
+    ours = averaged_model(network)
     theirs = ModelEmaV3(network, decay=decay, use_warmup=warmup)
     for step in range(30):
         with torch.no_grad():
             for weights in network.parameters():
                 weights.add_(torch.randn_like(weights))
-        ours.update_parameters(network)
+        update_average(ours, network, config, step, steps_per_epoch=30)
         theirs.update(network, step=step + 1)
     for mine, other in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
         torch.testing.assert_close(mine, other)

@@ -28,7 +28,7 @@ from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
 from reports.predictions import Predicted
 from reports.statistics.factorial import Family
-from reports.statistics.power import describe_power, detectable_effect, seeds_to_detect, study_power
+from reports.statistics.power import describe_power, describe_spread, detectable_effect, seeds_to_detect, study_power
 from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
@@ -124,6 +124,54 @@ def test_the_seeds_that_would_settle_a_difference_have_the_power_that_is_promise
     assert seeds_to_detect(runs, compared, {**line, "difference": 0.01}) is None
     wide = {**line, "difference": 1.2, "se": 3 * line["se"]}  # a row that varies more needs more
     assert (seeds_to_detect(runs, compared, wide) or 999) > 3 * (needed[1.2] or 0)
+
+
+def test_a_row_that_widens_the_intervals_of_the_others_is_named() -> None:
+    runs = study_runs(3)
+    assert not describe_spread(runs)
+    runs.loc[runs["row"] == "down", "top1"] += 15 * (runs["seed"] - 1)
+    said = describe_spread(runs)
+    sd = runs[runs["row"] == "down"]["top1"].std()
+    assert "recipe of + down are wide" in said and f"standard deviation {sd:.2f}, of the other rows 0." in said
+    assert said in summarise_study("mine", runs, [comparison_table(runs)]).notes
+    frames = (comparison_table(study_runs(3)).frame, comparison_table(runs).frame)
+    narrow, wide = ((frame["high"] - frame["low"])[frame["row"] == "up"].item() for frame in frames)
+    assert wide > 5 * narrow
+    runs.loc[runs["row"] == "down", "recipe"] = "another"
+    assert not describe_spread(runs), "it informs no other row"
+
+
+def test_no_difference_is_promised_that_top1_cannot_have() -> None:
+    runs = study_runs(2)
+    runs["top1"] += 25 * (2 * runs["seed"] - 1)
+    said = describe_power(runs, pairs(runs))
+    assert said.startswith("Even the largest possible difference, 100 pp, is not detected with 80% power")
+    notes = " ".join(summarise_study("mine", runs, [comparison_table(runs)]).notes)
+    assert all(float(size) < 100 for size in re.findall(r"([\d.]+) pp", notes.replace("100 pp", "")))
+    assert "in loss" in describe_power(runs.assign(loss=runs["top1"]), pairs(runs), "loss")
+
+
+def test_a_row_that_is_its_baseline_is_named_and_its_runs_count_once(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, "one-in", flags={"norm": ["bn"], "kernel_size": [7]})
+    summary = read_report(study, tmp_path).summary
+    assert "Not compared, because design and recipe are the baseline's: + norm=bn (as pocket)." in summary.notes
+    assert "6 runs: 6 finished" in summary.facts
+
+
+def test_a_grid_names_its_interaction_whatever_the_verdict(tmp_path: Path) -> None:
+    flags = {"norm": ["bn", "ln"], "kernel_size": [3, 7]}
+    for size, start in (
+        (0, "Significant interactions (0 of 1): none; norm: "),
+        (20, "Significant interactions (1 of 1): "),
+    ):
+
+        def outcome(run: RunConfig, size: int = size) -> dict[str, float]:
+            both = run.flags["norm"] == "ln" and run.flags["kernel_size"] == 7
+            return {"top1": 70 + size * both + 0.2 * (run.seed + len(run.row) % 2)}
+
+        study = made_up_study(tmp_path / str(size), "grid", outcome=outcome, flags=flags)
+        notes = read_report(study, tmp_path / str(size)).summary.notes
+        assert notes[0].startswith(start) and "interaction with kernel_size: 7 − 3" in notes[0]
 
 
 def test_a_summary_says_what_would_settle_the_largest_inconclusive_difference() -> None:

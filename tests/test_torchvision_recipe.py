@@ -298,7 +298,7 @@ def test_the_average_is_that_of_torchvisions_training_loop() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     other = AveragedModel(net, avg_fn=lambda mean, value, n: (1 - alpha) * mean + alpha * value, use_buffers=True)
-    ours = averaged_model(net, lambda: ema_decay(config, step))
+    ours = averaged_model(net)
     step = 0
     for epoch in range(epochs):
         for i in range(per_epoch):

@@ -89,6 +89,9 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
         newer = sorted(filter(None, {newer_settings(*pair) for _, *pair in pairs}))
         for older in (*newer, *filter(None, (older_batch(*pair) for pair in pairs))):
             say(f"{study.name}: {older}")
+        for row in session.study.rows:
+            if row.same_as:
+                say(f"{study.name}: {row.row} has the design and recipe of {row.same_as}, so they share their runs")
         for older in older_versions(run_folder(session.folder, run) for run in session.study.runs):
             say(f"{study.name}: {older}")
     while True:

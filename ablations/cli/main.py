@@ -13,6 +13,7 @@ from ablations.cli.data import data
 from ablations.cli.designs import compare, count, flags, show
 from ablations.cli.export import export
 from ablations.cli.pack import pack
+from ablations.cli.recipe import recipe
 from ablations.cli.report import report
 from ablations.cli.status import status
 from ablations.cli.train import run, train
@@ -111,5 +112,5 @@ def cli() -> None:
     """
 
 
-for command in (flags, show, count, compare, bench, data, train, run, status, report, export, pack):
+for command in (flags, recipe, show, count, compare, bench, data, train, run, status, report, export, pack):
     cli.add_command(command)

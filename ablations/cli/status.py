@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
 from ablations.cli.hints import Command
-from ablations.cli.options import Location, with_options
+from ablations.cli.options import Location, Positive, with_options
 
 
 @click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
+@click.option(
+    "--watch", type=Positive(), metavar="SECONDS", help="Show it again every so many seconds, until no run is running."
+)
 @with_options("debug")
-def status(folders: tuple[Path, ...]) -> None:
+def status(folders: tuple[Path, ...], watch: float | None) -> None:
     """Show a study's finished, running, failed and pending runs.
 
-    FOLDER is the study's folder, or those of single runs. The remaining time is an estimate.
+    FOLDER is the study's folder, or those of single runs. Loss and top-1 of running runs are those on training images
+    since the previous line of the log. The remaining time is an estimate.
     """
+    while _show(folders, clear=watch is not None) and watch is not None:
+        time.sleep(watch)
+
+
+def _show(folders: tuple[Path, ...], clear: bool) -> bool:
+    """Print the state of a study, on a terminal in place of what it shows; return whether any run is running."""
     from ablations.launch.slurm import describe_queue
     from ablations.studies.loose_runs import opened
-    from ablations.studies.status import describe
+    from ablations.studies.status import describe, is_running
 
     with opened(folders) as (study, folder):
-        click.echo(describe(study, folder))
-        if (queue := describe_queue(folder)) is not None:
-            click.echo(f"  {queue}")
+        text, queue = describe(study, folder), describe_queue(folder)
+        if clear:
+            click.clear()
+        click.echo(text if queue is None else f"{text}\n  {queue}")
+        return is_running(study, folder)

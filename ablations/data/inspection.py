@@ -216,8 +216,10 @@ def describe(found: Inspection) -> str:
     """Describe a dataset in a few lines."""
     channels, height, width = found.shape
     train, test = found.images
+    sizes = {size for one in found.headers.values() for size in one.sizes}
+    resized = "" if sizes <= {(width, height)} else ", resized unless a recipe has another image_size,"
     lines = [
-        f"{found.name}: {train} training and {test} test images of {channels}×{height}×{width} in "
+        f"{found.name}: {train} training and {test} test images of {channels}×{height}×{width}{resized} in "
         f"{len(found.classes)} classes, checksum {found.checksum[:12]}, in {found.place}",
         f"  classes (training and test images): {_describe_classes(found.classes)}",
     ]

@@ -49,7 +49,7 @@ def describe_runs(session: Session) -> list[str]:
         )
     for row in study.rows:
         if row.same_as:
-            lines.append(f"  {row.row}: the same design as {row.same_as}, trained once")
+            lines.append(f"  {row.row}: the same design as {row.same_as} under one recipe, trained once")
     lines += [f"  {one}" for one in rows_of_the_same_weights(study)]
     if study.screen:
         lines += describe_screen(study)

@@ -105,8 +105,9 @@ def _study_of(runs: Sequence[_Run]) -> tuple[Study, dict[str, Path]]:
                 )
             folders[name] = run.folder
     weights = {run.weights for run in runs}
+    starts = {row.row: of_row[0].config.weights for row, of_row in zip(named, rows.values(), strict=True)}
     study = Study(
-        name=first.folder.resolve().parent.name or "runs",
+        name=(first.folder.resolve() if len(runs) == 1 else first.folder.resolve().parent).name or "runs",
         kind="designs",
         base=_base(first.config),
         data=first.config.data,
@@ -117,6 +118,7 @@ def _study_of(runs: Sequence[_Run]) -> tuple[Study, dict[str, Path]]:
         recipes={run.recipe: run.config.recipe for run in runs},
         rows=[named[0], *(row.model_copy(update={"compared_with": named[0].row}) for row in named[1:])],
         weights=first.config.weights if len(weights) == 1 else None,
+        weights_of={row: start for row, start in starts.items() if start is not None} if len(weights) > 1 else {},
         absent=[name for row in named for seed in seeds if (name := f"{row.row}-s{seed}") not in folders],
     )
     return study, folders

@@ -82,22 +82,24 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "seconds": result.get("seconds", state.last.get("seconds")),
                     "weights_sha256": result.get("weights_sha256"),
                     **evaluations[run.name],
-                    "weights": None if study.weights is None else str(study.weights),
+                    "weights": None if run.weights is None else str(run.weights),
                     "processor_seconds": result.get("processor_seconds"),
                     **made[run.name],
+                    "warnings": _BETWEEN_WARNINGS.join(result.get("warnings", ())) or None,
                     "settings": settings[row.recipe],
                 }
             )
     return pd.DataFrame(rows)
 
 
+_BETWEEN_WARNINGS = " | "
 # Columns that results published by earlier versions lack.
 EVALUATION = (
     *("train_top1", "chance_top1", "test_images", "evaluated_images", "unread", "data_checksum"),
     *("compared_images", "compared_top1", "compared_loss", "not_compared"),
 )
 PER_CLASS = ("balanced_accuracy", "largest_class_top1")
-TIME_AND_PLACE = ("processor_seconds", *HOW_MADE, "settings")
+TIME_AND_PLACE = ("processor_seconds", *HOW_MADE, "warnings", "settings")
 _NEWER = ("stage", "added", *EVALUATION, *PER_CLASS, "weights", *TIME_AND_PLACE)  # recorded by later versions only
 
 
@@ -176,14 +178,15 @@ def _keep_lost_results(folder: Path, runs: pd.DataFrame) -> None:
     click.echo(f"ablations: study {folder}: {many} no folder any more; results are kept in {kept.name}", err=True)
 
 
-def recorded_warnings(study: Study, folder: Path) -> list[str]:
+def recorded_warnings(study: Study, runs: pd.DataFrame) -> list[str]:
     """Return the warnings with which the runs of a study were trained, each with its recipes."""
     from ablations.studies.recipe_words import recipe_label
 
+    names = {row.row: recipe_label(study, row.recipe) for row in study.rows}
     recipes: dict[str, dict[str, None]] = {}
-    for run in study.runs:
-        for warning in read_state(run_folder(folder, run)).result.get("warnings", ()):
-            recipes.setdefault(warning, {})[recipe_label(study, run.recipe_name)] = None
+    for row, texts in runs[["row", "warnings"]].dropna().itertuples(index=False, name=None):
+        for warning in texts.split(_BETWEEN_WARNINGS):
+            recipes.setdefault(warning, {})[names[row]] = None
     return [f"Warning (recipe {', '.join(names)}): {warning}." for warning, names in recipes.items()]
 
 

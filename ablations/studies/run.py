@@ -250,7 +250,7 @@ def execute(
             raise
         except (DivergedError, DamagedDataError) as error:
             result = {"status": "failed", "reason": str(error), **facts}
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a network of the user's may call sys.exit
             if group.size > 1:  # the other processes wait for this one, so all must end
                 raise
             write_bytes(folder / "traceback.txt", traceback.format_exc().encode())

@@ -261,6 +261,7 @@ class Study(BaseModel):
     precision: Precision | None = None
     stages: list[Stage] = Field(default=[], description="empty in folders older than stages: one stage")
     asked: Asked | None = Field(default=None, description="the request; none in folders of earlier versions")
+    weights_of: dict[str, Weights] = Field(default={}, description="of rows of single runs, if different", exclude=True)
     absent: list[str] = Field(default=[], description="runs that single runs read as a study lack", exclude=True)
 
     @property
@@ -319,7 +320,7 @@ class Study(BaseModel):
             data=self.data,
             evaluate=self.evaluate,
             seed=seed,
-            weights=self.weights,
+            weights=self.weights_of.get(row.row, self.weights),
         )
 
     def on(self, data: DataSet) -> Study:

@@ -25,7 +25,7 @@ def describe(study: Study, folder: Path) -> str:
     runs = study_runs(study, folder).drop_duplicates("run")
     counts = runs["status"].value_counts()
     summary = ", ".join(f"{counts.get(status, 0)} {shown}" for status, shown in SHOWN.items())
-    lines = [f"{study.name}: {len(runs)} runs: {summary}"]
+    lines = [f"{study.name}: {len(runs)} run{'s' * (len(runs) != 1)}: {summary}"]
     logged = {run.name: read_state(run_folder(folder, run)).last for run in study.runs}
     begun = runs[runs["status"] != "left"].to_dict("records")
     machines = {str(run["machine"]) for run in begun if isinstance(run.get("machine"), str)}
@@ -43,6 +43,11 @@ def describe(study: Study, folder: Path) -> str:
     return "\n".join(lines)
 
 
+def is_running(study: Study, folder: Path) -> bool:
+    """Whether any run of a study is being trained."""
+    return any(read_state(run_folder(folder, run)).status == "running" for run in study.runs)
+
+
 def _result(run: Run, last: Mapping[str, Any]) -> str:
     """Say what became of a run: its top-1 with its marks, why it failed, or the images that it has seen."""
     if run["status"] == "done":
@@ -52,7 +57,8 @@ def _result(run: Run, last: Mapping[str, Any]) -> str:
     if not last:
         return f"{SHOWN[run['status']]}: no images logged yet"
     seen, whole = last["images"], last["images"] * last["steps"] / last["step"]
-    return f"{SHOWN[run['status']]}: {seen:,} of {whole:,.0f} images seen ({100 * seen / whole:.0f}%)"
+    share = f"{seen:,} of {whole:,.0f} images seen ({100 * seen / whole:.0f}%)"
+    return f"{SHOWN[run['status']]}: {share}, training loss {last['loss']:.3f}, top-1 {last['top1']:.2f}%"
 
 
 def _time(run: Run) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,8 +25,28 @@ def recompute_blocks(model: nn.Module) -> list[nn.Module]:
     if not blocks:
         raise ValueError("activation_checkpointing: the network has no repeated blocks; leave it off")
     for block in blocks:
-        block.forward = partial(_recomputed, block, block.forward)
+        block.__class__ = _recomputing(type(block))
     return blocks
+
+
+@cache
+def _recomputing(kind: Any) -> type[nn.Module]:
+    """Return the subclass of a block's class that recomputes its activations.
+
+    A block that held its own forward method would be a reference cycle: its weights would outlive the run.
+    """
+
+    def forward(block: nn.Module, *inputs: Any) -> Any:
+        return _recomputed(block, partial(kind.forward, block), *inputs)
+
+    names = {"forward": forward, "__reduce__": lambda block: (_unpickled, (kind,), block.__dict__)}
+    return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(names))
+
+
+def _unpickled(kind: type[nn.Module]) -> nn.Module:
+    """Return a block without its contents, which pickle adds."""
+    made = _recomputing(kind)
+    return made.__new__(made)
 
 
 def _outermost(module: nn.Module, kinds: Counter[type]) -> Iterator[nn.Module]:

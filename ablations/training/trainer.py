@@ -41,7 +41,6 @@ from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
 from ablations.training.optimizer import (
     averaged_model,
-    ema_decay,
     load_optimizer,
     make_optimizer,
     set_learning_rate,
@@ -149,8 +148,7 @@ class Trainer:
         dtype = next(self.model.parameters()).dtype
         self.placement = Placement(self.device, dtype, configs.channels_last, configs.precision)
         self.feeds = feeds(train_dataset, test_dataset, configs, self.device)
-        averaging = configs.ema_decay is not None
-        self.averaged = averaged_model(self.model, lambda: ema_decay(configs, self.step)) if averaging else None
+        self.averaged = averaged_model(self.model) if configs.ema_decay is not None else None
         self.network = self.prepare()
         self.optimizer = make_optimizer(self.model, configs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=configs.precision == "fp16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ class MeasureWords:
     unit      behind a difference in a sentence: pp
     digits    decimals of values and differences
     sign      1 if more is better, else -1
+    largest   the largest possible difference
     """
 
     name: str
@@ -26,10 +28,11 @@ class MeasureWords:
     unit: str
     digits: int
     sign: int
+    largest: float
 
 
 MEASURES: dict[Measure, MeasureWords] = {
-    "top1": MeasureWords("top-1", "top-1 (%)", "top-1 (pp)", "pp", 2, 1),
-    "loss": MeasureWords("test loss", "test loss", "test loss", "in loss", 3, -1),
+    "top1": MeasureWords("top-1", "top-1 (%)", "top-1 (pp)", "pp", 2, 1, 100.0),
+    "loss": MeasureWords("test loss", "test loss", "test loss", "in loss", 3, -1, math.inf),
 }
 OTHER: dict[Measure, Measure] = {"top1": "loss", "loss": "top1"}
