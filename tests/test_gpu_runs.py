@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed
 
 import modernize
 from ablations.data.datasets import DataSet, load
+from ablations.errors import RequestError
 from ablations.recipes import TrainingConfig
 from ablations.training.activation_checkpointing import recompute_blocks
+from ablations.training.arguments import read_device
 from ablations.training.callbacks import NullCallbacks
+from ablations.training.distributed import ALONE, Group, joined
 from ablations.training.trainer import Trainer
 
 TINY = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
@@ -70,3 +74,63 @@ def test_a_network_with_activation_checkpointing_is_copied_and_pickled() -> None
         assert torch.equal(other(images), network(images))
         assert len(calls) == 3, "the first block was not computed anew in the backward pass"
         assert not {id(one) for one in other.modules()} & {id(one) for one in network.modules()}
+
+
+# ---- Each process takes its own GPU
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Pretend that there are two GPUs, and that this process is the second of two; return the devices that are set."""
+    taken: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.append(str(torch.device(device))))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    return taken
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_each_process_takes_the_gpu_of_its_rank(
+    device: str, two_gpus: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer, too, which both processes would otherwise have started on the first GPU."""
+    made = {}
+    monkeypatch.setattr("ablations.training.distributed._store", lambda *_: None)
+    monkeypatch.setattr("ablations.training.distributed._store_of_this_start", lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: made.update(backend=backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    for name, value in {"get_rank": 1, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with joined(device) as group:
+        assert (group, two_gpus, made["backend"]) == (Group(1, 2), ["cuda:1"], "cpu:gloo,cuda:nccl")
+    assert read_device(device) == torch.device("cuda:1")
+    assert read_device(torch.device("cuda", 0)) == torch.device("cuda:0")
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(two_gpus: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("cuda", "auto"):
+        with (
+            pytest.raises(RequestError, match=f"^device {device}: process 1 has no GPU; this machine has cpu, cuda:0$"),
+            joined(device),
+        ):
+            pass
+
+
+def test_alone_cuda_is_the_first_gpu_and_auto_without_gpus_the_cpu(
+    two_gpus: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    with joined("cuda") as group:
+        assert (group, two_gpus) == (ALONE, ["cuda:0"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with joined("auto") as group:
+        assert (group, len(two_gpus)) == (ALONE, 1)
+    with (
+        pytest.raises(RequestError, match=r"^device cuda: process 0 has no GPU; this machine has cpu$"),
+        joined("cuda"),
+    ):
+        pass

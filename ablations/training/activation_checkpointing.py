@@ -43,7 +43,7 @@ def _recomputing(kind: Any) -> type[nn.Module]:
     return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(names))
 
 
-def _unpickled(kind: type[nn.Module]) -> nn.Module:
+def _unpickled(kind: Any) -> nn.Module:
     """Return a block without its contents, which pickle adds."""
     made = _recomputing(kind)
     return made.__new__(made)

@@ -1,0 +1,27 @@
+"""Why a run failed: the reason in its result, one line, and the traceback in its folder."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from ablations.errors import one_line
+from ablations.recipes import TrainingConfig
+from ablations.store import write_bytes
+from ablations.training.corrupt_images import DamagedDataError
+from ablations.training.evaluation import DivergedError
+from ablations.training.gpu import describe_out_of_memory, is_out_of_memory
+
+LONGEST = 500  # characters of a reason
+
+
+def record_failure(error: Exception, folder: Path, config: TrainingConfig, device: str, processes: int) -> str:
+    """Return the reason of a failure; write the traceback of an unexpected one."""
+    if isinstance(error, (DivergedError, DamagedDataError)):
+        return str(error)
+    write_bytes(folder / "traceback.txt", "".join(traceback.format_exception(error)).encode())
+    if is_out_of_memory(error):
+        return describe_out_of_memory(error, config, device, processes)
+    # An error in a worker that loads images ends with its own message.
+    words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
+    return one_line(f"{type(error).__name__}: {words}")[:LONGEST]
