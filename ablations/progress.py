@@ -62,6 +62,8 @@ class Display:
         return clock((time.monotonic() - self.started) / gained * (1 - self.done))
 
     def start(self, run: str) -> None:
+        if run in self.tasks:  # another process resumes it
+            self.bars.remove_task(self.tasks.pop(run))
         self.tasks[run] = self.bars.add_task(run, total=1.0, text="")
         self.printed[run] = time.monotonic()
         self._print_plain(f"{run}: started")

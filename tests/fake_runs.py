@@ -5,10 +5,12 @@ This is a program, since the device stays in the process that imports it: `run()
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +24,49 @@ RUNS: dict[str, dict[str, Any]] = {
     "SGD, accumulation": {"optimizer": "sgd", "accumulation": 2},
     "activation checkpointing": {"activation_checkpointing": True},
     "fp16": {"precision": "fp16", "clip_norm": 1.0},
-    "BatchNorm": {"design": "resnet50,depths=1-1-1-1,width=8", "ema_decay": 0.9},
+    "BatchNorm": {"design": "resnet50,depths=1-1-1-1,width=8", "ema_decay": 0.9, "precise_bn": 32},
+    "images one by one": {"crop_padding": 0, "crop_scale": [0.5, 1.0], "randaugment": 5, "workers": 0},
 }
 
+WAITING = (
+    "x.sum().item()",
+    "x.cpu()",
+    "x.tolist()",
+    "bool(x.sum() > 3)",
+    "x.nonzero()",
+    "x[x > 0]",
+    "x.masked_select(x > 0)",
+    "x[torch.tensor([1, 2])]",
+    "torch.equal(x, x)",
+    "torch.tensor(1.0, device='fake')",
+    "torch.ones(2).to('fake')",
+    "torch.ones(2).to('fake', non_blocking=True)",  # not pinned
+    "torch.ones(2).pin_memory().to('fake')",
+)
+NOT_WAITING = (
+    "torch.ones(2).pin_memory().to('fake', non_blocking=True)",
+    "x[torch.ones(2, dtype=torch.int64, device='fake')] + x.fill_(2)[0]",
+    "torch.where(x > 0, x, 0.0).sum().add_(1)",
+    "torch.full((2,), 3.0, device='fake').mul_(2)",
+)
 
-def run(names: tuple[str, ...] = tuple(RUNS)) -> dict[str, Any]:
-    """Return the outcome of each run, from a process of its own."""
+
+def run() -> dict[str, Any]:
+    """Return the outcome of each run, that of one resumed, and what is counted, from a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, __file__, *names], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, __file__], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def main(names: list[str]) -> None:
-    """Print the outcome of each run."""
+def main() -> None:
+    """Print the outcomes."""
     import fake_device
 
-    print(json.dumps({name: _outcome(fake_device.counted, **RUNS[name]) for name in names}))
+    runs = {name: _outcome(fake_device.counted, **changes) for name, changes in RUNS.items()}
+    print(json.dumps({"runs": runs, "resumed": _resumed(), "counted": _counted(fake_device.counted)}))
 
 
 def _outcome(counted: Any, **changes: Any) -> dict[str, Any]:
@@ -63,6 +89,41 @@ def _outcome(counted: Any, **changes: Any) -> dict[str, Any]:
     weights = zip(cpu.model.state_dict().values(), fake.model.state_dict().values(), strict=True)
     difference = max(float((one.double() - other.cpu().double()).abs().max()) for one, other in weights)
     return {"waits": waits, "difference": difference, "loss": abs(cpu.loss - fake.loss)}
+
+
+def _resumed() -> dict[str, str]:
+    """Train with every part of the state; return the checksums of the weights, uninterrupted and resumed."""
+    from ablations.training.checkpoint import weights_sha256
+    from ablations.training.trainer import Interrupted
+
+    changes: dict[str, Any] = {"ema_decay": 0.9, "erasing": 0.25, "mixup": 0.8, "clip_norm": 1.0, "precision": "fp16"}
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        whole = trainer("fake", folder=Path(one), **changes)
+        whole.train()
+        first = trainer("fake", folder=Path(other), **changes)
+        first.callbacks.stopping = lambda: first.step == 2
+        with contextlib.suppress(Interrupted):
+            first.train()
+        rest = trainer("fake", folder=Path(other), **changes)
+        rest.train()
+    assert rest.began == 2
+    return {
+        name: weights_sha256(run.model.state_dict()) + weights_sha256(run.averaged.module.state_dict())
+        for name, run in (("whole", whole), ("resumed", rest))
+    }
+
+
+def _counted(counted: Any) -> dict[str, int]:
+    """Return how often each statement, with a tensor `x` of the device, waits for it."""
+    import torch
+
+    found = {}
+    for statement in WAITING + NOT_WAITING:
+        x = torch.ones(4, device="fake")
+        with counted() as waits:
+            exec(statement, {"torch": torch, "x": x})
+        found[statement] = waits.total
+    return found
 
 
 def trainer(device: str, design: str = DESIGN, folder: Path | None = None, **changes: Any) -> Any:
@@ -93,4 +154,4 @@ def _split(images: int) -> Any:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

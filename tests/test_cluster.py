@@ -631,13 +631,14 @@ def test_ctrl_c_stops_jobs_at_a_checkpoint_and_the_same_command_goes_on(
         went_on(folder, RUN, long)
 
 
-def test_a_job_that_was_killed_is_started_again_and_goes_on(tmp_path: Path, long: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_job_that_was_killed_is_started_again_and_goes_on(tmp_path: Path, long: Path, number: int) -> None:
     """As is one out of time for the sixth time, after which submitit gives up."""
     folder = tmp_path / "study"
     process = started("run", *LONG, "--out", folder, "--cluster", "local")
     half_way(folder / "runs" / RUN)
     (task,) = (pid for pid, words in jobs_of(folder).items() if "submitit.core._submit" in words)
-    os.kill(task, signal.SIGKILL)
+    os.kill(task, number)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, ""), out + err
     went_on(folder, RUN, long)

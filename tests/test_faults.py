@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,14 @@ def result(folder: Path, run: str) -> dict[str, Any]:
     return read_json(folder / "runs" / run / "result.json")
 
 
+def sessions(run: Path) -> int:
+    """How often a run was begun or resumed."""
+    try:
+        return len(read_json(run / "environment.json")["sessions"])
+    except FileNotFoundError:
+        return 0
+
+
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: read_json(path) for path in (folder / "runs").glob("*/result.json")}
 
@@ -52,10 +62,24 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """The worker processes of a running study."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"ablations.launch.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def workers(process: subprocess.Popen[str] | None = None) -> list[int]:
+    """The worker processes of a running study, or of one that runs in this process."""
+    pid = process.pid if process else os.getpid()
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError):
+            if b"ablations.launch.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
+@contextmanager
+def meanwhile(do: Callable[[], None]) -> Iterator[None]:
+    """Do something in another thread, while a study runs in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(do)
+        yield
+        doing.result(timeout=60)
 
 
 def state(pid: int) -> str:
@@ -190,7 +214,7 @@ def test_one_run_interrupted_goes_on(tmp_path: Path) -> None:
     assert ablations(*arguments, "--out", tmp_path / "stopped").returncode == 0
     one, other = (read_json(tmp_path / name / "result.json") for name in ("whole", "stopped"))
     assert one["weights_sha256"] == other["weights_sha256"]
-    assert len(read_json(tmp_path / "stopped/environment.json")["sessions"]) == 2
+    assert sessions(tmp_path / "stopped") == 2
 
 
 def test_two_runners_share_the_work(tmp_path: Path, whole: dict[str, dict[str, Any]]) -> None:
@@ -201,7 +225,7 @@ def test_two_runners_share_the_work(tmp_path: Path, whole: dict[str, dict[str, A
     assert (first.returncode, second.returncode) == (0, 0), outputs
     assert exact(results(folder)) == exact(whole)
     for run in (folder / "runs").iterdir():
-        assert len(read_json(run / "environment.json")["sessions"]) == 1, "a run was trained twice"
+        assert sessions(run) == 1, "a run was trained twice"
     ends = [sum("top-1" in line for line in out.splitlines()) for out, _ in outputs]
     assert sum(ends) == 4
 
@@ -224,22 +248,80 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
 
 
-def test_a_killed_worker_costs_one_run_which_can_be_tried_again(
+def test_whoever_ends_a_worker_another_resumes_its_run_and_after_two_kills_the_run_has_failed(
     tmp_path: Path, whole: dict[str, dict[str, Any]]
 ) -> None:
     folder = tmp_path / "study"
     arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "1", "--device", "cpu")
-    process = started(*arguments)
-    until(lambda: (folder / "runs/norm=bn,activation=relu-s0/log.jsonl").exists())
-    os.kill(workers(process)[0], signal.SIGKILL)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 1 and err.count("\n") == 1, out + err
-    assert "failed: its process was killed by SIGKILL (possibly out of memory)" in err
-    found = results(folder)
-    failed = [name for name, one in found.items() if one["status"] == "failed"]
-    assert len(found) == 4 and len(failed) == 1
+    run = folder / "runs/norm=bn,activation=relu-s0"
+
+    def end_workers() -> None:
+        for count, number in enumerate((signal.SIGTERM, signal.SIGKILL, signal.SIGKILL), start=1):
+            until(lambda count=count: sessions(run) == count, 200)  # type: ignore[misc]
+            os.kill(workers()[0], number)
+
+    with meanwhile(end_workers):
+        done = ablations_here(*arguments)
+    assert done.returncode == 1
+    killed = "its process was killed by SIGKILL (possibly out of memory)"
+    for cause in ("its process was stopped by a signal", killed):
+        assert f"{run.name}: {cause}; another resumes it\n" in done.stdout
+    assert done.stderr == f"ablations: run {run.name} failed: {killed}, 2 times\n"
+    assert sorted(one["status"] for one in results(folder).values()) == ["done", "done", "done", "failed"]
     assert ablations_here(*arguments, "--retry-failed").returncode == 0
-    assert exact(results(folder)) == exact(whole)
+    assert exact(results(folder)) == exact(whole), "it was not resumed to the bit"
+
+
+def test_a_study_whose_workers_all_end_before_they_finish_a_run_ends_with_1_and_what_is_left(tmp_path: Path) -> None:
+    ended: list[int] = []
+
+    def end_workers() -> None:
+        while len(ended) < 3:
+            until(lambda: set(workers()) - {*ended}, 200)
+            (worker,) = set(workers()) - {*ended}
+            ended.append(worker)
+            os.kill(worker, signal.SIGKILL)  # while it starts
+
+    with meanwhile(end_workers):
+        done = ablations_here("run", *GRID, "--out", tmp_path / "study", "--jobs", "1", "--device", "cpu")
+    assert done.returncode == 1 and not results(tmp_path / "study")
+    assert done.stderr == (
+        "ablations: cpu: 3 worker processes in a row ended without a finished run; the last was killed by SIGKILL "
+        "(possibly out of memory); 4 of 4 runs are left: rerun to resume\n"
+    )
+
+
+LEAVING = """
+import os, sys
+import torch
+
+class Leaving(torch.nn.Linear):
+    def __init__(self, leave, classes):
+        super().__init__(64, classes)
+        self.leave = leave
+
+    def forward(self, images):
+        if self.training and len(images) > 2:  # not while the launcher counts it
+            {"": int, "sys": sys.exit, "os": os._exit}[self.leave](0)
+        return super().forward(images.flatten(1)[:, :64])
+
+def net(num_classes, in_channels, leave=""):
+    return Leaving(leave, num_classes)
+"""
+
+
+def test_a_network_that_ends_its_process_with_0_has_failed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LEAVING)
+    net = f"{tmp_path / 'mine.py'}:net"
+    listed = ("run", "designs", "--designs", f"{net}(leave=os),{net}(leave=sys),{net}")
+    once = ("--set", "max_epochs=0.1", "--set", "precise_bn=null", "--jobs", "1", "--device", "cpu")
+    done = ablations_here(*listed, *SMALL, *once, "--out", tmp_path / "study")
+    assert done.returncode == 1, done
+    assert [line.partition(" failed: ")[2] for line in done.stderr.splitlines()] == [
+        "its process ended with exit status 0",
+        "SystemExit: 0",
+    ]
+    assert len(results(tmp_path / "study")) == 3
 
 
 def test_a_run_that_breaks_says_where(tmp_path: Path) -> None:
@@ -249,7 +331,7 @@ def test_a_run_that_breaks_says_where(tmp_path: Path) -> None:
     blocked = folder / "runs" / "norm=bn,activation=relu-s0" / "checkpoints"
     process = started(*arguments)
     until(lambda: blocked.parent.is_dir())
-    stop(process)
+    assert stop(process, signal.SIGTERM)[0] == 130
     shutil.rmtree(blocked, ignore_errors=True)
     blocked.write_text("in the way")
     done = ablations_here(*arguments)

@@ -782,6 +782,10 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_conti
     (worker,) = [pid for pid in descendants(process.pid) if pid not in loaders(process)]
     orphans = loaders(process)
     os.kill(worker, signal.SIGKILL)
+    until(lambda: len(read_json(first / "environment.json")["sessions"]) == 2 and len(loaders(process)) == 2)
+    (worker,) = [pid for pid in descendants(process.pid) if pid not in loaders(process)]
+    orphans |= loaders(process)
+    os.kill(worker, signal.SIGKILL)
     until(lambda: len(loaders(process)) == 2 and (second / "config.yaml").exists())
     seen = loaders(process)
     os.kill(min(seen), signal.SIGKILL)

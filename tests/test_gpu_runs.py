@@ -17,7 +17,13 @@ import torch.distributed
 import modernize
 from ablations.data.datasets import DataSet, load
 from ablations.errors import RequestError
+from ablations.launch.pool import run_study
+from ablations.launch.session import Session
+from ablations.machine import Machine
 from ablations.recipes import TrainingConfig
+from ablations.store import read_json
+from ablations.studies.folder import run_folder
+from ablations.studies.load import load_study
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.arguments import read_device
 from ablations.training.callbacks import NullCallbacks
@@ -134,3 +140,51 @@ def test_alone_cuda_is_the_first_gpu_and_auto_without_gpus_the_cpu(
         joined("cuda"),
     ):
         pass
+
+
+# ---- Errors of a GPU: one run fails, and the next ones have a GPU that works
+
+# A worker trains on the device of fake_device; the run of seed 0 has too little memory, that of seed 1 loses its GPU.
+ILL = """
+import os, pathlib
+import torch, fake_device
+import ablations.training.trainer as t
+
+def train(trainer, train=t.Trainer.train):
+    with pathlib.Path(os.environ["ILL"]).open("a") as log:
+        print(trainer.seed, os.getpid(), torch.fake.emptied, file=log)
+    if trainer.seed == 0:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of …")
+    if trainer.seed == 1:
+        fake_device.broken.append("CUDA error: an illegal memory access was encountered\\nSearch for advice")
+    return train(trainer)
+
+t.Trainer.train = train
+"""
+
+
+def test_a_run_that_loses_the_gpu_fails_and_a_fresh_worker_trains_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: DataSet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(modernize.__file__).parent.parent
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nif '-P' in sys.orig_argv:\n exec({ILL!r})\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}:{Path(__file__).parent}")
+    monkeypatch.setenv("ILL", str(tmp_path / "log"))
+    changes = {"base": TINY, "flags": {"norm": ["ln"]}, "data": "digits", "seeds": [0, 1, 2]}
+    study = load_study("sweep", changes, {"max_epochs": "0.05", "batch_size": "32"})
+    session = Session(study, tmp_path / "study", tmp_path, lambda _: digits)
+    run_study(session, Machine(jobs=1, threads=1, devices=("fake",)))
+
+    small, lost, fine = (read_json(run_folder(tmp_path / "study", run) / "result.json") for run in study.runs)
+    assert small["reason"] == (
+        "out of memory on fake with batch_size=32: 2.50 GiB more needed; "
+        "try accumulation=2, activation_checkpointing=true, a smaller batch_size or fewer runs in parallel"
+    )
+    assert lost["reason"] == (
+        "AcceleratorError: CUDA error: an illegal memory access was encountered (CUDA_LAUNCH_BLOCKING=1 shows where)"
+    )
+    assert [one["status"] for one in (small, lost, fine)] == ["failed", "failed", "done"]
+    seeds, workers, emptied = zip(*(line.split() for line in (tmp_path / "log").read_text().splitlines()), strict=True)
+    assert (seeds, emptied) == (("0", "1", "2"), ("0", "1", "0")), "the cache is given back after each run"
+    assert workers[0] == workers[1] != workers[2]
+    assert "fake: this process can no longer use it, after the error of" in capfd.readouterr().out

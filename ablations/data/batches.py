@@ -64,7 +64,8 @@ class Batches:
         self.padding = crop_padding
         padded = torch.nn.functional.pad(split.images, (0, 0, crop_padding, crop_padding, crop_padding, crop_padding))
         self.images = padded.to(device)
-        self.labels = split.labels.to(device)
+        self.labels = split.labels.cpu()  # read without waiting for a GPU
+        self.labels_there = split.labels.to(device)
         self.scale = (1 / std).to(device)
         self.shift = (-mean / std).to(device)
 
@@ -84,34 +85,42 @@ class Batches:
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return the unaugmented images of these indices and their labels."""
         middle = slice(self.padding, self.padding + self.size)
-        indices = indices.to(self.images.device)
-        return self._normalized(self.images[indices][:, middle, middle]), self.labels[indices]
+        (indices,) = to_device(self.device, indices)
+        return self._normalized(self.images[indices][:, middle, middle]), self.labels_there[indices]
 
     def augmented(self, micro_batch: MicroBatch, config: TrainingConfig, seed: int) -> tuple[Tensor, Tensor]:
         """Return a micro-batch's images after random crop, horizontal flip and random erasing, and their labels.
 
         Random numbers are sampled for the global batch: an image's crop does not depend on how the batch is split.
         """
-        count, device = config.batch_size, self.images.device
+        count = config.batch_size
         own = slice(micro_batch.first, micro_batch.first + len(micro_batch.indices))
         epoch, position = micro_batch.epoch, micro_batch.position
         random = generator(seed, "augment", epoch, position)
         top, left = torch.randint(2 * self.padding + 1, (2, count, 1), generator=random)[:, own]
         flipped = torch.rand((count, 1), generator=random)[own] < (0.5 if config.horizontal_flip else 0.0)
         offsets = torch.arange(self.size)
-        rows = (top + offsets).to(device)
-        columns = (left + torch.where(flipped, offsets.flip(0), offsets)).to(device)
-        indices = micro_batch.indices.to(device)
+        columns = left + torch.where(flipped, offsets.flip(0), offsets)
+        boxes = [erased_boxes(count, self.size, config.erasing, random)[own]] if config.erasing else []
+        indices, rows, columns, *boxes = to_device(self.device, micro_batch.indices, top + offsets, columns, *boxes)
         images = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         images = self._normalized(images)
-        if config.erasing:
-            boxes = erased_boxes(count, self.size, config.erasing, random)[own].to(device)
-            noise = generator(seed, "noise", epoch, position, micro_batch.first, device=device)
-            images = erased(images, boxes, noise if config.erasing_fill == "noise" else None)
-        return images, self.labels[indices]
+        if boxes:
+            noise = generator(seed, "noise", epoch, position, micro_batch.first, device=self.device)
+            images = erased(images, boxes[0], noise if config.erasing_fill == "noise" else None)
+        return images, self.labels_there[indices]
 
     def _normalized(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images, self.scale).permute(0, 3, 1, 2)
+
+
+def to_device(device: torch.device, *tensors: Tensor) -> list[Tensor]:
+    """Copy integers of the CPU to a device, together and from pinned memory: a GPU copies while the CPU goes on."""
+    if device.type == "cpu":
+        return list(tensors)
+    together = torch.cat([tensor.flatten() for tensor in tensors]).pin_memory().to(device, non_blocking=True)
+    parts = together.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def erased_boxes(count: int, size: int, probability: float, random: torch.Generator) -> Tensor:

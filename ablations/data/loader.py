@@ -100,7 +100,7 @@ class Items:
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type != "cpu",
             worker_init_fn=_ignore_signals,
         )
         with blocked(*STOP):  # until `_ignore_signals` is called in processes that take seconds to start

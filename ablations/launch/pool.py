@@ -1,4 +1,7 @@
-"""Run a study in parallel worker processes; a worker that dies fails only its own run."""
+"""Run a study in parallel worker processes, and replace those that end early, whoever ended them.
+
+A run whose worker is killed resumes once in another; a second time, or if its process ends itself, it is marked failed.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,30 @@ from typing import IO, Any
 
 from ablations.errors import RunError
 from ablations.launch.session import DisplayCallbacks, Session
-from ablations.launch.signals import handled
+from ablations.launch.signals import LOST_DEVICE, STOPPED, handled
 from ablations.machine import STOP, Machine, blocked
 from ablations.progress import Display
 from ablations.studies.folder import run_folder
-from ablations.studies.run import finished, mark_failed, read_state
+from ablations.studies.run import RunConfig, finished, mark_failed, read_state
+
+KILLS = 2  # of a run's workers, after which the run is marked failed
+IN_A_ROW = 3  # workers in one place that end without a finished run, after which no other takes it
 
 
 @dataclass
 class _Worker:
+    """A worker process; `fruitless` counts the workers before it in its place that ended without a finished run."""
+
     process: subprocess.Popen[str]
+    device: str
     callbacks: DisplayCallbacks
+    fruitless: int
+    began: bool = False  # a run
     output: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
 
 
 class Pool:
-    """Start the workers of a study, follow them, and replace those that die."""
+    """Start the workers of a study, follow them, and replace those that end early."""
 
     def __init__(self, session: Session, machine: Machine, display: Display):
         self.session, self.machine, self.display = session, machine, display
@@ -38,13 +49,14 @@ class Pool:
         self.events: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[_Worker] = []
         self.interrupts = 0
+        self.errors: list[str] = []
+        self.kills: collections.Counter[str] = collections.Counter()  # of the workers of each run
 
     def launch(self) -> None:
         """Return when every run has a result. Raises KeyboardInterrupt once workers have stopped, or RunError."""
         with handled(self._on_signal, *STOP):
             try:
-                unfinished = [run for run in self.runs.values() if not finished(run_folder(self.session.folder, run))]
-                for index in range(min(self.machine.jobs, len(unfinished))):
+                for index in range(min(self.machine.jobs, len(self._unfinished()))):
                     if self.interrupts:
                         break
                     self._start(self.machine.devices[index % len(self.machine.devices)])
@@ -54,7 +66,10 @@ class Pool:
                     worker.process.kill()
                     worker.process.wait()
 
-    def _start(self, device: str) -> None:
+    def _unfinished(self) -> list[RunConfig]:
+        return [run for run in self.runs.values() if not finished(run_folder(self.session.folder, run))]
+
+    def _start(self, device: str, fruitless: int = 0) -> None:
         # -P: a file in the current folder must not replace a module
         command = [sys.executable, "-P", "-m", "ablations.launch.worker", f"--data-dir={self.session.data_dir}"]
         command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
@@ -69,16 +84,15 @@ class Pool:
                 errors="replace",
                 start_new_session=True,
             )
-        worker = _Worker(process, DisplayCallbacks(self.display))
+        worker = _Worker(process, device, DisplayCallbacks(self.display), fruitless)
         self.workers.append(worker)
         if self.interrupts:  # interrupted while it was being started
             process.send_signal(signal.SIGINT)
         assert process.stdout and process.stderr
-        listening = threading.Thread(target=self._listen, args=(worker, process.stdout, device), daemon=True)
-        listening.start()
+        threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True).start()
         threading.Thread(target=self._keep_stderr, args=(worker, process.stderr), daemon=True).start()
 
-    def _listen(self, worker: _Worker, stream: IO[str], device: str) -> None:
+    def _listen(self, worker: _Worker, stream: IO[str]) -> None:
         with stream:
             for line in stream:
                 event = _event(line)
@@ -87,7 +101,7 @@ class Pool:
                 else:  # printed before the worker redirected its output
                     worker.output.append(line.rstrip())
         worker.process.wait()
-        self.events.put((worker, {"event": "exit", "device": device}))
+        self.events.put((worker, {"event": "exit"}))
 
     def _keep_stderr(self, worker: _Worker, stream: IO[str]) -> None:
         with stream:
@@ -96,7 +110,6 @@ class Pool:
 
     def _follow(self) -> None:
         """Handle events until no worker is left."""
-        errors: list[str] = []
         while self.workers:
             try:
                 worker, event = self.events.get(timeout=0.2)
@@ -105,6 +118,7 @@ class Pool:
                 continue
             match event["event"]:
                 case "start":
+                    worker.began = True
                     worker.callbacks.start(event["run"])
                 case "log":
                     worker.callbacks.log(event["line"])
@@ -112,32 +126,62 @@ class Pool:
                     worker.callbacks.warn(event["message"])
                 case "end":
                     worker.callbacks.end(event["result"])
+                    worker.fruitless = 0 if event["result"]["status"] == "done" else worker.fruitless
                 case "error":
-                    errors.append(event["message"])
-                    self._signal(signal.SIGINT)
+                    self._stop_for(event["message"])
                 case "exit":
                     self.workers.remove(worker)
-                    self._ended(worker, event["device"], bool(errors))
+                    if not self.errors and not self.interrupts and self._unfinished():
+                        self._ended(worker)
         if self.interrupts:
             raise KeyboardInterrupt
-        if errors:
-            raise RunError(errors[0])
+        if self.errors:
+            raise RunError(self.errors[0])
 
-    def _ended(self, worker: _Worker, device: str, stopping: bool) -> None:
-        """If a worker died, mark its run failed and start another worker in its place."""
+    def _stop_for(self, error: str) -> None:
+        """Have all workers stop; the error is raised when they have."""
+        self.errors.append(error)
+        self._signal(signal.SIGINT)
+
+    def _ended(self, worker: _Worker) -> None:
+        """Start another worker in the place of one that ended with work left, within bounds."""
         status = worker.process.returncode
-        if status in (0, 130) or stopping or self.interrupts:
+        by_itself = status >= 0 and status != STOPPED
+        if by_itself and status not in (0, LOST_DEVICE) and not worker.began:  # another would too
+            self._stop_for(f"a worker process {_cause(status)}: {' / '.join(worker.output) or 'no output'}")
             return
-        if worker.callbacks.run is None:  # it died before or between runs, and another would too
-            raise RunError(f"a worker process {_cause(status)}: {' / '.join(worker.output) or 'no output'}")
-        run = self.runs[worker.callbacks.run]
-        reason = f"its process {_cause(status)}"
+        run = worker.callbacks.run
+        fruitless = worker.fruitless + (run is None or status == STOPPED)
+        if run is not None and status != STOPPED:
+            self._lost(self.runs[run], worker, by_itself)
+        if not (left := len(self._unfinished())):
+            return
+        if fruitless < IN_A_ROW:
+            if status == STOPPED and run is not None:
+                self.display.print(f"{run}: its process was stopped by a signal; another resumes it", style="red")
+            self._start(worker.device, fruitless)
+            return
+        why = f"{fruitless} worker processes in a row ended without a finished run; the last {_cause(status)}"
+        why += f": {worker.output[-1]}" if worker.output else ""
+        if self.workers:
+            self.display.print(f"{worker.device}: {why}; the other workers go on", style="red")
+        else:
+            self._stop_for(f"{worker.device}: {why}; {left} of {len(self.runs)} runs are left: rerun to resume")
+
+    def _lost(self, run: RunConfig, worker: _Worker, by_itself: bool) -> None:
+        """Mark the run of a worker that died failed, unless this was the first time that it was killed."""
+        reason = f"its process {_cause(worker.process.returncode)}"
+        self.kills[run.name] += 1
+        if not by_itself and self.kills[run.name] < KILLS:
+            self.display.print(f"{run.name}: {reason}; another resumes it", style="red")
+            return
+        if not by_itself:
+            reason += f", {KILLS} times"
         if worker.output:
             reason += f": {worker.output[-1]}"
         folder = run_folder(self.session.folder, run)
         if mark_failed(run, folder, reason):
             self.display.end(run.name, read_state(folder).result)
-        self._start(device)
 
     def _on_signal(self, *_: object) -> None:
         self.interrupts += 1
@@ -159,6 +203,10 @@ def _event(line: str) -> dict[str, Any] | None:
 
 def _cause(status: int) -> str:
     """Describe how a process ended."""
+    if status == STOPPED:
+        return "was stopped by a signal"
+    if status == LOST_DEVICE:
+        return "could not use its GPU"
     if status >= 0:
         return f"ended with exit status {status}"
     memory = " (possibly out of memory)" if status == -signal.SIGKILL else ""

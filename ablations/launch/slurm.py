@@ -357,10 +357,11 @@ def _step(job: Job) -> int:
     return log[-1]["step"] if log else 0
 
 
-def _restarts(ended: Any, begun: _Started) -> bool:
-    """Whether to restart a job that ended without a result but made progress; submitit does so six times only."""
-    unfinished = not finished(begun.job.study / "runs" / begun.job.run)
-    return unfinished and not ended.task(0).paths.result_pickle.exists() and _step(begun.job) > begun.step
+def _unfinished_without_error(ended: Any, job: Job) -> bool:
+    """Whether a job was killed or stopped by a signal before its run had a result."""
+    if finished(job.study / "runs" / job.run):
+        return False
+    return not ended.task(0).paths.result_pickle.exists() or ended.exception() is None
 
 
 def _run_here(cluster: Cluster, session: Session, at_once: int) -> int:
@@ -395,10 +396,13 @@ def _run_here(cluster: Cluster, session: Session, at_once: int) -> int:
                         one._process.send_signal(signal.SIGTERM)  # its controller forwards it
                 for one in [one for one in running if one.done()]:
                     begun = running.pop(one)
-                    if _restarts(one, begun) and not stops:
+                    ended_early = _unfinished_without_error(one, begun.job)
+                    if ended_early and _step(begun.job) > begun.step and not stops:  # submitit does so six times only
                         waiting.insert(0, begun.job)
                     elif (error := one.exception()) is not None:
                         broken.append(f"{begun.job.run}: {_last_line(error)}")
+                    elif ended_early:
+                        broken.append(f"{begun.job.run}: stopped by a signal; rerun to resume")
                 time.sleep(0.2)
         finally:
             for one in running:

@@ -249,7 +249,7 @@ def execute(
             result |= {"preprocessing": asdict(steps)} if steps else {}
         except (OSError, Interrupted, RequestError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a network of the user's may call sys.exit
             everywhere = group.size == 1 or isinstance(error, (DivergedError, DamagedDataError))
             if not everywhere and (another_process_ended(error) or is_going_to_restart()):
                 raise

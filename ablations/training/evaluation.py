@@ -85,12 +85,16 @@ Predictions = list[tuple[Tensor, Tensor, Tensor, Tensor]]  # per batch: indices,
 def predict(
     model: nn.Module, feed: Feed, batch_size: int, placement: Placement, group: Group, note: Callable[[Batch], None]
 ) -> Predictions:
-    """Predict this process's part of the images of `feed`; `note` is called with every batch."""
+    """Predict this process's part of the images of `feed`; `note` is called with every batch.
+
+    The results are read at the end, so that a GPU need not wait for the CPU between batches.
+    """
     if group.size > 1:  # each process has BatchNorm statistics of its own: use those of rank 0
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
     model.eval()
     predictions: Predictions = []
+    checked = False
     for batch in feed.evaluation(torch.arange(len(feed))[group.rank :: group.size], batch_size):
         note(batch)
         if not len(batch.labels):
@@ -98,10 +102,17 @@ def predict(
         images, labels = placement.inputs(batch)
         with placement.autocast():
             logits = model(images)
-            check_classes(labels, batch.indices, logits.shape[1], TEST)
+            if feed.labels is None:
+                check_classes(batch.labels, batch.indices, logits.shape[1], TEST)
+            elif not checked:
+                check_classes(feed.labels, torch.arange(len(feed)), logits.shape[1], TEST)
+                checked = True
             losses = F.cross_entropy(logits, labels, reduction="none")
-        predictions.append((batch.indices, labels.cpu(), logits.argmax(1).cpu(), losses.double().cpu()))
-    return predictions
+        predictions.append((batch.indices, labels, logits.argmax(1), losses.double()))
+    if not predictions:
+        return []
+    indices, labels, predicted, losses = (torch.cat(column).cpu() for column in zip(*predictions, strict=True))
+    return [(indices, labels, predicted, losses)]
 
 
 def summarize(predictions: Predictions, group: Group, images: int) -> Evaluation:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import gc
 import re
+from contextlib import suppress
 
 import torch
 
+from ablations.errors import RunError
 from ablations.recipes import TrainingConfig
 
 _WORDS = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # of the GPU, the CPU and NVIDIA's libraries
 _WANTED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
+
+
+class LostDeviceError(RunError):
+    """This process can no longer use its GPU; another process may."""
 
 
 def give_back(device: str, compiled: bool) -> None:
@@ -22,20 +28,27 @@ def give_back(device: str, compiled: bool) -> None:
         torch.compiler.reset()
     if device != "cpu":
         gc.collect()
-        torch.accelerator.empty_cache()
+        with suppress(torch.AcceleratorError):  # of the run that has just failed; `check_device` reports it
+            torch.get_device_module(torch.device(device)).empty_cache()
 
 
-def still_works(device: str) -> bool:
-    """Whether this process can compute on its device.
+def check_device(device: str, after: str = "") -> None:
+    """Raise LostDeviceError if this process cannot compute on its device, `after` some run.
 
     After an illegal memory access, a failed assertion or another error of a kernel, all calls of the process fail.
     """
     if device == "cpu":
-        return True
+        return
     try:
-        return torch.ones(1, device=device).add(1).item() == 2
+        torch.ones(1, device=device).add(1).item()
     except RuntimeError as error:
-        return is_out_of_memory(error)
+        if not is_out_of_memory(error):
+            raise LostDeviceError(f"{device}: this process can no longer use it{after} ({_first(error)})") from error
+
+
+def _first(error: RuntimeError) -> str:
+    """Return the first line of an error: CUDA's go on with advice."""
+    return str(error).splitlines()[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from typing import Any
@@ -83,9 +84,29 @@ def ema_decay(config: TrainingConfig, step: int) -> float:
     return min(decay, 1 - (1 + step) ** (-2 / 3)) if config.ema_warmup else decay
 
 
+class _MovingAverage(AveragedModel):
+    """AveragedModel that does not copy its number of updates to the device, for which the CPU would wait."""
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Copy the model's weights and buffers at the first update; then average by `multi_avg_fn`."""
+        assert self.multi_avg_fn is not None
+        by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        averages, values = (itertools.chain(one.parameters(), one.buffers()) for one in (self.module, model))
+        for average, value in zip(averages, values, strict=True):
+            by_dtype[average.dtype].append((average, value))
+        for pairs in by_dtype.values():
+            ours, theirs = map(list, zip(*pairs, strict=True))
+            if self.n_averaged:
+                self.multi_avg_fn(ours, theirs, 0)  # which ignores the number of updates
+            else:
+                torch._foreach_copy_(ours, theirs)
+        self.n_averaged += 1
+
+
 def averaged_model(model: nn.Module) -> AveragedModel:
     """Create the exponential moving average of weights and BatchNorm statistics; `update_average` sets its decay."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(), use_buffers=True)
+    return _MovingAverage(model, multi_avg_fn=get_ema_multi_avg_fn(), use_buffers=True)
 
 
 def update_average(

@@ -31,7 +31,7 @@ class Placement:
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Move a batch's images and labels to the device, the images in the weights' dtype and memory format."""
-        images = batch.images.to(self.device, self.dtype, non_blocking=True)
+        images = batch.images.to(self.device, non_blocking=True).to(self.dtype)
         if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         return images, batch.labels.to(self.device, non_blocking=True)

@@ -27,7 +27,7 @@ class RunningSums:
 
     def total(self, group: Group) -> tuple[float, int, int]:
         """Return loss, correct predictions and images, summed over all processes."""
-        images = torch.tensor(self.images, device=self.loss.device).double()
+        images = torch.full_like(self.loss, self.images)
         loss, correct, count = group.total(torch.stack([self.loss, self.correct.double(), images])).tolist()
         return loss, int(correct), int(count)
 
