@@ -233,7 +233,7 @@ def execute(
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
-    facts |= {"classes": list(data.classes)}
+    facts["classes"] = list(data.classes)
     facts |= {"files_checksum": data.files_checksum} if data.files_checksum else {}
     facts |= {"code_sha256": config.code_sha256} if config.code_sha256 else {}
     facts |= {"plugins": [one.model_dump() for one in config.plugins]} if config.plugins else {}
@@ -251,13 +251,11 @@ def execute(
             raise
         except (Exception, SystemExit) as error:  # a network of the user's may call sys.exit
             everywhere = group.size == 1 or isinstance(error, (DivergedError, DamagedDataError))
-            if not everywhere and (another_process_ended(error) or is_going_to_restart()):
+            if not everywhere and (another_process_ended(error) or is_going_to_restart() or finished(folder)):
                 raise
-            reason = record_failure(error, folder, config.recipe, device, group.size)
-            result = {"status": "failed", "reason": reason if everywhere else f"{reason} (rank {group.rank})", **facts}
+            result = {"status": "failed", "reason": record_failure(error, folder, config.recipe, device, group), **facts}
             if not everywhere:  # the other processes wait for this one, so all must end
-                if not finished(folder):
-                    write_json(folder / "result.json", result)
+                write_json(folder / "result.json", result)
                 raise
 
         def end() -> None:

@@ -25,7 +25,8 @@ def recompute_blocks(model: nn.Module) -> list[nn.Module]:
     if not blocks:
         raise ValueError("activation_checkpointing: the network has no repeated blocks; leave it off")
     for block in blocks:
-        block.__class__ = _recomputing(type(block))
+        kind: Any = type(block)
+        block.__class__ = _recomputing(kind)
     return blocks
 
 
