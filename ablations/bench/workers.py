@@ -20,6 +20,7 @@ from ablations.bench.models import MEMORY_FORMATS, BenchmarkedModel, build_bench
 from ablations.errors import RequestError
 from ablations.machine import give_back_memory, prepare_process
 from ablations.seeding import generator
+from ablations.training.gpu_arithmetic import gpu_arithmetic
 from ablations.training.precision import autocast
 from modernize.plugins import load_installed_plugin, load_plugin, plugins
 
@@ -143,7 +144,8 @@ def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) ->
     device = model.setting.device
     for name in needed:
         load_plugin(name) if name.endswith(".py") else load_installed_plugin(name)
-    with suppress(EOFError, BrokenPipeError), _exit_if_out_of_memory():
+    arithmetic = gpu_arithmetic(device, model.setting.precision)  # alike for ours and for reference implementations
+    with suppress(EOFError, BrokenPipeError), _exit_if_out_of_memory(), arithmetic:
         prepare_process(model.setting.threads)
         before = _memory_of_libraries(model)
         runner = ModelRunner(model)
