@@ -27,8 +27,9 @@ HOME = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((HOME / "docs").glob("*.md"))))
 TEXTS = {page: (HOME / page).read_text(encoding="utf-8") for page in PAGES}
 PROGRAMS = {"ablations": "ablations", "torchrun": "torch.distributed.run"}
-# CI runs the checks, and the tests are what is running; a shell's own commands have no effect on a test.
-NOT_RUN = ("./run_all.sh", "source ", ".venv/bin/")
+# CI runs the checks, and the tests are what is running; a shell's own commands have no effect on a test; the tests of
+# the image are in test_container.py.
+NOT_RUN = ("./run_all.sh", "source ", ".venv/bin/", "docker ", "mkdir ")
 
 
 @dataclass(frozen=True)
