@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -54,6 +54,32 @@ class Table:
     notes: tuple[str, ...]
     frame: pd.DataFrame = field(compare=False, repr=False)
     details: str = ""
+
+
+def turned(table: Table) -> Table:
+    """Return a table with a column for each row, and a line for each column, under the heading of its group.
+
+    Footnotes of a row's name stand at its first value.
+    """
+    heads, *columns = zip(*table.rows, strict=True)
+    lines: list[tuple[Cell, ...]] = []
+    sections, group = [0], ""
+    for column, cells in zip(table.columns[1:], columns, strict=True):
+        if column.group != group:
+            group = column.group
+            sections.append(len(lines))
+            lines.append((Cell(f"{group}:"), *(Cell("") for _ in heads)))
+        lines.append((Cell(column.short or column.title), *cells))
+    first = [replace(cell, marks=head.marks) for head, cell in zip(heads, lines[0][1:], strict=True)]
+    return replace(
+        table,
+        columns=(
+            Column("label", "", number=False),
+            *(Column(f"turned_{n}", cell.text) for n, cell in enumerate(heads)),
+        ),
+        rows=((lines[0][0], *first), *lines[1:]),
+        sections=tuple(sections),
+    )
 
 
 class Footnotes:

@@ -471,6 +471,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -497,6 +498,7 @@ def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: 
     assert sessions(folder) == [2, 2, 2]
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -507,6 +509,7 @@ def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: 
     assert exact(folder) == exact(whole) and sessions(folder) == [2, 2]
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_on_two_nodes_that_torchrun_restarts_goes_on(tmp_path: Path, victim: int, whole: Path) -> None:
@@ -549,6 +552,7 @@ def test_processes_that_start_again_meet_in_a_part_of_the_store_of_their_own() -
     assert len(names) == 3
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
     # Two processes to prepare images each: the signal reaches them, too.
