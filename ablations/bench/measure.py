@@ -20,6 +20,7 @@ from ablations.bench.models import BenchmarkedModel, Setting
 from ablations.bench.workers import Task, WorkerGroup, synchronize
 from ablations.machine import cores_in_words, usable_cores
 from ablations.seeding import generator
+from ablations.training.gpu_arithmetic import gpu_arithmetic
 from ablations.training.precision import PRECISIONS
 from modernize.cost import count
 
@@ -179,13 +180,17 @@ def machine_peak(setting: Setting) -> float:
     The product is also computed as a 1×1 convolution by another library, which is twice as fast on an AMD CPU.
     """
     device, precision, threads = peak_key(setting)
-    matrix = _peak_matrix(device, precision)
+    with gpu_arithmetic(device, precision):
+        return _machine_peak(_peak_matrix(device, precision), device, threads)
+
+
+def _machine_peak(matrix: torch.Tensor, device: str, threads: int) -> float:
     size = len(matrix)
     pixels, kernels = matrix.view(1, 64, size // 64, size).permute(0, 3, 1, 2), matrix.view(size, size, 1, 1)
     torch.set_num_threads(threads)
     with torch.inference_mode():
         seconds = [
-            _seconds(product, setting.device)
+            _seconds(product, device)
             for product in (lambda: torch.mm(matrix, matrix), lambda: F.conv2d(pixels, kernels))
             for _ in range(6)
         ]

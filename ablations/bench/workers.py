@@ -21,6 +21,7 @@ from ablations.errors import RequestError, RunError, one_line
 from ablations.machine import give_back_memory, prepare_process
 from ablations.seeding import generator
 from ablations.training.gpu import is_out_of_memory
+from ablations.training.gpu_arithmetic import gpu_arithmetic
 from ablations.training.precision import autocast
 from modernize.plugins import load_installed_plugin, load_plugin, plugins
 
@@ -161,7 +162,8 @@ def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) ->
     device = model.setting.device
     for name in needed:
         load_plugin(name) if name.endswith(".py") else load_installed_plugin(name)
-    with suppress(EOFError, BrokenPipeError), _failure_sent(pipe):
+    arithmetic = gpu_arithmetic(device, model.setting.precision)  # alike for ours and for reference implementations
+    with suppress(EOFError, BrokenPipeError), _failure_sent(pipe), arithmetic:
         prepare_process(model.setting.threads)
         before = _memory_of_libraries(model)
         runner = ModelRunner(model)

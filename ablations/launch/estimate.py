@@ -91,6 +91,8 @@ def _added(before: Study, now: Study) -> Iterator[str]:
 
 def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str:
     """Describe the runs, their cost, and the time that those left need with so many processes per run."""
+    from ablations.training.gpu_arithmetic import prepare_arithmetic
+
     lines = describe_runs(session)
     study, load = planned(session.study, session.folder), session.load
     shares = {name: _left(state) for name, state in _states(session, study).items()}
@@ -98,6 +100,7 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str
     if not left:
         return "\n".join([*lines, "nothing is left to train"])
     first = left[0]
+    prepare_arithmetic(machine.devices[0], *(run.recipe.deterministic for run in left))
     timed = {_how(run): run for run in reversed(left)}  # the first of each precision, memory format, …
     per_mac = {
         how: 1 / (images_per_second(run, load(run), machine) * run.cost(load(run), training=True)[1])
@@ -122,9 +125,10 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str
     return "\n".join(lines)
 
 
-def _how(run: RunConfig) -> tuple[str, bool, bool]:
+def _how(run: RunConfig) -> tuple[str, bool, bool, bool]:
     """Return the settings of a run that a timed training step has, too."""
-    return run.recipe.precision, run.recipe.channels_last, run.recipe.activation_checkpointing
+    recipe = run.recipe
+    return recipe.precision, recipe.channels_last, recipe.activation_checkpointing, recipe.deterministic
 
 
 def _in_words(runs: list[RunConfig]) -> str:
@@ -174,6 +178,7 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
     from torch.nn import functional as F
 
     from ablations.training.activation_checkpointing import recompute_blocks
+    from ablations.training.gpu_arithmetic import gpu_arithmetic
     from ablations.training.precision import autocast
     from modernize.acceleration import accelerated
 
@@ -189,7 +194,7 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
     images = torch.zeros(batch, data.channels, data.image_size, data.image_size, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     times: list[float] = []
-    with accelerated(network):
+    with accelerated(network), gpu_arithmetic(device, run.recipe.precision, run.recipe.deterministic):
         while len(times) < STEPS and sum(times) < SECONDS:
             started = time.perf_counter()
             optimizer.zero_grad()

@@ -20,6 +20,7 @@ from ablations.studies.folder import read_study
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import joined
 from ablations.training.gpu import LostDeviceError
+from ablations.training.gpu_arithmetic import prepare_arithmetic
 from ablations.training.trainer import Interrupted
 
 
@@ -45,10 +46,12 @@ def main() -> int:
 
     prepare_process(arguments.threads)
     try:
+        study = read_study(arguments.folder)
+        prepare_arithmetic(arguments.device, *(recipe.deterministic for recipe in study.recipes.values()))
         with writing(f"study {arguments.folder}"), stop.listening(), joined(arguments.device) as group:
             place = Place(arguments.device, group, arguments.tensorboard, arguments.wandb)
             load = data_loader(arguments.data_dir)
-            work_through(read_study(arguments.folder), arguments.folder, load, place, channel)
+            work_through(study, arguments.folder, load, place, channel)
         return 0
     except Interrupted:
         return STOPPED

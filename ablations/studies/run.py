@@ -241,7 +241,7 @@ def execute(
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
     with writing(f"run {folder}"):
-        group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
+        group.by_main(lambda: _begin(config, folder, environment(device, config, data, group.size)))
         try:
             trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
             result = {"status": "done", **measured(trained, config.recipe, data)}
@@ -253,7 +253,8 @@ def execute(
             everywhere = group.size == 1 or isinstance(error, (DivergedError, DamagedDataError))
             if not everywhere and (another_process_ended(error) or is_going_to_restart() or finished(folder)):
                 raise
-            result = {"status": "failed", "reason": record_failure(error, folder, config.recipe, device, group), **facts}
+            reason = record_failure(error, folder, config.recipe, device, group)
+            result = {"status": "failed", "reason": reason, **facts}
             if not everywhere:  # the other processes wait for this one, so all must end
                 write_json(folder / "result.json", result)
                 raise
@@ -374,7 +375,7 @@ def data_wanted(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[str, Any]:
+def environment(device: str, config: RunConfig, data: DataSet, processes: int) -> dict[str, Any]:
     """Describe what produces a run: code, packages, machine, device, threads, seed and data."""
     import torch
 
@@ -389,9 +390,10 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({torch.backends.cpu.get_cpu_capability()})",
+        **({"float32": "tf32" if config.recipe.precision == "tf32" else "ieee"} if cuda else {}),
         "threads": torch.get_num_threads(),
         "processes": processes,
-        "seed": seed,
+        "seed": config.seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
         "decoder": VERSION,
         "rounding": ROUNDING,
