@@ -171,7 +171,7 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
         (("pocket", "--over", "width=3"), "--over width=3: 'width' is unknown; choose from batch-size, image-size"),
         (("pocket", "--over", "batch-size=8,0"), "--over batch-size=8,0: each value of batch-size must be a pos"),
         (("pocket", "--over", "recompute=yes"), "--over recompute=yes: each value of recompute must be on or off"),
-        (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, bf16, fp16"),
+        (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, tf32, bf16, fp16"),
         (("convnext_tiny", "--over", "image-size=224,16"), "image_size=16 is too small"),
         (("--study", "runs/none", "--over", "jobs=1,2"), "--over: not with --study, whose report has one setting"),
     ],

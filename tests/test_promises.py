@@ -282,6 +282,7 @@ REFUSED: dict[str, str] = {
     "learning_rate": "0.1",
     "label_smoothing": "0.2",
     "precision": "bf16",
+    "deterministic": "true",
     "ema_decay": "0.9",
     "channels_last": "false",
     "sync_batchnorm": "true",
