@@ -14,7 +14,7 @@ def rounded(value: float, digits: int) -> float:
 
 def fixed(value: float, digits: int) -> str:
     """Format with so many decimals and a true minus."""
-    return f"{rounded(value, digits):.{digits}f}".replace("-", "−")
+    return f"{rounded(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no −0.00
 
 
 def signed(value: float, digits: int) -> str:

@@ -132,7 +132,7 @@ def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
     "--font-size",
     type=Positive(),
     metavar="PT",
-    help="Text size of figures and LaTeX tables, which leave out columns rather than shrink. [default: 9, with --width 8]",
+    help="Text size of figures and LaTeX tables; tables leave out columns for it. [default: 9, with --width 8]",
 )
 @click.option("--no-heading", is_flag=True, help="Leave out title, facts and caption; LaTeX tables have no float.")
 @with_options("debug")
