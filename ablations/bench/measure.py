@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated
 
@@ -73,7 +74,10 @@ class Bench:
 
 
 def measure(
-    models: Sequence[BenchmarkedModel], repeats: int, report: Callable[[str], None] = lambda line: None
+    models: Sequence[BenchmarkedModel],
+    repeats: int,
+    report: Callable[[str], None] = lambda line: None,
+    by_row: bool = False,
 ) -> Bench:
     """Measure models in interleaved rounds (A B A B…), so that a change of the machine's speed affects all alike.
 
@@ -81,30 +85,48 @@ def measure(
         models: Models to measure.
         repeats: Rounds per model, of training and of inference each.
         report: Called with one line per round.
+        by_row: Measure one design after the other, each interleaved with its reference implementations and settings,
+            rather than all at once: a roadmap's networks do not fit into a GPU's memory together.
 
     Raises:
         RequestError: If a model does not fit into memory.
+        RunError: If a model fails.
     """
+    rows: dict[str, list[BenchmarkedModel]] = defaultdict(list)
+    for model in models:
+        rows[model.name if by_row else ""].append(model)
+    peaks: dict[tuple[str, str, int], float] = defaultdict(float)
+    measured = [one for row in rows.values() for one in _interleaved(row, repeats, report, peaks)]
+    measured = [replace(one, peak=peaks[peak_key(one.model.setting)]) for one in measured]
+    return Bench(machine_name(models[0].setting), tuple(measured))
+
+
+def _interleaved(
+    models: Sequence[BenchmarkedModel],
+    repeats: int,
+    report: Callable[[str], None],
+    peaks: dict[tuple[str, str, int], float],
+) -> list[Measurement]:
+    """Measure models in interleaved rounds; before and after, raise the peaks of their settings to what is measured."""
+    settings = {peak_key(model.setting): model.setting for model in models}
     with ExitStack() as stack:
         groups: list[WorkerGroup] = []
         for model in models:
             report(f"preparing {model.label}")
             groups.append(WorkerGroup(model))
             stack.callback(groups[-1].close)
-        settings = {peak_key(model.setting): model.setting for model in models}
-        before = {key: machine_peak(setting) for key, setting in settings.items()}
+        peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
         training, inference = (_throughputs(groups, task, repeats, report) for task in TASK_NAMES)
         latencies: list[list[float]] = [[] for _ in groups]
         for _ in range(4 * repeats):
             for group, column in zip(groups, latencies, strict=True):
                 column += [1e3 * seconds for seconds in group.latencies(LATENCY_RUNS)]
         report("latency: measured")
-        peaks = {key: max(peak, machine_peak(settings[key])) for key, peak in before.items()}
-        measured = (
+        peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
+        return [
             _measurement(group, peaks[peak_key(group.model.setting)], *columns)
             for group, *columns in zip(groups, training, inference, latencies, strict=True)
-        )
-        return Bench(machine_name(models[0].setting), tuple(measured))
+        ]
 
 
 def _throughputs(

@@ -80,7 +80,8 @@ def bench(
 ) -> None:
     """Benchmark throughput, latency and memory in interleaved rounds.
 
-    Give DESIGNs, --roadmap or --study. Interleaved rounds cancel slow drift of the machine."""
+    Give DESIGNs, --roadmap or --study. Interleaved rounds cancel slow drift of the machine. Rows of a roadmap or study
+    are measured one after the other, each interleaved with its reference implementations and settings."""
     from ablations.machine import Machine, refuse_windows
 
     refuse_windows()
@@ -115,7 +116,7 @@ def bench(
     for model in models:
         check_arithmetic(device, model.setting.precision)
         _check_built(model.design, model.setting.image_size, channels, classes)
-    measured = measure(models, repeats, lambda line: click.echo(line, err=True))
+    measured = measure(models, repeats, lambda line: click.echo(line, err=True), by_row=not designs)
     print_table(speed_table(table_rows(measured), subtitle(measured, over)), form, widest=100)
     _write(measured, out, study)
 
