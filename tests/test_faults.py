@@ -345,7 +345,7 @@ def tmpfs(folder: Path, kib: int) -> Iterator[Path]:
     """A small file system, which another process unmounts also if this one is killed."""
     folder.mkdir()
     script = 'mount -t tmpfs -o "size=$1k" tmpfs "$0" && echo mounted && cat && umount -l "$0"'  # cat waits for the end
-    command = ["sh", "-c", script, folder, str(kib)]
+    command = ["sh", "-c", script, str(folder), str(kib)]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True) as mounting:
         assert mounting.stdout and mounting.stdin
         if not mounting.stdout.readline():
