@@ -29,6 +29,7 @@ from commands import ablations, ablations_here, started
 from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints
 
+pytestmark = pytest.mark.xdist_group("faults")  # in one process, which trains what they compare with once
 KILLS = 20
 SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
 # Four runs of a second or two each, all under one recipe.
