@@ -314,7 +314,7 @@ def test_the_frames_are_what_the_run_folders_and_the_report_say(tmp_path: Path) 
     right = 100 * data.predictions.groupby("run")["correct"].mean()
     assert right.to_dict() == pytest.approx(data.runs.set_index("run")["top1"].to_dict())
     assert len(data.curves) == 6 * 20 and set(data.curves["row"]) == {"kernel_size=3", "kernel_size=7"}
-    assert list(data.tables) == [table.name for table in report.tables] and data.measure == "top1"
+    assert list(data.tables) == [table.name for table in report.every_table] and data.measure == "top1"
 
 
 def test_a_packed_and_a_published_study_load_as_the_folder_that_they_are_from(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
     from ablations.machine import Machine
 
     machine = Machine.plan(device, threads=threads, **in_parallel)
+    if machine.devices == ("cpu",):
+        from ablations.training.gpu_arithmetic import check_arithmetic
+
+        for recipe in session.study.recipes.values():
+            check_arithmetic("cpu", recipe.precision)
     if dry_run:
         from ablations.launch.estimate import describe_plan
 
