@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
         from ablations.launch.estimate import describe_plan
 
         if is_main():
-            click.echo(describe_plan(session, machine, processes()))
+            start = time.process_time()  # this process has loaded what a worker does
+            click.echo(describe_plan(session, machine, processes(), start))
         return 0
 
     def launch(session: Session) -> int:
@@ -74,13 +76,16 @@ def run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> in
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.recipes import newer_settings
-    from ablations.studies.folder import open_folder, run_folder
+    from ablations.studies.folder import open_folder, planned, read_study, run_folder
     from ablations.studies.older import older_batch, older_versions
-    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
+    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision, further_look
 
     study = session.study
     few = len(study.seeds) < 3 and study.precision is None
-    if few and is_main() and (text := describe_power(study)) is not None:
+    whole = planned(study, session.folder)
+    before = read_study(session.folder) if (session.folder / "study.yaml").exists() else whole
+    look = further_look(before, whole)
+    for text in filter(None, [look, describe_power(whole) if few or look else None]) if is_main() else ():
         say(f"{study.name}: {text}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
