@@ -119,7 +119,7 @@ def _load(study: Study, place: Path) -> StudyData:
         curves=_typed(curves_frame(study, place), CURVES),
         predictions=_predictions(study, place),
         comparisons=_comparisons(report.runs, study.measure),
-        tables={table.name: table.frame for table in report.tables},
+        tables={table.name: table.frame for table in report.every_table},
     )
 
 

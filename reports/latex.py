@@ -11,7 +11,7 @@ from dataclasses import replace
 from reports.columns import column_groups, column_widths, in_two_lines
 from reports.latex_escape import tex, tex_prose, tex_stack
 from reports.layout import NATURAL, SIZE, Layout
-from reports.tables import Cell, Column, Table
+from reports.tables import Cell, Column, Table, turned
 
 
 def latex(table: Table, layout: Layout = NATURAL) -> str:
@@ -25,7 +25,7 @@ def latex(table: Table, layout: Layout = NATURAL) -> str:
     """
     done = f"% {' '.join(table.details.split())}\n" if table.details else ""
     needs = f"{done}% needs \\usepackage{{booktabs,graphicx}}\n"
-    table, left_out = _fitted(table, layout)
+    table, left_out = _fitted_either_way(table, layout)
     if left_out:
         needs += f"% left out at this width: {tex(', '.join(left_out))}; the CSV table has all columns\n"
     words = _words(layout)
@@ -130,6 +130,16 @@ def _fitted(table: Table, layout: Layout) -> tuple[Table, list[str]]:
     return _with_columns(table, sorted(kept)), left_out
 
 
+def _fitted_either_way(table: Table, layout: Layout) -> tuple[Table, list[str]]:
+    """Return the fitted table; one of classes that are left out with classes as rows if that keeps more of it."""
+    fitted, left_out = _fitted(table, layout)
+    if any(column.name.startswith("recall_") for column in table.columns) and left_out:
+        other, missing = _fitted(turned(table), layout)
+        if len(missing) / len(table.rows) < len(left_out) / len(table.columns):
+            return other, missing
+    return fitted, left_out
+
+
 def _with_columns(table: Table, places: list[int]) -> Table:
     rows = tuple(tuple(row[place] for place in places) for row in table.rows)
     return replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
@@ -137,7 +147,7 @@ def _with_columns(table: Table, places: list[int]) -> Table:
 
 def _narrowed(table: Table, words: int) -> Table:
     """Return the table to be measured: of each cell its longest line, and no headings that are turned."""
-    columns = tuple(replace(one, title="") if one.name.startswith(_CLASSES) else one for one in table.columns)
+    columns = tuple(replace(one, title="") if one.name.startswith(_TURNED) else one for one in table.columns)
     rows = tuple(
         tuple(
             replace(cell, text=max(_wrapped(cell, column, words) or [""], key=len))
@@ -149,7 +159,7 @@ def _narrowed(table: Table, words: int) -> Table:
 
 
 _MATRIX = "predicted_"  # names of columns: of a confusion matrix, which is shown whole
-_CLASSES = ("recall_", _MATRIX)
+_TURNED = ("recall_", "turned_", _MATRIX)  # whose headings may be turned
 _WORDS = 40  # letters in a line of a cell of words
 _COLUMN = 46  # letters of footnotesize and the gaps between columns that fit one of an article's two columns
 _EXACT, _COLUMN_MM = 57, 84.0  # letters of 8 points that fit so many millimeters; what does not is scaled
@@ -204,7 +214,7 @@ def _tex_heads(columns: tuple[Column, ...], turn: bool) -> Iterator[str]:
 
 def _tex_head(column: Column, turn: bool) -> str:
     """Format a heading, in two lines if it has several words; the name of a class is turned if it may be."""
-    if turn and column.name.startswith(_CLASSES):
+    if turn and column.name.startswith(_TURNED):
         return f"\\rotatebox{{90}}{{{tex(column.title)}}}"
     return tex_stack(in_two_lines(column.title, hyphens=False), "r" if column.number else "l", "b")
 

@@ -20,6 +20,7 @@ from reports.statistics.power import (
     MOST_SEEDS,
     Power,
     describe_power,
+    describe_spread,
     detectable_effect,
     seeds_to_detect,
     study_power,
@@ -277,6 +278,8 @@ def _power_notes(runs: pd.DataFrame, frame: pd.DataFrame, measure: Measure) -> I
         return
     if "effect" in frame:
         yield from _effect_notes(runs, _in_rows(frame), measure)
+    if have >= 2 and {"difference", "family"} & set(frame) and (spread := describe_spread(runs, measure)):
+        yield spread
     if "difference" not in frame or have < 2:
         return
     if power := describe_power(runs, pairs(runs), measure):

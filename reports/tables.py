@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -56,6 +56,32 @@ class Table:
     details: str = ""
 
 
+def turned(table: Table) -> Table:
+    """Return a table with a column for each row, and a line for each column, under the heading of its group.
+
+    Footnotes of a row's name stand at its first value.
+    """
+    heads, *columns = zip(*table.rows, strict=True)
+    lines: list[tuple[Cell, ...]] = []
+    sections, group = [0], ""
+    for column, cells in zip(table.columns[1:], columns, strict=True):
+        if column.group != group:
+            group = column.group
+            sections.append(len(lines))
+            lines.append((Cell(f"{group}:"), *(Cell("") for _ in heads)))
+        lines.append((Cell(column.short or column.title), *cells))
+    first = [replace(cell, marks=head.marks) for head, cell in zip(heads, lines[0][1:], strict=True)]
+    return replace(
+        table,
+        columns=(
+            Column("label", "", number=False),
+            *(Column(f"turned_{n}", cell.text) for n, cell in enumerate(heads)),
+        ),
+        rows=((lines[0][0], *first), *lines[1:]),
+        sections=tuple(sections),
+    )
+
+
 class Footnotes:
     """Footnotes in order of first use; equal texts share a number."""
 
@@ -104,20 +130,23 @@ class Speed:
 
 
 def speeds(bench: pd.DataFrame | None, rows: Collection[str]) -> list[Speed]:
-    """Return a column per measurement, device and batch size that has a value for these rows.
+    """Return a column per measurement, device, batch size and precision that has a value for these rows.
 
-    `bench` has row, batch_size, device and the measurements, one per line; later lines replace earlier ones.
+    `bench` has row, batch_size, device, precision and the measurements, one per line; later lines replace earlier ones.
     """
     if bench is None or bench.empty:
         return []
     columns = []
-    settings = list(bench[bench["row"].isin(list(rows))].groupby(["device", "batch_size"], sort=False))
-    for number, ((device, batch), lines) in enumerate(settings, start=1):
+    of_rows = bench[bench["row"].isin(list(rows))]
+    of_rows = of_rows if "precision" in of_rows else of_rows.assign(precision="float32")
+    settings = list(of_rows.groupby(["device", "batch_size", "precision"], sort=False))
+    for number, ((device, batch, precision), lines) in enumerate(settings, start=1):
+        heading = f"{device}, batch {batch}" + ("" if precision == "float32" else f", {precision}")
         for name, title, short in _MEASUREMENTS:
             measured = lines.dropna(subset=[name]).drop_duplicates("row", keep="last")
             if len(measured):
                 raw = name if len(settings) == 1 else f"{name}_{number}"
-                column = Column(raw, title, f"{device}, batch {batch}", short=short)
+                column = Column(raw, title, heading, short=short)
                 values = dict(zip(measured["row"], measured[name].astype(float), strict=True))
                 columns.append(Speed(column, str(device), values))
     return columns

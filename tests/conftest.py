@@ -1,8 +1,11 @@
-"""What several test files share: real data, and one thread for small networks."""
+"""What several test files share: a temporary folder, real data, and one thread for small networks."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from hypothesis import settings
 
 from ablations.data.datasets import _find_fashion, load
 from ablations.errors import RequestError
+from ablations.machine import usable_cores
 from modernize.plugins import load_plugin, plugins, unload_plugin
 
 settings.register_profile("shared machine", deadline=None)  # other processes may slow one example down
@@ -22,9 +26,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--plugin", action="append", default=[], help="file with design flags, for random designs too")
 
 
+OWN_FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # else it has that of the process that started it
+        config.stash[OWN_FOLDER] = Path(tempfile.mkdtemp(prefix="tests-"))
+        os.environ["TMPDIR"] = str(config.stash[OWN_FOLDER])  # for other programs, too
+        tempfile.tempdir = None  # what was read before
     for file in config.getoption("--plugin"):
         load_plugin(file)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what the tests and the programs that they start have left; --basetemp=FOLDER keeps the files of tests."""
+    if folder := config.stash.get(OWN_FOLDER, None):
+        os.environ["TMPDIR"] = str(folder.parent)
+        tempfile.tempdir = None
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if sys.platform != "linux" and item.get_closest_marker("linux"):
+            item.add_marker(pytest.mark.skip(reason="needs what only Linux has"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start as many processes as there are cores that this one may use."""
+    return usable_cores()
 
 
 @pytest.fixture(autouse=True)

@@ -222,7 +222,7 @@ def test_the_python_of_a_page_runs_as_written(page: str, workplace: Path, monkey
     monkeypatch.chdir(workplace)
     (workplace / "runs/quick/report/tables").mkdir(parents=True)
     (workplace / "runs/quick/report/tables/confusion.csv").write_text("row,class,predicted,images\nresnet,0,1,2.5\n")
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     for code in PYTHON[page]:
         exec(code, names)
     if page in ("README.md", "docs/python.md"):

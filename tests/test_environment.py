@@ -8,9 +8,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commands import command, environment
@@ -28,6 +30,7 @@ TRAIN: tuple[str, ...] = (
     "cpu",
 )
 TRAIN += ("--threads", "1", "--set", "image_size=8", "--set", "batch_size=256", "--set", "max_epochs=1")
+CAPTURED: Any = {"capture_output": True, "text": True}
 PATHS = ("--to", "PATH/report", "--out", "PATH/out")
 
 
@@ -209,6 +212,7 @@ def test_training_goes_on_if_its_output_cannot_be_written(run: Run, tmp_path: Pa
     assert (tmp_path / "study/runs/norm=ln-s0/result.json").exists()
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("redirection", "status", "message"),
     [
@@ -322,3 +326,34 @@ def test_a_study_runs_where_warnings_are_errors(tmp_path: Path) -> None:
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_temporary_files_lie_in_a_folder_of_the_test_session() -> None:
+    printed = subprocess.run([sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"], **CAPTURED)
+    for folder in (Path(tempfile.gettempdir()), Path(printed.stdout.strip())):
+        assert re.fullmatch(r"tests-\w+", folder.name) and folder.is_dir()
+
+
+LEAVES = """
+import tempfile
+from multiprocessing.util import get_temp_dir
+
+def test_leaves(tmp_path):
+    tempfile.mkdtemp()
+    (tmp_path / "file").touch()
+    assert get_temp_dir().startswith(tempfile.gettempdir())
+"""
+
+
+@pytest.mark.slow
+def test_a_test_session_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    for folder in ("temporary", "tests"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tests/test_it.py").write_text(LEAVES)
+    (tmp_path / "tests/conftest.py").write_bytes((Path(__file__).parent / "conftest.py").read_bytes())
+    variables = {name: value for name, value in environment().items() if not name.startswith("PYTEST_")}
+    variables |= {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    session = [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(session, cwd=tmp_path, env=variables, **CAPTURED)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+    assert not [*(tmp_path / "temporary").iterdir()]

@@ -605,12 +605,13 @@ def test_torch_export_is_loaded_where_this_package_is_not_installed(convnext: Pa
 
 def test_the_scripts_of_the_documentation_run_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (HOME / "docs/export.md").read_text()
-    onnx_script, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    prepares, with_torch, with_onnx, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     digits: Any = load("digits", Path("unused"))
     (tmp_path / "runs").mkdir()
     run = trained(tmp_path / "runs/digits", f"pocket{SMALL}", max_epochs=4, ema_decay=None)
-    for form, name in (("onnx", "digits.onnx"), ("safetensors", "digits.safetensors")):
-        exported(run, form, tmp_path / name)
+    files = {"onnx": "digits.onnx", "torch-export": "digits.pt2", "safetensors": "digits.safetensors"}
+    for form, file in files.items():
+        exported(run, form, tmp_path / file)
     images = pictures(digits.test)
     images[5].save(tmp_path / "digit.png")
     mean, std = (digits.train.images.float().mean() / 255, digits.train.images.float().std(correction=0) / 255)
@@ -623,20 +624,19 @@ def test_the_scripts_of_the_documentation_run_as_written(tmp_path: Path, monkeyp
         exec(script, names)
         with torch.no_grad():
             torch.testing.assert_close(names["network"](image).softmax(1)[0], expected)
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys\nsys.modules['modernize'] = sys.modules['torch'] = None\n{onnx_script}"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
-    assert done.returncode == 0, done.stderr
-    name, probability = done.stdout.split()
-    assert int(name) == int(expected.argmax()) == digits.test.labels[5]
-    assert abs(float(probability) - float(expected.max())) < 2e-3
+    for script, absent in ((with_torch, ("modernize", "ablations")), (with_onnx, ("modernize", "torch"))):
+        without = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in absent)
+        done = subprocess.run(
+            [sys.executable, "-c", without + prepares + script], capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        name, probability = done.stdout.split()
+        assert int(name) == int(expected.argmax()) == digits.test.labels[5]
+        assert abs(float(probability) - float(expected.max())) < 2e-3
     deep = Image.fromarray(np.asarray(images[5]).astype(np.uint16) * 257)
     clear = images[5].copy()
     clear.putalpha(128)
     for other in (deep, clear):  # Pillow would clip the one and show what is hidden in the other
         other.save(tmp_path / "digit.png")
         with pytest.raises(SystemExit, match=r"convert it first$"):
-            exec(onnx_script, {})
+            exec(prepares + with_onnx, {})

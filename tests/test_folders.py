@@ -113,7 +113,7 @@ def test_before_any_run_ends_the_time_left_has_all_pending_runs_with_their_work_
     more = others[0].work / running.work if others[0].work else 0
     expected["kernel_size=7"] = more * expected["kernel_size=3"]
     assert 1 < more < 7 and [one.row for one in others].count("kernel_size=7") == 3
-    left = seconds_left(times)
+    left = seconds_left(times) or []
     assert left == pytest.approx([expected[one.row] - (3.0 if one is running else 0) for one in times], abs=0.5)
     assert said.splitlines()[-1] == f"  about {clock(sum(left))} left with one run at a time"
 
@@ -163,7 +163,10 @@ def test_a_name_that_is_also_a_study_folder_is_refused_with_both(
 
 def test_while_a_study_runs_rows_and_baselines_of_the_same_state_share_a_footnote(tmp_path: Path) -> None:
     rows = ["resnet", "enhanced-recipe", "stage-ratio", "patchify-stem", "depthwise", "width"]
-    outcome = lambda run: {} if run.row in rows and run.seed == 0 else None  # noqa: E731
+
+    def outcome(run: RunConfig) -> dict[str, Any] | None:
+        return {} if run.row in rows and run.seed == 0 else None
+
     report = read_report(made_up_study(tmp_path, seeds=(0, 1, 2, 3), outcome=outcome), tmp_path)
     tables = [table for table in report.tables if table.name in ("roadmap", "steps")]
     assert len(tables) == 2
@@ -413,7 +416,7 @@ def test_the_frames_are_what_the_run_folders_and_the_report_say(tmp_path: Path) 
     right = 100 * data.predictions.groupby("run")["correct"].mean()
     assert right.to_dict() == pytest.approx(data.runs.set_index("run")["top1"].to_dict())
     assert len(data.curves) == 6 * 20 and set(data.curves["row"]) == {"kernel_size=3", "kernel_size=7"}
-    assert list(data.tables) == [table.name for table in report.tables] and data.measure == "top1"
+    assert list(data.tables) == [table.name for table in report.every_table] and data.measure == "top1"
 
 
 def test_a_packed_and_a_published_study_load_as_the_folder_that_they_are_from(tmp_path: Path) -> None:

@@ -28,10 +28,12 @@ from ablations.reporting import read_report
 from ablations.studies.folder import read_study
 from reports.errors import ReportError
 from reports.latex import latex
+from reports.latex_escape import tex
 from reports.layout import Layout
 from reports.report import Report
 from reports.statistics import MEASURES
 from reports.study_tables import comparison_table
+from reports.tables import turned
 from reports.view import ORDERS, View, shown_rows
 
 PUBLISHED = Path(__file__).parent.parent / "docs/results"
@@ -324,3 +326,17 @@ def test_what_a_script_cannot_have_is_one_line(name: str, options: Mapping[str, 
     with pytest.raises(ReportError) as raised:
         reports.figure(name, pd.read_csv(PUBLISHED / "roadmap/results.csv"), **options)
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_table_of_classes_too_wide_for_a_column_has_the_classes_as_rows(report_of: Callable[[str], Report]) -> None:
+    table = report_of("classes").per_class[0]
+    table = replace(table, rows=tuple(row for row in table.rows if row[0].text in ("pocket", "+ norm=ln")))
+    lines = {row[0].text: [cell.text for cell in row[1:]] for row in turned(table).rows}
+    narrow = latex(table, Layout(82.55, heading=False))
+    assert "left out" not in narrow and "left out" in latex(table, Layout(70, 14, heading=False))
+    for place, column in enumerate(table.columns[1:], start=1):
+        cells = [row[place].text for row in table.rows]
+        assert lines[column.short or column.title] == cells
+        assert re.search(" & ".join(re.escape(tex(cell)) + r"[^&]*" for cell in cells), narrow), column.title
+    marks = [cell.marks for cell in turned(table).rows[0][1:]]
+    assert marks == [row[0].marks for row in table.rows] and any(marks), "footnotes of a row stand at its first value"

@@ -28,7 +28,7 @@ from reports.page.svg import described
 from reports.paper_agreement import agreement_words, paper_agreement
 from reports.predictions import Predicted
 from reports.statistics.factorial import Family
-from reports.statistics.power import describe_power, detectable_effect, seeds_to_detect, study_power
+from reports.statistics.power import describe_power, describe_spread, detectable_effect, seeds_to_detect, study_power
 from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
@@ -124,6 +124,21 @@ def test_the_seeds_that_would_settle_a_difference_have_the_power_that_is_promise
     assert seeds_to_detect(runs, compared, {**line, "difference": 0.01}) is None
     wide = {**line, "difference": 1.2, "se": 3 * line["se"]}  # a row that varies more needs more
     assert (seeds_to_detect(runs, compared, wide) or 999) > 3 * (needed[1.2] or 0)
+
+
+def test_a_row_that_widens_the_intervals_of_the_others_is_named() -> None:
+    runs = study_runs(3)
+    assert not describe_spread(runs)
+    runs.loc[runs["row"] == "down", "top1"] += 15 * (runs["seed"] - 1)
+    said = describe_spread(runs)
+    sd = runs[runs["row"] == "down"]["top1"].std()
+    assert "recipe of + down are wide" in said and f"standard deviation {sd:.2f}, of the other rows 0." in said
+    assert said in summarise_study("mine", runs, [comparison_table(runs)]).notes
+    frames = (comparison_table(study_runs(3)).frame, comparison_table(runs).frame)
+    narrow, wide = ((frame["high"] - frame["low"])[frame["row"] == "up"].item() for frame in frames)
+    assert wide > 5 * narrow
+    runs.loc[runs["row"] == "down", "recipe"] = "another"
+    assert not describe_spread(runs), "it informs no other row"
 
 
 def test_no_difference_is_promised_that_top1_cannot_have() -> None:

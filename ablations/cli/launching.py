@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.errors import RequestError
+from ablations.errors import RequestError, writing
 from ablations.streams import say
 from ablations.training.distributed import is_main, processes
 
@@ -22,6 +22,11 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
     from ablations.machine import Machine
 
     machine = Machine.plan(device, threads=threads, **in_parallel)
+    if machine.devices == ("cpu",):
+        from ablations.training.gpu_arithmetic import check_arithmetic
+
+        for recipe in session.study.recipes.values():
+            check_arithmetic("cpu", recipe.precision)
     if dry_run:
         from ablations.launch.estimate import describe_plan
 
@@ -82,11 +87,12 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
 
     study = session.study
     few = len(study.seeds) < 3 and study.precision is None
-    whole = planned(study, session.folder)
-    before = read_study(session.folder) if (session.folder / "study.yaml").exists() else whole
+    with writing(f"study folder {session.folder}"):
+        whole = planned(study, session.folder)
+        before = read_study(session.folder) if (session.folder / "study.yaml").exists() else whole
     look = further_look(before, whole)
-    for text in filter(None, [look, describe_power(whole) if few or look else None]) if is_main() else ():
-        say(f"{study.name}: {text}")
+    for words in filter(None, [look, describe_power(whole) if few or look else None]) if is_main() else ():
+        say(f"{study.name}: {words}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
         opened = session.study.recipes  # under the names that the folder gives them

@@ -22,7 +22,8 @@ from ablations.studies.schema import Study, read_budget
 from ablations.studies.screen import describe_screen
 from reports.statuses import SHOWN
 
-SAMPLE, SAMPLE_MACS = 32, 10**10  # max images and MACs of a timed training step
+SAMPLE, SAMPLE_MACS = 32, 10**10  # max images and MACs of a timed training step on a CPU
+GPU_SAMPLE, GPU_SAMPLE_MACS = 128, 10**12  # and on a GPU, which fewer images leave idle
 STEPS, SECONDS = 4, 3.0  # timed training steps, and the time after which no further one starts
 STEADY = 1.0  # s: few short steps may fall into a moment in which the machine does something else
 
@@ -102,6 +103,8 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
 
     `start` is the time (s) that a worker needs to start.
     """
+    from ablations.training.gpu_arithmetic import prepare_arithmetic
+
     lines = describe_runs(session)
     study, load = planned(session.study, session.folder), session.load
     shares = {name: _left(state) for name, state in _states(session, study).items()}
@@ -109,15 +112,19 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
     if not left:
         return "\n".join([*lines, "nothing is left to train"])
     first = left[0]
-    speed = images_per_second(first, load(first), machine)
-    first_macs = first.cost(load(first), training=True)[1]
+    prepare_arithmetic(machine.devices[0], *(run.recipe.deterministic for run in left))
+    timed = {_how(run): run for run in reversed(left)}  # the first of each precision, memory format, …
+    per_mac = {
+        how: 1 / (images_per_second(run, load(run), machine) * run.cost(load(run), training=True)[1])
+        for how, run in timed.items()
+    }
     run_of = {run.recipe: run for run in reversed(left)}  # the first of each recipe: all its runs read alike
     prepare = {recipe: seconds_to_prepare(run, load(run), machine) for recipe, run in run_of.items()}
     both = add if machine.devices[0] == "cpu" else max  # a GPU computes while workers prepare
     seconds = []
     for run in left:
         data = load(run)
-        each, read = run.cost(data, training=True)[1] / first_macs / speed, prepare[run.recipe]
+        each, read = run.cost(data, training=True)[1] * per_mac[_how(run)], prepare[run.recipe]
         train, test = len(data.train), len(data.test)
         evaluation = both(each * after_training(run, train, test), read * test)
         seconds.append((shares[run.name] * run.images(data) * both(each, read) + evaluation) / processes)
@@ -127,9 +134,22 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
     some = f" for the {len(left)} run{'s' if left[1:] else ''} left" if len(left) < len(study.runs) else ""
     lines.append(
         f"about {clock(start + makespan(seconds, at_once))}{some} with {how} on {', '.join(machine.devices)}, with "
-        f"evaluation (from timed training steps of {first.row}, in proportion to MACs{from_images})"
+        f"evaluation (from timed training steps of {first.row}{_in_words(left)}, in proportion to MACs{from_images})"
     )
     return "\n".join(lines)
+
+
+def _how(run: RunConfig) -> tuple[str, bool, bool, bool]:
+    """Return the settings of a run that a timed training step has, too."""
+    recipe = run.recipe
+    return recipe.precision, recipe.channels_last, recipe.activation_checkpointing, recipe.deterministic
+
+
+def _in_words(runs: list[RunConfig]) -> str:
+    """Describe the precision of timed training steps, unless it is float32, and that they are not compiled."""
+    precisions = dict.fromkeys(run.recipe.precision for run in runs)
+    words = f" in {' and '.join(precisions)}" if set(precisions) != {"float32"} else ""
+    return words + (", not compiled" if any(run.recipe.compile for run in runs) else "")
 
 
 def _left(state: State) -> float:
@@ -171,20 +191,32 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
     import torch
     from torch.nn import functional as F
 
+    from ablations.training.activation_checkpointing import recompute_blocks
+    from ablations.training.gpu_arithmetic import gpu_arithmetic
+    from ablations.training.precision import autocast
+    from modernize.acceleration import accelerated
+
     prepare_process(machine.threads)
     device = machine.devices[0]
-    batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data, training=True)[1]), 2)
-    network = build_network(run, data).to(device).to(memory_format=torch.channels_last)
+    most, most_macs = (SAMPLE, SAMPLE_MACS) if device == "cpu" else (GPU_SAMPLE, GPU_SAMPLE_MACS)
+    batch = max(min(run.recipe.batch_size, most, most_macs // run.cost(data, training=True)[1]), 2)
+    form = torch.channels_last if run.recipe.channels_last else torch.contiguous_format
+    network = build_network(run, data).to(device).to(memory_format=form)
+    if run.recipe.activation_checkpointing:
+        recompute_blocks(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images = torch.zeros(batch, data.channels, data.image_size, data.image_size, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     times: list[float] = []
-    while (len(times) < STEPS or sum(times) < STEADY) and sum(times) < SECONDS:
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        F.cross_entropy(network(images.to(memory_format=torch.channels_last)), labels).backward()
-        optimizer.step()
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
+    with accelerated(network), gpu_arithmetic(device, run.recipe.precision, run.recipe.deterministic):
+        while (len(times) < STEPS or sum(times) < STEADY) and sum(times) < SECONDS:
+            started = time.perf_counter()
+            optimizer.zero_grad()
+            with autocast(device, run.recipe.precision):
+                loss = F.cross_entropy(network(images.contiguous(memory_format=form)), labels)
+            loss.backward()
+            optimizer.step()
+            if device != "cpu":
+                torch.get_device_module(torch.device(device)).synchronize()
+            times.append(time.perf_counter() - started)
     return batch / statistics.median(times[1:] or times)  # the first step loads what is loaded late

@@ -13,6 +13,9 @@ from typing import Any
 
 from ablations.machine import STOP
 
+STOPPED = 130  # exit status of a worker that a signal asked to stop
+LOST_DEVICE = 3  # of one that can no longer use its GPU
+
 
 @contextmanager
 def handled(handler: Any, *numbers: int) -> Iterator[dict[int, Any]]:

@@ -24,6 +24,7 @@ POWER, LEVEL = 0.8, 0.95
 STUDIES = 40  # whose variances stand for those that the study may have
 ALIKE = 1.5  # intervals of comparisons that differ by less have one number
 MOST_SEEDS = 100  # per row that anybody is told to train
+WIDENS = 5.0  # times the other rows' standard deviation: such a row makes up most of the pooled variance of 25 rows
 HOPELESS = 5.0  # standard deviations between seeds: no design change of one flag was ever seen to make as much
 
 
@@ -205,6 +206,29 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
     size = f"{power.shown} {words.unit} ({power.in_sds:.1f} standard deviations)"
     alone = " by this look alone" if len(looks(runs)) > 1 else ""
     return f"A true difference of {size}{power.between} is detected with 80% power{alone}{power.apart}."
+
+
+def describe_spread(runs: pd.DataFrame, measure: Measure = "top1") -> str:
+    """Name a row that varies so much more than the others of its recipe that it widens their CIs; else nothing."""
+    rows = [row for row in gather(runs, measure, gives_variance(runs)).values() if row.source == row.name]
+    noise = fit_rows(rows, resolution(runs, measure))
+    for number in range(int(noise.group.max(initial=-1)) + 1):
+        mine = (noise.group == number) & (noise.df > 0) & ~noise.outlier
+        sds = np.sqrt(np.where(mine, noise.variance, np.nan))
+        if mine.sum() < 3:
+            continue
+        worst = int(np.nanargmax(sds))
+        others = float(np.median(np.delete(sds, worst)[np.delete(mine, worst)]))
+        if sds[worst] > WIDENS * others > 0:
+            words = MEASURES[measure]
+            label = runs.loc[runs["row"] == rows[worst].name, "label"].iloc[0]
+            return (
+                f"CIs of rows with the recipe of {label} are wide because that row's results vary much more from seed "
+                f"to seed: standard deviation {sds[worst]:.{words.digits}f}, of the other rows "
+                f"{others:.{words.digits}f} in the median. With more seeds, or in a study without that row, they would "
+                "be narrower."
+            )
+    return ""
 
 
 def detectable_effect(effects: pd.DataFrame, share: float, level: float = 0.95) -> float:
