@@ -28,6 +28,8 @@ from ablations.data.loader import Feeds, feeds
 from ablations.errors import RequestError
 from ablations.launch.in_process import share_cores
 from ablations.machine import Machine, cores_in_words, usable_cores
+from ablations.studies.folder import open_folder
+from ablations.studies.load import load_study
 
 HOME = Path(__file__).parent.parent
 QUICK = TrainingConfig(max_epochs=1, batch_size=2, learning_rate=1e-3, weight_decay=0)
@@ -71,10 +73,10 @@ def own_data(tmp_path: Path) -> Path:
     return tmp_path / "my_data.py"
 
 
-def python(code: str, cwd: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a Python of its own, which finds the tests' modules."""
-    surroundings = {**environment(), "PYTHONPATH": f"{HOME}{os.pathsep}{HOME / 'tests'}", **variables}
-    command = [sys.executable, *options, "-c", code]
+def python(cwd: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python of its own in a folder, whose modules it finds, and the tests'."""
+    surroundings = {**environment(), "PYTHONPATH": os.pathsep.join(map(str, (cwd, HOME, HOME / "tests")))}
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=surroundings, timeout=300)
 
 
@@ -101,16 +103,40 @@ def test_train_run_bench_and_report_work_without_what_linux_alone_has(own_data: 
         "status study",
         "report study --format table,csv,svg",
     )
-    paths = os.pathsep.join(map(str, (place, HOME, HOME / "tests")))
     quick = "import sys\nfrom ablations.bench import workers\nworkers.ROUND_SECONDS = 0.01\n"
     quick += "sys.modules['ablations.bench.measure'].PEAK_SIZE['cpu'] = 128\n"
-    done = python(quick + commands(*each), place, PYTHONPATH=paths)
+    done = python(place, "-c", quick + commands(*each))
     assert re.findall(r"^status (\d+)$", done.stdout, re.MULTILINE) == ["0"] * len(each), done.stdout + done.stderr
     assert list(place.glob("Process-*")), "no other process has loaded images"
     assert (place / "run/result.json").exists() and (place / "study/runs/norm=ln-s0/result.json").exists()
     assert (place / "study/report/figures").is_dir()
     (speeds,) = csv.DictReader(re.findall(r"(?m)^label,.*\n.*$", done.stdout)[0].splitlines())
     assert 1 <= float(speeds["inference_memory_mb"]) <= float(speeds["train_memory_mb"]) < 1000, "MB"
+
+
+def test_rows_whose_names_differ_in_case_alone_are_refused_on_a_disk_that_ignores_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study("grid", {"base": SMALL, "flags": {"norm": ["bn", "ln"]}, "data": "digits"}, {})
+    rows = [row.model_copy(update={"row": name}) for row, name in zip(study.rows, ("Mine", "mine"), strict=True)]
+    study = study.model_copy(update={"rows": rows})
+    assert open_folder(study, tmp_path / "of Linux").rows == rows
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path, **_: exists(path) or exists(path.with_name(path.name.lower())))
+    with pytest.raises(RequestError, match=r"its disk ignores case, so the rows 'Mine' and 'mine' would share folders"):
+        open_folder(study, tmp_path / "of macos")
+    assert not (tmp_path / "of macos/study.yaml").exists()
+
+
+@pytest.mark.slow
+def test_the_example_of_the_python_api_works_where_processes_are_spawned(tmp_path: Path) -> None:
+    page = (HOME / "docs/python.md").read_text(encoding="utf-8")
+    (code,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Trainer(" in one)
+    assert 'if __name__ == "__main__":' in code
+    (tmp_path / "example.py").write_text(code.replace("batch_size=16,", "batch_size=16, workers=1,"))
+    (tmp_path / "sitecustomize.py").write_text("import as_macos\n")
+    done = python(tmp_path, "example.py")
+    assert done.returncode == 0 and len(done.stdout.split()) == 2, done.stderr
 
 
 # ---- Processes that load images: spawned (macOS), or of a server (Python 3.14 on Linux)
@@ -237,6 +263,7 @@ def test_windows_counts_shows_and_reports_and_refuses_to_train(tmp_path: Path) -
         f"run one-in --base {SMALL} --data digits --seeds 0 --dry-run",
         f"status {study}",
         f"report {study} --to report --format table,csv,markdown,latex,svg",
+        f"pack {study} --to study.zip",
     )
     trains = (f"train {SMALL} --data digits", f"run sweep --base {SMALL} --flags norm=ln --data digits", "bench pocket")
     # Other packages have code of their own for Windows, which is not tried.
@@ -245,9 +272,10 @@ def test_windows_counts_shows_and_reports_and_refuses_to_train(tmp_path: Path) -
     others += "\nimport matplotlib.backends.backend_svg, matplotlib.backends.backend_agg, pyDOE3, statistics, zipfile"
     code = f"{others}\nimport as_windows\nas_windows.take_unix_away()\n{commands(*works, *trains)}"
     code += "\nimport ablations.launch.job, ablations.launch.slurm, ablations.launch.pool, ablations.bench"
-    done = python(code, tmp_path, "-X", "warn_default_encoding", "-W", "ignore")
+    done = python(tmp_path, "-X", "warn_default_encoding", "-W", "ignore", "-c", code)
     statuses = re.findall(r"^status (\d+)$", done.stdout, re.MULTILINE)
     assert statuses == ["0"] * len(works) + ["2"] * len(trains), done.stdout[-3000:] + done.stderr
+    assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("ablations: ")]
     assert lines == ["ablations: training needs Linux or macOS; on Windows use WSL2"] * len(trains)
     assert (tmp_path / "report/tables/recipes.csv").exists() and not (tmp_path / "runs").exists()
