@@ -12,7 +12,6 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
 python=${PYTHON:-.venv/bin/python} data=${DATA:-data} listing='' failed=0 summary=''
 if [ "${1-}" = --list ]; then listing=yes && shift; fi
 out=${1:-runs/gpu}
-export CUBLAS_WORKSPACE_CONFIG=:4096:8 # before Python starts: the tests of recipes with deterministic=true share a process
 
 step() { # step SECONDS TITLE COMMAND…: run a command with a time limit, and note how it ended
   local limit=$1 title=$2 begun=$SECONDS status=0
@@ -36,15 +35,19 @@ ablations=("$python" -m ablations)
 # - deterministic=true: resumed runs have the same bits, with cuDNN's and cuBLAS's algorithms.
 # - TF32: convolutions and matrix products lose the same bits, or none.
 # - Memory: what the caching allocator holds after a run. Two processes: NCCL, which alone hangs when it is left.
-step 300 "tests on the GPU" "$python" -m pytest -q -n 0 -p no:cacheprovider tests/test_cuda.py tests/test_gpu_step.py
+# The tests share a process, in which cuBLAS has to know from the start that results must repeat.
+step 300 "tests on the GPU" env CUBLAS_WORKSPACE_CONFIG=:4096:8 "$python" -m pytest -q -n 0 -p no:cacheprovider tests/test_cuda.py tests/test_gpu_step.py
+# A worker has to tell cuBLAS so by itself, before CUDA starts: torch fails a run otherwise.
+step 40 "deterministic workers" "${ablations[@]}" run sweep --base pocket --flags "kernel_size=3:7" --data digits \
+  --device cuda:0 --set batch_size=32 --set deterministic=true --budget 2000images --seeds "0,1" --out "$out/deterministic"
 
 # ---- Speed beside torchvision and timm. Anchor: timm prints 819 (convnext_tiny) and 1,218 images/s (resnet50) for training
 # in AMP on one RTX 3090.
 bench=("${ablations[@]}" bench --device cuda --threads 4)
 peers=(--against "torchvision,timm" --memory-format channels_last)
-step 330 "bf16, channels_last, eager and compiled" "${bench[@]}" convnext_tiny resnet50 "${peers[@]}" \
+step 300 "bf16, channels_last, eager and compiled" "${bench[@]}" convnext_tiny resnet50 "${peers[@]}" \
   --precision bf16 --batch-size 128 --over "compile=off,on" --repeats 3 --out "$out/bf16.json"
-step 90 "float32 and TF32, alike for all" "${bench[@]}" convnext_tiny "${peers[@]}" \
+step 80 "float32 and TF32, alike for all" "${bench[@]}" convnext_tiny "${peers[@]}" \
   --batch-size 64 --over "precision=float32,tf32" --repeats 3 --out "$out/tf32.json"
 step 210 "the roadmap, one row at a time" "${bench[@]}" --roadmap resnet50 "${peers[@]}" \
   --precision bf16 --batch-size 128 --repeats 2 --out "$out/roadmap.json"

@@ -42,13 +42,18 @@ def digits() -> DataSet:
 
 
 def a_trainer(
-    digits: DataSet, device: str, folder: Path | None = None, callbacks: Callbacks | None = None, **changes: Any
+    digits: DataSet,
+    device: str,
+    folder: Path | None = None,
+    callbacks: Callbacks | None = None,
+    design: str = TINY,
+    **changes: Any,
 ) -> Trainer:
     """Make a trainer of a small network without stochastic depth, whose random numbers differ between devices."""
     torch.manual_seed(0)
     values = {"max_epochs": 1, "batch_size": 32, "learning_rate": 1e-3, "crop_padding": 1, "workers": 0}
     config = TrainingConfig(**{**values, **changes})
-    model = modernize.build(TINY, 10, 1)
+    model = modernize.build(design, 10, 1)
     return Trainer(
         model, digits.train, digits.test, config, folder=folder, device=device, callbacks=callbacks or NullCallbacks()
     )
@@ -92,7 +97,13 @@ class StopAt(NullCallbacks):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"precision": "tf32"}, {"precision": "bf16", "ema_decay": 0.9}, {"precision": "bf16", "compile": True}],
+    [
+        {},
+        {"precision": "bf16", "mixup": 0.8, "ema_decay": 0.9, "erasing": 0.25},
+        {"precision": "tf32", "design": "resnet50,depths=1-1-1-1,width=8,stem_stride=2"},  # BatchNorm and max-pooling
+        {"precision": "tf32", "compile": True},
+        {"compile": True},
+    ],
     ids=lambda changes: ",".join(map(str, changes.values())) or "float32",
 )
 def test_a_deterministic_run_resumes_to_the_bit(changes: dict[str, Any], digits: DataSet, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def test_it_ends_within_25_minutes() -> None:
 
 @pytest.mark.parametrize("command", [command for _, command in STEPS], ids=" ".join)
 def test_each_command_parses_here(command: list[str]) -> None:
+    if command[0] == "env":
+        command = command[2:]
     assert command[0] == "python"
     if command[1:3] == ["-m", "ablations"]:
         name, *arguments = command[3:]
