@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from reports.header import facts
+from reports.kind_words import WORDS
 from reports.marks import row_mark_notes
+from reports.numbers import fixed
 from reports.per_class import ClassResults
 from reports.tables import Cell, Column, Footnotes, Table, mean_sd
 
@@ -60,7 +62,7 @@ def _recall_table(title: str, runs: pd.DataFrame, results: ClassResults) -> Tabl
         subtitle=facts(runs),
         legend=" ".join(_recall_legend(results, shown)),
         columns=(
-            Column("label", "row", number=False),
+            Column("label", WORDS[str(runs["kind"].iloc[0])].subject, number=False),
             Column("top1_mean", "top-1 (%)"),
             Column("balanced_mean", "balanced accuracy (%)", short="balanced (%)"),
             *(Column(f"recall_{place}", heading, "recall (%)") for place, heading in zip(shown, headings, strict=True)),
@@ -121,7 +123,8 @@ def describe_baseline(results: ClassResults) -> Iterator[str]:
             f"predicting one of the {len(largest):,} classes with most training images for every image has, on average,"
         )
     balanced = 100 / int((results.images > 0).sum())
-    yield f"Largest-class baseline: {guess} a top-1 of {top1:.2f}% and a balanced accuracy of {balanced:.2f}%."
+    means = f"a top-1 of {fixed(top1, 2)}% and a balanced accuracy of {fixed(balanced, 2)}%"
+    yield f"Largest-class baseline: {guess} {means}."
 
 
 def baseline_notes(runs: pd.DataFrame) -> list[str]:
@@ -129,7 +132,7 @@ def baseline_notes(runs: pd.DataFrame) -> list[str]:
     columns = ["largest_class_top1", "chance_top1", "num_classes"]
     known = runs[columns].dropna().astype(float).drop_duplicates() if set(columns) <= set(runs) else pd.DataFrame()
     unequal = known[(known["chance_top1"] - 100 / known["num_classes"]).abs() > 1e-9] if len(known) else known
-    shown = sorted({f"{value:.2f}" for value in unequal.get("largest_class_top1", ())}, key=float)
+    shown = sorted({fixed(value, 2) for value in unequal.get("largest_class_top1", ())}, key=float)
     top1 = " to ".join(dict.fromkeys([*shown[:1], *shown[-1:]]))
     return [f"Largest-class baseline: predicting the class with most training images gives {top1}%."] if top1 else []
 
@@ -190,7 +193,7 @@ def _matrix(results: ClassResults, row: str, there: Sequence[int]) -> _Lines:
         (
             Cell(results.names[place]),
             Cell(f"{results.images[place]:,}"),
-            *(Cell(f"{share:.1f}" if share else "0") for share in shares[place]),
+            *(Cell(fixed(share, 1) if share else "0") for share in shares[place]),
         )
         for place in there
     ]
@@ -226,7 +229,7 @@ def _most_confused(results: ClassResults, row: str, there: Sequence[int]) -> _Li
             Cell(pair["class"]),
             Cell(pair["predicted"]),
             Cell(f"{pair['test_images']:,}"),
-            Cell(f"{pair['images']:.1f}"),
+            Cell(fixed(pair["images"], 1)),
             Cell(mean_sd(pair["share_mean"], pair["share_sd"])),
         )
         for pair in most_confused(results, row).head(_PAIRS).to_dict("records")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from reports import numbers
+from reports.numbers import fixed
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 
@@ -161,24 +163,22 @@ def mean_sd(mean: float | None, sd: float | None, digits: int = 2) -> str:
     """Format a mean with its standard deviation if there is one: `86.45 ± 0.12`."""
     if not known(mean):
         return MISSING
-    return f"{mean:.{digits}f} ± {sd:.{digits}f}" if known(sd) else f"{mean:.{digits}f}"
+    return " ± ".join(fixed(value, digits) for value in (mean, sd) if value is not None and known(value))
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """Format a number without a sign."""
-    return f"{value:.{digits}f}" if known(value) else MISSING
+    return fixed(value, digits) if value is not None and known(value) else MISSING
 
 
 def signed(change: float | None, digits: int = 2) -> str:
     """Format a change with its sign; one that rounds to 0 has none."""
-    if not known(change):
-        return MISSING
-    return f"{change:+.{digits}f}" if round(change or 0.0, digits) else f"{0:.{digits}f}"
+    return numbers.signed(change, digits) if change is not None and known(change) else MISSING
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     """Format a confidence interval."""
-    return f"{low:+.{digits}f} to {high:+.{digits}f}" if known(low) and known(high) else MISSING
+    return f"{signed(low, digits)} to {signed(high, digits)}" if known(low) and known(high) else MISSING
 
 
 _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -186,7 +186,7 @@ _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 def p_value(p: float) -> str:
     """Format an adjusted p-value."""
-    return MISSING if not known(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return MISSING if not known(p) else "<0.001" if p < 0.001 else fixed(p, 3)
 
 
 def effect_columns(measure: Measure) -> tuple[Column, ...]:

@@ -32,7 +32,7 @@ def test_a_gpu_trains_and_evaluates_as_the_cpu_does(outcomes: dict[str, Any], na
 @pytest.mark.parametrize("name", RUNS)
 def test_a_training_step_does_not_wait_for_the_gpu(outcomes: dict[str, Any], name: str) -> None:
     waits = outcomes["runs"][name]["waits"]
-    assert waits["step"] == {}
+    assert waits["steps"] == {}
     assert sum(waits["log"].values()) == 1  # loss and top-1 are read together
     assert sum(waits["evaluation"].values()) == 3  # labels, predictions and losses, however many batches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -282,10 +283,19 @@ def test_a_dry_run_of_a_folder_counts_what_is_there_and_refuses_what_the_run_ref
     assert run_command(["run", folder, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "6 runs of 2 rows on digits: 1 finished, 1 interrupted, 1 failed, 3 pending" in said
-    assert "for the 4 runs left" in said and said.count("  finished\n") == said.count("  interrupted\n") == 1
+    assert "for the 4 runs left" in said
+    rows = {line.split()[0]: line for line in said.splitlines() if " M parameters " in line}
+    assert set(rows) == {"kernel_size=3", "kernel_size=5"}
+    assert rows["kernel_size=3"].endswith("  1 of 3 finished, 1 of 3 interrupted, 1 of 3 failed")
+    assert rows["kernel_size=5"].endswith("recipe quick,batch_size=32,image_size=16")
+    assert "\n  seeds 0, 1, 2 of each row; budget 64 images (max_epochs=0.0" in said
     assert run_command(["run", folder, "--dry-run", "--retry-failed", "--seeds", "7"]) == 0
     said = capsys.readouterr().out
-    assert "adds seed 7 (another look" in said and "for the 7 runs left" in said
+    assert "adds seed 7: look 2, with 2.8% of the error rate, because runs have finished; " in said
+    assert "for the 7 runs left" in said and "  1 of 4 finished, 1 of 4 interrupted, 2 of 4 pending\n" in said
+    (found,) = re.findall(r"([0-9.]+) standard .* by look 2 alone; with 4 seeds .*, one of ([0-9.]+)", said)
+    alone, whole = found
+    assert float(alone) > 1.5 * float(whole)
     assert run_command(["run", *plan, "--seeds", "0,1,2"]) == 0
     for other in (["--seeds", "0"], ["--evaluate", "validation"], ["--set", "batch_size=16"]):
         assert run_command(["run", *plan, "--seeds", "0,1,2", *other]) == 2

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from reports.numbers import fixed
 from reports.report import Plot
 from reports.statistics import MEASURES
 from reports.statuses import shown
@@ -85,7 +86,7 @@ def described(plot: Plot, place: int) -> str:
     if {"images", "loss"} <= set(line):
         own = plot.frame[plot.frame["row"] == line["row"]].drop_duplicates("seed", keep="last")
         seeds = [
-            f"seed {seed} after {images:,.0f} images: loss {loss:.3f}, top-1 {top1:.2f}%"
+            f"seed {seed} after {images:,.0f} images: loss {fixed(loss, 3)}, top-1 {fixed(top1, 2)}%"
             for seed, images, loss, top1 in own[["seed", "images", "loss", "top1"]].itertuples(index=False, name=None)
         ]
         return f"{line['label']}: {'; '.join(seeds)}"
@@ -110,4 +111,4 @@ def _formatted(name: str, value: Any, plot: Plot) -> str:
     number = float(value)
     if name in ("macs", "params", "seeds", "test_images"):
         return f"{number:,.0f}"
-    return f"{number:.3f}" if name == "p_adjusted" else f"{number:.{MEASURES[plot.measure].digits}f}"
+    return fixed(number, 3 if name == "p_adjusted" else MEASURES[plot.measure].digits)
