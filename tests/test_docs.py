@@ -296,6 +296,11 @@ def test_links_lead_somewhere(page: str) -> None:
         assert (HOME / page).parent.joinpath(link).exists(), (page, link)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_holds_no_marks_of_an_unfinished_merge(page: str) -> None:
+    assert not re.findall(r"^(?:<{7}|>{7}|={7})(?: .*)?$", TEXTS[page], re.MULTILINE)
+
+
 def test_the_index_lists_every_page() -> None:
     missing = [page for page in PAGES if page.startswith("docs/") and page != "docs/README.md"]
     assert [page for page in missing if f"]({page.removeprefix('docs/')})" not in TEXTS["docs/README.md"]] == []

@@ -30,6 +30,7 @@ from commands import ablations, ablations_here, started
 from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints
 
+pytestmark = pytest.mark.xdist_group("faults")  # in one process, which trains what they compare with once
 KILLS = 20
 SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
 # Four runs of a second or two each, all under one recipe.
@@ -350,7 +351,7 @@ def tmpfs(folder: Path, kib: int) -> Iterator[Path]:
     """A small file system, which another process unmounts also if this one is killed."""
     folder.mkdir()
     script = 'mount -t tmpfs -o "size=$1k" tmpfs "$0" && echo mounted && cat && umount -l "$0"'  # cat waits for the end
-    command = ["sh", "-c", script, folder, str(kib)]
+    command = ["sh", "-c", script, str(folder), str(kib)]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True) as mounting:
         assert mounting.stdout and mounting.stdin
         if not mounting.stdout.readline():

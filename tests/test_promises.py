@@ -161,7 +161,7 @@ def test_run_all_shows_a_dry_run_and_writes_nothing(checkout: Path, tmp_path: Pa
     before = sorted(checkout.rglob("*"))
     done = run_all(checkout, study_file(tmp_path), "--dry-run")
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert "kernel_size=5-s0" in done.stdout and re.search(r"about \d+:\d\d", done.stdout)
+    assert "  kernel_size=5  " in done.stdout and re.search(r"about \d+:\d\d", done.stdout)
     assert "top-1" not in done.stdout, "it went on to a report"
     assert sorted(checkout.rglob("*")) == before
 

@@ -99,7 +99,11 @@ class RunConfig(BaseModel):
 
     def images(self, data: DataSet) -> int:
         """Return the number of training images seen, counting repeats."""
-        steps_per_epoch = len(data.train) // self.recipe.batch_size
+        return self.images_of(len(data.train))
+
+    def images_of(self, train: int) -> int:
+        """Return the number of training images seen with so many different ones."""
+        steps_per_epoch = train // self.recipe.batch_size
         return max(round(self.recipe.max_epochs * steps_per_epoch), 1) * self.recipe.batch_size
 
     def check(self, data: DataSet, processes: int = 1) -> None:
@@ -395,6 +399,7 @@ def environment(device: str, config: RunConfig, data: DataSet, processes: int) -
         "processes": processes,
         "seed": config.seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+        "images": {"size": data.image_size, "channels": data.channels, "classes": len(data.classes)},
         "decoder": VERSION,
         "rounding": ROUNDING,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -135,7 +135,10 @@ def _line(row: RowResults, base: RowResults) -> dict[str, object]:
         "verdict": Verdict.NOT_TESTED.value,
         "reason": row.reason or baseline or same,
         "method": NO_METHOD,
-        "note": "; ".join(filter(None, [row.note, f"{base.name}: {base.note}" if base.note else ""])),
+        # the same of both, such as seeds that are pending, is one note for all rows
+        "note": "; ".join(
+            filter(None, [row.note, f"{base.name}: {base.note}" if base.note not in ("", row.note) else ""])
+        ),
     }
 
 
