@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 import torch.distributed
 from commands import ablations_here
 
@@ -88,8 +89,6 @@ def test_every_run_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp
     usual = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: usual(module, backend=note))
     recipe = TrainingConfig(max_epochs=0.05, batch_size=32, learning_rate=1e-3, compile=True, workers=0)
-    import torch._dynamo
-
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     for width in (1, 2):
         flags = modernize.design(TINY.replace("width=4", f"width={4 * width}")).flags()
