@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ablations.errors import RequestError
 
@@ -22,6 +23,10 @@ def refuse_windows() -> None:
     """Raise RequestError on Windows, which lacks the signals that stop training and the folders that can be synced."""
     if sys.platform == "win32":
         raise RequestError("training needs Linux or macOS; on Windows use WSL2")
+
+
+def _c_library() -> Any:
+    return None if sys.platform == "win32" else ctypes.CDLL(None)
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def prepare_process(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    library = ctypes.CDLL(None)
+    library = _c_library()
     if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, -1)
@@ -84,7 +89,7 @@ def give_back_memory() -> None:
     import torch
 
     gc.collect()
-    library = ctypes.CDLL(None)
+    library = _c_library()
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
     if torch.cuda.is_initialized():

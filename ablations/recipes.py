@@ -70,7 +70,6 @@ _PART_OF = {
     "warmup_factor": "warmup_epochs",
 }
 
-
 OWNED = (*_USED_BY, *_REQUIRES)
 
 
@@ -160,7 +159,10 @@ class TrainingConfig(BaseModel):
         description="training images on which BatchNorm statistics are recomputed before evaluation; none: off",
     )
     sync_batchnorm: bool = Field(default=False, description="compute BatchNorm statistics over all processes")
-    precision: Literal["float32", "bf16", "fp16"] = Field(default="float32", description="of the autocast forward pass")
+    precision: Literal["float32", "tf32", "bf16", "fp16"] = Field(
+        default="float32", description="of the forward pass: tf32 of all products on a GPU, bf16 and fp16 by autocast"
+    )
+    deterministic: bool = Field(default=False, description="choose a GPU's algorithms so that results repeat")
     channels_last: bool = True
     compile: bool = Field(default=False, description="use torch.compile")
     activation_checkpointing: bool = Field(default=False, description="recompute activations to save memory")

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from reports.header import facts
+from reports.kind_words import WORDS
 from reports.marks import row_mark_notes
+from reports.numbers import fixed
 from reports.per_class import ClassResults
 from reports.tables import Cell, Column, Footnotes, Table, mean_sd
 
@@ -53,17 +55,22 @@ def _recall_table(title: str, runs: pd.DataFrame, results: ClassResults) -> Tabl
         top1, balanced = (mean_sd(row[f"{name}_mean"], row[f"{name}_sd"]) for name in ("top1", "balanced"))
         marks = footnotes.marks(row_mark_notes(by_row[row["row"]]))
         lines.append((Cell(row["label"], marks), *map(Cell, (top1, balanced, *cells))))
-    headings = (f"{_name(results, place)} (n = {results.images[place]:,})" for place in shown)
+    sizes = {int(results.images[place]) for place in shown}
+    equal = f" of each class's {sizes.pop():,} images" if len(sizes) == 1 else ""
+    headings = [_name(results, place) + ("" if equal else f" (n = {results.images[place]:,})") for place in shown]
     return Table(
         name="classes",
         title=f"{title}: recall per class",
         subtitle=facts(runs),
         legend=" ".join(_recall_legend(results, shown)),
         columns=(
-            Column("label", "row", number=False),
+            Column("label", WORDS[str(runs["kind"].iloc[0])].subject, number=False),
             Column("top1_mean", "top-1 (%)"),
             Column("balanced_mean", "balanced accuracy (%)", short="balanced (%)"),
-            *(Column(f"recall_{place}", heading, "recall (%)") for place, heading in zip(shown, headings, strict=True)),
+            *(
+                Column(f"recall_{place}", heading, f"recall (%){equal}")
+                for place, heading in zip(shown, headings, strict=True)
+            ),
         ),
         rows=tuple(lines),
         sections=(),
@@ -121,7 +128,8 @@ def describe_baseline(results: ClassResults) -> Iterator[str]:
             f"predicting one of the {len(largest):,} classes with most training images for every image has, on average,"
         )
     balanced = 100 / int((results.images > 0).sum())
-    yield f"Largest-class baseline: {guess} a top-1 of {top1:.2f}% and a balanced accuracy of {balanced:.2f}%."
+    means = f"a top-1 of {fixed(top1, 2)}% and a balanced accuracy of {fixed(balanced, 2)}%"
+    yield f"Largest-class baseline: {guess} {means}."
 
 
 def baseline_notes(runs: pd.DataFrame) -> list[str]:
@@ -129,7 +137,7 @@ def baseline_notes(runs: pd.DataFrame) -> list[str]:
     columns = ["largest_class_top1", "chance_top1", "num_classes"]
     known = runs[columns].dropna().astype(float).drop_duplicates() if set(columns) <= set(runs) else pd.DataFrame()
     unequal = known[(known["chance_top1"] - 100 / known["num_classes"]).abs() > 1e-9] if len(known) else known
-    shown = sorted({f"{value:.2f}" for value in unequal.get("largest_class_top1", ())}, key=float)
+    shown = sorted({fixed(value, 2) for value in unequal.get("largest_class_top1", ())}, key=float)
     top1 = " to ".join(dict.fromkeys([*shown[:1], *shown[-1:]]))
     return [f"Largest-class baseline: predicting the class with most training images gives {top1}%."] if top1 else []
 
@@ -170,8 +178,8 @@ def _confusion_legend(results: ClassResults, few: bool) -> Iterator[str]:
         )
     if len(results.rows) > 1:
         yield (
-            f"Shown is the row with the highest balanced accuracy of {len(results.rows)}; --rows chooses another one, "
-            "and the CSV table has all rows, without pairs that do not occur."
+            f"Shown is the row with the highest balanced accuracy of {len(results.rows)}; the CSV table has all rows, "
+            "without pairs that do not occur."
         )
     yield from results.notes
 
@@ -190,7 +198,7 @@ def _matrix(results: ClassResults, row: str, there: Sequence[int]) -> _Lines:
         (
             Cell(results.names[place]),
             Cell(f"{results.images[place]:,}"),
-            *(Cell(f"{share:.1f}" if share else "0") for share in shares[place]),
+            *(Cell(fixed(share, 1) if share else "0") for share in shares[place]),
         )
         for place in there
     ]
@@ -226,7 +234,7 @@ def _most_confused(results: ClassResults, row: str, there: Sequence[int]) -> _Li
             Cell(pair["class"]),
             Cell(pair["predicted"]),
             Cell(f"{pair['test_images']:,}"),
-            Cell(f"{pair['images']:.1f}"),
+            Cell(fixed(pair["images"], 1)),
             Cell(mean_sd(pair["share_mean"], pair["share_sd"])),
         )
         for pair in most_confused(results, row).head(_PAIRS).to_dict("records")

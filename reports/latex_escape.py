@@ -96,7 +96,11 @@ def tex_prose(text: str) -> str:
     return " ".join("\\allowbreak{}".join(map(tex, parts)) for parts in words)
 
 
-def tex_stack(lines: Sequence[str], side: str, place: str) -> str:
-    """Short lines over one another in one cell, to a `side` (l, r), the cell's line being the top's or the bottom's."""
-    stacked = " \\\\ ".join(map(tex, lines))
+def tex_stack(lines: Sequence[str], side: str, place: str, marks: str = "") -> str:
+    """Short lines over one another in one cell, to a `side` (l, r), the cell's line being the top's or the bottom's.
+
+    `marks` of footnotes stand behind the first line, on which the numbers of a table's line are.
+    """
+    first, *others = [*map(tex, lines)] or [""]
+    stacked = " \\\\ ".join([first + marks, *others])
     return stacked if len(lines) < 2 else f"\\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}{stacked}\\end{{tabular}}"

@@ -17,6 +17,8 @@ from functools import cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from reports.numbers import fixed
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -127,7 +129,7 @@ def marks_of(run: Line) -> list[Mark]:
 def warnings_of(run: Line) -> Iterator[str]:
     """Explain the marks of a finished run, one sentence each."""
     for mark in marks_of(run):
-        yield f"{_what(mark)} {run[_MEASURES[mark]]:.2f}% {_explained(mark, [run])}"
+        yield f"{_what(mark)} {fixed(run[_MEASURES[mark]], 2)}% {_explained(mark, [run])}"
 
 
 def _explained(mark: Mark, runs: Iterable[Line]) -> str:
@@ -138,14 +140,14 @@ def _explained(mark: Mark, runs: Iterable[Line]) -> str:
         largest = _range([_Yardsticks.of(run).largest for run in runs])
         return f"is below the {largest}% of predicting the class with most training images for every test image"
     training = sorted(_Yardsticks.of(run).training or 0.0 for run in runs)
-    shown = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (*training[:1], *training[-1:])))
+    shown = " to ".join(dict.fromkeys(fixed(value, 2) for value in (*training[:1], *training[-1:])))
     other = f"the {shown}% on training images" if shown else "that on training images"
     return f"is more than {GAP:g} pp below {other}: {_REASONS[mark]}"
 
 
 def _range(values: Iterable[float | None]) -> str:
     """Format percentages: the only one, or the lowest and the highest."""
-    shown = sorted({f"{value:.2f}" for value in values}, key=float)
+    shown = sorted({fixed(value, 2) for value in values if value is not None}, key=float)
     return " to ".join(dict.fromkeys([shown[0], shown[-1]]))
 
 

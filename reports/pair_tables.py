@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from reports.header import facts
+from reports.numbers import fixed
 from reports.row_summary import recipe_note, settings_of, summarise_rows, title_of
 from reports.statistics import Measure, legend
 from reports.statistics.row_results import baselines
@@ -35,7 +36,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
         cells.append(
             (
                 Cell(label, footnotes.marks(notes)),
-                *(Cell(f"{ratio:.2f}" if ratio else MISSING) for ratio in costs),
+                *(Cell(fixed(ratio, 2) if ratio else MISSING) for ratio in costs),
                 *effect_cells(line, measure, "difference"),
                 Cell(verdict_words(line), footnotes.marks(marks)),
             )

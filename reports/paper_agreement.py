@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from modernize.roadmap import PAPER, Roadmap, Row, roadmap
+from reports.numbers import fixed
 from reports.statistics import rank_correlation
 from reports.statistics.agreement import Agreement, Means, agreement, rerun_agreement
 from reports.statistics.values import known
@@ -137,4 +138,4 @@ def _shown(estimate: Agreement, sampled: tuple[float, float] = (math.nan, math.n
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+    return fixed(value, 2)

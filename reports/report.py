@@ -105,7 +105,7 @@ class Report:
     curves      a line a line of a run's log: row, label, seed, images, loss, top1; empty where nothing has been logged
     orders      what a study of orders walked; None for another kind
     bench       a line a measurement of the study's bench.json: row, batch_size, train_images_per_second,
-                inference_images_per_second, latency_ms, peak_memory_mb, device; empty where there is none
+                inference_images_per_second, latency_ms, peak_memory_mb, device, precision; empty where there is none
     unfinished  the lines of `runs` that are not done: row, label, seed, status, reason
     classes     the results per class; None where no run's predictions are there
     per_class   the tables of these results

@@ -81,7 +81,7 @@ def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> T
 
 def designs_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:
     """Tabulate cost and results of designs whose differences are in a table of pairs."""
-    title = f"{title_of(runs)}: designs"
+    title = f"{title_of(runs)}: cost and results"
     return _table("designs", title, "design", runs, compare(runs, []), bench, measure)
 
 

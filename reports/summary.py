@@ -223,6 +223,7 @@ def _groups(findings: Sequence[Finding], measure: Measure, words: Mapping[Verdic
     tested = any(finding.verdict != Verdict.NOT_TESTED for finding in findings)
     for verdict, heading in _HEADINGS.items():
         mine = tuple(finding for finding in findings if finding.verdict == verdict)
+        mine = mine[::-1] if verdict is Verdict.WORSE else mine  # the largest effect first, as in the other groups
         if not mine and (verdict is Verdict.NOT_TESTED or not tested):
             continue
         yield Group(
@@ -252,8 +253,9 @@ def _text(verdict: Verdict, findings: tuple[Finding, ...], measure: Measure, tes
 
 def described(finding: Finding, measure: Measure = "top1") -> str:
     """A finding in words: `patchify stem −0.82 (−1.31 to −0.33)`, and its marks in brackets."""
-    numbers = (signed(value, MEASURES[measure].digits) for value in (finding.effect, finding.low, finding.high))
-    effect, low, high = (number.replace("-", "−") for number in numbers)
+    effect, low, high = (
+        signed(value, MEASURES[measure].digits) for value in (finding.effect, finding.low, finding.high)
+    )
     marks = f" [{finding.marks}]" if finding.marks else ""
     return f"{finding.label} {effect}" + (f" ({low} to {high})" if known(finding.low) else "") + marks
 

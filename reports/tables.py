@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from reports import numbers
+from reports.numbers import fixed
 from reports.statistics.measures import MEASURES, Measure
 from reports.statistics.values import known
 
@@ -130,20 +132,23 @@ class Speed:
 
 
 def speeds(bench: pd.DataFrame | None, rows: Collection[str]) -> list[Speed]:
-    """Return a column per measurement, device and batch size that has a value for these rows.
+    """Return a column per measurement, device, batch size and precision that has a value for these rows.
 
-    `bench` has row, batch_size, device and the measurements, one per line; later lines replace earlier ones.
+    `bench` has row, batch_size, device, precision and the measurements, one per line; later lines replace earlier ones.
     """
     if bench is None or bench.empty:
         return []
     columns = []
-    settings = list(bench[bench["row"].isin(list(rows))].groupby(["device", "batch_size"], sort=False))
-    for number, ((device, batch), lines) in enumerate(settings, start=1):
+    of_rows = bench[bench["row"].isin(list(rows))]
+    of_rows = of_rows if "precision" in of_rows else of_rows.assign(precision="float32")
+    settings = list(of_rows.groupby(["device", "batch_size", "precision"], sort=False))
+    for number, ((device, batch, precision), lines) in enumerate(settings, start=1):
+        heading = f"{device}, batch {batch}" + ("" if precision == "float32" else f", {precision}")
         for name, title, short in _MEASUREMENTS:
             measured = lines.dropna(subset=[name]).drop_duplicates("row", keep="last")
             if len(measured):
                 raw = name if len(settings) == 1 else f"{name}_{number}"
-                column = Column(raw, title, f"{device}, batch {batch}", short=short)
+                column = Column(raw, title, heading, short=short)
                 values = dict(zip(measured["row"], measured[name].astype(float), strict=True))
                 columns.append(Speed(column, str(device), values))
     return columns
@@ -158,24 +163,22 @@ def mean_sd(mean: float | None, sd: float | None, digits: int = 2) -> str:
     """Format a mean with its standard deviation if there is one: `86.45 ± 0.12`."""
     if not known(mean):
         return MISSING
-    return f"{mean:.{digits}f} ± {sd:.{digits}f}" if known(sd) else f"{mean:.{digits}f}"
+    return " ± ".join(fixed(value, digits) for value in (mean, sd) if value is not None and known(value))
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """Format a number without a sign."""
-    return f"{value:.{digits}f}" if known(value) else MISSING
+    return fixed(value, digits) if value is not None and known(value) else MISSING
 
 
 def signed(change: float | None, digits: int = 2) -> str:
     """Format a change with its sign; one that rounds to 0 has none."""
-    if not known(change):
-        return MISSING
-    return f"{change:+.{digits}f}" if round(change or 0.0, digits) else f"{0:.{digits}f}"
+    return numbers.signed(change, digits) if change is not None and known(change) else MISSING
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     """Format a confidence interval."""
-    return f"{low:+.{digits}f} to {high:+.{digits}f}" if known(low) and known(high) else MISSING
+    return f"{signed(low, digits)} to {signed(high, digits)}" if known(low) and known(high) else MISSING
 
 
 _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -183,7 +186,7 @@ _UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 def p_value(p: float) -> str:
     """Format an adjusted p-value."""
-    return MISSING if not known(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return MISSING if not known(p) else "<0.001" if p < 0.001 else fixed(p, 3)
 
 
 def effect_columns(measure: Measure) -> tuple[Column, ...]:

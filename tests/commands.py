@@ -16,6 +16,10 @@ from ablations.cli import run_command
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 # The explorer of a page has the costs of thousands of designs, which takes seconds; test_page.py has them all.
 FEW_DESIGNS = mock.patch("reports.page.explorer.MOST_BODIES", 600)
+# PNG and PDF take most of the time of a report; test_report_command.py and test_reports.py write them.
+SVG_ALONE = mock.patch("reports.write.FIGURES", ("svg",))
+# How long a step takes is not what tests of dry runs are about.
+ONE_STEP = mock.patch("ablations.launch.estimate.STEPS", 1)
 
 
 def ablations(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -25,12 +29,17 @@ def ablations(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
 
 
 def ablations_here(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, run in this process: for one that trains nothing, seconds faster than in its own."""
+    """The command, run in this process: for one that trains nothing, seconds faster than in its own.
+
+    A report has its figures as SVG alone, unless --format asks for others.
+    """
     output, errors = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd or Path.cwd()),
         mock.patch.dict(os.environ, ONE_THREAD),
         FEW_DESIGNS,
+        ONE_STEP,
+        contextlib.nullcontext() if "--format" in arguments else SVG_ALONE,
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):

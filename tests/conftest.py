@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import settings
 
 from ablations.data.datasets import _find_fashion, load
 from ablations.errors import RequestError
+from ablations.machine import usable_cores
 from modernize.plugins import load_plugin, plugins, unload_plugin
 
 settings.register_profile("shared machine", deadline=None)  # other processes may slow one example down
@@ -43,6 +45,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         os.environ["TMPDIR"] = str(folder.parent)
         tempfile.tempdir = None
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if sys.platform != "linux" and item.get_closest_marker("linux"):
+            item.add_marker(pytest.mark.skip(reason="needs what only Linux has"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start as many processes as there are cores that this one may use."""
+    return usable_cores()
 
 
 @pytest.fixture(autouse=True)

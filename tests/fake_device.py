@@ -62,6 +62,7 @@ class Waits:
 
 
 waits = Waits()
+broken: list[str] = []  # the error that all operations of this process raise from now on, if any
 
 
 @contextmanager
@@ -120,6 +121,8 @@ def is_on_device(value: Any) -> bool:
 
 def _compute(operation: Any, *arguments: Any, **named: Any) -> Any:
     """Compute an operation of the device on the CPU."""
+    if broken:
+        raise torch.AcceleratorError(broken[0])
     name = operation._schema.name.removeprefix("aten::")
     if operation is aten._copy_from.default:
         return _copy(*arguments, **named)
@@ -234,6 +237,7 @@ class _Module(_DummyBackendModule):
     """What torch looks up in `torch.fake`."""
 
     _initialized = True
+    emptied = 0  # how often its cache of memory was given back
     device = staticmethod(nullcontext)  # there is only one to change to
 
     def get_rng_state(self, device: Any = None) -> Tensor:
@@ -244,6 +248,11 @@ class _Module(_DummyBackendModule):
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+    def empty_cache(self) -> None:
+        if broken:
+            raise torch.AcceleratorError(broken[0])
+        self.emptied += 1
 
     def synchronize(self, device: Any = None) -> None:
         waits.add("synchronize")

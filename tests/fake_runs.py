@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 DESIGN = "pocket@separate-downsampling,depths=1-1,width=8,stem_stride=1"
-STEPS = 3  # that are trained; the last is counted
+STEPS = 3
 RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "erasing, clipping and EMA": {"erasing": 0.25, "clip_norm": 1.0, "ema_decay": 0.9},
@@ -66,7 +66,8 @@ def main() -> None:
     import fake_device
 
     runs = {name: _outcome(fake_device.counted, **changes) for name, changes in RUNS.items()}
-    print(json.dumps({"runs": runs, "resumed": _resumed(), "counted": _counted(fake_device.counted)}))
+    counted = _counted(fake_device.counted)
+    print(json.dumps({"runs": runs, "resumed": _resumed(), "counted": counted, "arithmetic": _arithmetic()}))
 
 
 def _outcome(counted: Any, **changes: Any) -> dict[str, Any]:
@@ -74,11 +75,11 @@ def _outcome(counted: Any, **changes: Any) -> dict[str, Any]:
     cpu, fake = trainer("cpu", **changes), trainer("fake", **changes)
     waits = {}
     for one in (cpu, fake):
-        for _ in range(STEPS):
-            with counted() as found:
+        with counted() as found:
+            for _ in range(STEPS):
                 one.train_step()
-            waits["step"] = dict(found.counted)
-            one.step += 1
+                one.step += 1
+        waits["steps"] = dict(found.counted)
         with counted() as found:
             one.log()
         waits["log"] = dict(found.counted)
@@ -113,6 +114,33 @@ def _resumed() -> dict[str, str]:
     }
 
 
+def _arithmetic() -> dict[str, dict[str, Any]]:
+    """Return how torch is set up before, while and after it trains, by precision."""
+    return {precision: _set_up(precision, precision == "float32") for precision in ("float32", "tf32")}
+
+
+def _set_up(precision: str, deterministic: bool) -> dict[str, Any]:
+    found = {"before": arithmetic()}
+    run = trainer("fake", precision=precision, deterministic=deterministic)
+    run.callbacks.log = lambda line: found.update(training=arithmetic())
+    run.train()
+    return {**found, "after": arithmetic()}
+
+
+def arithmetic() -> dict[str, Any]:
+    """Return torch's settings of float32 products, as itself and as torch.compile reads them, and of determinism."""
+    import torch
+
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    return {
+        "products": [cuda.matmul.fp32_precision, cudnn.conv.fp32_precision],
+        "compiled": [cuda.matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision()],
+        "deterministic": [torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark],
+        "filled": torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    }
+
+
 def _counted(counted: Any) -> dict[str, int]:
     """Return how often each statement, with a tensor `x` of the device, waits for it."""
     import torch
@@ -132,6 +160,7 @@ def trainer(device: str, design: str = DESIGN, folder: Path | None = None, **cha
 
     import modernize
     from ablations.recipes import TrainingConfig
+    from ablations.training.callbacks import NullCallbacks
     from ablations.training.trainer import Trainer
 
     torch.set_num_threads(1)
@@ -139,7 +168,8 @@ def trainer(device: str, design: str = DESIGN, folder: Path | None = None, **cha
     model = modernize.build(design, num_classes=10, in_channels=3, drop_path_rate=0.1)
     values = {"max_epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "crop_padding": 1, "horizontal_flip": True}
     recipe = TrainingConfig(**{**values, **changes})
-    return Trainer(model, _split(64), _split(32), recipe, seed=3, folder=folder, device=device)
+    data = _split(64), _split(32)
+    return Trainer(model, *data, recipe, seed=3, folder=folder, device=device, callbacks=NullCallbacks())
 
 
 def _split(images: int) -> Any:

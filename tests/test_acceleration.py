@@ -332,18 +332,22 @@ def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_
     first = sessions["sessions"][0]
     del first["rounding"]
 
-    def told(device: str | None = None, norm: str = "ln", kernel: int = 7, **recipe: Any) -> bool:
-        write_json(run / "environment.json", {"sessions": [{**first, "device": device or first["device"]}]})
+    def told(device: str | None = None, norm: str = "ln", kernel: int = 7, rounding: int = 1, **recipe: Any) -> bool:
+        session = {**first, "device": device or first["device"], "rounding": rounding}
+        write_json(run / "environment.json", {"sessions": [session]})
         changed = {
             "recipe": config["recipe"] | recipe,
             "flags": config["flags"] | {"norm": norm, "kernel_size": kernel},
         }
         (run / "config.yaml").write_text(yaml.safe_dump(config | changed))
         found = older_versions([run, tmp_path / "none"])
-        assert all("round differently" in text for text in found)
+        float32_on_gpu = device is not None and recipe.get("precision") == "float32"
+        assert all(("in TF32" if float32_on_gpu else "round differently") in text for text in found)
         return len(found) == 1
 
     assert told() and told(kernel=3, compile=True) and told(norm="bn")
     assert not told(kernel=3) and not told(precision="float32") and not told(precision="fp16")
     assert told("NVIDIA A100", kernel=3) and told("NVIDIA A100", precision="fp16")
-    assert not told("NVIDIA A100", norm="bn") and not told("NVIDIA A100", precision="float32")
+    assert not told("NVIDIA A100", norm="bn") and not told(rounding=2) and not told("NVIDIA A100", rounding=2)
+    assert told("NVIDIA A100", precision="float32") and told("NVIDIA A100", precision="float32", rounding=2)
+    assert not told("NVIDIA A100", precision="float32", rounding=3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ablations.bench import (
 from ablations.bench.measure import LATENCY_RUNS
 from ablations.bench.models import build_benchmarked, reference_implementation
 from ablations.errors import RequestError
+from ablations.machine import usable_cores
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
 from modernize.roadmap import roadmap
@@ -107,7 +107,7 @@ def test_over_takes_all_combinations_and_names_them() -> None:
     assert [(one.setting.batch_size, one.setting.recompute) for one in models] == [
         (size, recompute) for size in (2, 4) for recompute in (False, True)
     ]
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     assert {one.setting.threads for one in models} == {cores}
     shared = benchmarked_models({"p": "pocket"}, replace(SMALL, threads=0), over={"jobs": [1, cores]})
     assert [one.setting.threads for one in shared] == [cores, 1]
@@ -171,7 +171,7 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
         (("pocket", "--over", "width=3"), "--over width=3: 'width' is unknown; choose from batch-size, image-size"),
         (("pocket", "--over", "batch-size=8,0"), "--over batch-size=8,0: each value of batch-size must be a pos"),
         (("pocket", "--over", "recompute=yes"), "--over recompute=yes: each value of recompute must be on or off"),
-        (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, bf16, fp16"),
+        (("pocket", "--over", "precision=fp8"), "each value of precision must be float32, tf32, bf16, fp16"),
         (("convnext_tiny", "--over", "image-size=224,16"), "image_size=16 is too small"),
         (("--study", "runs/none", "--over", "jobs=1,2"), "--over: not with --study, whose report has one setting"),
     ],

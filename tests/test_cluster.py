@@ -30,6 +30,7 @@ from ablations.cli import run_command
 from ablations.errors import RequestError
 from ablations.launch.job import Job
 from ablations.launch.slurm import arrays, free_gpus, largest_array
+from ablations.machine import usable_cores
 from ablations.store import read_json, read_log
 from ablations.studies.folder import open_folder, read_study
 from ablations.studies.load import load_study
@@ -233,7 +234,7 @@ def test_a_cancelled_run_writes_a_checkpoint_and_the_same_command_goes_on(
 
 @in_one_worker
 def test_a_run_of_two_processes_is_one_job_of_two_tasks(tmp_path: Path, idle: None, long: Path) -> None:
-    if len(os.sched_getaffinity(0)) < 2:
+    if usable_cores() < 2:
         pytest.skip("one CPU: there is no room for two tasks")
     folder = tmp_path / "study"
     submitted(*LONG, "--out", folder, "--processes", "2")
@@ -576,6 +577,7 @@ def jobs_of(folder: Path) -> dict[int, str]:
     return found
 
 
+@pytest.mark.linux
 def test_jobs_of_this_machine_give_what_runs_give(tmp_path: Path, four: Path) -> None:
     folder = tmp_path / "study"
     done = ablations("run", *FOUR, "--out", folder, "--cluster", "local", "--jobs", "2")
@@ -587,6 +589,7 @@ def test_jobs_of_this_machine_give_what_runs_give(tmp_path: Path, four: Path) ->
     assert not jobs_of(folder)
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("asked", [("setup",), ("--processes", "2")], ids=["setup", "two processes"])
 def test_ctrl_c_stops_jobs_at_a_checkpoint_and_the_same_command_goes_on(
     tmp_path: Path, asked: tuple[str, ...], long: Path, monkeypatch: pytest.MonkeyPatch
@@ -631,6 +634,7 @@ def test_ctrl_c_stops_jobs_at_a_checkpoint_and_the_same_command_goes_on(
         went_on(folder, RUN, long)
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_job_that_was_killed_is_started_again_and_goes_on(tmp_path: Path, long: Path, number: int) -> None:
     """As is one out of time for the sixth time, after which submitit gives up."""
@@ -657,6 +661,7 @@ def test_no_gpu_is_given_to_two_jobs_and_none_lies_idle(each: int, ends: list[bo
         assert len(given_out) == len(set(given_out)) == each * len(taken) and set(given_out) <= set(there)
 
 
+@pytest.mark.linux
 def test_a_job_that_breaks_is_one_line_and_the_others_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     blocked = folder / "runs/norm=bn,activation=relu-s0/checkpoints"

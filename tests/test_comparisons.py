@@ -29,6 +29,7 @@ from reports.errors import ReportError
 from reports.formats import RENDERERS, csv, markdown, terminal
 from reports.latex import latex
 from reports.latex_escape import tex, tex_prose
+from reports.numbers import signed
 from reports.orders_table import orders_table
 from reports.roadmap_table import roadmap_table
 from reports.statistics.sequential import compare_over_looks
@@ -159,7 +160,7 @@ def untex(text: str) -> str:
         assert found, text[place:]
         shown.append("" if found[1] else TEX.get(found[0], found[0]))
         place = found.end()
-    return re.sub(r"−(?=\d)", "-", "".join(shown).strip())  # tables have hyphens before digits
+    return "".join(shown).strip()
 
 
 def read_latex(text: str) -> tuple[list[list[str]], list[str]]:
@@ -212,12 +213,14 @@ def read_terminal(text: str) -> list[list[str]]:
 
 
 def read(form: str, table: Table) -> list[list[str]]:
-    """The shown cells of a table, marks left out."""
-    if form == "terminal":
-        return read_terminal(terminal(table, 250))
-    if form == "markdown":
-        return [[without_marks(cell) for cell in line] for line in read_markdown(markdown(table))[0][1:]]
-    return read_latex(latex(table))[0][1:]
+    """The shown cells of a table, marks left out, true minuses as hyphens."""
+    lines = {
+        "terminal": lambda: read_terminal(terminal(table, 250)),
+        "markdown": lambda: [[without_marks(cell) for cell in line] for line in read_markdown(markdown(table))[0][1:]],
+        "latex": lambda: read_latex(latex(table))[0][1:],
+    }[form]()
+    assert not any(cell.startswith("-") for line in lines for cell in line), "a number's sign is a minus"
+    return [[re.sub(r"−(?=\d)", "-", cell) for cell in line] for line in lines]
 
 
 # ---- the numbers
@@ -573,7 +576,7 @@ def test_an_additive_objective_gives_the_exact_worths(seeds: tuple[int, ...]) ->
         lines = read(form, table)
         assert [line[0] for line in lines] == NAMES
         for line, worth in zip(lines, WORTHS.values(), strict=True):
-            shown = f"{worth:+.2f}" if worth else "0.00"
+            shown = signed(worth, 2).replace("−", "-")
             assert line[1:3] == [shown, shown] and line[5:] == ["0.00", shown, shown]
             assert np.mean(numbers(line[4])) == pytest.approx(worth, abs=0.00501)
     assert "averaged over 6 random orders and 3 seeds (" in table.legend
@@ -717,7 +720,7 @@ def test_a_table_taller_than_a_page_goes_on_in_further_floats() -> None:
     shown = [untex(line.partition(" & ")[0]) for body in bodies for line in body]
     assert shown == [cells[0].text for cells in table.rows]
     for part, body in zip(floats, bodies, strict=True):
-        marks = [mark for line in body for mark in re.findall(r"\\textsuperscript\{(\d+)\} &", line)]
+        marks = [mark for line in body for mark in re.findall(r"\\textsuperscript\{(\d+)\}", line)]
         notes = re.findall(r"^\\textsuperscript\{(\d+)\} .*\\par$", part, re.MULTILINE)
         assert notes == marks
         assert len(marks) + sum(1 + line.count(" \\\\ ") for line in body) <= 46

@@ -277,7 +277,7 @@ print(modernize.count("convnext_xlarge").params, peak() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.linux
 def test_counting_allocates_no_weights() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", COUNT_XLARGE], cwd=root, capture_output=True, text=True, check=True)

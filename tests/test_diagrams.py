@@ -21,6 +21,7 @@ from modernize.plan import smallest_image
 from reports import diagrams, two_designs
 from reports.errors import ReportError
 from reports.formats import terminal
+from reports.numbers import signed
 
 SVG = "{http://www.w3.org/2000/svg}"
 DESIGNS = st.builds(
@@ -279,7 +280,7 @@ def test_accuracies_are_those_of_the_rows_with_these_flags_and_one_recipe() -> N
     assert low <= pooled.low < pooled.high <= high  # two rows say little of how much spreads differ
     said = terminal(two_designs.two_designs_table(*sides, "images", measured), 120)
     assert "p-value of one comparison" in " ".join(said.split()) and "If you chose this pair after" in said
-    assert "81.00 ± 1.00" in said and "83.00 ± 1.32" in said and f"({low:+.2f} to {high:+.2f})" in said
+    assert "81.00 ± 1.00" in said and "83.00 ± 1.32" in said and f"({signed(low, 2)} to {signed(high, 2)})" in said
 
 
 def test_why_there_is_no_difference_is_said_with_what_became_of_the_runs() -> None:

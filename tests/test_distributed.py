@@ -462,6 +462,9 @@ DESIGN = "pocket@separate-downsampling,depths=1-1,width=4"
 TRAIN = ("train", DESIGN, *RUN, "--set", "max_epochs=4", "--set", "crop_padding=1", "--set", "checkpoint_steps=7")
 
 
+in_one_worker = pytest.mark.xdist_group("torchrun")  # which trains the uninterrupted run once
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run of two processes."""
@@ -471,6 +474,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -497,6 +502,8 @@ def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: 
     assert sessions(folder) == [2, 2, 2]
 
 
+@pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -507,6 +514,8 @@ def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: 
     assert exact(folder) == exact(whole) and sessions(folder) == [2, 2]
 
 
+@pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_on_two_nodes_that_torchrun_restarts_goes_on(tmp_path: Path, victim: int, whole: Path) -> None:
@@ -549,6 +558,7 @@ def test_processes_that_start_again_meet_in_a_part_of_the_store_of_their_own() -
     assert len(names) == 3
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: signal.Signals) -> None:
     # Two processes to prepare images each: the signal reaches them, too.
@@ -624,13 +634,35 @@ def test_a_batch_that_two_processes_cannot_split_is_refused_once(tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_an_error_of_another_rank_than_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 0 sees only that the other process is gone, which must report the reason itself."""
-    breaks = (
-        "import os, ablations.training.trainer as t\nif os.environ.get('RANK') == '1': t.feeds = lambda *_: 1 / 0\n"
+# Rank 1 fails, and leaving the group waits for the other process, as NCCL may.
+BREAKS = """
+import os, time
+import torch.distributed as dist
+import ablations.training.trainer as trainer
+dist.destroy_process_group = lambda: time.sleep(600)
+if os.environ.get("RANK") == "1":
+    trainer.feeds = lambda *_: 1 / 0
+"""
+
+
+@pytest.mark.parametrize("restarts", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_error_of_a_rank_is_the_runs_result_and_ends_all_processes(
+    restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 sees only that the other process is gone. If torchrun starts all again, only the last error counts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os\nif int(os.environ.get('TORCHELASTIC_RESTART_COUNT', -1)) >= 0:\n exec({BREAKS!r})\n"
     )
-    (tmp_path / "sitecustomize.py").write_text(breaks)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    _, err = finish(torchrun(2, "train", DESIGN, *RUN, "--out", tmp_path / "out"), 1)
-    assert "ablations: ZeroDivisionError: division by zero" in err
-    assert not (tmp_path / "out/result.json").exists(), "the run would not be tried again"
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(modernize.__file__).parent.parent}")
+    process = torchrun(2, "train", DESIGN, *RUN, "--out", tmp_path / "out", restarts=restarts)
+    try:
+        _, err = finish(process, 1)  # in time: no process waits for the other one
+    finally:
+        process.terminate()
+    assert err.count("ablations: ZeroDivisionError: division by zero") == 1 + restarts
+    assert err.count("ablations: rank 0: another process of the run has ended") == 1 + restarts
+    assert "GLHF" not in err
+    result = read_json(tmp_path / "out/result.json")
+    assert result["status"] == "failed" and result["reason"] == "ZeroDivisionError: division by zero (rank 1)"
+    assert "in execute" in (tmp_path / "out/traceback.txt").read_text()
+    assert sessions(tmp_path / "out") == [2] * (1 + restarts)

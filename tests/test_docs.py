@@ -222,7 +222,7 @@ def test_the_python_of_a_page_runs_as_written(page: str, workplace: Path, monkey
     monkeypatch.chdir(workplace)
     (workplace / "runs/quick/report/tables").mkdir(parents=True)
     (workplace / "runs/quick/report/tables/confusion.csv").write_text("row,class,predicted,images\nresnet,0,1,2.5\n")
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     for code in PYTHON[page]:
         exec(code, names)
     if page in ("README.md", "docs/python.md"):
@@ -294,6 +294,11 @@ def test_the_speeds_are_those_that_were_measured() -> None:
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", (HOME / page).read_text(encoding="utf-8")):
         assert (HOME / page).parent.joinpath(link).exists(), (page, link)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_holds_no_marks_of_an_unfinished_merge(page: str) -> None:
+    assert not re.findall(r"^(?:<{7}|>{7}|={7})(?: .*)?$", TEXTS[page], re.MULTILINE)
 
 
 def test_the_index_lists_every_page() -> None:

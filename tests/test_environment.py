@@ -212,6 +212,7 @@ def test_training_goes_on_if_its_output_cannot_be_written(run: Run, tmp_path: Pa
     assert (tmp_path / "study/runs/norm=ln-s0/result.json").exists()
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("redirection", "status", "message"),
     [

@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from commands import ablations, ablations_here, started
 from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints
 
+pytestmark = pytest.mark.xdist_group("faults")  # in one process, which trains what they compare with once
 KILLS = 20
 SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
 # Four runs of a second or two each, all under one recipe.
@@ -120,7 +122,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 @pytest.mark.slow
 def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(
         ["victims", "ablations.training.trainer", "ablations.data.batches", "sklearn.datasets"]
     )
@@ -162,6 +164,7 @@ def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(
     print(f"{kills} kills, {resumed} of them after a checkpoint, {torn} while one was being written")
 
 
+@pytest.mark.linux
 def test_a_study_killed_whole_goes_on_where_it_was(tmp_path: Path, whole: dict[str, dict[str, Any]]) -> None:
     folder = tmp_path / "study"
     arguments = ("run", *GRID, "--set", "max_epochs=2", "--out", folder, "--jobs", "2", "--device", "cpu")
@@ -179,6 +182,7 @@ def test_a_study_killed_whole_goes_on_where_it_was(tmp_path: Path, whole: dict[s
         assert (folder / "runs" / name / "result.json").stat().st_mtime_ns == written, "a finished run was touched"
 
 
+@pytest.mark.linux
 def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     tmp_path: Path, whole: dict[str, dict[str, Any]]
 ) -> None:
@@ -249,6 +253,7 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path: Path) -> N
     assert report.returncode == 0 and "failed" in report.stdout and "the loss is" in report.stdout
 
 
+@pytest.mark.linux
 def test_whoever_ends_a_worker_another_resumes_its_run_and_after_two_kills_the_run_has_failed(
     tmp_path: Path, whole: dict[str, dict[str, Any]]
 ) -> None:
@@ -273,6 +278,7 @@ def test_whoever_ends_a_worker_another_resumes_its_run_and_after_two_kills_the_r
     assert exact(results(folder)) == exact(whole), "it was not resumed to the bit"
 
 
+@pytest.mark.linux
 def test_a_study_whose_workers_all_end_before_they_finish_a_run_ends_with_1_and_what_is_left(tmp_path: Path) -> None:
     ended: list[int] = []
 
@@ -345,7 +351,7 @@ def tmpfs(folder: Path, kib: int) -> Iterator[Path]:
     """A small file system, which another process unmounts also if this one is killed."""
     folder.mkdir()
     script = 'mount -t tmpfs -o "size=$1k" tmpfs "$0" && echo mounted && cat && umount -l "$0"'  # cat waits for the end
-    command = ["sh", "-c", script, folder, str(kib)]
+    command = ["sh", "-c", script, str(folder), str(kib)]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True) as mounting:
         assert mounting.stdout and mounting.stdin
         if not mounting.stdout.readline():
@@ -441,6 +447,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     assert exact(results(folder)) == exact(whole)
 
 
+@pytest.mark.linux
 def test_workers_that_lose_their_launcher_while_they_start_stop(tmp_path: Path) -> None:
     process = started("run", *GRID, "--set", "max_epochs=60", "--out", tmp_path / "study", "--jobs", "1")
     until(lambda: workers(process))

@@ -740,6 +740,7 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> None:
 LONG = train("max_epochs=60", "workers=2", "checkpoint_steps=1")
 
 
+@pytest.mark.linux
 def test_no_process_is_left_of_a_run_that_is_killed(drawn: Drawn, tmp_path: Path) -> None:
     process = started(*LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
     try:
@@ -751,6 +752,7 @@ def test_no_process_is_left_of_a_run_that_is_killed(drawn: Drawn, tmp_path: Path
     until(lambda: not any(map(alive, left)), 30)
 
 
+@pytest.mark.linux
 def test_ctrl_c_in_a_terminal_ends_a_run_with_workers_at_a_checkpoint(drawn: Drawn, tmp_path: Path) -> None:
     out = tmp_path / "run"
     where = ("--data-dir", drawn.folders, "--out", out)
@@ -771,6 +773,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_workers_at_a_checkpoint(drawn: Dra
 STUDY = ("run", "sweep", "--base", DESIGN, "--flags", "kernel_size=3:5", "--data", "imagenet", *paper("workers=2"))
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_continues(
     drawn: Drawn, tmp_path: Path
@@ -799,6 +802,7 @@ def test_a_study_whose_worker_or_loader_is_killed_marks_the_run_failed_and_conti
     assert read_json(first / "result.json")["status"] == read_json(second / "result.json")["status"] == "done"
 
 
+@pytest.mark.linux
 def test_workers_end_with_a_killed_run(drawn: Drawn, tmp_path: Path) -> None:
     from ablations.studies.run import locked
 

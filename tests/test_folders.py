@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pandas as pd
 import pytest
 import yaml
 from commands import ablations_here
+from hypothesis import strategies as st
 from made_up import made_up_study, write_run
 
 import ablations
+from ablations import store
 from ablations.cli import run_command
+from ablations.data.datasets import load as load_data
+from ablations.progress import clock
 from ablations.recipes import load_recipe
 from ablations.reporting import read_report
-from ablations.studies.folder import run_folder, slug
+from ablations.studies.folder import open_folder, run_folder, slug
+from ablations.studies.load import load_study, refuse_two_meanings
 from ablations.studies.loose_runs import opened
 from ablations.studies.results import update_results
-from ablations.studies.run import RunConfig, locked
+from ablations.studies.run import RunConfig, locked, read_state
+from ablations.studies.run_times import after_training, makespan, read_times, seconds_left
 from ablations.studies.status import describe
 from ablations.studies.variants import variant
 
@@ -70,7 +79,100 @@ def test_running_runs_share_the_time_left(tmp_path: Path) -> None:
     assert "top-1" in said and "training loss" in said
     assert "2 finished, 2 running, 0 interrupted" in said and "nan" not in said
     assert "running: no images logged yet" in said and "running: 30,000 of 60,000 images seen (50%)" in said
-    assert f"about {len(pending) and '0:52'} left with 2 runs in parallel" in said  # 30 + 15 + 2 x 30 s, two at a time
+    # of two workers, one needs 30 s and then 30 s for a pending run, the other 15 s and then 30 s
+    assert len(pending) == 2 and "about 1:00 left with 2 runs in parallel" in said
+
+
+MEASURED: dict[str, Any] = {"data": {"train": 1000, "test": 400}, "images": {"size": 32, "channels": 1, "classes": 10}}
+MADE = {"machine": "Linux", "device": "cpu", "threads": 1, "code": "1", "python": "3", "packages": {}}
+
+
+def session(folder: Path, began: float, ended: float | None = None) -> None:
+    """Write the environment of a run's only session, and date the run's files."""
+    store.write_json(folder / "environment.json", {"sessions": [MEASURED | MADE]})
+    os.utime(folder / "environment.json", (began, began))
+    if ended is not None:
+        os.utime(folder / "result.json", (ended, ended))
+
+
+def test_before_any_run_ends_the_time_left_has_all_pending_runs_with_their_work_and_evaluation(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, outcome=by_seed({"status": "stopped"}, None, None), lines=4, **SWEEP)
+    first, second = study.runs[:2]
+    shutil.rmtree(run_folder(tmp_path, second))
+    place = run_folder(tmp_path, first)
+    with locked(place):
+        session(place, time.time() - 3.0)  # as long as the log says that it has been training
+        times = read_times(study, tmp_path, {run.name: read_state(run_folder(tmp_path, run)) for run in study.runs})
+        said = describe(study, tmp_path)
+    running, *others = times
+    assert (running.status, running.trained, running.share) == ("running", 3.0, 0.5) and running.work is not None
+    per_image = 6.0 / first.images_of(1000)
+    evaluation = per_image * after_training(first, 1000, 400)
+    expected = {"kernel_size=3": 6.0 + evaluation}
+    assert first.recipe.precise_bn == 2048 and evaluation == pytest.approx(per_image * (100 + 1000))
+    more = others[0].work / running.work if others[0].work else 0
+    expected["kernel_size=7"] = more * expected["kernel_size=3"]
+    assert 1 < more < 7 and [one.row for one in others].count("kernel_size=7") == 3
+    left = seconds_left(times) or []
+    assert left == pytest.approx([expected[one.row] - (3.0 if one is running else 0) for one in times], abs=0.5)
+    assert said.splitlines()[-1] == f"  about {clock(sum(left))} left with one run at a time"
+
+
+def test_the_time_left_has_what_finished_runs_took_beside_training(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, outcome=by_seed({}, {"status": "stopped"}, None), **SWEEP)
+    for run, beside in zip(study.runs[:2], (12.0, 4.0), strict=True):  # beside 30 s of training
+        session(run_folder(tmp_path, run), 1000.0, 1030.0 + beside)
+    # half of each row's second run, and its third run, one after the other
+    assert describe(study, tmp_path).splitlines()[-1] == "  about 2:02 left with one run at a time"
+    copied = shutil.copytree(tmp_path, tmp_path / "copy", copy_function=shutil.copyfile)  # all files are of now
+    evaluation = 30 * after_training(study.runs[0], 1000, 400) / study.runs[0].images_of(1000)  # in proportion to work
+    assert (
+        describe(study, copied).splitlines()[-1] == f"  about {clock(90 + 4 * evaluation)} left with one run at a time"
+    )
+
+
+@hypothesis.given(st.lists(st.floats(0, 100), max_size=20), st.integers(1, 5))
+def test_workers_end_no_earlier_than_their_work_and_no_later_than_one_alone(seconds: list[float], workers: int) -> None:
+    found = makespan(seconds, workers)
+    assert max([0.0, *seconds, sum(seconds) / workers]) <= found * (1 + 1e-9)
+    assert found <= sum(seconds) / workers + max([0.0, *seconds]) + 1e-9
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("name", ["quick", "sweep"])
+def test_a_name_that_is_also_a_study_folder_is_refused_with_both(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = load_study("sweep", {**SWEEP, "data": "digits", "seeds": [0]}, {"image_size": "16"})
+    open_folder(study.on(load_data("digits", tmp_path, 16)), tmp_path / name)
+    assert run_command(["run", name, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert f"ablations run ./{name} for the folder" in error and f"--out runs/{name}" in error
+    assert error.count("\n") == 1
+    assert run_command(["run", f"./{name}", "--dry-run"]) == 0
+    assert f"folder {name}\n" in capsys.readouterr().out
+    if name == "sweep":
+        asked = ["--flags", "kernel_size=3:7", "--data", "digits", "--set", "image_size=16", "--dry-run"]
+        assert run_command(["run", name, "--base", "pocket,width=4", *asked, "--out", f"runs/{name}"]) == 0
+    (tmp_path / name / "study.yaml").unlink()
+    refuse_two_meanings(name)  # a folder without a study means nothing
+
+
+def test_while_a_study_runs_rows_and_baselines_of_the_same_state_share_a_footnote(tmp_path: Path) -> None:
+    rows = ["resnet", "enhanced-recipe", "stage-ratio", "patchify-stem", "depthwise", "width"]
+
+    def outcome(run: RunConfig) -> dict[str, Any] | None:
+        return {} if run.row in rows and run.seed == 0 else None
+
+    report = read_report(made_up_study(tmp_path, seeds=(0, 1, 2, 3), outcome=outcome), tmp_path)
+    tables = [table for table in report.tables if table.name in ("roadmap", "steps")]
+    assert len(tables) == 2
+    for table in tables:
+        pending = [note for note in table.notes if "pending" in note]
+        assert len(pending) <= 3 and "seeds 1, 2, 3 pending" in pending, pending
 
 
 # ---- single runs

@@ -17,7 +17,7 @@ from ablations.recipes import TrainingConfig, load_recipe
 from ablations.reporting import read_report
 from ablations.store import write_json
 from ablations.studies.folder import read_study, run_folder
-from ablations.studies.how_made import all_settings, full_name
+from ablations.studies.how_made import all_settings, full_name, how_made
 from ablations.studies.results import study_runs, update_results
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
@@ -101,6 +101,13 @@ def test_a_longer_budget_scales_the_schedule_without_saying_so_twice() -> None:
 
 
 # ---- the header
+
+
+def test_a_header_says_that_a_gpu_computed_in_tf32(tmp_path: Path) -> None:
+    sessions = [{**SESSION, "device": "NVIDIA A100", **({"float32": kind} if kind else {})} for kind in ("", "tf32")]
+    write_json(tmp_path / "environment.json", {"sessions": sessions})
+    first, second = str(how_made(tmp_path)["machine"]).split("; then ")
+    assert ", NVIDIA A100, " in first and ", NVIDIA A100 with TF32, " in second
 
 
 def test_the_header_says_everything_on_terminal_tables_figures_and_page(

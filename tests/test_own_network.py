@@ -313,8 +313,8 @@ def test_a_study_takes_them_beside_its_rows_and_refuses_another_content(here: Pa
     arguments += ("--references", "my_models.py:net(width=8,norm=ln),timm:test_resnet", "--data", "digits")
     done = ablations_here(*arguments, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == [
-        *("norm=bn-s0", "my_models-net-width=8,norm=ln-s0", "timm-test_resnet-s0")
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:5]] == [
+        *("norm=bn", "my_models-net-width=8,norm=ln", "timm-test_resnet")
     ]
     names = ["my_models.py:net(width=8,norm=ln)", "timm:test_resnet"]
     changes = {"base": "pocket", "flags": {"norm": ["bn"]}, "references": names, "data": "digits"}

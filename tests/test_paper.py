@@ -33,7 +33,7 @@ from reports.layout import Layout
 from reports.report import Report
 from reports.statistics import MEASURES
 from reports.study_tables import comparison_table
-from reports.tables import turned
+from reports.tables import Cell, Column, Table, turned
 from reports.view import ORDERS, View, shown_rows
 
 PUBLISHED = Path(__file__).parent.parent / "docs/results"
@@ -259,17 +259,24 @@ def test_a_column_wide_confusion_matrix_is_whole(report_of: Callable[[str], Repo
     assert head.count("\\rotatebox{90}") == len(NAMES)
 
 
+SIZES = (6.0, 8.0, 10.0)
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-@pytest.mark.parametrize("width", [84.0, 174.625])
-def test_tables_of_a_two_column_paper_compile_without_overflow(
-    width: float, report_of: Callable[[str], Report], tmp_path: Path
+@pytest.mark.parametrize("fonts", ["", "\\usepackage[T1]{fontenc}"])
+@pytest.mark.parametrize("width", [84.0, 174.0])
+def test_tables_of_a_two_column_paper_have_their_size_and_width(
+    width: float, fonts: str, report_of: Callable[[str], Report], tmp_path: Path
 ) -> None:
-    names = ("roadmap", "classes")
-    tables = [table for name in names for table in report_of(name).every_table]
-    layouts = (Layout(width), Layout(width, heading=False))
-    body = "\n\n".join(latex(table, layout) for table in tables for layout in layouts)
-    head = "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}\\hbadness=10000\n"
-    (tmp_path / "paper.tex").write_text(f"{head}{body}\n\\end{{document}}\n")
+    tables = [table for name in ("roadmap", "classes") for table in report_of(name).every_table]
+    layouts = [Layout(width, size, heading) for size in SIZES for heading in (True, False)]
+    texts = [latex(table, layout) for table in tables for layout in layouts]
+    assert not any("resizebox" in text or "scriptsize" in text or "wider" in text for text in texts)
+    page = "\\textwidth=174mm\\columnsep=6mm\\hbadness=10000"  # two columns of 84 mm
+    head = f"\\documentclass[twocolumn]{{article}}\\usepackage{{booktabs,graphicx}}{fonts}{page}\\begin{{document}}\n"
+    if width > 100:
+        texts = [text if "table*" in text else f"\\begin{{table*}}\n{text}\\end{{table*}}" for text in texts]
+    (tmp_path / "paper.tex").write_text(head + "\n\\clearpage\n".join(texts) + "\n\\end{document}\n")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
         cwd=tmp_path,
@@ -279,6 +286,34 @@ def test_tables_of_a_two_column_paper_compile_without_overflow(
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout
+
+
+def test_a_size_alone_is_the_size_of_tables_too(report_of: Callable[[str], Report]) -> None:
+    for table in report_of("roadmap").every_table:
+        text = latex(table, Layout(font_size=7))
+        assert "\\fontsize{7}{8.4}" in text and "\\fontsize{6}{7.2}" in text and "resizebox" not in text
+    assert "% scaled down if wider than the line" in latex(report_of("roadmap").tables[0])
+
+
+def test_a_column_has_the_verdict_and_all_classes(report_of: Callable[[str], Report]) -> None:
+    steps = report_of("roadmap").tables[-1]
+    head = next(line for line in latex(steps, Layout(82.55, 8)).splitlines() if line.startswith("row &"))
+    assert [word in head for word in ("top-1", "diff.", "CI", "verdict")] == [True] * 4
+    columns = [Column("label", "row", number=False), Column("top1_mean", "top-1 (%)"), Column("balanced_mean", "bal.")]
+    columns += [Column(f"recall_{n}", f"class {n}", "recall (%)") for n in range(10)]
+    cells = *map(Cell, ("a row with a longer label", "85.12 ± 1.20", "85.12 ± 1.20")), *[Cell("97.5 ± 1.2")] * 9
+    rows = ((*cells, Cell("0.2 ± 0.1")),) * 12
+    text = latex(Table("classes", "x", "", "", tuple(columns), rows, (), (), pd.DataFrame()), Layout(82.55, 7))
+    assert all(f"class {n}" in text for n in range(10)) and "97.5" not in text and "98 & " in text
+    assert "% shares are in whole percent" in text and "\\textless{}1" in text
+
+
+def test_the_mark_of_a_footnote_stands_behind_the_first_line_of_a_label() -> None:
+    rows = ((Cell("separate downsampling layers between the four stages", (1,)), Cell("1.0")),)
+    columns = (Column("label", "row", number=False), Column("mean", "top-1 (%)"))
+    table = Table("x", "x", "", "", columns, rows, (), ("a note",), pd.DataFrame())
+    stack = re.search(r"\{@\{\}l@\{\}\}(.*)\\end\{tabular\} & 1.0", latex(table, Layout(84.0)))
+    assert stack and re.fullmatch(r"separate[a-z ]*\\textsuperscript\{1\} \\\\ .*", stack[1])
 
 
 # ---- from a script

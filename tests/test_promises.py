@@ -19,7 +19,7 @@ from commands import ablations_here, command, environment, started
 from PIL import Image
 
 from ablations.cli import run_command
-from ablations.machine import Machine
+from ablations.machine import Machine, usable_cores
 from ablations.recipes import MAY_CHANGE, TrainingConfig
 from ablations.store import read_json, write_json
 from ablations.studies.older import thread_notices
@@ -161,7 +161,7 @@ def test_run_all_shows_a_dry_run_and_writes_nothing(checkout: Path, tmp_path: Pa
     before = sorted(checkout.rglob("*"))
     done = run_all(checkout, study_file(tmp_path), "--dry-run")
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert "kernel_size=5-s0" in done.stdout and re.search(r"about \d+:\d\d", done.stdout)
+    assert "  kernel_size=5  " in done.stdout and re.search(r"about \d+:\d\d", done.stdout)
     assert "top-1" not in done.stdout, "it went on to a report"
     assert sorted(checkout.rglob("*")) == before
 
@@ -241,7 +241,7 @@ except KeyboardInterrupt:
 
 
 def test_omp_num_threads_is_the_default_of_threads_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Machine.plan("cpu") == Machine(cores, 1, ("cpu",))
     assert Machine.plan("cpu", jobs=1) == Machine(1, cores, ("cpu",))
@@ -282,6 +282,7 @@ REFUSED: dict[str, str] = {
     "learning_rate": "0.1",
     "label_smoothing": "0.2",
     "precision": "bf16",
+    "deterministic": "true",
     "ema_decay": "0.9",
     "channels_last": "false",
     "sync_batchnorm": "true",

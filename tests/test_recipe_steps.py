@@ -199,12 +199,12 @@ def test_lists_name_a_long_recipe_by_what_it_changes_of_its_baselines(tmp_path: 
     (tmp_path / LONG).write_text("{max_epochs: 1, batch_size: 32, learning_rate: 2e-3}")
     asked = ("--base", path, "--data", "digits", "--seeds", "0", "--recipe", tmp_path / LONG)
     lines = ablations_here("run", "roadmap", *asked, "--dry-run").stdout.splitlines()
-    told = {line.split()[0]: line.partition("  recipe ")[2] for line in lines if "-s0 " in line}
-    assert f"{LONG},max_epochs=1,batch_size=32" in told.pop("first-s0")
+    told = {line.split()[0]: line.partition("  recipe ")[2] for line in lines if " M MACs " in line}
+    assert f"{LONG},max_epochs=1,batch_size=32" in told.pop("first")
     assert told == {
-        "mix-s0": "of first, mixup=0.8, label_smoothing=0.1",
-        "averaged-s0": "of mix, ema_decay=0.9, evaluated_weights=ema",
-        "wide-s0": "of averaged",
+        "mix": "of first, mixup=0.8, label_smoothing=0.1",
+        "averaged": "of mix, ema_decay=0.9, evaluated_weights=ema",
+        "wide": "of averaged",
     }
     (same,) = [line for line in lines if "same weights" in line]
     assert same == "  averaged: trains the same weights as mix once more; only the evaluation differs"

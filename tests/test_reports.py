@@ -36,7 +36,7 @@ from reports.report import Orders, Report, report_tables
 from reports.roadmap_table import roadmap_table
 from reports.study_figures import study_plots
 from reports.summary import summarise_study
-from reports.tables import Table
+from reports.tables import Table, speeds
 from reports.write import write_report
 
 ROWS = [row.name for row in roadmap("pocket").rows]
@@ -558,6 +558,17 @@ def test_other_peoples_networks_have_a_table_with_speeds_and_averaged_weights() 
     assert others.frame.set_index("row").loc["torchvision-swin_t", "latency_ms"] == 3.25
     assert "latency_ms" not in [column.name for column in first.columns]
     assert "latency_ms" not in first.frame and "ablations bench" not in first.legend
+
+
+def test_speeds_in_another_precision_have_columns_of_their_own_that_name_it() -> None:
+    lines = [{"row": "a", "batch_size": 8, "device": "cuda:0", "latency_ms": 3.0, "precision": "float32"}]
+    lines += [lines[0] | {"latency_ms": 2.0, "precision": "tf32"}]
+    empty = dict.fromkeys(("train_images_per_second", "inference_images_per_second", "peak_memory_mb"))
+    found = speeds(pd.DataFrame(lines).assign(**empty), ["a"])
+    assert [(speed.column.group, speed.values["a"]) for speed in found] == [
+        ("cuda:0, batch 8", 3.0),
+        ("cuda:0, batch 8, tf32", 2.0),
+    ]
 
 
 def test_the_forest_tells_the_baseline_from_other_peoples_networks() -> None:

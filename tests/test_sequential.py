@@ -232,6 +232,21 @@ def test_each_look_is_described() -> None:
     assert "precision" in describe_looks(study([3], ("pilot",)))
 
 
+def test_a_report_says_of_which_look_a_printed_p_value_may_be() -> None:
+    """Extended at the cost of nearly all of its error rate: what is printed is the first look's p-value."""
+    runs = study([2, 1], ("start", "extended"))
+    earlier, now = looks(runs)
+    found, first = compare_over_looks(runs, PAIRS), compare_over_looks(runs[runs["stage"] == 1], PAIRS)
+    alone = compare(runs, PAIRS)["p_adjusted"] / now.share
+    of_first = np.maximum(first["p_adjusted"], found["p"])
+    assert (found["p_adjusted"] <= np.minimum(alone, 1) + 1e-12).all()
+    assert np.isclose(found["p_adjusted"], of_first).any()
+    words = describe_looks(runs)
+    assert f"smallest of p / {earlier.share:.2g} of look 1 and p / {now.share:.2g} of this look" in words
+    assert "(p / " not in words, "as if every p-value were of this look"
+    assert "of look 1 and p / 0.01 of this table" in describe_looks(study([2, 1], ("start", "extended"), status="left"))
+
+
 # ---- power
 
 

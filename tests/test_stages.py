@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -288,10 +289,19 @@ def test_a_dry_run_of_a_folder_counts_what_is_there_and_refuses_what_the_run_ref
     assert run_command(["run", folder, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "6 runs of 2 rows on digits: 1 finished, 1 interrupted, 1 failed, 3 pending" in said
-    assert "for the 4 runs left" in said and said.count("  finished\n") == said.count("  interrupted\n") == 1
+    assert "for the 4 runs left" in said
+    rows = {line.split()[0]: line for line in said.splitlines() if " M parameters " in line}
+    assert set(rows) == {"kernel_size=3", "kernel_size=5"}
+    assert rows["kernel_size=3"].endswith("  1 of 3 finished, 1 of 3 interrupted, 1 of 3 failed")
+    assert rows["kernel_size=5"].endswith("recipe quick,batch_size=32,image_size=16")
+    assert "\n  seeds 0, 1, 2 of each row; budget 64 images (max_epochs=0.0" in said
     assert run_command(["run", folder, "--dry-run", "--retry-failed", "--seeds", "7"]) == 0
     said = capsys.readouterr().out
-    assert "adds seed 7 (another look" in said and "for the 7 runs left" in said
+    assert "adds seed 7: look 2, with 2.8% of the error rate, because runs have finished; " in said
+    assert "for the 7 runs left" in said and "  1 of 4 finished, 1 of 4 interrupted, 2 of 4 pending\n" in said
+    (found,) = re.findall(r"([0-9.]+) standard .* by look 2 alone; with 4 seeds .*, one of ([0-9.]+)", said)
+    alone, whole = found
+    assert float(alone) > 1.5 * float(whole)
     assert run_command(["run", *plan, "--seeds", "0,1,2"]) == 0
     for other in (["--seeds", "0"], ["--evaluate", "validation"], ["--set", "batch_size=16"]):
         assert run_command(["run", *plan, "--seeds", "0,1,2", *other]) == 2
@@ -496,11 +506,25 @@ def weights(folder: Path) -> dict[str, Any]:
     return dict(zip(runs["run"], runs["weights_sha256"], strict=True))
 
 
-def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(tmp_path: Path, trained: Path) -> None:
-    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
-    for place in (whole, killed):
-        shutil.copytree(trained, place)
-    assert run_command(["run", whole, "--seeds", "0,1", "--jobs", "1"]) == 0
+@pytest.fixture(scope="module")
+def extended_twice(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """The study, given the same seeds by two commands at once."""
+    place = shutil.copytree(trained, str(tmp_path_factory.mktemp("extended") / "study"))
+    asked = [command(place, "--seeds", "0,1", "--jobs", "1") for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda one: subprocess.run(one, capture_output=True, text=True), asked))
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
+    return Path(place)
+
+
+in_one_worker = pytest.mark.xdist_group("extended")
+
+
+@in_one_worker
+def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(
+    tmp_path: Path, trained: Path, extended_twice: Path
+) -> None:
+    killed = shutil.copytree(trained, str(tmp_path / "killed"))
     process = subprocess.Popen(command(killed, "--seeds", "0,1", "--jobs", "1"), start_new_session=True)
     while len(list(Path(killed).glob("runs/*-s1/result.json"))) < 1:
         time.sleep(0.02)
@@ -508,17 +532,13 @@ def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(tmp_pat
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert run_command(["run", killed, "--jobs", "1"]) == 0
-    assert weights(Path(killed)) == weights(Path(whole))
+    assert weights(Path(killed)) == weights(extended_twice)
     assert [stage.why for stage in read_study(Path(killed)).stages] == ["start", "extended"]
 
 
-def test_two_commands_that_extend_one_folder_at_once_record_all_that_either_adds(tmp_path: Path, trained: Path) -> None:
-    place = shutil.copytree(trained, str(tmp_path / "study"))
-    asked = [command(place, "--seeds", "0,1", "--jobs", "1") for _ in range(2)]
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(lambda one: subprocess.run(one, capture_output=True, text=True), asked))
-    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
-    study = read_study(tmp_path / "study")
+@in_one_worker
+def test_two_commands_that_extend_one_folder_at_once_record_all_that_either_adds(extended_twice: Path) -> None:
+    study = read_study(extended_twice)
     assert [(stage.why, stage.seeds) for stage in study.stages] == [("start", [0]), ("extended", [1])]
-    assert len(weights(tmp_path / "study")) == 4
-    assert (tmp_path / "study" / "results.csv").read_text().count("done") == 4
+    assert len(weights(extended_twice)) == 4
+    assert (extended_twice / "results.csv").read_text().count("done") == 4

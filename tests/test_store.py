@@ -85,6 +85,7 @@ def test_an_interruption_anywhere_leaves_the_old_file(
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.linux
 def test_the_file_is_on_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is synchronized too: otherwise a power cut could leave an empty or the old file."""
     done: list[tuple[str, str]] = []

@@ -48,6 +48,7 @@ from ablations.studies.evaluated_images import read_predictions
 from ablations.studies.load import load_study
 from ablations.studies.precision import describe_power
 from ablations.studies.run import RunConfig, execute
+from ablations.studies.run_times import after_training
 from ablations.training.optimizer import (
     averaged_model,
     ema_decay,
@@ -623,7 +624,9 @@ def test_the_estimate_of_a_dry_run_has_the_transforms_of_single_images(
     )
     images = sum(run.images(digits) for run in study.runs)
     said = describe_plan(Session(study, tmp_path / "study", tmp_path, lambda _: digits), machine)
-    assert f"about {clock(images * 0.05)} with" in said and "and of transforms of single images)" in said
+    evaluated = [after_training(run, len(digits.train), len(digits.test)) for run in study.runs]
+    evaluation = sum(evaluated) * 0.01 + len(study.runs) * len(digits.test) * 0.04
+    assert f"about {clock(images * 0.05 + evaluation)} with" in said and "and of transforms of single images)" in said
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,7 @@ def test_workers_in_parallel_log_a_run_each_in_the_studys_group(tmp_path: Path) 
         assert session.summary["top1"] == json.loads((folder / "result.json").read_text())["top1"]
 
 
+@pytest.mark.linux
 def test_the_death_of_wandbs_process_changes_no_run(tmp_path: Path, weights: str) -> None:
     callbacks = At(75, kill_wandb)
     result = take(run_of(), tmp_path / "first", DIGITS, PLACE, callbacks)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -19,7 +20,7 @@ def together(size: int, act: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Return the results of `act(group, *arguments)` in each process of a group, by rank."""
     from torch.distributed import TCPStore
 
-    context = multiprocessing.get_context("forkserver")
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(
         ["ablations.training.trainer", "ablations.data.batches", "modernize.models", "sklearn.datasets"]
     )

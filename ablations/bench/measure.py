@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from ablations.bench.models import BenchmarkedModel, Setting
 from ablations.bench.workers import Task, WorkerGroup, synchronize
 from ablations.machine import cores_in_words, usable_cores
 from ablations.seeding import generator
+from ablations.training.gpu_arithmetic import gpu_arithmetic
 from ablations.training.precision import PRECISIONS
 from modernize.cost import count
 
@@ -72,7 +74,10 @@ class Bench:
 
 
 def measure(
-    models: Sequence[BenchmarkedModel], repeats: int, report: Callable[[str], None] = lambda line: None
+    models: Sequence[BenchmarkedModel],
+    repeats: int,
+    report: Callable[[str], None] = lambda line: None,
+    by_row: bool = False,
 ) -> Bench:
     """Measure models in interleaved rounds (A B A B…), so that a change of the machine's speed affects all alike.
 
@@ -80,30 +85,48 @@ def measure(
         models: Models to measure.
         repeats: Rounds per model, of training and of inference each.
         report: Called with one line per round.
+        by_row: Measure one design after the other, each interleaved with its reference implementations and settings,
+            rather than all at once: a roadmap's networks do not fit into a GPU's memory together.
 
     Raises:
         RequestError: If a model does not fit into memory.
+        RunError: If a model fails.
     """
+    rows: dict[str, list[BenchmarkedModel]] = defaultdict(list)
+    for model in models:
+        rows[model.name if by_row else ""].append(model)
+    peaks: dict[tuple[str, str, int], float] = defaultdict(float)
+    measured = [one for row in rows.values() for one in _interleaved(row, repeats, report, peaks)]
+    measured = [replace(one, peak=peaks[peak_key(one.model.setting)]) for one in measured]
+    return Bench(machine_name(models[0].setting), tuple(measured))
+
+
+def _interleaved(
+    models: Sequence[BenchmarkedModel],
+    repeats: int,
+    report: Callable[[str], None],
+    peaks: dict[tuple[str, str, int], float],
+) -> list[Measurement]:
+    """Measure models in interleaved rounds; before and after, raise the peaks of their settings to what is measured."""
+    settings = {peak_key(model.setting): model.setting for model in models}
     with ExitStack() as stack:
         groups: list[WorkerGroup] = []
         for model in models:
             report(f"preparing {model.label}")
             groups.append(WorkerGroup(model))
             stack.callback(groups[-1].close)
-        settings = {peak_key(model.setting): model.setting for model in models}
-        before = {key: machine_peak(setting) for key, setting in settings.items()}
+        peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
         training, inference = (_throughputs(groups, task, repeats, report) for task in TASK_NAMES)
         latencies: list[list[float]] = [[] for _ in groups]
         for _ in range(4 * repeats):
             for group, column in zip(groups, latencies, strict=True):
                 column += [1e3 * seconds for seconds in group.latencies(LATENCY_RUNS)]
         report("latency: measured")
-        peaks = {key: max(peak, machine_peak(settings[key])) for key, peak in before.items()}
-        measured = (
+        peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
+        return [
             _measurement(group, peaks[peak_key(group.model.setting)], *columns)
             for group, *columns in zip(groups, training, inference, latencies, strict=True)
-        )
-        return Bench(machine_name(models[0].setting), tuple(measured))
+        ]
 
 
 def _throughputs(
@@ -157,13 +180,17 @@ def machine_peak(setting: Setting) -> float:
     The product is also computed as a 1×1 convolution by another library, which is twice as fast on an AMD CPU.
     """
     device, precision, threads = peak_key(setting)
-    matrix = _peak_matrix(device, precision)
+    with gpu_arithmetic(device, precision):
+        return _machine_peak(_peak_matrix(device, precision), device, threads)
+
+
+def _machine_peak(matrix: torch.Tensor, device: str, threads: int) -> float:
     size = len(matrix)
     pixels, kernels = matrix.view(1, 64, size // 64, size).permute(0, 3, 1, 2), matrix.view(size, size, 1, 1)
     torch.set_num_threads(threads)
     with torch.inference_mode():
         seconds = [
-            _seconds(product, setting.device)
+            _seconds(product, device)
             for product in (lambda: torch.mm(matrix, matrix), lambda: F.conv2d(pixels, kernels))
             for _ in range(6)
         ]

@@ -68,7 +68,7 @@ class Setting:
         device: `cpu` or `cuda:N`.
         jobs: Processes in parallel.
         threads: Threads per process; 0: cores / jobs.
-        precision: `float32`, `bf16` or `fp16`.
+        precision: `float32`, `tf32`, `bf16` or `fp16`.
         compile: Whether torch.compile is used.
         recompute: Whether activation checkpointing is used.
         batch_size: Images per step and process.

@@ -81,6 +81,7 @@ def for_study(bench: Bench) -> list[dict[str, Any]]:
             "row": one.model.name,
             "batch_size": one.model.setting.batch_size,
             "device": one.model.setting.device,
+            "precision": one.model.setting.precision,
             "train_images_per_second": statistics.median(one.training),
             "inference_images_per_second": statistics.median(one.inference),
             "latency_ms": statistics.median(one.latency),
@@ -91,14 +92,21 @@ def for_study(bench: Bench) -> list[dict[str, Any]]:
 
 
 def with_other_settings(entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Put the entries of a `bench.json` with another device or batch size before new ones; a corrupt file has none."""
+    """Put the entries of a `bench.json` with another setting before new ones; a corrupt file has none.
+
+    A setting is a device, a batch size and a precision, which entries of earlier versions lack.
+    """
     try:
         before = json.loads(path.read_bytes())
         kept = [line for line in before if line["device"] is not None and line["batch_size"] is not None]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return entries
-    new = {(line["device"], line["batch_size"]) for line in entries}
-    return [*(line for line in kept if (line["device"], line["batch_size"]) not in new), *entries]
+    new = {_setting(line) for line in entries}
+    return [*(line for line in kept if _setting(line) not in new), *entries]
+
+
+def _setting(line: dict[str, Any]) -> tuple[Any, ...]:
+    return line["device"], line["batch_size"], line.get("precision", "float32")
 
 
 def subtitle(bench: Bench, varied: Collection[str]) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -17,12 +17,15 @@ from torch.nn import functional as F
 
 from ablations.bench.memory import peak_memory, reset_peak_memory
 from ablations.bench.models import MEMORY_FORMATS, BenchmarkedModel, build_benchmarked
-from ablations.errors import RequestError
+from ablations.errors import RequestError, RunError, one_line
 from ablations.machine import give_back_memory, prepare_process
 from ablations.seeding import generator
+from ablations.training.gpu import is_out_of_memory
+from ablations.training.gpu_arithmetic import gpu_arithmetic
 from ablations.training.precision import autocast
 from modernize.plugins import load_installed_plugin, load_plugin, plugins
 
+LONGEST = 500  # characters of an error
 ROUND_SECONDS = 0.5  # target duration of a round; it has at least one step
 
 Task = Literal["train_step", "infer", "infer_one"]  # methods of `ModelRunner`
@@ -81,6 +84,14 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why a worker ended."""
+
+    reason: str
+    out_of_memory: bool
+
+
 class WorkerGroup:
     """The worker processes of a benchmarked model, one per job. Memory is in MB, summed over the workers."""
 
@@ -129,12 +140,20 @@ class WorkerGroup:
 
     def _receive(self, pipe: Connection) -> Any:
         try:
-            return pipe.recv()
+            received = pipe.recv()
         except (EOFError, ConnectionResetError):
-            size = self.model.setting.batch_size
-            raise RequestError(
-                f"bench {self.model.label}: not enough memory for a batch of {size} images; reduce --batch-size"
-            ) from None
+            process = self.processes[self.pipes.index(pipe)]
+            process.join()
+            by_system = process.exitcode == -signal.SIGKILL  # as Linux does if memory runs out
+            received = _Failure(f"its process ended with exit status {process.exitcode}", by_system)
+        if not isinstance(received, _Failure):
+            return received
+        if not received.out_of_memory:
+            raise RunError(f"bench {self.model.label}: {received.reason}")
+        size = self.model.setting.batch_size
+        raise RequestError(
+            f"bench {self.model.label}: not enough memory for a batch of {size} images; reduce --batch-size"
+        )
 
 
 def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) -> None:
@@ -143,7 +162,8 @@ def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) ->
     device = model.setting.device
     for name in needed:
         load_plugin(name) if name.endswith(".py") else load_installed_plugin(name)
-    with suppress(EOFError, BrokenPipeError), _exit_if_out_of_memory():
+    arithmetic = gpu_arithmetic(device, model.setting.precision)  # alike for ours and for reference implementations
+    with suppress(EOFError, BrokenPipeError), _failure_sent(pipe), arithmetic:
         prepare_process(model.setting.threads)
         before = _memory_of_libraries(model)
         runner = ModelRunner(model)
@@ -162,14 +182,14 @@ def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) ->
 
 
 @contextmanager
-def _exit_if_out_of_memory() -> Iterator[None]:
-    """Exit without a traceback if memory runs out; the parent process sees that the pipe is closed."""
+def _failure_sent(pipe: Connection) -> Iterator[None]:
+    """Send an error to the parent process, which raises it, rather than print a traceback."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
-            raise
-        raise SystemExit(1) from None
+    except (EOFError, BrokenPipeError):
+        raise
+    except Exception as error:
+        pipe.send(_Failure(f"{type(error).__name__}: {one_line(error)}"[:LONGEST], is_out_of_memory(error)))
 
 
 def _memory_of_libraries(model: BenchmarkedModel) -> float:

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     help="Reference implementations with our weights: torchvision, timm.",
 )
 @click.option("--batch-size", type=Integer(1), default=16, show_default=True, help="Images per batch.")
-@click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), default="float32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32", "bf16", "fp16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of convolutions and matrix products, in all networks alike. tf32: on NVIDIA GPUs.",
+)
 @click.option(
     "--memory-format",
     type=click.Choice(["channels_last", "contiguous"]),
@@ -74,7 +80,8 @@ def bench(
 ) -> None:
     """Benchmark throughput, latency and memory in interleaved rounds.
 
-    Give DESIGNs, --roadmap or --study. Interleaved rounds cancel slow drift of the machine."""
+    Give DESIGNs, --roadmap or --study. Interleaved rounds cancel slow drift of the machine. Rows of a roadmap or study
+    are measured one after the other, each interleaved with its reference implementations and settings."""
     from ablations.machine import Machine, refuse_windows
 
     refuse_windows()
@@ -92,6 +99,7 @@ def bench(
         raise RequestError(f"--against {wrong[0]}: unknown; choose torchvision or timm")
 
     from ablations.bench import Setting, benchmarked_models, measure, subtitle, table_rows
+    from ablations.training.gpu_arithmetic import check_arithmetic
     from reports.bench_table import speed_table
 
     device = Machine.plan(options.pop("device")).devices[0]
@@ -106,8 +114,9 @@ def bench(
     )
     models = benchmarked_models(named, setting, against or (), memory_format, over)
     for model in models:
+        check_arithmetic(device, model.setting.precision)
         _check_built(model.design, model.setting.image_size, channels, classes)
-    measured = measure(models, repeats, lambda line: click.echo(line, err=True))
+    measured = measure(models, repeats, lambda line: click.echo(line, err=True), by_row=not designs)
     print_table(speed_table(table_rows(measured), subtitle(measured, over)), form, widest=100)
     _write(measured, out, study)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablations.errors import RequestError
+from ablations.errors import RequestError, writing
 from ablations.streams import say
 from ablations.training.distributed import is_main, processes
 
@@ -21,11 +22,17 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
     from ablations.machine import Machine
 
     machine = Machine.plan(device, threads=threads, **in_parallel)
+    if machine.devices == ("cpu",):
+        from ablations.training.gpu_arithmetic import check_arithmetic
+
+        for recipe in session.study.recipes.values():
+            check_arithmetic("cpu", recipe.precision)
     if dry_run:
         from ablations.launch.estimate import describe_plan
 
         if is_main():
-            click.echo(describe_plan(session, machine, processes()))
+            start = time.process_time()  # this process has loaded what a worker does
+            click.echo(describe_plan(session, machine, processes(), start))
         return 0
 
     def launch(session: Session) -> int:
@@ -74,14 +81,18 @@ def run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> in
 def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
     """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
     from ablations.recipes import newer_settings
-    from ablations.studies.folder import open_folder, run_folder
+    from ablations.studies.folder import open_folder, planned, read_study, run_folder
     from ablations.studies.older import older_batch, older_versions
-    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision
+    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision, further_look
 
     study = session.study
     few = len(study.seeds) < 3 and study.precision is None
-    if few and is_main() and (text := describe_power(study)) is not None:
-        say(f"{study.name}: {text}")
+    with writing(f"study folder {session.folder}"):
+        whole = planned(study, session.folder)
+        before = read_study(session.folder) if (session.folder / "study.yaml").exists() else whole
+    look = further_look(before, whole)
+    for words in filter(None, [look, describe_power(whole) if few or look else None]) if is_main() else ():
+        say(f"{study.name}: {words}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
         opened = session.study.recipes  # under the names that the folder gives them

@@ -128,7 +128,12 @@ def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
     callback=read_width,
     help="Exact width of figures and LaTeX tables: a column (82.55 mm) or page (174.6 mm) of CVPR, or mm.",
 )
-@click.option("--font-size", type=Positive(), metavar="PT", help="Text size of figures. [default: 9, with --width 8]")
+@click.option(
+    "--font-size",
+    type=Positive(),
+    metavar="PT",
+    help="Text size of figures and LaTeX tables; tables leave out columns for it. [default: 9, with --width 8]",
+)
 @click.option("--no-heading", is_flag=True, help="Leave out title, facts and caption; LaTeX tables have no float.")
 @with_options("debug")
 def report(folders: tuple[Path, ...], to: Path | None, formats: list[str], **shown: Any) -> None:

@@ -34,8 +34,8 @@ def _show(folders: tuple[Path, ...], clear: bool) -> bool:
     from ablations.studies.status import describe, is_running
 
     with opened(folders) as (study, folder):
-        text, queue = describe(study, folder), describe_queue(folder)
+        running, text, queue = is_running(study, folder), describe(study, folder), describe_queue(folder)
         if clear:
             click.clear()
         click.echo(text if queue is None else f"{text}\n  {queue}")
-        return is_running(study, folder)
+        return running

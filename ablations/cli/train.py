@@ -280,9 +280,11 @@ def _find_study(
 ) -> tuple[Study, Path]:
     """Load a study, extended by follow-up runs if it has any; return it and its folder."""
     from ablations.studies.folder import refuse_published
-    from ablations.studies.load import is_folder, is_resolved, load_study
+    from ablations.studies.load import is_folder, is_resolved, load_study, refuse_two_meanings
     from ablations.studies.screen import with_follow_ups
 
+    if out is None:
+        refuse_two_meanings(name)
     stored = Path(name)
     if stored.name == "study.yaml" and out in (None, stored.parent) and is_resolved(stored):
         name = str(stored.parent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import pickle
 import signal
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -118,7 +119,9 @@ class Items:
 def _started(loader: DataLoader[Any]) -> Any:
     """Start a loader's worker processes, which get the dataset pickled unless they are forks of this process."""
     try:
-        return iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got pickle error")  # torch's, in several lines
+            return iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # as the object is of a function, or unpicklable
         raise RequestError(
             f"the dataset cannot be sent to the processes that load images ({one_line(error)}); define its classes and "

@@ -73,10 +73,13 @@ def work_through(
 ) -> None:
     """Take free runs until every run of the study has a result. Raises what `execute` does, Interrupted too.
 
-    Raises RequestError if the data is not that of the study. Once asked to stop, it takes no further run, also if the
-    run that was being trained has come to its end.
+    Raises RequestError if the data is not that of the study, LostDeviceError if this process cannot use its GPU. Once
+    asked to stop, it takes no further run, also if the run that was being trained has come to its end.
     """
+    from ablations.training.gpu import check_device
     from ablations.training.trainer import Interrupted
+
+    check_device(place.device)
 
     def unfinished() -> list[RunConfig]:
         return [run for run in study.runs if not finished(run_folder(folder, run))]
@@ -99,6 +102,9 @@ def work_through(
         for run in runs:
             if place.group.any(callbacks.stopping())[0]:
                 raise Interrupted
-            trained |= take(run, run_folder(folder, run), same_data(run), place, callbacks, study.name) is not None
+            result = take(run, run_folder(folder, run), same_data(run), place, callbacks, study.name)
+            trained |= result is not None
+            if result is not None and result["status"] == "failed":
+                check_device(place.device, after=f", after the error of {run.name}")
         if not trained:
             time.sleep(WAIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,22 @@ from ablations.machine import Machine, prepare_process
 from ablations.progress import clock
 from ablations.studies.folder import planned, read_study, run_folder
 from ablations.studies.networks import build_network
-from ablations.studies.precision import describe_power
+from ablations.studies.precision import describe_added, describe_power
 from ablations.studies.recipe_words import recipe_of_each_row, rows_of_the_same_weights
 from ablations.studies.run import RunConfig, State, read_state
-from ablations.studies.schema import Study
+from ablations.studies.run_times import after_training, makespan
+from ablations.studies.schema import Study, read_budget
 from ablations.studies.screen import describe_screen
-from reports.statuses import SHOWN, shown
+from reports.statuses import SHOWN
 
-SAMPLE, SAMPLE_MACS = 32, 10**10  # max images and MACs of a timed training step
+SAMPLE, SAMPLE_MACS = 32, 10**10  # max images and MACs of a timed training step on a CPU
+GPU_SAMPLE, GPU_SAMPLE_MACS = 128, 10**12  # and on a GPU, which fewer images leave idle
 STEPS, SECONDS = 4, 3.0  # timed training steps, and the time after which no further one starts
+STEADY = 1.0  # s: few short steps may fall into a moment in which the machine does something else
 
 
 def describe_runs(session: Session) -> list[str]:
-    """Describe the runs, their cost, and what became of those that have begun, one line per run.
+    """Describe the runs, their cost, and what became of those that have begun, one line per row.
 
     Raises RequestError if the study cannot be run in its folder.
     """
@@ -34,19 +38,10 @@ def describe_runs(session: Session) -> list[str]:
     states = _states(session, study)
     lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}{_counts(states)}"]
     if before is not None:
-        lines += [f"  folder {session.folder}", *(f"  adds {added}" for added in _added(before, study))]
+        lines += [f"  folder {session.folder}", *(f"  adds {added}" for added in describe_added(before, study))]
     if study.weights is not None:
         lines.append(f"  all start from {study.weights}")
-    width = max(len(run.name) for run in study.runs)
-    recipes = recipe_of_each_row(study)
-    for run in study.runs:
-        data = session.load(run)
-        params, macs = run.cost(data)
-        begun = "" if states[run.name].status == "left" else f"  {shown(states[run.name].status)}"
-        lines.append(
-            f"  {run.name:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
-            f"{run.images(data):>11,} images  recipe {recipes[run.row]}{begun}"
-        )
+    lines += [f"  {_seeds_and_budget(study)}", *_rows(session, study, states)]
     for row in study.rows:
         if row.same_as:
             lines.append(f"  {row.row}: the same design as {row.same_as} under one recipe, trained once")
@@ -56,6 +51,34 @@ def describe_runs(session: Session) -> list[str]:
     if (text := describe_power(study)) is not None:
         lines.append(text)
     return lines
+
+
+def _seeds_and_budget(study: Study) -> str:
+    """Describe the seeds of each row, and the budget as it was asked for and in epochs."""
+    seeds = f"seed{'s' if study.seeds[1:] else ''} {', '.join(map(str, study.seeds))} of each row"
+    if study.budget is None:
+        return seeds
+    amount, unit = read_budget(study.budget)
+    epochs = dict.fromkeys(f"{recipe.max_epochs:.4g}" for recipe in study.recipes.values())
+    return f"{seeds}; budget {amount:,.10g} {unit} (max_epochs={', '.join(epochs)})"
+
+
+def _rows(session: Session, study: Study, states: Mapping[str, State]) -> Iterator[str]:
+    """Describe the network, images and recipe of each row, and the states of its runs that have begun."""
+    runs: dict[str, list[RunConfig]] = {}
+    for run in study.runs:
+        runs.setdefault(run.row, []).append(run)
+    width, recipes = max(map(len, runs)), recipe_of_each_row(study)
+    for row, (first, *others) in runs.items():
+        data = session.load(first)
+        params, macs = first.cost(data)
+        counts = Counter(states[run.name].status for run in (first, *others))
+        parts = [f"{counts[one]} of {len(others) + 1} {words}" for one, words in SHOWN.items() if one in counts]
+        begun = f"  {', '.join(parts)}" if set(counts) != {"left"} else ""
+        yield (
+            f"  {row:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
+            f"{first.images(data):>11,} images  recipe {recipes[row]}{begun}"
+        )
 
 
 def _states(session: Session, study: Study) -> dict[str, State]:
@@ -75,21 +98,13 @@ def _counts(states: Mapping[str, State]) -> str:
     return ": " + ", ".join(f"{counts[status]} {words}" for status, words in SHOWN.items() if counts[status])
 
 
-def _added(before: Study, now: Study) -> Iterator[str]:
-    """Describe the rows and seeds that a study's folder does not have yet."""
-    rows = [row.row for row in now.rows if row.row not in {row.row for row in before.rows}]
-    seeds = [seed for seed in now.seeds if seed not in before.seeds]
-    parts = [f"row{'s' if rows[1:] else ''} {', '.join(rows)}"] if rows else []
-    parts += [f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}"] if seeds else []
-    looked = len(now.stages) > max(len(before.stages), 1)
-    if parts:
-        yield " and ".join(parts) + (" (another look at the results, see docs/precision.md)" if looked else "")
-    if now.precision != before.precision and now.precision is not None:
-        yield f"seeds until {now.precision} is reached"
+def describe_plan(session: Session, machine: Machine, processes: int = 1, start: float = 0.0) -> str:
+    """Describe the runs, their cost, and the time that those left need with so many processes per run.
 
+    `start` is the time (s) that a worker needs to start.
+    """
+    from ablations.training.gpu_arithmetic import prepare_arithmetic
 
-def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str:
-    """Describe the runs, their cost, and the time that those left need with so many processes per run."""
     lines = describe_runs(session)
     study, load = planned(session.study, session.folder), session.load
     shares = {name: _left(state) for name, state in _states(session, study).items()}
@@ -97,24 +112,44 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1) -> str
     if not left:
         return "\n".join([*lines, "nothing is left to train"])
     first = left[0]
-    speed = images_per_second(first, load(first), machine)
-    first_macs = first.cost(load(first), training=True)[1]
+    prepare_arithmetic(machine.devices[0], *(run.recipe.deterministic for run in left))
+    timed = {_how(run): run for run in reversed(left)}  # the first of each precision, memory format, …
+    per_mac = {
+        how: 1 / (images_per_second(run, load(run), machine) * run.cost(load(run), training=True)[1])
+        for how, run in timed.items()
+    }
     run_of = {run.recipe: run for run in reversed(left)}  # the first of each recipe: all its runs read alike
     prepare = {recipe: seconds_to_prepare(run, load(run), machine) for recipe, run in run_of.items()}
-    total = 0.0
+    both = add if machine.devices[0] == "cpu" else max  # a GPU computes while workers prepare
+    seconds = []
     for run in left:
         data = load(run)
-        each = run.cost(data, training=True)[1] / first_macs / speed
-        both = add if machine.devices[0] == "cpu" else max  # a GPU computes while workers prepare
-        total += shares[run.name] * run.images(data) * both(each, prepare[run.recipe])
+        each, read = run.cost(data, training=True)[1] * per_mac[_how(run)], prepare[run.recipe]
+        train, test = len(data.train), len(data.test)
+        evaluation = both(each * after_training(run, train, test), read * test)
+        seconds.append((shares[run.name] * run.images(data) * both(each, read) + evaluation) / processes)
+    at_once = machine.jobs if processes == 1 else 1
     from_images = ", and of transforms of single images" if any(prepare.values()) else ""
     how = f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
     some = f" for the {len(left)} run{'s' if left[1:] else ''} left" if len(left) < len(study.runs) else ""
     lines.append(
-        f"about {clock(total / max(min(machine.jobs, len(left)), processes))}{some} with {how} on "
-        f"{', '.join(machine.devices)} (from timed training steps of {first.row}, in proportion to MACs{from_images})"
+        f"about {clock(start + makespan(seconds, at_once))}{some} with {how} on {', '.join(machine.devices)}, with "
+        f"evaluation (from timed training steps of {first.row}{_in_words(left)}, in proportion to MACs{from_images})"
     )
     return "\n".join(lines)
+
+
+def _how(run: RunConfig) -> tuple[str, bool, bool, bool]:
+    """Return the settings of a run that a timed training step has, too."""
+    recipe = run.recipe
+    return recipe.precision, recipe.channels_last, recipe.activation_checkpointing, recipe.deterministic
+
+
+def _in_words(runs: list[RunConfig]) -> str:
+    """Describe the precision of timed training steps, unless it is float32, and that they are not compiled."""
+    precisions = dict.fromkeys(run.recipe.precision for run in runs)
+    words = f" in {' and '.join(precisions)}" if set(precisions) != {"float32"} else ""
+    return words + (", not compiled" if any(run.recipe.compile for run in runs) else "")
 
 
 def _left(state: State) -> float:
@@ -156,20 +191,32 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
     import torch
     from torch.nn import functional as F
 
+    from ablations.training.activation_checkpointing import recompute_blocks
+    from ablations.training.gpu_arithmetic import gpu_arithmetic
+    from ablations.training.precision import autocast
+    from modernize.acceleration import accelerated
+
     prepare_process(machine.threads)
     device = machine.devices[0]
-    batch = max(min(run.recipe.batch_size, SAMPLE, SAMPLE_MACS // run.cost(data, training=True)[1]), 2)
-    network = build_network(run, data).to(device).to(memory_format=torch.channels_last)
+    most, most_macs = (SAMPLE, SAMPLE_MACS) if device == "cpu" else (GPU_SAMPLE, GPU_SAMPLE_MACS)
+    batch = max(min(run.recipe.batch_size, most, most_macs // run.cost(data, training=True)[1]), 2)
+    form = torch.channels_last if run.recipe.channels_last else torch.contiguous_format
+    network = build_network(run, data).to(device).to(memory_format=form)
+    if run.recipe.activation_checkpointing:
+        recompute_blocks(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images = torch.zeros(batch, data.channels, data.image_size, data.image_size, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     times: list[float] = []
-    while len(times) < STEPS and sum(times) < SECONDS:
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        F.cross_entropy(network(images.to(memory_format=torch.channels_last)), labels).backward()
-        optimizer.step()
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return batch / min(times)
+    with accelerated(network), gpu_arithmetic(device, run.recipe.precision, run.recipe.deterministic):
+        while (len(times) < STEPS or sum(times) < STEADY) and sum(times) < SECONDS:
+            started = time.perf_counter()
+            optimizer.zero_grad()
+            with autocast(device, run.recipe.precision):
+                loss = F.cross_entropy(network(images.contiguous(memory_format=form)), labels)
+            loss.backward()
+            optimizer.step()
+            if device != "cpu":
+                torch.get_device_module(torch.device(device)).synchronize()
+            times.append(time.perf_counter() - started)
+    return batch / statistics.median(times[1:] or times)  # the first step loads what is loaded late

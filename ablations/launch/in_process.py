@@ -23,6 +23,7 @@ from ablations.studies.run import RunConfig, finished, load_data, read_state
 from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.distributed import joined, local_processes, local_rank, processes
+from ablations.training.gpu_arithmetic import check_arithmetic, prepare_arithmetic
 from ablations.training.trainer import Interrupted
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def train_one(
     _, macs = config.cost(data, training=True)
     requested, config = config, _for_folder(_with_weights(config, data, folder), folder)
     device = own_device(device)
+    check_arithmetic(device, config.recipe.precision, config.recipe.deterministic)
     threads = share_cores(device, threads)
     stop = StopFlag()
     try:
@@ -79,6 +81,7 @@ def run_together(session: Session, device: str, threads: int | None) -> None:
     Raises what `pool.run_study` does.
     """
     device = own_device(device)
+    prepare_arithmetic(device, *(recipe.deterministic for recipe in session.study.recipes.values()))
     share_cores(device, threads)
     stop = StopFlag()
     folder = session.folder

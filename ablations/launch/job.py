@@ -43,6 +43,7 @@ class Job:
         from ablations.studies.folder import read_study
         from ablations.studies.run import load_data, read_state
         from ablations.training.distributed import joined
+        from ablations.training.gpu_arithmetic import prepare_arithmetic
         from ablations.training.trainer import Interrupted
 
         prepare_streams()
@@ -51,6 +52,7 @@ class Job:
         device = own_device("cuda" if self.on_gpu else "cpu")
         study = read_study(self.study)
         run = {run.name: run for run in study.runs}[self.run]
+        prepare_arithmetic(device, run.recipe.deterministic)
         folder = run_folder(self.study, run)
         signals = JobSignals()
         with signals.listening():

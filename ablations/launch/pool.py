@@ -18,13 +18,12 @@ from typing import IO, Any
 
 from ablations.errors import RunError
 from ablations.launch.session import DisplayCallbacks, Session
-from ablations.launch.signals import handled
+from ablations.launch.signals import LOST_DEVICE, STOPPED, handled
 from ablations.machine import STOP, Machine, blocked
 from ablations.progress import Display
 from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig, finished, mark_failed, read_state
 
-STOPPED = 130  # exit status of a worker that a signal asked to stop
 KILLS = 2  # of a run's workers, after which the run is marked failed
 IN_A_ROW = 3  # workers in one place that end without a finished run, after which no other takes it
 
@@ -148,7 +147,7 @@ class Pool:
         """Start another worker in the place of one that ended with work left, within bounds."""
         status = worker.process.returncode
         by_itself = status >= 0 and status != STOPPED
-        if by_itself and status and not worker.began:  # another would too
+        if by_itself and status not in (0, LOST_DEVICE) and not worker.began:  # another would too
             self._stop_for(f"a worker process {_cause(status)}: {' / '.join(worker.output) or 'no output'}")
             return
         run = worker.callbacks.run
@@ -206,6 +205,8 @@ def _cause(status: int) -> str:
     """Describe how a process ended."""
     if status == STOPPED:
         return "was stopped by a signal"
+    if status == LOST_DEVICE:
+        return "could not use its GPU"
     if status >= 0:
         return f"ended with exit status {status}"
     memory = " (possibly out of memory)" if status == -signal.SIGKILL else ""

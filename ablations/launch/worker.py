@@ -13,17 +13,22 @@ from typing import IO, Any
 
 from ablations.errors import RequestError, RunError, writing
 from ablations.launch.claim import Place, data_loader, work_through
-from ablations.launch.signals import StopFlag
+from ablations.launch.signals import LOST_DEVICE, STOPPED, StopFlag
 from ablations.machine import prepare_process
 from ablations.streams import prepare_streams
 from ablations.studies.folder import read_study
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import joined
+from ablations.training.gpu import LostDeviceError
+from ablations.training.gpu_arithmetic import prepare_arithmetic
 from ablations.training.trainer import Interrupted
 
 
 def main() -> int:
-    """Train runs of the study in a folder until each has a result; exit status 130 if asked to stop."""
+    """Train runs of the study in a folder until each has a result.
+
+    The exit status is 130 if a signal asked it to stop, and 75 if it can no longer use its GPU.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -41,13 +46,18 @@ def main() -> int:
 
     prepare_process(arguments.threads)
     try:
+        study = read_study(arguments.folder)
+        prepare_arithmetic(arguments.device, *(recipe.deterministic for recipe in study.recipes.values()))
         with writing(f"study {arguments.folder}"), stop.listening(), joined(arguments.device) as group:
             place = Place(arguments.device, group, arguments.tensorboard, arguments.wandb)
             load = data_loader(arguments.data_dir)
-            work_through(read_study(arguments.folder), arguments.folder, load, place, channel)
+            work_through(study, arguments.folder, load, place, channel)
         return 0
     except Interrupted:
-        return 130
+        return STOPPED
+    except LostDeviceError as error:  # another process may be able to
+        channel.warn(str(error))
+        return LOST_DEVICE
     except (RequestError, RunError) as error:
         channel.send(event="error", message=str(error))
     return 1

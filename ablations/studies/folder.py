@@ -34,9 +34,23 @@ def open_folder(study: Study, folder: Path) -> Study:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".study.yaml.lock"):
             whole = planned(study, folder)
+            _refuse_names_alike(whole, folder)
             write_study(whole, folder)
             keep_plugins(whole.plugins, folder)
     return whole
+
+
+def _refuse_names_alike(study: Study, folder: Path) -> None:
+    """Raise RequestError if two rows would share run folders, as the usual disk of a Mac ignores case in names."""
+    if not (folder / ".STUDY.YAML.LOCK").exists():  # as the lock is called there, too
+        return
+    names: dict[str, str] = {}
+    for row in study.rows:
+        if (other := names.setdefault(row.row.casefold(), row.row)) != row.row:
+            raise RequestError(
+                f"study folder {folder}: its disk ignores case, so the rows {other!r} and {row.row!r} would share "
+                "folders; rename one, or choose another --out"
+            )
 
 
 def planned(study: Study, folder: Path) -> Study:

@@ -86,7 +86,8 @@ def how_made(folder: Path) -> dict[str, str | None]:
 
 def _machine(session: dict[str, Any]) -> str:
     threads, processes = session["threads"], session.get("processes", 1)
-    parts = [session["machine"], session["device"], f"{threads} {'threads' if threads > 1 else 'thread'} per run"]
+    device = session["device"] + (" with TF32" if session.get("float32") == "tf32" else "")
+    parts = [session["machine"], device, f"{threads} {'threads' if threads > 1 else 'thread'} per run"]
     return ", ".join([*parts, *([f"{processes} processes per run"] if processes > 1 else [])])
 
 

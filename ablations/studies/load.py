@@ -91,6 +91,17 @@ def is_folder(name: str) -> bool:
     return bool(name) and name not in (*study_names(), *KINDS) and Path(name).is_dir()
 
 
+def refuse_two_meanings(name: str) -> None:
+    """Raise RequestError if a study that comes with the project, or a kind, has the name of a study's folder here."""
+    if name not in (*study_names(), *KINDS) or not (Path(name) / _STORED).is_file():
+        return
+    what = "shipped study" if name in study_names() else "kind of study"
+    raise RequestError(
+        f"{name} is a {what} and a study folder here: ablations run ./{name} for the folder; "
+        f"for the {what}, name its folder with --out, such as --out {Path('runs') / name}"
+    )
+
+
 def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
     """Load and check a study; `changes` override its keys, `settings` those of its recipes.
 

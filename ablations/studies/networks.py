@@ -83,12 +83,13 @@ def count_network(config: HasNetwork, data: DataSet, image_size: int) -> tuple[i
     """Count a run's parameters and MACs at a resolution; raises DesignError if the images do not fit the network."""
     images = (image_size, data.channels, len(data.classes))
     if config.reference is None:
-        return _count_design(config.design, *images)
+        return count_design(config.design, *images)
     return _count_reference(config.reference, config.code_sha256, *images)
 
 
 @functools.cache
-def _count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> tuple[int, int]:
+def count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> tuple[int, int]:
+    """Count a design's parameters and MACs."""
     steps = trace(compile_plan(design, in_channels, num_classes), image_size)
     return sum(step.params for step in steps), sum(step.macs for step in steps)
 

@@ -66,21 +66,28 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
     """Count the unfinished runs whose remaining steps round otherwise than those before."""
     from modernize.acceleration import ROUNDING
 
-    older = []
+    older, in_tf32 = [], []
     for folder, first in begun:
-        if first.get("rounding", 1) >= ROUNDING or (folder / "result.json").exists():
+        if (version := first.get("rounding", 1)) >= ROUNDING or (folder / "result.json").exists():
             continue
         try:
             config = read_yaml(folder / "config.yaml", "run")
         except RequestError:  # damaged: the run refuses it
             continue
-        recipe, flags = config["recipe"], config["flags"]  # a reference model has no flags, and is computed as before
-        if flags and (recipe.get("compile") or _rounded_otherwise(recipe, flags, first)):
+        recipe, flags = config["recipe"], config["flags"]  # a reference model has no flags, and none of our modules
+        if version < 2 and flags and (recipe.get("compile") or _rounded_otherwise(recipe, flags, first)):
             older.append(first)
+        if recipe.get("precision", "float32") == "float32" and not str(first["device"]).startswith("cpu"):
+            in_tf32.append(first)
     if older:
         yield (
             f"{_runs(older)} began with an earlier version, whose compiled, bf16 and fp16 steps round differently; "
             f"the result may differ in the last bits from that of an uninterrupted run"
+        )
+    if in_tf32:
+        yield (
+            f"{_runs(in_tf32)} began with an earlier version, which computed float32 convolutions on a GPU in TF32; "
+            f"the remaining steps compute them in float32, so the result may differ from that of an uninterrupted run"
         )
 
 

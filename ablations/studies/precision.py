@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ablations.errors import RunError
 from ablations.studies.folder import read_study, run_folder, write_study
 from ablations.studies.run import finished
 from ablations.studies.schema import Study
-from ablations.studies.stages import last_planned, sized, unsized
+from ablations.studies.stages import START, last_planned, sized, stage_numbers, unsized
 
 
 def add_needed_seeds(folder: Path) -> Study:
@@ -54,6 +54,47 @@ def describe_precision(study: Study) -> str | None:
     return f"{text}; {added} were added to {seeds - added}" if added else f"{text}; the present {seeds} are enough"
 
 
+def describe_added(before: Study, now: Study) -> Iterator[str]:
+    """Describe the rows and seeds that a study's folder does not have yet, and what they cost in error rate."""
+    rows = [row.row for row in now.rows if row.row not in {row.row for row in before.rows}]
+    seeds = [seed for seed in now.seeds if seed not in before.seeds]
+    parts = [f"row{'s' if rows[1:] else ''} {', '.join(rows)}"] if rows else []
+    parts += [f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}"] if seeds else []
+    if parts:
+        yield " and ".join(parts) + (f": {text}" if (text := further_look(before, now)) else "")
+    if now.precision != before.precision and now.precision is not None:
+        yield f"seeds until {now.precision} is reached"
+
+
+def further_look(before: Study, now: Study) -> str | None:
+    """Say which share of the error rate an extension's look has, and why; None if it is part of the last stage."""
+    if len(now.stages) <= max(len(before.stages), 1):
+        return None
+    *earlier, last = _look_shares(now)
+    kept = ", ".join(f"{100 * share:.2g}%" for share in earlier)
+    return (
+        f"look {len(earlier) + 1}, with {100 * last:.2g}% of the error rate, because runs have finished; "
+        f"{'the look before keeps' if len(earlier) == 1 else 'those before keep'} {kept} (see docs/precision.md)"
+    )
+
+
+def _look_shares(study: Study, seeds: int | None = None) -> list[float]:
+    """Return the share of the error rate of each look at a study, when all its runs have finished.
+
+    With `seeds`, the last stage brings every row to so many.
+    """
+    import pandas as pd
+
+    from reports.statistics.sequential import FIRST_SHARE, looks
+
+    stage_of = stage_numbers(study)
+    numbers = [stage_of(row.row, seed) for row in study.rows for seed in study.seeds]
+    numbers += [max(numbers)] * (len(study.rows) * ((seeds or len(study.seeds)) - len(study.seeds)))
+    added = [study.stages[number - 1].why if study.stages else START for number in numbers]
+    shares = [look.share for look in looks(pd.DataFrame({"stage": numbers, "added": added, "status": "done"}))]
+    return shares or [FIRST_SHARE]  # of a pilot, whose second stage is to come
+
+
 def _seeds_to_detect(largest: float, seeds: int, detectable: Callable[[int], float]) -> str:
     """Say how many seeds per row detect a difference of at most `largest` standard deviations."""
     for more in range(seeds + 1, seeds + 4):
@@ -80,19 +121,30 @@ def describe_power(study: Study) -> str | None:
     import numpy as np
 
     from reports.statistics.power import HOPELESS, detectable_difference
+    from reports.statistics.sequential import FIRST_SHARE
 
     recipes = list(dict.fromkeys(row.recipe for row in study.rows))
     groups = [recipes.index(rows[name].recipe) for name in distinct]
-    size = detectable_difference(seeds, np.array(pairs), groups)
+
+    def detectable(seeds: int, first: bool = False) -> float:
+        share = FIRST_SHARE if first else _look_shares(study, seeds)[-1]
+        return detectable_difference(seeds, np.array(pairs), groups, share=share)
+
+    size, looks = detectable(seeds), len(_look_shares(study))
+    alone = f" by look {looks} alone" if looks > 1 else ""
     many = f"{len(pairs)} comparisons" if len(pairs) > 1 else "1 comparison"
     lines = [
         f"{many} with {seeds} seeds per row: a true difference of {size:.1f} standard deviations between seeds is "
-        "detected with 80% power"
+        f"detected with 80% power{alone}"
     ]
+    if looks > 1:
+        lines.append(
+            f"with {seeds} seeds from the start, in another folder, one of {detectable(seeds, first=True):.1f}"
+        )
     if study.precision:
         most = study.precision.max_seeds
         lines.append(f"{study.precision}: then as many more seeds as the spread of these needs, {most} per row at most")
     elif size > HOPELESS:
-        wanted = _seeds_to_detect(HOPELESS, seeds, lambda more: detectable_difference(more, np.array(pairs), groups))
+        wanted = _seeds_to_detect(HOPELESS, seeds, detectable)
         lines.append(f"effects are rarely so large: {wanted}, or let --precision add them")
     return "; ".join(lines)

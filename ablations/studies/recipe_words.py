@@ -7,22 +7,35 @@ from collections.abc import Iterator
 from ablations.studies.how_made import full_name
 from ablations.studies.own_rows import network_of
 from ablations.studies.schema import Study
+from modernize.design import split_commas
 from reports.row_summary import EVALUATION_ONLY, recipe_changes
 
 BRIEF = 40  # characters of a recipe's name that lists print
 
 
 def recipe_of_each_row(study: Study) -> dict[str, str]:
-    """Name the recipe of each row: in full if that is brief, else by its changes of the recipe of its baseline."""
-    names = {row.row: full_name(row.recipe, study.recipes[row.recipe]) for row in study.rows}
+    """Name the recipe of each row: in full if all are brief, else by its changes of the recipe of its baseline.
+
+    Epochs that follow from the study's budget are left out.
+    """
+    names = {row.row: _name(study, row.recipe) for row in study.rows}
     words = dict(names)
+    if all(len(name) <= BRIEF for name in names.values()):
+        return words
     for row in study.rows:
         name, base = names[row.row], next(iter(row.baselines), "")
         changes = recipe_changes(name, names[base]) if base in names else None
-        if changes is None or len(name) <= BRIEF:
+        if changes is None:
             continue
         words[row.row] = min(name, ", ".join([f"of {base}", *changes.values()]), key=len)
     return words
+
+
+def _name(study: Study, recipe: str) -> str:
+    name = full_name(recipe, study.recipes[recipe])
+    if study.budget is None:
+        return name
+    return ",".join(part for part in split_commas(name) if not part.startswith("max_epochs="))
 
 
 def recipe_label(study: Study, recipe: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import platform
 import subprocess
 import time
-import traceback
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from ablations.errors import RequestError, one_line, writing
+from ablations.errors import RequestError, writing
 from ablations.machine import cores_in_words
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig, as_stored, read_yaml
@@ -25,7 +24,7 @@ from ablations.studies.own_code import check_code, keep_code
 from ablations.studies.plugin_files import PluginFiles, check_plugins, keep_plugins
 from ablations.studies.starting_weights import Weights, load
 from ablations.training.callbacks import Callbacks, NullCallbacks
-from ablations.training.distributed import ALONE, Group
+from ablations.training.distributed import ALONE, Group, another_process_ended, is_going_to_restart
 from modernize.design import Design, DesignError
 from modernize.yaml_file import as_yaml
 
@@ -100,7 +99,11 @@ class RunConfig(BaseModel):
 
     def images(self, data: DataSet) -> int:
         """Return the number of training images seen, counting repeats."""
-        steps_per_epoch = len(data.train) // self.recipe.batch_size
+        return self.images_of(len(data.train))
+
+    def images_of(self, train: int) -> int:
+        """Return the number of training images seen with so many different ones."""
+        steps_per_epoch = train // self.recipe.batch_size
         return max(round(self.recipe.max_epochs * steps_per_epoch), 1) * self.recipe.batch_size
 
     def check(self, data: DataSet, processes: int = 1) -> None:
@@ -219,12 +222,14 @@ def execute(
     """Train a run, from its last checkpoint if it has one; return its result and write it to `result.json`.
 
     A run that diverges or crashes has a result too: `status` failed, with the reason. In a group all processes call
-    this, and rank 0 writes. Raises Interrupted if the callbacks stop it, RequestError if the recipe does not fit the
-    data, RunError if the folder cannot be written.
+    this, and rank 0 writes; a rank that crashes writes that the run failed, and raises its error. Raises Interrupted if
+    the callbacks stop it, RequestError if the recipe does not fit the data, RunError if the folder cannot be written.
     """
-    from ablations.store import read_log, write_bytes, write_json
+    from ablations.store import read_log, write_json
     from ablations.studies.evaluated_images import train_top1, write_predictions
+    from ablations.studies.failures import record_failure
     from ablations.studies.measured import measured, reported
+    from ablations.training.gpu import give_back
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
 
     check_code(config)
@@ -232,7 +237,7 @@ def execute(
     params, macs = config.cost(data)
     facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
     facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
-    facts |= {"classes": list(data.classes)}
+    facts["classes"] = list(data.classes)
     facts |= {"files_checksum": data.files_checksum} if data.files_checksum else {}
     facts |= {"code_sha256": config.code_sha256} if config.code_sha256 else {}
     facts |= {"plugins": [one.model_dump() for one in config.plugins]} if config.plugins else {}
@@ -240,7 +245,7 @@ def execute(
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
     with writing(f"run {folder}"):
-        group.by_main(lambda: _begin(config, folder, environment(device, config.seed, data, group.size)))
+        group.by_main(lambda: _begin(config, folder, environment(device, config, data, group.size)))
         try:
             trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)
             result = {"status": "done", **measured(trained, config.recipe, data)}
@@ -248,16 +253,15 @@ def execute(
             result |= {"preprocessing": asdict(steps)} if steps else {}
         except (OSError, Interrupted, RequestError):
             raise
-        except (DivergedError, DamagedDataError) as error:
-            result = {"status": "failed", "reason": str(error), **facts}
         except (Exception, SystemExit) as error:  # a network of the user's may call sys.exit
-            if group.size > 1:  # the other processes wait for this one, so all must end
+            everywhere = group.size == 1 or isinstance(error, (DivergedError, DamagedDataError))
+            if not everywhere and (another_process_ended(error) or is_going_to_restart() or finished(folder)):
                 raise
-            write_bytes(folder / "traceback.txt", traceback.format_exc().encode())
-            # An error in a worker that loads images ends with its own message.
-            words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
-            reason = one_line(f"{type(error).__name__}: {words}")[:500]
+            reason = record_failure(error, folder, config.recipe, device, group)
             result = {"status": "failed", "reason": reason, **facts}
+            if not everywhere:  # the other processes wait for this one, so all must end
+                write_json(folder / "result.json", result)
+                raise
 
         def end() -> None:
             if result["status"] == "done":
@@ -265,6 +269,7 @@ def execute(
             write_json(folder / "result.json", result)
 
         group.by_main(end)
+    give_back(device, config.recipe.compile)
     return result
 
 
@@ -374,7 +379,7 @@ def data_wanted(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[str, Any]:
+def environment(device: str, config: RunConfig, data: DataSet, processes: int) -> dict[str, Any]:
     """Describe what produces a run: code, packages, machine, device, threads, seed and data."""
     import torch
 
@@ -389,10 +394,12 @@ def environment(device: str, seed: int, data: DataSet, processes: int) -> dict[s
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({torch.backends.cpu.get_cpu_capability()})",
+        **({"float32": "tf32" if config.recipe.precision == "tf32" else "ieee"} if cuda else {}),
         "threads": torch.get_num_threads(),
         "processes": processes,
-        "seed": seed,
+        "seed": config.seed,
         "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+        "images": {"size": data.image_size, "channels": data.channels, "classes": len(data.classes)},
         "decoder": VERSION,
         "rounding": ROUNDING,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -12,6 +12,7 @@ from ablations.progress import clock
 from ablations.studies.folder import run_folder
 from ablations.studies.results import study_runs
 from ablations.studies.run import read_state
+from ablations.studies.run_times import RunTime, makespan, read_times, seconds_left
 from ablations.studies.schema import Study
 from ablations.studies.stages import describe_stage
 from reports.marks import marks_of
@@ -26,17 +27,17 @@ def describe(study: Study, folder: Path) -> str:
     counts = runs["status"].value_counts()
     summary = ", ".join(f"{counts.get(status, 0)} {shown}" for status, shown in SHOWN.items())
     lines = [f"{study.name}: {len(runs)} run{'s' * (len(runs) != 1)}: {summary}"]
-    logged = {run.name: read_state(run_folder(folder, run)).last for run in study.runs}
+    states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
     begun = runs[runs["status"] != "left"].to_dict("records")
     machines = {str(run["machine"]) for run in begun if isinstance(run.get("machine"), str)}
     width = max((len(run["run"]) for run in begun), default=0)
     for run in begun:
-        said = [_result(run, logged[run["run"]])]
+        said = [_result(run, states[run["run"]].last)]
         said += [str(run["machine"])] if len(machines) > 1 and isinstance(run.get("machine"), str) else []
         lines.append(f"  {run['run']:<{width}}  {_time(run):>8}  {'; '.join(said)}")
     if len(machines) == 1:
         lines.append(f"  all on {machines.pop()}")
-    if (left := _time_left(runs, logged)) is not None:
+    if (left := _time_left(read_times(study, folder, states))) is not None:
         lines.append(f"  {left}")
     if len(study.stages) > 1:
         lines += [f"  {describe_stage(number, stage)}" for number, stage in enumerate(study.stages, 1)]
@@ -65,28 +66,11 @@ def _time(run: Run) -> str:
     return "" if pd.isna(run["seconds"]) else clock(run["seconds"])
 
 
-def _time_left(runs: pd.DataFrame, logged: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _time_left(times: list[RunTime]) -> str | None:
     """Estimate the time until all runs are finished; None if none is left, or nothing is known yet."""
-    left = [_seconds_left(run, runs, logged[run["run"]]) for run in runs.to_dict("records") if _is_open(run)]
-    known = [seconds for seconds in left if seconds is not None]
-    if not known:
+    left = seconds_left(times)
+    if not left:
         return None
-    total = sum(known) / len(known) * len(left)
-    running = int((runs["status"] == "running").sum())
-    at_once = max(min(running, len(left)), 1)
+    running = sum(one.status == "running" for one in times)
     how = f"{running} runs in parallel" if running > 1 else "one run at a time"
-    return f"about {clock(max(total / at_once, *known))} left with {how}"
-
-
-def _is_open(run: Run) -> bool:
-    return run["status"] in ("running", "stopped", "left")
-
-
-def _seconds_left(run: Run, runs: pd.DataFrame, last: Mapping[str, Any]) -> float | None:
-    """Estimate a run's remaining time from its own log, else from its row's finished runs, else from all."""
-    if last and last["seconds"]:
-        return float(last["seconds"]) * (last["steps"] / last["step"] - 1)
-    done = runs[runs["status"] == "done"]
-    same = done[done["row"] == run["row"]]
-    seconds = (same if len(same) else done)["seconds"].dropna()
-    return float(seconds.mean()) if len(seconds) else None
+    return f"about {clock(makespan(left, running))} left with {how}"

@@ -25,7 +25,8 @@ def recompute_blocks(model: nn.Module) -> list[nn.Module]:
     if not blocks:
         raise ValueError("activation_checkpointing: the network has no repeated blocks; leave it off")
     for block in blocks:
-        block.__class__ = _recomputing(type(block))
+        kind: Any = type(block)
+        block.__class__ = _recomputing(kind)
     return blocks
 
 
@@ -43,7 +44,7 @@ def _recomputing(kind: Any) -> type[nn.Module]:
     return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(names))
 
 
-def _unpickled(kind: type[nn.Module]) -> nn.Module:
+def _unpickled(kind: Any) -> nn.Module:
     """Return a block without its contents, which pickle adds."""
     made = _recomputing(kind)
     return made.__new__(made)

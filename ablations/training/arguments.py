@@ -13,7 +13,7 @@ from ablations.errors import RequestError
 from ablations.machine import NO_MPS
 from ablations.recipes import TrainingConfig
 from ablations.training.callbacks import Callbacks
-from ablations.training.distributed import Group, processes
+from ablations.training.distributed import Group, device_of_rank, processes
 from modernize.design import printable, shortened
 
 
@@ -60,9 +60,11 @@ def read_folder(folder: Any, group: Group) -> Path | None:
 
 
 def read_device(device: Any) -> torch.device:
-    """Return a device that this machine has; `auto` is a GPU if there is one."""
+    """Return a device that this machine has; `auto` is a GPU if there is one, in a group that of the rank."""
     if isinstance(device, str) and device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device, (str, torch.device)) and str(device) == "cuda" and processes() > 1:
+        device = device_of_rank("cuda")
     if not isinstance(device, (str, torch.device)):
         raise ValueError(f"device={_shown(device)}: must be a device's name, such as cpu, cuda or cuda:0")
     if str(device).partition(":")[0] == "mps":

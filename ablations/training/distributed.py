@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from ablations.errors import RequestError
+from ablations.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +132,37 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if processes() > 1 else 1
 
 
+def device_of_rank(device: str) -> str:
+    """Return this process's own device: `cuda` and `auto` are the GPU of its rank on the machine, if there are GPUs.
+
+    Raises RequestError if this machine has no such GPU.
+    """
+    if device not in ("cuda", "auto"):
+        return device
+    import torch
+
+    gpus, place = torch.cuda.device_count(), local_rank()
+    if device == "auto" and not gpus:
+        return "cpu"
+    if place >= gpus:
+        have = ", ".join(("cpu", *(f"cuda:{index}" for index in range(gpus))))
+        raise RequestError(f"device {device}: process {place} has no GPU; this machine has {have}")
+    return f"cuda:{place}"
+
+
+def is_going_to_restart() -> bool:
+    """Whether torchrun starts all processes again if this one fails."""
+    count, most = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return int(count) < int(most)
+
+
+def another_process_ended(error: BaseException) -> bool:
+    """Whether an error says that another process of the run has ended, or has not answered in time."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
 def _store(rank: int, size: int) -> Store:
     """Connect to the store where the processes meet: torchrun's, or one in rank 0; raises RequestError if it cannot."""
     from torch.distributed import TCPStore
@@ -156,12 +187,12 @@ def _store_of_this_start(store: Store, rank: int, size: int) -> Store:
     the restart does not tell starts apart, because each machine counts its own. So each process has a name of its own,
     and the others take the part named after rank 0 as soon as rank 0 lists them by their new names.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed import DistStoreError, PrefixStore
 
     name = uuid4().hex
     store.set(f"start/{rank}", name)
-    listed = ""
-    while True:
+    listed, deadline = "", time.monotonic() + TIMEOUT.total_seconds()
+    while time.monotonic() < deadline:
         names = [store.get(f"start/{other}").decode() for other in range(size)] if rank == 0 else []
         if names and " ".join(names) != listed:
             listed = " ".join(names)
@@ -172,6 +203,7 @@ def _store_of_this_start(store: Store, rank: int, size: int) -> Store:
             store.set(f"start/{known[0]}/{name}", "here")
             return PrefixStore(known[0], store)
         time.sleep(0.05)
+    raise DistStoreError("the processes have not met")
 
 
 @contextmanager
@@ -179,11 +211,16 @@ def joined(device: str) -> Iterator[Group]:
     """Join the process group of a data-parallel run; leave it at the end of the block.
 
     Args:
-        device: Device of this process: `cpu` or `cuda:N`.
+        device: Device of this process: `cpu`, `cuda:N`, or `cuda` or `auto` for the GPU of its rank on its machine.
 
     Yields:
         The group, for `Trainer(group=...)`; a group of one process unless torchrun or Slurm started several.
+
+    Raises:
+        RequestError: If this machine has no such GPU, or the environment variables of torchrun are invalid.
+        RunError: If another process ends, or does not answer in time.
     """
+    device = device_of_rank(device)
     on_gpu = device.startswith("cuda")
     if on_gpu:
         import torch
@@ -195,10 +232,17 @@ def joined(device: str) -> Iterator[Group]:
     import torch.distributed as dist
 
     rank, size = int(os.environ["RANK"]), processes()
-    store = _store_of_this_start(_store(rank, size), rank, size)
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
     try:
+        store = _store_of_this_start(_store(rank, size), rank, size)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
         yield Group(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    except Exception as error:
+        if not another_process_ended(error):
+            raise
+        limit = f"{TIMEOUT.total_seconds() / 60:g} minutes"
+        raise RunError(
+            f"rank {rank}: another process of the run has ended, or has not answered for {limit}; see its error"
+        ) from error
+    # Not after an error: on GPUs this waits for the other processes, which wait for this one.
+    dist.destroy_process_group()

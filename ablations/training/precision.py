@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ablations.data.batches import Batch
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager:
     """Return the context of a forward pass in `precision`, on a device such as `cpu` or `cuda:0`."""
-    if precision == "float32":
+    if PRECISIONS[precision] is torch.float32:
         return nullcontext()
     return torch.autocast(torch.device(device).type, PRECISIONS[precision])
 

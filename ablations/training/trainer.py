@@ -1,4 +1,4 @@
-"""Train one network with one recipe and one seed; a resumed run equals, bit by bit, one that was never interrupted."""
+"""Train one network with one recipe and one seed; a run resumes to the same bits (on a GPU if `deterministic`)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, we
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
+from ablations.training.gpu_arithmetic import check_arithmetic, gpu_arithmetic
 from ablations.training.optimizer import (
     averaged_model,
     load_optimizer,
@@ -130,13 +131,13 @@ class Trainer:
         self.seed, self.folder, self.device = read_seed(seed), read_folder(folder, group), read_device(device)
         check_processes(group)
         check_batch(configs, len(train_dataset), group.size)
+        check_arithmetic(self.device, configs.precision, configs.deterministic)
         for name in ("checkpoint_every", "checkpoint_steps"):
             if getattr(configs, name) is not None and folder is None:
                 raise ValueError(f"{name}={getattr(configs, name):g}: needs a folder for checkpoints")
         if not len(test_dataset):
             raise ValueError("the test set has no images")
-        self.config, self.group = configs, group
-        self.callbacks = callbacks or Callbacks()
+        self.config, self.group, self.callbacks = configs, group, callbacks or Callbacks()
         if callbacks is None:  # a study prints its warnings once, for all its runs
             norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
             facts = Facts(len(train_dataset), len(test_dataset), processes=group.size, batch_norm=norm)
@@ -186,7 +187,8 @@ class Trainer:
             Interrupted: If the callbacks asked to stop; a checkpoint is written first.
             OSError: If a file cannot be written.
         """
-        with accelerated(self.model, *((self.averaged.module,) if self.averaged else ())):
+        arithmetic = gpu_arithmetic(self.device, self.config.precision, self.config.deterministic)
+        with arithmetic, accelerated(self.model, *((self.averaged.module,) if self.averaged else ())):
             self.resume()
             self.began = self.step
             self.train_steps()

@@ -16,6 +16,7 @@ from reports.columns import superscript
 from reports.figures import mark
 from reports.figures.style import INK, MUTED, footnotes, page, styled, text_width, wrap, wrap_marked
 from reports.layout import given_width, margin
+from reports.numbers import fixed
 
 _CELL, _TALL, _SIZE, _LINE, _GAP = 0.62, 0.27, 8.5, 0.15, 0.08
 _SIDE, _HEAD = 2.4, 1.3  # inches, at most: names beside the rows; names over the columns, which are turned
@@ -91,7 +92,7 @@ def _draw_cell(board: Axes, box: tuple[float, float, float, float], value: float
     known = value == value
     color = colormaps[_SHADES](0.85 * value / 100) if known else "white"
     board.add_patch(Rectangle((x, y), wide, tall, facecolor=color, edgecolor="white", linewidth=0.8, gid=gid))
-    text = "–" if not known else f"{value:g}" if value in (0, 100) else f"{value:.{digits}f}"
+    text = "–" if not known else f"{value:g}" if value in (0, 100) else fixed(value, digits)
     size = min(_SIZE, _SIZE * (wide - 0.03) / text_width(text, _SIZE))
     ink = "white" if known and value > 65 else INK if text != "0" else MUTED
     board.text(x + wide / 2, y + tall / 2, text, size=size, ha="center", va="center_baseline", color=ink)

@@ -30,6 +30,7 @@ from reports.figures.style import (
     wrap_marked,
 )
 from reports.layout import fitting, given_width, margin
+from reports.numbers import signed as signed_fixed
 from reports.tables import MISSING
 
 
@@ -270,11 +271,11 @@ def _off_axis(lines: Sequence[Line]) -> list[Artist]:
 
 def signed_number(value: float | None, digits: int) -> str:
     """Format a change as the column beside the axis shows it."""
-    return MISSING if value is None else signed(value, f".{digits}f")
+    return MISSING if value is None else signed_fixed(value, digits)
 
 
 def signed_interval(low: float | None, high: float | None, digits: int) -> str:
     """An interval as it stands beside the axis."""
     if low is None or high is None:
         return MISSING
-    return f"{signed(low, f'.{digits}f')} to {signed(high, f'.{digits}f')}"
+    return f"{signed_fixed(low, digits)} to {signed_fixed(high, digits)}"

@@ -28,7 +28,6 @@ from reports.figures.style import (
     known,
     legend_room,
     page,
-    signed,
     styled,
     text_width,
     ticks,
@@ -205,7 +204,7 @@ def _draw_pair(
     board.add_patch(Rectangle((column + inset, row + inset), size, size, gid=gid, **looks))
     if effect is not None:
         weight = "bold" if sure else "normal"
-        shown = signed(effect, f".{words.digits}f")
+        shown = signed_number(effect, words.digits)
         cell = inches_wide(board) / board.get_xlim()[1]
         looks = {"size": 7.5, "weight": weight, "color": INK, "zorder": 4}
         turned = text_width(shown, 7.5, weight) > cell - 0.04

@@ -14,6 +14,7 @@ from reports.figures import mark
 from reports.figures.forest import signed_interval, signed_number
 from reports.figures.style import BAND, INK, MUTED, RULE, absence, known, legend_room, page, styled, text_width, wrap
 from reports.layout import given_width, margin
+from reports.numbers import fixed
 from reports.row_summary import RowSummary
 from reports.statistics import MEASURES, Measure, Verdict
 from reports.tables import amount, mean_sd, unit
@@ -76,9 +77,7 @@ def _diagonal(board: Axes, row: RowSummary, cell: tuple[float, float, float, flo
     """Write the result of a design where its row and column meet."""
     x, y, wide, tall = cell
     result, digits = (row.top1 if measure == "top1" else row.loss), MEASURES[measure].digits
-    there = (
-        (f"{result.mean:.{digits}f}", mean_sd(result.mean, result.sd, digits))[wide >= _WIDE] if result.seeds else ""
-    )
+    there = (fixed(result.mean, digits), mean_sd(result.mean, result.sd, digits))[wide >= _WIDE] if result.seeds else ""
     board.text(
         x + wide / 2, y + tall / 2, there or absence(row.status), size=min(_SIZE - 1, 17 * wide), weight="bold",
         ha="center", va="center", color=INK if there else MUTED,

@@ -152,7 +152,7 @@ def _draw_interaction(axes: Axes, group: pd.DataFrame, up: tuple[float, float], 
     """One panel."""
     first = group.iloc[0]
     axes.set(xlim=(-0.35, 1.35), ylim=up, xlabel=first["flag"])
-    axes.set_title(f"{first['effect']:+.{digits}f}, {first['verdict']}".replace("-", "−"), size=8.5, color=INK)
+    axes.set_title(f"{signed_number(first['effect'], digits)}, {first['verdict']}", size=8.5, color=INK)
     values = list(dict.fromkeys(group["value"]))
     axes.set_xticks([0, 1], values)
     axes.spines[["top", "right"]].set_visible(False)

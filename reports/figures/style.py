@@ -266,9 +266,9 @@ def log_ticks(low: float, high: float) -> list[float]:
     return places
 
 
-def signed(value: float, digits: str = "g") -> str:
-    """Format a number with its sign and a true minus; 0 has none."""
-    return f"{value:+{digits}}".replace("-", "−") if float(f"{value:{digits}}") else f"{0:{digits}}"
+def signed(value: float) -> str:
+    """Format a tick with its sign and a true minus; 0 has none."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 def footnotes(notes: Sequence[str]) -> Iterator[str]:

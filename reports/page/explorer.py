@@ -25,6 +25,7 @@ from modernize.plugins import Plugin, plugins
 from modernize.roadmap import Roadmap
 from reports.diagrams import Drawing, Part, draw, narrowest, outline, overview, parts, stage_labels, words
 from reports.marks import row_marks
+from reports.numbers import fixed
 from reports.report import Report
 from reports.row_summary import account
 from reports.statistics import summarise
@@ -148,7 +149,7 @@ def measured(report: Report, row: str) -> str:
         half = float(stats.t.ppf(0.975, top1.seeds - 1)) * top1.sd / top1.seeds**0.5
         result = (
             f"{mean_sd(top1.mean, top1.sd)}% over {top1.seeds} seeds, "
-            f"95% CI of the mean {top1.mean - half:.2f} to {top1.mean + half:.2f}"
+            f"95% CI of the mean {fixed(top1.mean - half, 2)} to {fixed(top1.mean + half, 2)}"
         )
     return "; ".join(filter(None, [f"{label}: {result}", *row_marks(runs), rest]))
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from modernize.design import text
+from reports.numbers import rounded
 from reports.report import Report
 from reports.row_summary import settings_of
 from reports.statistics.row_results import baselines
@@ -41,7 +42,7 @@ def _run(line: dict[Any, Any], curves: dict[Any, pd.DataFrame], points: int) -> 
     """Return a run's state, its results and its learning curve."""
     facts = {"seed": int(line["seed"]), "run": line.get("run"), "status": shown(str(line["status"]))}
     numbers = {"top1": 2, "loss": 4, "seconds": 0, "processor_seconds": 0}
-    facts |= {name: round(float(line[name]), digits) for name, digits in numbers.items() if known(line.get(name))}
+    facts |= {name: rounded(float(line[name]), digits) for name, digits in numbers.items() if known(line.get(name))}
     texts = ("reason", "machine", "software")
     facts |= {name: line[name] for name in texts if isinstance(line.get(name), str) and line[name]}
     log = curves.get((line["row"], line["seed"]))

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from reports.numbers import fixed
 from reports.report import Plot
 from reports.statistics import MEASURES
 from reports.statuses import shown
@@ -62,7 +63,12 @@ def inline(plot: Plot) -> Markup:
     svg = re.sub(r'(href="|url\()#', rf"\1#{plot.name}-", svg)
     wide = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert wide
-    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt">', svg, count=1)
+    svg = re.sub(
+        r"<svg[^>]*>",
+        f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt" style="--wide:{wide[1]}px">',
+        svg,
+        count=1,
+    )
     return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda match: _mark(plot, match), svg))
 
 
@@ -85,7 +91,7 @@ def described(plot: Plot, place: int) -> str:
     if {"images", "loss"} <= set(line):
         own = plot.frame[plot.frame["row"] == line["row"]].drop_duplicates("seed", keep="last")
         seeds = [
-            f"seed {seed} after {images:,.0f} images: loss {loss:.3f}, top-1 {top1:.2f}%"
+            f"seed {seed} after {images:,.0f} images: loss {fixed(loss, 3)}, top-1 {fixed(top1, 2)}%"
             for seed, images, loss, top1 in own[["seed", "images", "loss", "top1"]].itertuples(index=False, name=None)
         ]
         return f"{line['label']}: {'; '.join(seeds)}"
@@ -110,4 +116,4 @@ def _formatted(name: str, value: Any, plot: Plot) -> str:
     number = float(value)
     if name in ("macs", "params", "seeds", "test_images"):
         return f"{number:,.0f}"
-    return f"{number:.3f}" if name == "p_adjusted" else f"{number:.{MEASURES[plot.measure].digits}f}"
+    return fixed(number, 3 if name == "p_adjusted" else MEASURES[plot.measure].digits)

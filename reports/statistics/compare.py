@@ -135,7 +135,10 @@ def _line(row: RowResults, base: RowResults) -> dict[str, object]:
         "verdict": Verdict.NOT_TESTED.value,
         "reason": row.reason or baseline or same,
         "method": NO_METHOD,
-        "note": "; ".join(filter(None, [row.note, f"{base.name}: {base.note}" if base.note else ""])),
+        # the same of both, such as seeds that are pending, is one note for all rows
+        "note": "; ".join(
+            filter(None, [row.note, f"{base.name}: {base.note}" if base.note not in ("", row.note) else ""])
+        ),
     }
 
 
@@ -199,7 +202,10 @@ def legend(compared: pd.DataFrame, measure: Measure = "top1", level: float = 0.9
         f"{methods}. The CI covers seed-to-seed variance, not test-set sampling."
     ]
     if tested == 1:
-        parts.append(f"The verdict uses the p-value of one comparison at {100 * (1 - level):.3g}%.")
+        parts.append(
+            "The verdict uses the p-value of one comparison, adjusted for no other one; better and worse need "
+            f"{1 - level:.3g} or less."
+        )
     else:
         parts.append(
             f"Verdicts use p-values adjusted for {tested} comparisons (step-down on their joint distribution): the "

@@ -191,19 +191,27 @@ def compare_over_looks(
 def describe_looks(runs: pd.DataFrame) -> str:
     """Say which share of the error rate a table's verdicts use, and why."""
     *earlier, now = looks(runs)
-    share = f"{100 * now.share:.2g}% of the error rate (p / {now.share:.2g})"
+    share = f"{100 * now.share:.2g}% of the error rate"
     if not now.finished:
         waiting = int((~runs["status"].isin(ENDED)).sum())
         many = f"{waiting} of {len(runs)} runs have" if waiting != 1 else f"1 of {len(runs)} runs has"
         text = f"{many} not finished" if waiting else "the seeds that the precision needs are missing"
-        return f"Interim table: {text}, and until then verdicts use {share}." + (f" {_EARLIER}" if earlier else "")
+        how = f"uses {share}. {_over(earlier, now)}" if earlier else f"verdicts use {share} (p / {now.share:.2g})."
+        return f"Interim table: {text}, and until then {'it ' if earlier else ''}{how}"
     if not earlier:
-        return f"Verdicts use {share}; the rest is kept for extensions of the study."
+        return f"Verdicts use {share} (p / {now.share:.2g}); the rest is kept for extensions of the study."
     before = int((stage_of(runs) <= earlier[-1].stage).sum())
+    why = f"{before} runs were extended to {len(runs)}"
     if "added" in runs and (runs.loc[stage_of(runs) > earlier[-1].stage, "added"] == RETRIED).all():
-        again = f"{len(runs) - before} failed run{'s were' if len(runs) - before > 1 else ' was'} tried again"
-        return f"Look {len(earlier) + 1}, after {again}: it uses {share}. {_EARLIER}"
-    return f"Look {len(earlier) + 1}, after {before} runs were extended to {len(runs)}: it uses {share}. {_EARLIER}"
+        why = f"{len(runs) - before} failed run{'s were' if len(runs) - before > 1 else ' was'} tried again"
+    return f"Look {len(earlier) + 1}, after {why}: it uses {share}. {_over(earlier, now)}"
 
 
-_EARLIER = "Verdicts of earlier looks stand while the present CI still excludes 0 on the same side."
+def _over(earlier: Sequence[Look], now: Look) -> str:
+    """Say how adjusted p-values hold over looks."""
+    shares = [f"p / {look.share:.2g} of look {number}" for number, look in enumerate(earlier, 1)]
+    own = f"p / {now.share:.2g} of {'this look' if now.finished else 'this table'}"
+    return (
+        f"An adjusted p-value is the smallest of {', '.join(shares)} and {own}, and never below today's unadjusted "
+        "p-value. Verdicts of earlier looks stand while the present CI still excludes 0 on the same side."
+    )
