@@ -263,6 +263,12 @@ def test_the_study_file_of_a_folder_is_its_folder_and_with_out_begins_its_study_
     shutil.copy("first/study.yaml", "again.yaml")
     anew = load_study("again.yaml", {"evaluate": "validation"}, {})
     assert (anew.name, anew.seeds, anew.stages, anew.evaluate) == ("again", [0, 1, 2, 3], [], "validation")
+    changes = {"evaluate": "validation", "measure": "loss", "budget": "128images", "seeds": [0, 1]}
+    digits = load_data("digits", tmp_path)
+    open_folder(load_study("again.yaml", changes, {}).on(digits), tmp_path / "third")
+    more = open_folder(load_study("third", {"flags": {"kernel_size": ["9"]}}, {}).on(digits), tmp_path / "third")
+    assert [row.row for row in more.rows][2:] == ["kernel_size=9"], "a study begun anew takes further rows, too"
+    assert (more.evaluate, more.measure, more.budget, more.seeds) == ("validation", "loss", "128images", [0, 1])
     assert run_command(["run", "first", "--out", "second"]) == 2
     assert "ablations run first/study.yaml --out second" in capsys.readouterr().err
 
