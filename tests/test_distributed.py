@@ -462,6 +462,9 @@ DESIGN = "pocket@separate-downsampling,depths=1-1,width=4"
 TRAIN = ("train", DESIGN, *RUN, "--set", "max_epochs=4", "--set", "crop_padding=1", "--set", "checkpoint_steps=7")
 
 
+in_one_worker = pytest.mark.xdist_group("torchrun")  # which trains the uninterrupted run once
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run of two processes."""
@@ -472,6 +475,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -499,6 +503,7 @@ def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: 
 
 
 @pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -510,6 +515,7 @@ def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: 
 
 
 @pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_on_two_nodes_that_torchrun_restarts_goes_on(tmp_path: Path, victim: int, whole: Path) -> None:

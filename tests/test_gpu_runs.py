@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 import torch.distributed
 from commands import ablations_here
 
@@ -32,7 +33,7 @@ from ablations.store import read_json
 from ablations.studies.folder import run_folder
 from ablations.studies.load import load_study
 from ablations.studies.networks import build_network
-from ablations.studies.run import RunConfig
+from ablations.studies.run import RunConfig, execute
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.arguments import read_device
 from ablations.training.callbacks import NullCallbacks
@@ -74,6 +75,27 @@ def test_no_weight_outlives_its_run(settings: dict[str, Any], digits: DataSet, w
 
     left = run()
     assert len(left) > 20 and not [one() for one in left if one() is not None]
+
+
+@pytest.mark.slow
+def test_every_run_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits: DataSet) -> None:
+    """torch.compile keeps code for at most 8 networks and modes in a process, and runs others uncompiled."""
+    compiled = [0]
+
+    def note(graph: torch.fx.GraphModule, _examples: Any) -> Any:
+        compiled[0] += 1
+        return graph.forward
+
+    usual = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: usual(module, backend=note))
+    recipe = TrainingConfig(max_epochs=0.05, batch_size=32, learning_rate=1e-3, compile=True, workers=0)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for width in (1, 2):
+        flags = modernize.design(TINY.replace("width=4", f"width={4 * width}")).flags()
+        run = RunConfig(row="r", label="r", flags=flags, recipe_name="r", recipe=recipe, data="digits", seed=0)
+        folder, compiled[0] = tmp_path / str(width), 0
+        folder.mkdir()
+        assert execute(run, folder, digits, callbacks=NullCallbacks())["status"] == "done" and compiled[0] > 0
 
 
 def test_a_network_with_activation_checkpointing_is_copied_and_pickled() -> None:

@@ -134,10 +134,12 @@ def test_a_wrong_label_that_a_worker_process_meets_is_one_line() -> None:
         trained(Listed([*GOOD[:5], 1.5, *GOOD[6:]]), Listed(GOOD), workers=1)
 
 
+@pytest.mark.linux
 def test_a_worker_process_that_hangs_does_not_keep_its_run_from_ending() -> None:
     """It ignores SIGTERM, as all of them do; the iterator is not closed, as after an error that something keeps."""
     code = """
-import time, torch
+import multiprocessing, time, torch
+multiprocessing.set_start_method("fork")  # of this code without a file
 from ablations.data.loader import TEST, Items, Prepared, _unchanged
 class Hanging(torch.utils.data.Dataset):
     def __len__(self):

@@ -14,7 +14,7 @@ from typing import Any
 from ablations.machine import STOP
 
 STOPPED = 130  # exit status of a worker that a signal asked to stop
-LOST_DEVICE = 3  # of one that can no longer use its GPU
+LOST_DEVICE = 75  # of one that can no longer use its GPU; programs rarely end themselves with it
 
 
 @contextmanager
