@@ -257,6 +257,8 @@ def test_the_study_file_of_a_folder_is_its_folder_and_with_out_begins_its_study_
         finish(study, tmp_path / "first")
     assert run_command(["run", "first/study.yaml", "--dry-run"]) == 0
     assert "8 finished\n  folder first\n" in capsys.readouterr().out
+    assert run_command(["run", "first", "--precision", "0.5", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("nothing is left to train unless precision 0.5 needs more seeds\n")
     assert run_command(["run", "first/study.yaml", "--out", "second", "--seeds", "1,2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("sweep: 4 runs of 2 rows on digits\n") and not (tmp_path / "second").exists()
