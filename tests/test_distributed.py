@@ -666,3 +666,16 @@ def test_an_error_of_a_rank_is_the_runs_result_and_ends_all_processes(
     assert result["status"] == "failed" and result["reason"] == "ZeroDivisionError: division by zero (rank 1)"
     assert "in execute" in (tmp_path / "out/traceback.txt").read_text()
     assert sessions(tmp_path / "out") == [2] * (1 + restarts)
+
+
+@pytest.mark.slow
+def test_a_network_that_calls_sys_exit_on_each_rank_does_not_end_torchrun_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves = "import sys\nimport ablations.training.trainer as trainer\ntrainer.feeds = lambda *_: sys.exit(0)"
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nif 'RANK' in os.environ:\n exec({leaves!r})\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(modernize.__file__).parent.parent}")
+    _, err = finish(torchrun(2, "train", DESIGN, *RUN, "--out", tmp_path / "out"), 1)
+    assert err.count("SystemExit: 0 (rerun with --debug for a traceback)") == 2
+    result = read_json(tmp_path / "out/result.json")
+    assert result["status"] == "failed" and result["reason"].startswith("SystemExit: 0 (rank ")

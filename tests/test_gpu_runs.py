@@ -114,6 +114,35 @@ def test_a_network_with_activation_checkpointing_is_copied_and_pickled() -> None
         assert not {id(one) for one in other.modules()} & {id(one) for one in network.modules()}
 
 
+class OwnBlock(torch.nn.Module):
+    """A block of a user's network: called with a named argument, and pickled in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.cache: Any = None
+
+    def forward(self, x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+        return torch.relu(self.layer(x)) * factor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "cache": None}
+
+
+def test_a_users_blocks_keep_their_arguments_and_state() -> None:
+    own = OwnBlock()
+    blocks = torch.nn.ModuleList([own, OwnBlock()])
+    x = torch.randn(2, 4, requires_grad=True)
+    plain = blocks[1](blocks[0](x), factor=3.0)
+    recompute_blocks(blocks)
+    kinds = {type(block) for block in blocks}
+    assert [(kind.__name__, kind.__module__) for kind in kinds] == [("OwnBlock", OwnBlock.__module__)]
+    assert torch.equal(blocks[1](blocks[0](x), factor=3.0), plain)
+    own.cache = lambda: None  # which pickle refuses
+    other = pickle.loads(pickle.dumps(blocks))
+    assert type(other[0]) in kinds and torch.equal(other[1](other[0](x), factor=3.0), plain)
+
+
 # ---- Each process takes its own GPU
 
 

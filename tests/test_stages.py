@@ -257,12 +257,20 @@ def test_the_study_file_of_a_folder_is_its_folder_and_with_out_begins_its_study_
         finish(study, tmp_path / "first")
     assert run_command(["run", "first/study.yaml", "--dry-run"]) == 0
     assert "8 finished\n  folder first\n" in capsys.readouterr().out
+    assert run_command(["run", "first", "--precision", "0.5", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("nothing is left to train unless precision 0.5 needs more seeds\n")
     assert run_command(["run", "first/study.yaml", "--out", "second", "--seeds", "1,2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("sweep: 4 runs of 2 rows on digits\n") and not (tmp_path / "second").exists()
     shutil.copy("first/study.yaml", "again.yaml")
     anew = load_study("again.yaml", {"evaluate": "validation"}, {})
     assert (anew.name, anew.seeds, anew.stages, anew.evaluate) == ("again", [0, 1, 2, 3], [], "validation")
+    changes = {"evaluate": "validation", "measure": "loss", "budget": "128images", "seeds": [0, 1]}
+    digits = load_data("digits", tmp_path)
+    open_folder(load_study("again.yaml", changes, {}).on(digits), tmp_path / "third")
+    more = open_folder(load_study("third", {"flags": {"kernel_size": ["9"]}}, {}).on(digits), tmp_path / "third")
+    assert [row.row for row in more.rows][2:] == ["kernel_size=9"], "a study begun anew takes further rows, too"
+    assert (more.evaluate, more.measure, more.budget, more.seeds) == ("validation", "loss", "128images", [0, 1])
     assert run_command(["run", "first", "--out", "second"]) == 2
     assert "ablations run first/study.yaml --out second" in capsys.readouterr().err
 

@@ -47,8 +47,9 @@ def _too_many(parameters: dict[str, Any], extra: list[str]) -> str:
     """Describe arguments behind the last one that a command takes."""
     from ablations.studies.load import is_design
 
-    words = [str(parameters.get("study")), *extra]
-    if all(map(is_design, words)):
+    study = str(parameters.get("study"))
+    words = [*([study] if study != "designs" else []), *extra]
+    if "study" in parameters and all(map(is_design, words)):
         return f"{', '.join(words)}: designs to compare are a study: ablations run designs --designs {','.join(words)}"
     design = parameters.get("design")
     if design is not None and all("=" in one for one in extra):

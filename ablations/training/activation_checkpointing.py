@@ -37,10 +37,13 @@ def _recomputing(kind: Any) -> type[nn.Module]:
     A block that held its own forward method would be a reference cycle: its weights would outlive the run.
     """
 
-    def forward(block: nn.Module, *inputs: Any) -> Any:
-        return _recomputed(block, partial(kind.forward, block), *inputs)
+    def forward(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+        return _recomputed(block, partial(kind.forward, block, **named), *inputs)
 
-    names = {"forward": forward, "__reduce__": lambda block: (_unpickled, (kind,), block.__dict__)}
+    def reduce(block: Any) -> tuple[Any, ...]:
+        return _unpickled, (kind,), block.__getstate__()
+
+    names = {"forward": forward, "__reduce__": reduce, "__module__": kind.__module__}
     return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(names))
 
 

@@ -57,21 +57,32 @@ def gpu_arithmetic(device: torch.device | str, precision: str, deterministic: bo
 def _float32_products(kind: str) -> Iterator[None]:
     """Compute float32 products as `tf32` or `ieee`.
 
-    The older settings must agree with the newer, since torch.compile reads the older ones.
+    The older settings must agree with the newer, since torch.compile reads the older ones. One of them is shared with
+    the CPU, so the CPU's own has to agree with it, too.
     """
     cuda: Any = torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
-    newer = (cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = [one.fp32_precision for one in newer]
+    mkldnn: Any = torch.backends.mkldnn
+    newer = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul)
+    before, shared = [one.fp32_precision for one in newer], _shared_setting()
     cuda.matmul.allow_tf32 = cudnn.allow_tf32 = kind == "tf32"
-    for one in newer:
-        one.fp32_precision = kind
+    for one, value in zip(newer, (kind, kind, kind, "ieee"), strict=True):
+        one.fp32_precision = value
     try:
         yield
     finally:
-        cuda.matmul.allow_tf32, cudnn.allow_tf32 = before[0] == "tf32", before[1] == "tf32"
+        torch.set_float32_matmul_precision(shared or ("high" if before[0] == "tf32" else "highest"))
+        cudnn.allow_tf32 = before[1] == "tf32"
         for one, value in zip(newer, before, strict=True):
             one.fp32_precision = value
+
+
+def _shared_setting() -> str | None:
+    """Return torch's older setting of matrix products, of the CPU and GPUs; None if the newer ones contradict it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 @contextmanager
