@@ -70,7 +70,7 @@ def test_a_gpu_trains_as_the_cpu_does(digits: DataSet) -> None:
         torch.testing.assert_close(one, other.cpu(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "fp16"])  # whose scaler reads the gradients' norm
+@pytest.mark.parametrize("name", RUNS)
 def test_a_step_does_not_wait_for_the_gpu(name: str) -> None:
     """CUDA itself refuses what waits, also where a library's code does; the fake device sees what torch dispatches."""
     run = small_trainer(GPU, **RUNS[name])

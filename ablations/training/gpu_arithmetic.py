@@ -7,6 +7,7 @@ products. A 1×1 convolution would then be faster, and less exact, than the line
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,17 +65,28 @@ def _float32_products(kind: str) -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     newer = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul)
-    before, shared = [one.fp32_precision for one in newer], _shared_setting()
-    cuda.matmul.allow_tf32 = cudnn.allow_tf32 = kind == "tf32"
+    before = [one.fp32_precision for one in newer]
+    with _without_advice():
+        shared = _shared_setting()
+        cuda.matmul.allow_tf32 = cudnn.allow_tf32 = kind == "tf32"
     for one, value in zip(newer, (kind, kind, kind, "ieee"), strict=True):
         one.fp32_precision = value
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(shared or ("high" if before[0] == "tf32" else "highest"))
-        cudnn.allow_tf32 = before[1] == "tf32"
+        with _without_advice():
+            torch.set_float32_matmul_precision(shared or ("high" if before[0] == "tf32" else "highest"))
+            cudnn.allow_tf32 = before[1] == "tf32"
         for one, value in zip(newer, before, strict=True):
             one.fp32_precision = value
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide the advice to use the newer settings instead, which some versions of torch print in several lines."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        yield
 
 
 def _shared_setting() -> str | None:
