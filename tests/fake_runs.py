@@ -61,6 +61,7 @@ NOT_WAITING = (
 def run() -> dict[str, Any]:
     """Return the outcome of each run, that of one resumed, and what is counted, from a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # torch takes one kind of GPU at a time
     done = subprocess.run(
         [sys.executable, __file__], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -232,6 +232,7 @@ def test_a_run_that_loses_the_gpu_fails_and_a_fresh_worker_trains_the_next(
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nif '-P' in sys.orig_argv:\n exec({ILL!r})\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}:{Path(__file__).parent}")
     monkeypatch.setenv("ILL", str(tmp_path / "log"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # torch takes one kind of GPU at a time
     changes = {"base": TINY, "flags": {"norm": ["ln"]}, "data": "digits", "seeds": [0, 1, 2]}
     study = load_study("sweep", changes, {"max_epochs": "0.05", "batch_size": "32"})
     session = Session(study, tmp_path / "study", tmp_path, lambda _: digits)

@@ -129,6 +129,7 @@ def test_a_cpu_has_no_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_cublas_is_told_to_repeat_its_results_before_cuda_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # tests before may have started it
     monkeypatch.setenv(WORKSPACE, "")  # so that it is restored
     monkeypatch.delenv(WORKSPACE)
     prepare_arithmetic("cuda:0", False)
