@@ -15,6 +15,8 @@ MIN_TEST_IMAGES = 100
 DROPPED = 0.25  # share of the training images that an epoch may leave out
 ENLARGED = 8  # times an image's own side, above which pixels only repeat
 MAX_RATE = {"adamw": 0.1, "sgd": 10.0}
+SHIPPED_RATES = {"adamw": (1e-3, 4e-3), "sgd": (0.0125, 0.5)}  # learning rates of the shipped recipes
+LOW_SGD, HIGH_ADAMW = 5e-3, 0.02  # rates that are usual for the other optimizer alone
 MIN_MOVEMENT = 1e-3  # sum of the learning rates of all steps, below which weights stay as they were initialized
 
 
@@ -57,6 +59,7 @@ def doubts(recipe: TrainingConfig, facts: Facts) -> list[str]:
         *_of_data(recipe, facts, steps),
         *_of_batches(recipe, facts),
         *_of_schedule(recipe, steps, facts.train // recipe.batch_size),
+        *_of_optimizer(recipe, facts),
         *_of_layers(recipe, facts),
         *_of_averaging(recipe, steps, facts.train // recipe.batch_size),
         *_of_augmentation(recipe, facts),
@@ -151,6 +154,18 @@ def _of_schedule(recipe: TrainingConfig, steps: int, per_epoch: int) -> Iterator
         yield f"{name}={inertia:g} averages gradients over more steps than the training has ({steps})"
     if recipe.clip_norm is not None and recipe.optimizer == "sgd" and recipe.clip_norm * peak * steps < MIN_MOVEMENT:
         yield f"clip_norm={recipe.clip_norm:g}: {steps} steps hardly change the initial weights"
+
+
+def _of_optimizer(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
+    """Name a learning rate that is that of the other optimizer; fine-tuning with SGD may have a low one."""
+    peak = recipe.peak_learning_rate
+    low = recipe.optimizer == "sgd" and peak < LOW_SGD and not facts.from_weights
+    if low or (recipe.optimizer == "adamw" and HIGH_ADAMW < peak <= MAX_RATE["adamw"]):
+        least, most = SHIPPED_RATES[recipe.optimizer]
+        yield (
+            f"optimizer={recipe.optimizer}: a peak learning rate of {peak:g} is {'low' if low else 'high'}; shipped "
+            f"recipes with {recipe.optimizer} have {least:g} to {most:g}, so tune it before you compare optimizers"
+        )
 
 
 def _of_layers(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:

@@ -115,7 +115,7 @@ def _load(study: Study, place: Path) -> StudyData:
         name=study.name,
         kind=study.kind,
         measure=study.measure,
-        runs=_typed(runs, RUNS),
+        runs=_with_settings(_typed(runs, RUNS), runs),
         curves=_typed(curves_frame(study, place), CURVES),
         predictions=_predictions(study, place),
         comparisons=_comparisons(report.runs, study.measure),
@@ -128,6 +128,14 @@ def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame({name: _column(frame.get(name), kind, frame.index) for name, kind in types.items()})
 
 
+def _with_settings(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that keeps each recipe's settings in its attributes, for the headers of `reports.figure`."""
+    if "settings" in runs:
+        known = runs.dropna(subset=["settings"])
+        frame.attrs["settings"] = dict(zip(known["recipe"], known["settings"], strict=True))
+    return frame
+
+
 def _column(values: Any, kind: str, index: pd.Index) -> pd.Series:
     if values is None:
         return pd.Series(pd.NA, index, dtype=kind)
@@ -136,14 +144,23 @@ def _column(values: Any, kind: str, index: pd.Index) -> pd.Series:
 
 
 def _predictions(study: Study, folder: Path) -> pd.DataFrame:
-    """Return the prediction of each finished run for each test image that it read."""
+    """Return the prediction of each finished run for each test image that it read.
+
+    Its attributes have the classes' names and numbers of training images, which its lines may lack.
+    """
     read = predictions(study, folder)
-    parts = []
+    parts: list[pd.DataFrame] = []
+    classes: dict[str, Any] = {}
     for run in study.runs:
         predicted = read(run.row, run.seed)
         if predicted is not None:
             parts.append(_of_run(predicted).assign(row=run.row, run=run.name, seed=run.seed))
-    return _typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), PREDICTIONS)
+            training = None if predicted.training is None else tuple(predicted.training.tolist())
+            classes.setdefault("classes", predicted.classes)
+            classes.setdefault("training_images", training)
+    frame = _typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), PREDICTIONS)
+    frame.attrs.update(classes)
+    return frame
 
 
 def _of_run(run: Predicted) -> pd.DataFrame:

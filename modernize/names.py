@@ -32,7 +32,8 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names, at most three, that a wrong name may mean.
 
     They have the same letters (`kernel-size`), begin with it (`kernel`), are the closest in spelling (`kernal_size`),
-    have its letters as initials (`lr`), or contain it (`flip`); the first of these that there are.
+    begin it (`normalization`), have its letters as initials (`lr`), or contain it (`flip`); the first of these that
+    there are. A spelling that is far off yields to a known name that begins the wrong one.
     """
     letters = {one: _letters(one) for one in known}
     word = _letters(name)
@@ -40,7 +41,10 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
     begun = [one for one in letters if len(word) > 2 and letters[one].startswith(word)]
     if same or begun:
         return same[:1] or sorted(begun, key=len)[:_MOST]
-    spelled = difflib.get_close_matches(word, letters.values(), n=1)
+    begins = sorted((one for one in letters if len(letters[one]) > 3 and word.startswith(letters[one])), key=len)
+    spelled = difflib.get_close_matches(word, letters.values(), n=1, cutoff=0.8 if begins else 0.6)
+    if begins and not spelled:
+        return begins[-1:]
     if spelled:
         return [one for one in letters if letters[one] == spelled[0]][:1]
     initials = [one for one in letters if len(word) > 1 and _initials(one) == word]

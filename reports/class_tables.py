@@ -55,7 +55,9 @@ def _recall_table(title: str, runs: pd.DataFrame, results: ClassResults) -> Tabl
         top1, balanced = (mean_sd(row[f"{name}_mean"], row[f"{name}_sd"]) for name in ("top1", "balanced"))
         marks = footnotes.marks(row_mark_notes(by_row[row["row"]]))
         lines.append((Cell(row["label"], marks), *map(Cell, (top1, balanced, *cells))))
-    headings = (f"{_name(results, place)} (n = {results.images[place]:,})" for place in shown)
+    sizes = {int(results.images[place]) for place in shown}
+    equal = f" of each class's {sizes.pop():,} images" if len(sizes) == 1 else ""
+    headings = [_name(results, place) + ("" if equal else f" (n = {results.images[place]:,})") for place in shown]
     return Table(
         name="classes",
         title=f"{title}: recall per class",
@@ -65,7 +67,10 @@ def _recall_table(title: str, runs: pd.DataFrame, results: ClassResults) -> Tabl
             Column("label", WORDS[str(runs["kind"].iloc[0])].subject, number=False),
             Column("top1_mean", "top-1 (%)"),
             Column("balanced_mean", "balanced accuracy (%)", short="balanced (%)"),
-            *(Column(f"recall_{place}", heading, "recall (%)") for place, heading in zip(shown, headings, strict=True)),
+            *(
+                Column(f"recall_{place}", heading, f"recall (%){equal}")
+                for place, heading in zip(shown, headings, strict=True)
+            ),
         ),
         rows=tuple(lines),
         sections=(),
@@ -173,8 +178,8 @@ def _confusion_legend(results: ClassResults, few: bool) -> Iterator[str]:
         )
     if len(results.rows) > 1:
         yield (
-            f"Shown is the row with the highest balanced accuracy of {len(results.rows)}; --rows chooses another one, "
-            "and the CSV table has all rows, without pairs that do not occur."
+            f"Shown is the row with the highest balanced accuracy of {len(results.rows)}; the CSV table has all rows, "
+            "without pairs that do not occur."
         )
     yield from results.notes
 

@@ -85,7 +85,9 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
             columns[name] = values.astype("int64" if whole else "float64")
         else:
             columns[name] = values.astype(object).where(values.notna(), None)
-    return pd.DataFrame(columns, index=frame.index)
+    plain = pd.DataFrame(columns, index=frame.index)
+    settings = frame.attrs.get("settings")  # of each recipe, kept by `ablations.load_study`
+    return plain if settings is None else plain.assign(settings=plain["recipe"].map(settings))
 
 
 def _plots(
@@ -103,7 +105,7 @@ def _plots(
     rows, labels = shown_rows(runs, tables, view, measure), dict(zip(runs["row"], runs["label"], strict=True))
     tables = [select(table, rows, labels, reorder=table.name != "roadmap") for table in tables]
     lines = pd.DataFrame(columns=["row"]) if curves is None else with_names(_plain(curves), view)
-    classes = None if predictions is None else class_results(runs, _Read(predictions))
+    classes = None if predictions is None else class_results(runs, _Read(predictions, runs))
     classes = classes and select_classes(classes, rows)
     return [
         *study_plots(title, runs, tables, lines, pd.DataFrame(), grid, measure, steps, rows, bool(view.order)),
@@ -125,17 +127,16 @@ def _flags(row: str) -> dict[str, str]:
 
 
 class _Read:
-    """The predictions of each row and seed, from a frame of them."""
+    """The predictions of each row and seed, from a frame of them; rows that share their runs share predictions."""
 
-    def __init__(self, predictions: pd.DataFrame) -> None:
+    def __init__(self, predictions: pd.DataFrame, runs: pd.DataFrame) -> None:
         frame = _plain(predictions)
-        places = frame[["row", "seed"]].drop_duplicates().itertuples(index=False, name=None)
-        by_place = frame.groupby(["row", "seed"], sort=False)
-        self.runs = {(str(row), int(seed)): by_place.get_group((row, seed)) for row, seed in places}
-        both = [frame[["label", "label_name"]], frame[["predicted", "predicted_name"]]]
-        pairs = pd.concat([pair.set_axis(["class", "name"], axis=1) for pair in both]).dropna().drop_duplicates()
-        names = dict(zip(pairs["class"].astype(int), pairs["name"], strict=True))
-        self.names = tuple(names.get(place, str(place)) for place in range(max(names, default=-1) + 1)) or None
+        by_run = dict(list(frame.groupby("run", sort=False)))
+        lines = runs[["row", "seed", "run"]].itertuples(index=False, name=None)
+        self.runs = {(str(row), int(seed)): by_run[run] for row, seed, run in lines if run in by_run}
+        self.classes = predictions.attrs.get("classes") or _class_names(frame)
+        training = predictions.attrs.get("training_images")
+        self.training = None if training is None else np.array(training)
 
     def __call__(self, row: str, seed: int) -> Predicted | None:
         lines = self.runs.get((row, seed))
@@ -143,4 +144,13 @@ class _Read:
             return None
         predicted, labels = (lines[name].to_numpy(np.int64) for name in ("predicted", "label"))
         indices = None if lines["image"].isna().any() else lines["image"].to_numpy(np.int64)
-        return Predicted(f"{row}-s{seed}", predicted, labels, indices, classes=self.names)
+        name = str(lines["run"].iloc[0])
+        return Predicted(name, predicted, labels, indices, classes=self.classes, training=self.training)
+
+
+def _class_names(frame: pd.DataFrame) -> tuple[str, ...] | None:
+    """Return the names of the classes that occur in predictions; None if they have none."""
+    both = [frame[["label", "label_name"]], frame[["predicted", "predicted_name"]]]
+    pairs = pd.concat([pair.set_axis(["class", "name"], axis=1) for pair in both]).dropna().drop_duplicates()
+    names = dict(zip(pairs["class"].astype(int), pairs["name"], strict=True))
+    return tuple(names.get(place, str(place)) for place in range(max(names, default=-1) + 1)) or None

@@ -33,7 +33,10 @@ _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 _SET = aten.set_.source_Storage_storage_offset
 # Operations after which the CPU knows something of a tensor's values.
-_READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique", "unique_dim", "repeat_interleave")
+_READING = (
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique", "unique_", "repeat_interleave"),
+    *("bincount", "_linalg_check_errors", "segment_reduce"),
+)
 _INDEXING = ("index", "index_put_", "_index_put_impl_", "index_put", "_unsafe_index")
 # Operations that each device has to replace as a whole, and those that compute the same on the CPU.
 _REPLACED: dict[Any, Callable[..., Any]] = {

@@ -38,6 +38,13 @@ WAITING = (
     "x.masked_select(x > 0)",
     "x[torch.tensor([1, 2])]",
     "torch.equal(x, x)",
+    "torch.allclose(x, x)",
+    "x.unique()",
+    "x.unique_consecutive()",
+    "x.long().bincount()",
+    "x.repeat_interleave(x.long())",
+    "x.__setitem__(x > 0, x + 1)",
+    "repr(x)",
     "torch.tensor(1.0, device='fake')",
     "torch.ones(2).to('fake')",
     "torch.ones(2).to('fake', non_blocking=True)",  # not pinned

@@ -36,7 +36,7 @@ ablations=("$python" -m ablations)
 # - TF32: convolutions and matrix products lose the same bits, or none.
 # - Memory: what the caching allocator holds after a run. Two processes: NCCL, which alone hangs when it is left.
 # The tests share a process, in which cuBLAS has to know from the start that results must repeat.
-step 300 "tests on the GPU" env CUBLAS_WORKSPACE_CONFIG=:4096:8 "$python" -m pytest -q -n 0 -p no:cacheprovider tests/test_cuda.py tests/test_gpu_step.py
+step 240 "tests on the GPU" env CUBLAS_WORKSPACE_CONFIG=:4096:8 "$python" -m pytest -q -n 0 -p no:cacheprovider tests/test_cuda.py tests/test_gpu_step.py
 # A worker has to tell cuBLAS so by itself, before CUDA starts: torch fails a run otherwise.
 step 40 "deterministic workers" "${ablations[@]}" run sweep --base pocket --flags "kernel_size=3:7" --data digits \
   --device cuda:0 --set batch_size=32 --set deterministic=true --budget 2000images --seeds "0,1" --out "$out/deterministic"
@@ -45,8 +45,12 @@ step 40 "deterministic workers" "${ablations[@]}" run sweep --base pocket --flag
 # in AMP on one RTX 3090.
 bench=("${ablations[@]}" bench --device cuda --threads 4)
 peers=(--against "torchvision,timm" --memory-format channels_last)
-step 300 "bf16, channels_last, eager and compiled" "${bench[@]}" convnext_tiny resnet50 "${peers[@]}" \
-  --precision bf16 --batch-size 128 --over "compile=off,on" --repeats 3 --out "$out/bf16.json"
+# torch.compile takes most of the time: the network is compiled to train, and for one image and a batch of them to infer. So
+# two steps, beside timm alone; the roadmap below has torchvision, too.
+for network in convnext_tiny resnet50; do
+  step 205 "$network, bf16, eager and compiled" "${bench[@]}" "$network" --against timm --memory-format channels_last \
+    --precision bf16 --batch-size 128 --over "compile=off,on" --repeats 3 --out "$out/bf16-$network.json"
+done
 step 80 "float32 and TF32, alike for all" "${bench[@]}" convnext_tiny "${peers[@]}" \
   --batch-size 64 --over "precision=float32,tf32" --repeats 3 --out "$out/tf32.json"
 step 210 "the roadmap, one row at a time" "${bench[@]}" --roadmap resnet50 "${peers[@]}" \
@@ -56,8 +60,8 @@ step 60 "the pocket step: eager, compiled, CUDA graphs" "$python" tests/gpu_grap
 # ---- Studies
 step 40 "estimate of the pocket study" "${ablations[@]}" run quick --data-dir "$data" --device cuda:0 --dry-run
 for count in 1 2 4 8; do
-  step 70 "the pocket study, $count per GPU" "${ablations[@]}" run quick --data-dir "$data" --device cuda:0 \
-    --budget 20000images --seeds 0 --per-gpu "$count" --out "$out/per-gpu-$count"
+  step 60 "the pocket study, $count per GPU" "${ablations[@]}" run quick --data-dir "$data" --device cuda:0 \
+    --budget 15000images --seeds 0 --per-gpu "$count" --out "$out/per-gpu-$count"
 done
 step 60 "pictures for the next step" "$python" tests/gpu_pictures.py "$out/pictures"
 step 120 "paper_enhanced on generated pictures, decoded" "${ablations[@]}" train convnext_tiny --recipe paper_enhanced \

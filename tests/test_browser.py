@@ -242,7 +242,7 @@ def test_a_link_to_a_row_opens_it_and_leads_to_its_design(visit: Callable[..., V
 
 def test_marks_of_a_figure_show_their_row(visit: Callable[..., Visit]) -> None:
     page = visit().page
-    mark = page.locator("#figure-steps .mark[data-row=gelu]")
+    mark = page.locator("#figure-steps .broad .mark[data-row=gelu]")
     mark.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('dialog').open")
@@ -273,6 +273,25 @@ def test_top1_stays_in_sight_on_a_phone(visit: Callable[..., Visit]) -> None:
         )
     assert box.evaluate("box => box.scrollLeft") > 100
     assert cell["x"] >= box.locator("tbody th").nth(3).bounding_box()["x"] + 100  # type: ignore[index]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_summarys_figure_can_be_read_without_scrolling(visit: Callable[..., Visit], width: int) -> None:
+    page = visit(width=width).page
+    shown = page.locator("#figure-steps svg:visible")
+    scale = shown.evaluate("svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width")
+    smallest = (7.5, 7.5 * 8 / 9)[width == 390]  # in the figure's units: footnotes of text of 9, and of 8
+    assert smallest * scale >= (11, 9.9)[width == 390]
+    assert shown.evaluate("svg => svg.parentElement.scrollWidth <= svg.parentElement.clientWidth")
+
+
+def test_the_verdict_stands_under_the_label_on_a_phone(visit: Callable[..., Visit], report: Report) -> None:
+    shown = "th => getComputedStyle(th, '::after').content"
+    steps = next(table for table in report.tables if table.name == "steps")
+    verdict, label = steps.frame.set_index("row").loc["gelu", ["verdict", "label"]]
+    for width, there in ((390, True), (1280, False)):
+        cell = visit(width=width).page.locator(f"table[data-name=roadmap] tbody th:has-text('{label}')").first
+        assert (str(verdict) in cell.evaluate(shown)) == there
 
 
 @pytest.mark.parametrize("width", [390, 1280])

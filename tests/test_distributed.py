@@ -462,6 +462,9 @@ DESIGN = "pocket@separate-downsampling,depths=1-1,width=4"
 TRAIN = ("train", DESIGN, *RUN, "--set", "max_epochs=4", "--set", "crop_padding=1", "--set", "checkpoint_steps=7")
 
 
+in_one_worker = pytest.mark.xdist_group("torchrun")  # which trains the uninterrupted run once
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run of two processes."""
@@ -472,6 +475,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -499,6 +503,7 @@ def test_a_run_with_killed_processes_resumes_bit_exactly(tmp_path: Path, whole: 
 
 
 @pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
@@ -510,6 +515,7 @@ def test_a_run_restarted_by_torchrun_resumes_bit_exactly(tmp_path: Path, whole: 
 
 
 @pytest.mark.linux
+@in_one_worker
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_on_two_nodes_that_torchrun_restarts_goes_on(tmp_path: Path, victim: int, whole: Path) -> None:
@@ -660,3 +666,16 @@ def test_an_error_of_a_rank_is_the_runs_result_and_ends_all_processes(
     assert result["status"] == "failed" and result["reason"] == "ZeroDivisionError: division by zero (rank 1)"
     assert "in execute" in (tmp_path / "out/traceback.txt").read_text()
     assert sessions(tmp_path / "out") == [2] * (1 + restarts)
+
+
+@pytest.mark.slow
+def test_a_network_that_calls_sys_exit_on_each_rank_does_not_end_torchrun_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves = "import sys\nimport ablations.training.trainer as trainer\ntrainer.feeds = lambda *_: sys.exit(0)"
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nif 'RANK' in os.environ:\n exec({leaves!r})\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(modernize.__file__).parent.parent}")
+    _, err = finish(torchrun(2, "train", DESIGN, *RUN, "--out", tmp_path / "out"), 1)
+    assert err.count("SystemExit: 0 (rerun with --debug for a traceback)") == 2
+    result = read_json(tmp_path / "out/result.json")
+    assert result["status"] == "failed" and result["reason"].startswith("SystemExit: 0 (rank ")

@@ -85,6 +85,14 @@ def meanwhile(do: Callable[[], None]) -> Iterator[None]:
         doing.result(timeout=60)
 
 
+def command_line(file: Path) -> bytes:
+    """What a process was started with; nothing if it has just ended."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
 def state(pid: int) -> str:
     """A process as the kernel sees it: R runs, S sleeps, D waits for a disk, T stopped, Z ended, nothing for gone."""
     try:
@@ -299,8 +307,13 @@ def test_a_study_whose_workers_all_end_before_they_finish_a_run_ends_with_1_and_
 
 
 LEAVING = """
-import os, sys
+import os, signal, sys, time
 import torch
+
+def die(status):  # and leave a process behind that holds what this one has open
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(300)
 
 class Leaving(torch.nn.Linear):
     def __init__(self, leave, classes):
@@ -309,7 +322,7 @@ class Leaving(torch.nn.Linear):
 
     def forward(self, images):
         if self.training and len(images) > 2:  # not while the launcher counts it
-            {"": int, "sys": sys.exit, "os": os._exit}[self.leave](0)
+            {"": int, "sys": sys.exit, "os": os._exit, "die": die}[self.leave](0)
         return super().forward(images.flatten(1)[:, :64])
 
 def net(num_classes, in_channels, leave=""):
@@ -329,6 +342,21 @@ def test_a_network_that_ends_its_process_with_0_has_failed(tmp_path: Path) -> No
         "SystemExit: 0",
     ]
     assert len(results(tmp_path / "study")) == 3
+
+
+@pytest.mark.linux
+def test_a_worker_that_is_killed_leaves_no_process_behind_for_which_its_study_would_wait(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LEAVING)
+    listed = ("run", "designs", "--designs", f"{tmp_path / 'mine.py'}:net(leave=die),{tmp_path / 'mine.py'}:net")
+    once = ("--set", "max_epochs=0.1", "--set", "precise_bn=null", "--jobs", "1", "--device", "cpu")
+    begin = time.monotonic()
+    done = ablations_here(*listed, *SMALL, *once, "--out", tmp_path / "study")
+    assert time.monotonic() - begin < 200 and done.returncode == 1
+    assert done.stderr.endswith("failed: its process was killed by SIGKILL (possibly out of memory), 2 times\n")
+    assert len(results(tmp_path / "study")) == 2
+    started_here = f"--launcher={os.getpid()}".encode()
+    left = [one for one in Path("/proc").glob("[0-9]*/cmdline") if started_here in command_line(one)]
+    assert not left
 
 
 def test_a_run_that_breaks_says_where(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from reports.figures.curves import POINTS, _thinned
 from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
 from reports.figures.label_placement import Box, place_labels
 from reports.figures.numbered_points import Point, number_points
-from reports.figures.style import log_ticks, signed, text_width, ticks, wrap
+from reports.figures.style import log_ticks, text_width, ticks, wrap
 from reports.figures.tradeoff import pareto_front
+from reports.numbers import signed
 from reports.report import Plot, Report
 
 ROADMAP = ("roadmap", "steps", "against-paper", "tradeoff", "curves-loss", "curves-top1")
@@ -261,7 +262,7 @@ def test_values_far_off_are_arrows_and_do_not_squeeze_the_others(report_of: Call
     assert len(marks(figure.axes[1], "<")) == len(marks(figure.axes[1], ">")) == 1
     means = {row: statistics.mean(top1_of(report, row)) for row in ("base", "with-norm", "with-depthwise")}
     for row in ("with-norm", "with-depthwise"):
-        assert signed(means[row] - means["base"], ".2f") in words_of(figure)
+        assert signed(means[row] - means["base"], 2) in words_of(figure)
     assert "off the axis" in words_of(figure)
 
 

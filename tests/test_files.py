@@ -271,6 +271,17 @@ def test_corrupt_images_are_named_once_and_excluded_from_the_evaluation(drawn: D
         assert evaluation.top1 == 100 * hits / (VALIDATION - 1)
 
 
+def test_an_evaluation_holds_no_open_file_per_batch(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch from another process is an open file; ImageNet has more batches than a process may open files."""
+    monkeypatch.setattr("ablations.training.trainer.evaluation_batch", lambda _: 5)
+    run = trainer(load("imagenet", drawn.folders, 32), workers=1)
+    opened = []
+    monkeypatch.setattr(run.corrupt, "add", lambda *_, **__: opened.append(sum(1 for _ in Path("/dev/fd").iterdir())))
+    monkeypatch.setattr(run, "check_corrupt", lambda *_: None)
+    run.evaluate(run.model)
+    assert len(opened) == VALIDATION // 5 and max(opened) - min(opened) < 10
+
+
 class Holed:
     """Noise images, some of them corrupt."""
 

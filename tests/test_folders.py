@@ -233,6 +233,13 @@ def test_single_runs_load_as_data(singles: list[Path], tmp_path: Path) -> None:
     assert set(data.comparisons["base"]) == {"pocket,norm=ln"}, "the first by name"
 
 
+def test_a_run_of_a_changed_recipe_is_not_labelled_as_the_recipe_itself_if_it_comes_first(tmp_path: Path) -> None:
+    changed = single(tmp_path, "pocket", name="a", settings={"learning_rate": "1.0"})
+    with opened([changed, single(tmp_path, "pocket", name="b")]) as (study, _):
+        labels = [row.label for row in study.rows]
+    assert labels == ["pocket, quick,learning_rate=1", "pocket, quick,learning_rate=0.001"]
+
+
 def test_labels_say_from_which_weights_single_runs_start_if_these_differ(singles: list[Path]) -> None:
     config = yaml.safe_load((singles[0] / "config.yaml").read_text())
     config["weights"] = {"source": "torchvision:resnet18", "sha256": "0123456789abcdef"}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 import torch.distributed
 from commands import ablations_here
 
@@ -32,7 +33,7 @@ from ablations.store import read_json
 from ablations.studies.folder import run_folder
 from ablations.studies.load import load_study
 from ablations.studies.networks import build_network
-from ablations.studies.run import RunConfig
+from ablations.studies.run import RunConfig, execute
 from ablations.training.activation_checkpointing import recompute_blocks
 from ablations.training.arguments import read_device
 from ablations.training.callbacks import NullCallbacks
@@ -76,10 +77,32 @@ def test_no_weight_outlives_its_run(settings: dict[str, Any], digits: DataSet, w
     assert len(left) > 20 and not [one() for one in left if one() is not None]
 
 
+@pytest.mark.slow
+def test_every_run_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits: DataSet) -> None:
+    """torch.compile keeps code for at most 8 networks and modes in a process, and runs others uncompiled."""
+    compiled = [0]
+
+    def note(graph: torch.fx.GraphModule, _examples: Any) -> Any:
+        compiled[0] += 1
+        return graph.forward
+
+    usual = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: usual(module, backend=note))
+    recipe = TrainingConfig(max_epochs=0.05, batch_size=32, learning_rate=1e-3, compile=True, workers=0)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for width in (1, 2):
+        flags = modernize.design(TINY.replace("width=4", f"width={4 * width}")).flags()
+        run = RunConfig(row="r", label="r", flags=flags, recipe_name="r", recipe=recipe, data="digits", seed=0)
+        folder, compiled[0] = tmp_path / str(width), 0
+        folder.mkdir()
+        assert execute(run, folder, digits, callbacks=NullCallbacks())["status"] == "done" and compiled[0] > 0
+
+
 def test_a_network_with_activation_checkpointing_is_copied_and_pickled() -> None:
     torch.manual_seed(0)
     network = modernize.build(TINY, 10, 1)
     recompute_blocks(network)
+    recompute_blocks(network)  # once is enough
     network.train()
     images = torch.randn(4, 1, 8, 8)
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
@@ -90,6 +113,35 @@ def test_a_network_with_activation_checkpointing_is_copied_and_pickled() -> None
         assert torch.equal(other(images), network(images))
         assert len(calls) == 3, "the first block was not computed anew in the backward pass"
         assert not {id(one) for one in other.modules()} & {id(one) for one in network.modules()}
+
+
+class OwnBlock(torch.nn.Module):
+    """A block of a user's network: called with a named argument, and pickled in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.cache: Any = None
+
+    def forward(self, x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+        return torch.relu(self.layer(x)) * factor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "cache": None}
+
+
+def test_a_users_blocks_keep_their_arguments_and_state() -> None:
+    own = OwnBlock()
+    blocks = torch.nn.ModuleList([own, OwnBlock()])
+    x = torch.randn(2, 4, requires_grad=True)
+    plain = blocks[1](blocks[0](x), factor=3.0)
+    recompute_blocks(blocks)
+    kinds = {type(block) for block in blocks}
+    assert [(kind.__name__, kind.__module__) for kind in kinds] == [("OwnBlock", OwnBlock.__module__)]
+    assert torch.equal(blocks[1](blocks[0](x), factor=3.0), plain)
+    own.cache = lambda: None  # which pickle refuses
+    other = pickle.loads(pickle.dumps(blocks))
+    assert type(other[0]) in kinds and torch.equal(other[1](other[0](x), factor=3.0), plain)
 
 
 # ---- Each process takes its own GPU

@@ -83,6 +83,25 @@ def test_the_users_settings_of_torch_are_restored() -> None:
     assert arithmetic() == before
 
 
+@pytest.mark.parametrize("shared", ["highest", "high", "medium"])
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_a_shared_setting_of_the_cpu_and_gpus_contradicts_none(shared: str, precision: str) -> None:
+    """Where the settings contradict each other, reading one raises an error, as torch.compile may."""
+    cpu: Any = torch.backends.mkldnn
+    try:
+        torch.set_float32_matmul_precision(shared)
+        own = arithmetic(), cpu.matmul.fp32_precision
+        with gpu_arithmetic("cuda:0", precision):
+            within = arithmetic()
+            assert (within["compiled"][2], cpu.matmul.fp32_precision) == (
+                "high" if precision == "tf32" else "highest",
+                "ieee",
+            )
+        assert (arithmetic(), cpu.matmul.fp32_precision) == own
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_a_run_on_a_gpu_is_computed_as_its_recipe_says(outcomes: dict[str, Any]) -> None:
     for precision, kind, deterministic in (("float32", "ieee", True), ("tf32", "tf32", False)):
         found = outcomes["arithmetic"][precision]

@@ -45,6 +45,8 @@ WRONG = {
     "count --roadmap pocket@kernel-7": "unknown roadmap 'pocket@kernel-7': did you mean 'pocket'?",
     # flags, and settings where flags stand
     "count resnet50,kernel-size=7": "did you mean 'kernel_size'?",
+    "count resnet50,normalization=ln": "did you mean 'norm'?",
+    "count resnet50,stem_size=4": "did you mean 'stem'?",
     "count resnet50,mixup=0.8": "unknown flag 'mixup': a setting of the recipe; write recipe.mixup",
     "count resnet50,lr=0.1": "unknown flag 'lr': did you mean 'recipe.learning_rate'?",
     "count resnet50,recipe.lr=0.1": "did you mean 'recipe.learning_rate'?",
@@ -67,6 +69,7 @@ WRONG = {
     # studies and commands
     "run pocket@kernel-7": "ablations train pocket@kernel-7; or study it: ablations run one-in --base pocket@kernel-7",
     "run timm:resnet18": "is a design, and no study: ablations train timm:resnet18",
+    "run designs pocket resnet50": "are a study: ablations run designs --designs pocket,resnet50",
     "run pocket convnext_tiny,norm=bn": "are a study: ablations run designs --designs pocket,convnext_tiny,norm=bn",
     "run one_in --base pocket": "did you mean 'one-in'?",
     "repotr x": "report",
@@ -74,6 +77,10 @@ WRONG = {
     "train pocket --norm ln": "no such option --norm: a design flag; write it in the design's name, as in pocket,",
     "run one-in --kernel-size 7": "as in pocket,kernel_size=…, or study it with --flags kernel_size",
     "train pocket --epochs 3": "no such option --epochs: a setting of the recipe; write --set max_epochs=…",
+    "run quick --epochs 3": "no such option --epochs: a setting of the recipe; write --set max_epochs=…",
+    "run quick --lr 0.1": "no such option --lr: a setting of the recipe; write --set learning_rate=…",
+    "run quick --seed 3": "'--seeds'",
+    "run quick --flag norm": "'--flags'",
     "train pocket --batch-size 3": "write --set batch_size=…",
     "train pocket norm=ln depthwise=on": "write flags in the design's name, as in pocket,norm=ln,depthwise=on",
     "train pocket --dataset digits": "--data",

@@ -22,7 +22,7 @@ from modernize import Design, compile_plan, roadmap, trace
 from modernize.design import FLAGS
 from reports import diagrams
 from reports.layout import Layout, laid_out
-from reports.page import as_json, explorer, heading, page, signed_word
+from reports.page import as_json, breakable, explorer, heading, page, signed_word
 from reports.page import rows as rows_of
 from reports.page.tables import page_tables
 from reports.report import Report
@@ -168,11 +168,16 @@ def test_long_logs_are_thinned_to_their_last_line(lines: int) -> None:
     ("title", "shown"),
     {
         **{"top-1 (%)": "top-1_(%)", "MACs (M)": "MACs_(M)"},
-        **{"training, images/s": "training, images/s", "": "what"},
+        **{"training, images/s": "training, images/s", "": "what", "dress (n = 1,000)": "dress_(n_=_1,000)"},
     }.items(),
 )
 def test_a_heading_breaks_before_neither_a_unit_nor_a_bracket(title: str, shown: str) -> None:
     assert heading(title) == shown.replace("_", "\N{NO-BREAK SPACE}")
+
+
+def test_labels_break_behind_commas_and_before_brackets_alone() -> None:
+    broken = str(breakable("tiny_vgg(width=16), learning_rate=0.004,mixup=0.8 (original)"))
+    assert broken == "tiny_vgg<wbr>(width=16), learning_rate=0.004,<wbr>mixup=0.8 (original)"
 
 
 def test_a_sign_stays_with_its_word() -> None:

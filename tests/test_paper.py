@@ -331,15 +331,27 @@ def test_a_script_draws_the_figures_of_a_report_and_may_change_them(frames: Any)
     folder, study = frames
     plots = {plot.name: plot for plot in read_report(read_study(folder), folder).plots}
     assert set(plots) == {"one-in", "tradeoff", "curves-loss", "curves-top1", "classes", "confusion"}
-    for name, plot in plots.items():  # facts and captions also have what the frames lack: recipes, training images
-        figure = reports.figure(name, study.runs, curves=study.curves, predictions=study.predictions, heading=False)
+    for name, plot in plots.items():
+        figure = reports.figure(name, study.runs, curves=study.curves, predictions=study.predictions)
         words = [text.get_text() for text in visible_texts(figure)]
-        bare = replace(plot, layout=Layout(heading=False)).figure
-        assert words == [text.get_text() for text in visible_texts(bare)], name
+        assert words == [text.get_text() for text in visible_texts(plot.figure)], name
+        bare = reports.figure(name, study.runs, curves=study.curves, predictions=study.predictions, heading=False)
+        without = [text.get_text() for text in visible_texts(replace(plot, layout=Layout(heading=False)).figure)]
+        assert [text.get_text() for text in visible_texts(bare)] == without, name
     figure = reports.figure("one-in", study.runs, width=84, heading=False, rows=["with-norm", "with-activation"])
     assert isinstance(figure, Figure) and 25.4 * figure.get_figwidth() == pytest.approx(84)
     figure.axes[1].set_xlabel("changed")
     assert "changed" in [text.get_text() for text in visible_texts(figure)]
+
+
+def test_rows_that_share_their_runs_share_their_results_per_class_in_a_script_s_figure(frames: Any) -> None:
+    _, study = frames
+    first, other = study.runs["row"].unique()[:2]
+    twice = study.runs.set_index("row")
+    twice.loc[other, "run"] = twice.loc[first, "run"].to_numpy()
+    figure = reports.figure("classes", twice.reset_index(), predictions=study.predictions)
+    label = str(twice.loc[other, "label"].iloc[0])
+    assert any(text.get_text().startswith(label) for text in visible_texts(figure))
 
 
 def test_published_results_are_drawn_from_their_csv() -> None:

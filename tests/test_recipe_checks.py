@@ -19,7 +19,7 @@ from torch import nn
 from ablations import Trainer, TrainingConfig
 from ablations.data.datasets import Split, load
 from ablations.errors import RequestError
-from ablations.recipe_checks import Facts, doubts, refuse_contradictions, total_steps, unused
+from ablations.recipe_checks import SHIPPED_RATES, Facts, doubts, refuse_contradictions, total_steps, unused
 from ablations.recipes import load_recipe, recipe_names, stretched
 from ablations.studies.load import load_study
 from ablations.studies.schema import read_budget
@@ -144,6 +144,29 @@ def test_a_meaningless_setting_is_said_in_one_line(changes: dict[str, Any], know
     assert any(re.match(says, one) or re.search(says, one) for one in said)
     assert all(one.isprintable() and len(one) < 200 for one in said)
     assert doubts(recipe(), facts()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "from_weights", "word"),
+    [
+        ({"optimizer": "sgd", "learning_rate": 1e-3}, False, "low; shipped recipes with sgd have 0.0125 to 0.5"),
+        ({"optimizer": "adamw", "learning_rate": 0.1}, None, "high; shipped recipes with adamw have 0.001 to 0.004"),
+        ({"optimizer": "sgd", "learning_rate": 1e-3}, True, ""),
+        ({"optimizer": "sgd", "learning_rate": 0.0125}, False, ""),
+        ({"optimizer": "adamw", "learning_rate": 4e-3}, False, ""),
+    ],
+)
+def test_a_learning_rate_of_the_other_optimizer_is_said(
+    changes: dict[str, Any], from_weights: bool | None, word: str
+) -> None:
+    said = doubts(recipe(**changes), facts(from_weights=from_weights))
+    assert (len(said) == 1 and word in said[0]) if word else said == []
+
+
+def test_the_rates_of_shipped_recipes_are_those_that_are_said() -> None:
+    for optimizer, (least, most) in SHIPPED_RATES.items():
+        rates = [one.learning_rate for one in map(load_recipe, recipe_names()) if one.optimizer == optimizer]
+        assert (min(rates), max(rates)) == (least, most)
 
 
 def test_a_permanent_checkpoint_beyond_the_end_is_said_to_be_none() -> None:

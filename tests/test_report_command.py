@@ -59,13 +59,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def table(out: Path, name: str, form: str) -> list[list[str]]:
-    """The shown cells of a table's file, below its heading, marks left out."""
+    """The shown cells of a table's file, below its heading, marks left out, true minuses as hyphens."""
     if form == "markdown":
-        return [
-            [without_marks(cell) for cell in line] for line in read_markdown((out / f"{name}.md").read_text())[0][1:]
-        ]
-    lines, _ = read_latex((out / f"{name}.tex").read_text())
-    return lines[2:] if name == "roadmap" else lines[1:]
+        lines = read_markdown((out / f"{name}.md").read_text())[0][1:]
+    else:
+        lines = read_latex((out / f"{name}.tex").read_text())[0][1 + (name == "roadmap") :]
+    return [[re.sub(r"−(?=\d)", "-", without_marks(cell)) for cell in line] for line in lines]
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex"])

@@ -299,7 +299,7 @@ CELLS = [
 def test_family_wise_error_and_coverage_hold(
     runs: int, flags: int, interactions: int, size: float, heavy: bool
 ) -> None:
-    rates = simulated(screening_design(costs_of(flags), "IV", runs).signs, 1000, interactions, size, heavy=heavy)
+    rates = simulated(screening_design(costs_of(flags), "IV", runs).signs, 500, interactions, size, heavy=heavy)
     assert rates["wrong"] <= 0.065 and rates["wrong interactions"] <= 0.065 and rates["covered"] >= 0.935, rates
     if runs == 32:
         assert rates["power"] >= 0.8, rates

@@ -257,12 +257,20 @@ def test_the_study_file_of_a_folder_is_its_folder_and_with_out_begins_its_study_
         finish(study, tmp_path / "first")
     assert run_command(["run", "first/study.yaml", "--dry-run"]) == 0
     assert "8 finished\n  folder first\n" in capsys.readouterr().out
+    assert run_command(["run", "first", "--precision", "0.5", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("nothing is left to train unless precision 0.5 needs more seeds\n")
     assert run_command(["run", "first/study.yaml", "--out", "second", "--seeds", "1,2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("sweep: 4 runs of 2 rows on digits\n") and not (tmp_path / "second").exists()
     shutil.copy("first/study.yaml", "again.yaml")
     anew = load_study("again.yaml", {"evaluate": "validation"}, {})
     assert (anew.name, anew.seeds, anew.stages, anew.evaluate) == ("again", [0, 1, 2, 3], [], "validation")
+    changes = {"evaluate": "validation", "measure": "loss", "budget": "128images", "seeds": [0, 1]}
+    digits = load_data("digits", tmp_path)
+    open_folder(load_study("again.yaml", changes, {}).on(digits), tmp_path / "third")
+    more = open_folder(load_study("third", {"flags": {"kernel_size": ["9"]}}, {}).on(digits), tmp_path / "third")
+    assert [row.row for row in more.rows][2:] == ["kernel_size=9"], "a study begun anew takes further rows, too"
+    assert (more.evaluate, more.measure, more.budget, more.seeds) == ("validation", "loss", "128images", [0, 1])
     assert run_command(["run", "first", "--out", "second"]) == 2
     assert "ablations run first/study.yaml --out second" in capsys.readouterr().err
 
@@ -500,11 +508,25 @@ def weights(folder: Path) -> dict[str, Any]:
     return dict(zip(runs["run"], runs["weights_sha256"], strict=True))
 
 
-def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(tmp_path: Path, trained: Path) -> None:
-    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
-    for place in (whole, killed):
-        shutil.copytree(trained, place)
-    assert run_command(["run", whole, "--seeds", "0,1", "--jobs", "1"]) == 0
+@pytest.fixture(scope="module")
+def extended_twice(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """The study, given the same seeds by two commands at once."""
+    place = shutil.copytree(trained, str(tmp_path_factory.mktemp("extended") / "study"))
+    asked = [command(place, "--seeds", "0,1", "--jobs", "1") for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda one: subprocess.run(one, capture_output=True, text=True), asked))
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
+    return Path(place)
+
+
+in_one_worker = pytest.mark.xdist_group("extended")
+
+
+@in_one_worker
+def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(
+    tmp_path: Path, trained: Path, extended_twice: Path
+) -> None:
+    killed = shutil.copytree(trained, str(tmp_path / "killed"))
     process = subprocess.Popen(command(killed, "--seeds", "0,1", "--jobs", "1"), start_new_session=True)
     while len(list(Path(killed).glob("runs/*-s1/result.json"))) < 1:
         time.sleep(0.02)
@@ -512,17 +534,13 @@ def test_a_study_killed_in_the_middle_of_an_extension_goes_on_to_the_bit(tmp_pat
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert run_command(["run", killed, "--jobs", "1"]) == 0
-    assert weights(Path(killed)) == weights(Path(whole))
+    assert weights(Path(killed)) == weights(extended_twice)
     assert [stage.why for stage in read_study(Path(killed)).stages] == ["start", "extended"]
 
 
-def test_two_commands_that_extend_one_folder_at_once_record_all_that_either_adds(tmp_path: Path, trained: Path) -> None:
-    place = shutil.copytree(trained, str(tmp_path / "study"))
-    asked = [command(place, "--seeds", "0,1", "--jobs", "1") for _ in range(2)]
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(lambda one: subprocess.run(one, capture_output=True, text=True), asked))
-    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
-    study = read_study(tmp_path / "study")
+@in_one_worker
+def test_two_commands_that_extend_one_folder_at_once_record_all_that_either_adds(extended_twice: Path) -> None:
+    study = read_study(extended_twice)
     assert [(stage.why, stage.seeds) for stage in study.stages] == [("start", [0]), ("extended", [1])]
-    assert len(weights(tmp_path / "study")) == 4
-    assert (tmp_path / "study" / "results.csv").read_text().count("done") == 4
+    assert len(weights(extended_twice)) == 4
+    assert (extended_twice / "results.csv").read_text().count("done") == 4

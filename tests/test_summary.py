@@ -132,13 +132,17 @@ def test_a_row_that_widens_the_intervals_of_the_others_is_named() -> None:
     runs.loc[runs["row"] == "down", "top1"] += 15 * (runs["seed"] - 1)
     said = describe_spread(runs)
     sd = runs[runs["row"] == "down"]["top1"].std()
-    assert "recipe of + down are wide" in said and f"standard deviation {sd:.2f}, of the other rows 0." in said
+    assert f"recipe of + down ({sd:.2f}) are wide" in said and "the median standard deviation is 0." in said
     assert said in summarise_study("mine", runs, [comparison_table(runs)]).notes
     frames = (comparison_table(study_runs(3)).frame, comparison_table(runs).frame)
     narrow, wide = ((frame["high"] - frame["low"])[frame["row"] == "up"].item() for frame in frames)
     assert wide > 5 * narrow
     runs.loc[runs["row"] == "down", "recipe"] = "another"
     assert not describe_spread(runs), "it informs no other row"
+    more = study_runs(3).assign(row=lambda frame: frame["row"] + "2", run=lambda frame: frame["run"] + "2")
+    more.loc[more["row"] == "base2", "top1"] += 12 * (more["seed"] - 1)
+    runs = pd.concat([runs.assign(recipe="quick"), more])
+    assert "+ down (" in describe_spread(runs) and "+ base (" in describe_spread(runs), "both are named"
 
 
 def test_no_difference_is_promised_that_top1_cannot_have() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import read_log
 from ablations.training.checkpoint import checkpoints
+from ablations.training.precision import Placement
 from ablations.training.trainer import LOG_STEPS, DivergedError, Interrupted, Result, Trainer
 
 DESIGN = "pocket@separate-downsampling,depths=1-1,width=4,stem_stride=1"
@@ -206,3 +208,49 @@ def test_evaluation_counts_every_image_once(digits: DataSet) -> None:
 def test_seeds_of_different_purposes_differ() -> None:
     keys = [(0, "order", 0), (0, "augment", 0, 0), (0, "network", 0, 0), (0, "augment", 0, 1), (1, "order", 0), (0, 1)]
     assert len({seed_of(*key) for key in keys}) == len(keys)
+
+
+# ---- bf16 on the CPU
+
+
+def test_convolutions_whose_gradients_a_cpu_gets_wrong_in_bf16_are_refused(digits: DataSet) -> None:
+    """oneDNN reads memory that it has not written; see the slow test below."""
+    small = "resnet50,depths=1-1-1-1,width=8,stem_stride=2"  # its last stage has feature maps of 1×1
+    run = trainer(digits, None, small, max_epochs=0.05, precision="bf16")
+    with pytest.raises(ValueError, match=r"^precision=bf16: .* stages\.3\..* of stride 2 on feature maps of 1×1; set"):
+        run.train()
+    assert not any(module._forward_pre_hooks for module in run.model.modules())
+    trainer(digits, None, small, max_epochs=0.05).train()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_a_cpu_computes_right_gradients_in_bf16_of_convolutions_that_are_not_refused(stride: int) -> None:
+    placement = Placement(torch.device("cpu"), torch.float32, True, "bf16")
+    checked = 0
+    for kernel, channels, groups, size in itertools.product(
+        (2, 3, 5, 7), (8, 16, 48), (1, 0), ((1, 1), (2, 1), (2, 2), (3, 3), (4, 4))
+    ):
+        layer = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups or channels, bias=False)
+        images = torch.randn(8, channels, *size).contiguous(memory_format=torch.channels_last)
+        with placement.right_gradients(layer):
+            try:
+                with placement.autocast():
+                    layer(images)
+            except ValueError:
+                continue
+        torch.manual_seed(0)
+        expected = layer(images)
+        upstream = torch.randn_like(expected)
+        expected.backward(upstream)
+        right = layer.weight.grad
+        assert right is not None
+        for number in range(4):
+            del [torch.full((1000 + 97 * number,), 1e30) for _ in range(30)][:]  # what is read if it is not written
+            layer.weight.grad = None
+            with placement.autocast():
+                layer(images).backward(upstream.bfloat16())
+            assert layer.weight.grad is not None
+            torch.testing.assert_close(layer.weight.grad, right, rtol=0.05, atol=0.05 * float(right.abs().max()))
+        checked += 1
+    assert checked >= 24

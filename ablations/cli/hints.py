@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import click
@@ -37,18 +38,26 @@ def _place_of(error: click.NoSuchOption, command: click.Command) -> str | None:
     if name in BY_NAME:
         studied = f", or study it with --flags {name}" if "--flags" in options else ""
         return f"a design flag; write it in the design's name, as in pocket,{name}=…{studied}"
-    if "--set" not in options or (error.possibilities and name not in TrainingConfig.model_fields):
+    if "--set" not in options or (name not in TrainingConfig.model_fields and _is_close(error)):
         return None
     found = similar(name, TrainingConfig.model_fields)
     return f"a setting of the recipe; write --set {found[0]}=…" if found else None
+
+
+def _is_close(error: click.NoSuchOption) -> bool:
+    """Whether the name of an option is nearly that of an option that the command has."""
+    name, known = error.option_name, error.possibilities or ()
+    begun = any(name.startswith(one) or one.startswith(name) for one in known)
+    return begun or bool(difflib.get_close_matches(name, known, n=1, cutoff=0.8))
 
 
 def _too_many(parameters: dict[str, Any], extra: list[str]) -> str:
     """Describe arguments behind the last one that a command takes."""
     from ablations.studies.load import is_design
 
-    words = [str(parameters.get("study")), *extra]
-    if all(map(is_design, words)):
+    study = str(parameters.get("study"))
+    words = [*([study] if study != "designs" else []), *extra]
+    if "study" in parameters and all(map(is_design, words)):
         return f"{', '.join(words)}: designs to compare are a study: ablations run designs --designs {','.join(words)}"
     design = parameters.get("design")
     if design is not None and all("=" in one for one in extra):

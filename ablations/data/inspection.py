@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -238,10 +239,15 @@ def describe(found: Inspection) -> str:
 
 def _describe_classes(classes: Sequence[ClassCount]) -> str:
     if len(classes) <= LISTED:
-        return ", ".join(f"{shown(one.name)} {one.train} and {one.test}" for one in classes)
+        return ", ".join(f"{_quoted(one.name)} {one.train} and {one.test}" for one in classes)
     counts = (("training", [one.train for one in classes]), ("test", [one.test for one in classes]))
     spread = "; ".join(f"{split} {min(n)} to {max(n)}, median {float(np.median(n)):g}" for split, n in counts)
-    return f"{shown(classes[0].name)} to {shown(classes[-1].name)}; per class {spread}"
+    return f"{_quoted(classes[0].name)} to {_quoted(classes[-1].name)}; per class {spread}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name on one line, in quotes if it has commas or spaces."""
+    return f'"{shown(name)}"' if re.search(r"[,\s]", name) else shown(name)
 
 
 def _describe_inventory(split: str, inventory: Inventory) -> list[str]:

@@ -110,7 +110,9 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
     shares = {name: _left(state) for name, state in _states(session, study).items()}
     left = [run for run in study.runs if shares[run.name]]
     if not left:
-        return "\n".join([*lines, "nothing is left to train"])
+        wanted = session.study.precision
+        unless = "" if wanted is None else f" unless precision {wanted.half_width:g} needs more seeds"
+        return "\n".join([*lines, f"nothing is left to train{unless}"])
     first = left[0]
     prepare_arithmetic(machine.devices[0], *(run.recipe.deterministic for run in left))
     timed = {_how(run): run for run in reversed(left)}  # the first of each precision, memory format, …

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ablations.errors import RunError
 from ablations.launch.session import DisplayCallbacks, Session
-from ablations.launch.signals import LOST_DEVICE, STOPPED, handled
+from ablations.launch.signals import LOST_DEVICE, STOPPED, end_group, handled
 from ablations.machine import STOP, Machine, blocked
 from ablations.progress import Display
 from ablations.studies.folder import run_folder
@@ -65,6 +65,7 @@ class Pool:
                 for worker in self.workers:
                     worker.process.kill()
                     worker.process.wait()
+                    end_group(worker.process.pid)
 
     def _unfinished(self) -> list[RunConfig]:
         return [run for run in self.runs.values() if not finished(run_folder(self.session.folder, run))]
@@ -89,8 +90,20 @@ class Pool:
         if self.interrupts:  # interrupted while it was being started
             process.send_signal(signal.SIGINT)
         assert process.stdout and process.stderr
-        threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True).start()
-        threading.Thread(target=self._keep_stderr, args=(worker, process.stderr), daemon=True).start()
+        readers = [
+            threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True),
+            threading.Thread(target=self._keep_stderr, args=(worker, process.stderr), daemon=True),
+        ]
+        for thread in (*readers, threading.Thread(target=self._wait, args=(worker, readers), daemon=True)):
+            thread.start()
+
+    def _wait(self, worker: _Worker, readers: list[threading.Thread]) -> None:
+        """Wait for the end of a worker, and end what it leaves behind, which may hold its output and its run's lock."""
+        worker.process.wait()
+        end_group(worker.process.pid)
+        for reader in readers:
+            reader.join(timeout=5)  # what has left the group may hold the output for ever
+        self.events.put((worker, {"event": "exit"}))
 
     def _listen(self, worker: _Worker, stream: IO[str]) -> None:
         with stream:
@@ -100,8 +113,6 @@ class Pool:
                     self.events.put((worker, event))
                 else:  # printed before the worker redirected its output
                     worker.output.append(line.rstrip())
-        worker.process.wait()
-        self.events.put((worker, {"event": "exit"}))
 
     def _keep_stderr(self, worker: _Worker, stream: IO[str]) -> None:
         with stream:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ablations.machine import STOP
 
 STOPPED = 130  # exit status of a worker that a signal asked to stop
-LOST_DEVICE = 3  # of one that can no longer use its GPU
+LOST_DEVICE = 75  # of one that can no longer use its GPU; programs rarely end themselves with it
 
 
 @contextmanager
@@ -26,6 +26,12 @@ def handled(handler: Any, *numbers: int) -> Iterator[dict[int, Any]]:
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+def end_group(leader: int) -> None:
+    """Kill what is left of the process group that an ended process led, such as processes that load images."""
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: on macOS, if only zombies are left
+        os.killpg(leader, signal.SIGKILL)
 
 
 class StopFlag:

@@ -27,7 +27,7 @@ from ablations.training.trainer import Interrupted
 def main() -> int:
     """Train runs of the study in a folder until each has a result.
 
-    The exit status is 130 if a signal asked it to stop, and 3 if it can no longer use its GPU.
+    The exit status is 130 if a signal asked it to stop, and 75 if it can no longer use its GPU.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)

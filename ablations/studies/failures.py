@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,3 +33,12 @@ def record_failure(error: BaseException, folder: Path, config: TrainingConfig, d
     # An error in a worker that loads images ends with its own message.
     words = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
     return one_line(f"{type(error).__name__}: {words}")[:LONGEST] + where
+
+
+@contextmanager
+def exits_as_errors(run: str) -> Iterator[None]:
+    """Have a network that calls sys.exit on one of several ranks end its process with an error, not with status 0."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"run {run}: SystemExit: {error.code}") from error

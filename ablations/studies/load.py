@@ -183,7 +183,10 @@ def _begun_anew(path: Path, changes: Mapping[str, Any], settings: Mapping[str, s
     _refuse_others(place, changes, settings, (*_REOPENED, *_GROWING, *_ANEW))
     study = _grown(study, changes, place, path.parent)
     planned = study.stages[0].seeds if study.precision and study.stages else study.seeds
-    anew = {"stages": [], "data_checksum": "", **{key: changes[key] for key in _ANEW if key in changes}}
+    changed = {key: changes[key] for key in _ANEW if key in changes}
+    anew: dict[str, Any] = {"stages": [], "data_checksum": "", **changed}
+    if study.asked is not None:  # further rows are made from it
+        anew["asked"] = study.asked.model_copy(update={"file": study.asked.file | changed})
     anew |= {} if path.name == _STORED else {"name": path.stem}
     return _changed(study.model_copy(update=anew), changes, place, changes.get("seeds", planned))
 

@@ -66,15 +66,17 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _read(folders: Iterable[Path]) -> Iterator[_Run]:
-    """Read runs; a recipe that differs from the first of its name has its changes behind the name.
+    """Read runs; behind a recipe's name are its settings in which runs with a recipe of that name differ.
 
     Settings that change no result do not count.
     """
-    first: dict[str, TrainingConfig] = {}
-    for folder in folders:
-        config = read_config(folder)
-        usual = first.setdefault(config.recipe_name, config.recipe)
-        differ = {key: value for key, value in config.recipe if value != getattr(usual, key)}
+    configs = [(folder, read_config(folder)) for folder in folders]
+    named: dict[str, list[TrainingConfig]] = {}
+    for _, config in configs:
+        named.setdefault(config.recipe_name, []).append(config.recipe)
+    for folder, config in configs:
+        alike = named[config.recipe_name]
+        differ = {key: value for key, value in config.recipe if any(getattr(one, key) != value for one in alike)}
         changes = {key: value for key, value in differ.items() if key not in EXECUTION_ONLY}
         yield _Run(folder, config, with_name(config.recipe_name, changes))
 

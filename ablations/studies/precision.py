@@ -95,6 +95,11 @@ def _look_shares(study: Study, seeds: int | None = None) -> list[float]:
     return shares or [FIRST_SHARE]  # of a pilot, whose second stage is to come
 
 
+def _shown(size: float) -> str:
+    """Write a number of standard deviations; no true difference is nearly as large as 100."""
+    return f"{size:.1f}" if size < 100 else "over 100"
+
+
 def _seeds_to_detect(largest: float, seeds: int, detectable: Callable[[int], float]) -> str:
     """Say how many seeds per row detect a difference of at most `largest` standard deviations."""
     for more in range(seeds + 1, seeds + 4):
@@ -134,7 +139,7 @@ def describe_power(study: Study) -> str | None:
     alone = f" by look {looks} alone" if looks > 1 else ""
     many = f"{len(pairs)} comparisons" if len(pairs) > 1 else "1 comparison"
     lines = [
-        f"{many} with {seeds} seeds per row: a true difference of {size:.1f} standard deviations between seeds is "
+        f"{many} with {seeds} seeds per row: a true difference of {_shown(size)} standard deviations between seeds is "
         f"detected with 80% power{alone}"
     ]
     if looks > 1:

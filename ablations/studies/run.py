@@ -227,7 +227,7 @@ def execute(
     """
     from ablations.store import read_log, write_json
     from ablations.studies.evaluated_images import train_top1, write_predictions
-    from ablations.studies.failures import record_failure
+    from ablations.studies.failures import exits_as_errors, record_failure
     from ablations.studies.measured import measured, reported
     from ablations.training.gpu import give_back
     from ablations.training.trainer import DamagedDataError, DivergedError, Interrupted
@@ -244,7 +244,7 @@ def execute(
     facts |= {"note": config.note} if config.note else {}
     facts |= {"weights": config.weights.model_dump(mode="json")} if config.weights else {}
     facts |= {"warnings": warnings} if (warnings := config.doubts(data, group.size)) else {}
-    with writing(f"run {folder}"):
+    with writing(f"run {folder}"), exits_as_errors(config.name):
         group.by_main(lambda: _begin(config, folder, environment(device, config, data, group.size)))
         try:
             trained, steps = _train(config, folder, data, device, callbacks or NullCallbacks(), group)

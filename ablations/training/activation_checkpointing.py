@@ -26,7 +26,8 @@ def recompute_blocks(model: nn.Module) -> list[nn.Module]:
         raise ValueError("activation_checkpointing: the network has no repeated blocks; leave it off")
     for block in blocks:
         kind: Any = type(block)
-        block.__class__ = _recomputing(kind)
+        if not hasattr(kind, "recomputes"):  # a network that is trained once more
+            block.__class__ = _recomputing(kind)
     return blocks
 
 
@@ -37,10 +38,13 @@ def _recomputing(kind: Any) -> type[nn.Module]:
     A block that held its own forward method would be a reference cycle: its weights would outlive the run.
     """
 
-    def forward(block: nn.Module, *inputs: Any) -> Any:
-        return _recomputed(block, partial(kind.forward, block), *inputs)
+    def forward(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+        return _recomputed(block, partial(kind.forward, block, **named), *inputs)
 
-    names = {"forward": forward, "__reduce__": lambda block: (_unpickled, (kind,), block.__dict__)}
+    def reduce(block: Any) -> tuple[Any, ...]:
+        return _unpickled, (kind,), block.__getstate__()
+
+    names = {"forward": forward, "__reduce__": reduce, "__module__": kind.__module__, "recomputes": True}
     return types.new_class(kind.__name__, (kind,), {}, lambda body: body.update(names))
 
 

@@ -108,7 +108,8 @@ def predict(
                 check_classes(feed.labels, torch.arange(len(feed)), logits.shape[1], TEST)
                 checked = True
             losses = F.cross_entropy(logits, labels, reduction="none")
-        predictions.append((batch.indices, labels, logits.argmax(1), losses.double()))
+        # copied: a batch from another process is a file that is open as long as the batch lives
+        predictions.append((batch.indices.clone(), labels.clone(), logits.argmax(1), losses.double()))
     if not predictions:
         return []
     indices, labels, predicted, losses = (torch.cat(column).cpu() for column in zip(*predictions, strict=True))

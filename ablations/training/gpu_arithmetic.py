@@ -7,6 +7,7 @@ products. A 1×1 convolution would then be faster, and less exact, than the line
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,21 +58,43 @@ def gpu_arithmetic(device: torch.device | str, precision: str, deterministic: bo
 def _float32_products(kind: str) -> Iterator[None]:
     """Compute float32 products as `tf32` or `ieee`.
 
-    The older settings must agree with the newer, since torch.compile reads the older ones.
+    The older settings must agree with the newer, since torch.compile reads the older ones. One of them is shared with
+    the CPU, so the CPU's own has to agree with it, too.
     """
     cuda: Any = torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
-    newer = (cuda.matmul, cudnn.conv, cudnn.rnn)
+    mkldnn: Any = torch.backends.mkldnn
+    newer = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul)
     before = [one.fp32_precision for one in newer]
-    cuda.matmul.allow_tf32 = cudnn.allow_tf32 = kind == "tf32"
-    for one in newer:
-        one.fp32_precision = kind
+    with _without_advice():
+        shared = _shared_setting()
+        cuda.matmul.allow_tf32 = cudnn.allow_tf32 = kind == "tf32"
+    for one, value in zip(newer, (kind, kind, kind, "ieee"), strict=True):
+        one.fp32_precision = value
     try:
         yield
     finally:
-        cuda.matmul.allow_tf32, cudnn.allow_tf32 = before[0] == "tf32", before[1] == "tf32"
+        with _without_advice():
+            torch.set_float32_matmul_precision(shared or ("high" if before[0] == "tf32" else "highest"))
+            cudnn.allow_tf32 = before[1] == "tf32"
         for one, value in zip(newer, before, strict=True):
             one.fp32_precision = value
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide the advice to use the newer settings instead, which some versions of torch print in several lines."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        yield
+
+
+def _shared_setting() -> str | None:
+    """Return torch's older setting of matrix products, of the CPU and GPUs; None if the newer ones contradict it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 @contextmanager

@@ -155,11 +155,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=configs.precision == "fp16")
         self.steps_per_epoch = len(train_dataset) // configs.batch_size
         self.total_steps = max(round(configs.max_epochs * self.steps_per_epoch), 1)
-        self.step = self.began = 0
+        self.step = self.began = self.classes = 0  # classes that the model predicts: counted for Mixup and CutMix
         self.seconds, self.processor = 0.0, ProcessorTime()
         self.batches = self.prepared_batches()
         self.mix: Mixing | None = None
-        self.classes = 0  # that the model predicts; counted for Mixup and CutMix
         self.corrupt = CorruptImages()
         self.sums = RunningSums(self.device)
 
@@ -188,7 +187,8 @@ class Trainer:
             OSError: If a file cannot be written.
         """
         arithmetic = gpu_arithmetic(self.device, self.config.precision, self.config.deterministic)
-        with arithmetic, accelerated(self.model, *((self.averaged.module,) if self.averaged else ())):
+        exact = accelerated(self.model, *((self.averaged.module,) if self.averaged else ()))
+        with arithmetic, exact, self.placement.right_gradients(self.model):
             self.resume()
             self.began = self.step
             self.train_steps()

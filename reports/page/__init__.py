@@ -18,10 +18,11 @@ from reports.page.explorer import explorer_data
 from reports.page.rows import row_data
 from reports.page.svg import inline
 from reports.page.tables import page_tables
-from reports.report import Report
+from reports.report import Plot, Report
 from reports.statuses import shown
 
 _HERE = files("reports.page")
+_PHONE = 84.0  # millimeters
 
 
 def page(report: Report) -> str:
@@ -37,6 +38,7 @@ def page(report: Report) -> str:
         facts=facts(report.runs) if len(report.runs) else "",
         unfinished=report.unfinished.to_dict("records"),
         answer=next((figure for figure in figures if figure[0].name == report.summary.figure), None),
+        narrow=narrow(next((plot for plot in report.plots if plot.name == report.summary.figure), None)),
         figures=[figure for figure in figures if figure[0].name != report.summary.figure],
         tables=page_tables(report.every_table),
         heading=heading,
@@ -58,8 +60,16 @@ def as_json(values: Any) -> Markup:
     return Markup(re.sub(r"<(?=!|script)", r"\\u003c", text.replace("</", "<\\/"), flags=re.IGNORECASE))
 
 
+def narrow(plot: Plot | None) -> Markup:
+    """Draw the summary's figure for the width of a phone, where it leaves out columns of numbers."""
+    if plot is None:
+        return Markup()
+    return inline(replace(plot, name=f"narrow-{plot.name}", layout=Layout(_PHONE, heading=False)))
+
+
 def heading(title: str) -> str:
-    """Format a column's heading without a line break before a unit or a bracket."""
+    """Format a column's heading without a line break before a unit or within brackets."""
+    title = re.sub(r"\([^()]*\)", lambda bracket: bracket[0].replace(" ", "\N{NO-BREAK SPACE}"), title)
     return re.sub(r" (?=\(|\S{1,2}$)", "\N{NO-BREAK SPACE}", title) or "what"
 
 
@@ -69,8 +79,8 @@ def signed_word(text: str) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """Escape text and let its lines break behind the signs of flags and settings."""
-    return Markup(re.sub(r"([_=,])", r"\1<wbr>", str(escape(text))))
+    """Escape text and let its lines break behind commas and before brackets."""
+    return Markup(re.sub(r"(,)(?=\S)|(?<=\S)(?=\()", r"\1<wbr>", str(escape(text))))
 
 
 def _read(name: str) -> str:

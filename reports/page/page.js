@@ -58,7 +58,7 @@ function hideTip() {
   tip.hidden = true;
 }
 
-for (const figure of document.querySelectorAll(".plot")) {
+for (const figure of document.querySelectorAll(".paper")) {
   const marks = [...figure.querySelectorAll(".mark")];
   if (marks.length) marks[0].tabIndex = 0;
   marks.forEach((mark, place) => {

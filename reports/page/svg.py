@@ -63,7 +63,12 @@ def inline(plot: Plot) -> Markup:
     svg = re.sub(r'(href="|url\()#', rf"\1#{plot.name}-", svg)
     wide = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert wide
-    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt">', svg, count=1)
+    svg = re.sub(
+        r"<svg[^>]*>",
+        f'<svg viewBox="0 0 {wide[1]} {wide[2]}" width="{wide[1]}pt" style="--wide:{wide[1]}px">',
+        svg,
+        count=1,
+    )
     return Markup(re.sub(rf'<g id="{plot.name}-mark-(\d+)-\d+"', lambda match: _mark(plot, match), svg))
 
 

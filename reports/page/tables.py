@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from reports.roadmap_table import CHANGE_LEGEND
-from reports.tables import EMA_LEGEND, TOP1_LEGEND, Cell, Column, Footnotes, Table
+from reports.tables import EMA_LEGEND, MISSING, TOP1_LEGEND, Cell, Column, Footnotes, Table
 
 _PARTS = {
     "results": ("mean", "top1_mean", "ema_mean", "loss_mean", "seeds"),
@@ -44,6 +45,27 @@ class PageTable:
     def pinned(self) -> bool:
         """Whether top-1 stands beside the rows, to stay in sight where the table is wider than the screen."""
         return any(column.name in ("mean", "top1_mean") for column in self.table.columns[1:2])
+
+    @property
+    def dense(self) -> bool:
+        """Whether the columns stand closer together, to fit a screen of 1280 pixels."""
+        return len(self.table.columns) > _FIT and not self.titles
+
+    @property
+    def longest(self) -> int:
+        """Return the number of letters of the longest part of a label that does not break."""
+        labels = (row[0].text for row in self.table.rows)
+        return max((len(part) for label in labels for part in re.split(r"[\s,(]", label)), default=0)
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """Return the difference and the verdict of each line, to stand under its label on a phone."""
+        places = [
+            place
+            for place, column in enumerate(self.table.columns)
+            if column.name in ("difference", "effect", "verdict")
+        ]
+        return tuple(" ".join(row[place].text for place in places).strip(f" {MISSING}") for row in self.table.rows)
 
     @property
     def groups(self) -> list[tuple[str, str, int]]:

@@ -209,24 +209,22 @@ def describe_power(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure
 
 
 def describe_spread(runs: pd.DataFrame, measure: Measure = "top1") -> str:
-    """Name a row that varies so much more than the others of its recipe that it widens their CIs; else nothing."""
+    """Name rows that vary so much more than most of their recipe that they widen the CIs of all; else nothing."""
     rows = [row for row in gather(runs, measure, gives_variance(runs)).values() if row.source == row.name]
-    noise = fit_rows(rows, resolution(runs, measure))
+    noise, digits = fit_rows(rows, resolution(runs, measure)), MEASURES[measure].digits
+    labels = runs.groupby("row")["label"].first()
     for number in range(int(noise.group.max(initial=-1)) + 1):
         mine = (noise.group == number) & (noise.df > 0) & ~noise.outlier
         sds = np.sqrt(np.where(mine, noise.variance, np.nan))
-        if mine.sum() < 3:
-            continue
-        worst = int(np.nanargmax(sds))
-        others = float(np.median(np.delete(sds, worst)[np.delete(mine, worst)]))
-        if sds[worst] > WIDENS * others > 0:
-            words = MEASURES[measure]
-            label = runs.loc[runs["row"] == rows[worst].name, "label"].iloc[0]
+        middle = float(np.median(sds[mine])) if mine.sum() > 2 else 0.0
+        wild = [place for place in np.flatnonzero(mine) if sds[place] > WIDENS * middle > 0]
+        if wild:
+            named = ", ".join(f"{labels[rows[place].name]} ({sds[place]:.{digits}f})" for place in wild)
+            who = "that row's results vary" if len(wild) == 1 else "those rows' results vary"
             return (
-                f"CIs of rows with the recipe of {label} are wide because that row's results vary much more from seed "
-                f"to seed: standard deviation {sds[worst]:.{words.digits}f}, of the other rows "
-                f"{others:.{words.digits}f} in the median. With more seeds, or in a study without that row, they would "
-                "be narrower."
+                f"CIs of rows with the recipe of {named} are wide because {who} much more from seed to seed than most: "
+                f"the median standard deviation is {middle:.{digits}f}. With more seeds, or in a study without "
+                f"{'it' if len(wild) == 1 else 'them'}, the other CIs would be narrower."
             )
     return ""
 
