@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import shutil
 import sys
@@ -44,6 +45,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if folder := config.stash.get(OWN_FOLDER, None):
         os.environ["TMPDIR"] = str(folder.parent)
         tempfile.tempdir = None
+        vars(multiprocessing.util)["_run_finalizers"]()  # which would miss their folder
         shutil.rmtree(folder, ignore_errors=True)
 
 

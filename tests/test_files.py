@@ -752,7 +752,14 @@ LONG = train("max_epochs=60", "workers=2", "checkpoint_steps=1")
 
 
 @pytest.mark.linux
-def test_no_process_is_left_of_a_run_that_is_killed(drawn: Drawn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start_method", ["", pytest.param("forkserver", marks=pytest.mark.slow)])  # of Python 3.14
+def test_no_process_is_left_of_a_run_that_is_killed(
+    drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_method: str
+) -> None:
+    if start_method:
+        code = f"import multiprocessing\nmultiprocessing.set_start_method({start_method!r})\n"
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     process = started(*LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
     try:
         until(lambda: len(loaders(process)) == 2 and checkpoints(tmp_path / "run/checkpoints"))

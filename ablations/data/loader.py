@@ -6,11 +6,15 @@ Samples and their order do not depend on the number of workers.
 from __future__ import annotations
 
 import atexit
+import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -102,9 +106,9 @@ class Items:
             persistent_workers=self.workers > 0,
             collate_fn=collate,
             pin_memory=self.device.type != "cpu",
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_begin_worker,
         )
-        with blocked(*STOP):  # until `_ignore_signals` is called in processes that take seconds to start
+        with blocked(*STOP):  # until `_begin_worker` is called in processes that take seconds to start
             batches = _started(loader)
         _RUNNING.add(batches)
         try:
@@ -151,13 +155,23 @@ def collate(samples: Sequence[tuple[int, Tensor, int] | Damaged]) -> Batch:
     return Batch(images, labels, indices, tuple(sample for sample in samples if isinstance(sample, Damaged)))
 
 
-def _ignore_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Ignore SIGINT and SIGTERM, which a terminal, torchrun or Slurm sends to every process of a run.
 
-    The run must write a checkpoint first, which fails if a worker is gone; it ends its workers itself.
+    The run must write a checkpoint first, which fails if a worker is gone; it ends its workers itself. If it is killed,
+    torch's workers end with their parent, but that of a forkserver's is the server, which waits for them.
     """
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)
+    run = multiprocessing.parent_process()
+    if run is not None and multiprocessing.get_start_method() == "forkserver":
+        threading.Thread(target=_end_with, args=(run,), daemon=True).start()
+
+
+def _end_with(run: BaseProcess) -> None:
+    """End this process when the process that asked for it has ended."""
+    run.join()
+    os._exit(1)
 
 
 _RUNNING: weakref.WeakSet[Any] = weakref.WeakSet()  # iterators of loaders
