@@ -34,6 +34,7 @@ OWN_FOLDER = pytest.StashKey[Path]()
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:  # else it has that of the process that started it
         config.stash[OWN_FOLDER] = Path(tempfile.mkdtemp(prefix="tests-"))
+        config.stash[OWN_FOLDER].chmod(0o755)  # for tests that run as another user
         os.environ["TMPDIR"] = str(config.stash[OWN_FOLDER])  # for other programs, too
         tempfile.tempdir = None  # what was read before
     for file in config.getoption("--plugin"):

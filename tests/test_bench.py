@@ -140,6 +140,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_one_line() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
     changes = {"base": "pocket,depths=1-1,width=4", "flags": {"norm": ["bn", "ln"]}, "data": "digits"}
     open_folder(load_study("sweep", changes, {}), tmp_path / "study")

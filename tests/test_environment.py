@@ -357,3 +357,11 @@ def test_a_test_session_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -
     done = subprocess.run(session, cwd=tmp_path, env=variables, **CAPTURED)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
     assert not [*(tmp_path / "temporary").iterdir()]
+
+
+@pytest.mark.xdist_group("alone")
+def test_tests_of_one_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist marks their names; with a pytest whose names it cannot change, it shares them out like others."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("tests are not shared out by group")
+    assert request.node.nodeid.endswith("@alone")

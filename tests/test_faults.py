@@ -172,6 +172,7 @@ def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(
     print(f"{kills} kills, {resumed} of them after a checkpoint, {torn} while one was being written")
 
 
+@pytest.mark.slow
 @pytest.mark.linux
 def test_a_study_killed_whole_goes_on_where_it_was(tmp_path: Path, whole: dict[str, dict[str, Any]]) -> None:
     folder = tmp_path / "study"
@@ -216,6 +217,7 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     assert exact(results(folder)) == exact(whole)
 
 
+@pytest.mark.slow
 def test_one_run_interrupted_goes_on(tmp_path: Path) -> None:
     arguments = ("train", "pocket,depths=1-1,width=4", *SMALL, "--set", "max_epochs=4")
     assert ablations(*arguments, "--out", tmp_path / "whole").returncode == 0
@@ -344,6 +346,7 @@ def test_a_network_that_ends_its_process_with_0_has_failed(tmp_path: Path) -> No
     assert len(results(tmp_path / "study")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.linux
 def test_a_worker_that_is_killed_leaves_no_process_behind_for_which_its_study_would_wait(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LEAVING)

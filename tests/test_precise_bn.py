@@ -335,6 +335,7 @@ def test_a_run_begun_before_the_setting_goes_on_without_it(tmp_path: Path) -> No
     assert "precise_bn" not in (folder / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_begun_before_the_setting_goes_on_without_it_and_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     command: list[str | Path] = [

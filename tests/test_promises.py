@@ -356,6 +356,7 @@ def piped_into_head(*arguments: str | Path) -> tuple[int, str, str]:
     return process.wait(timeout=200), complaints, line
 
 
+@pytest.mark.slow
 def test_training_goes_on_when_the_reader_of_its_output_leaves(tmp_path: Path) -> None:
     status, complaints, line = piped_into_head(*SWEEP, "--set", "max_epochs=0.2", "--out", tmp_path / "study")
     assert (status, complaints) == (0, "") and line.startswith("sweep: ")

@@ -276,7 +276,7 @@ def test_classes_have_the_names_of_their_folders_in_json_and_one_line_in_text(tm
     put(tmp_path, *(f"{part}/{one}/1.jpg" for part in PARTS for one in names))
     found = inspect(load(name, tmp_path, 8))
     assert [one["name"] for one in json.loads(json.dumps(inspection.as_json(found)))["classes"]] == names
-    assert r"a\nb 1 and 1, 猫 1 and 1, 🐕\u200d🦺 1 and 1" in describe(found)
+    assert r'"a\nb" 1 and 1, 猫 1 and 1, 🐕\u200d🦺 1 and 1' in describe(found)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -597,7 +597,7 @@ def test_data_names_unreadable_images_and_is_short_for_many_classes(tmp_path: Pa
     put(tmp_path, "train/class 007/1.jpg", data=b"")
     (tmp_path / "val/class 008/2.jpg").symlink_to("nowhere")
     done = ablations_here("data", "imagenet", "--data-dir", tmp_path)
-    assert "class 000 to class 199; per class training 1 to 1, median 1; test 1 to 2, median 1" in done.stdout
+    assert '"class 000" to "class 199"; per class training 1 to 1, median 1; test 1 to 2, median 1' in done.stdout
     assert "unreadable images: 2, such as train/class 007/1.jpg, val/class 008/2.jpg" in done.stdout
     assert len(done.stdout.splitlines()) < 12
     assert len(inspected("imagenet", tmp_path)["classes"]) == 200

@@ -198,6 +198,7 @@ def test_a_failed_run_failed_in_wandb_too(tmp_path: Path) -> None:
     assert session.group == ""
 
 
+@pytest.mark.slow
 def test_workers_in_parallel_log_a_run_each_in_the_studys_group(tmp_path: Path) -> None:
     arguments = ["--base", "pocket,width=4,depths=1", "--flags", "norm=bn:ln", "--data", "digits", "--seeds", "0"]
     arguments += ["--budget", "1epochs", "--set", "image_size=8", "--set", "checkpoint_steps=100", "--jobs", "2"]

@@ -218,9 +218,8 @@ def describe(found: Inspection) -> str:
     channels, height, width = found.shape
     train, test = found.images
     sizes = {size for one in found.headers.values() for size in one.sizes}
-    resized = "" if sizes <= {(width, height)} else ", resized unless a recipe has another image_size,"
     lines = [
-        f"{found.name}: {train} training and {test} test images of {channels}×{height}×{width}{resized} in "
+        f"{found.name}: {train} training and {test} test images of {channels}×{height}×{width} in "
         f"{len(found.classes)} classes, checksum {found.checksum[:12]}, in {found.place}",
         f"  classes (training and test images): {_describe_classes(found.classes)}",
     ]
@@ -234,6 +233,8 @@ def describe(found: Inspection) -> str:
     lines += [_describe_headers("training", found.headers["train"], train)]
     lines += [_describe_headers("test", found.headers["test"], test)]
     lines += [f"  unreadable images: {text}" for text in _describe_unreadable(found.headers.values())]
+    if sizes - {(width, height)}:
+        lines.append(f"  {height}×{width}: what images are resized to, unless the recipe has another image_size")
     return "\n".join([*lines, _describe_duplicates(found.duplicates, test)])
 
 
