@@ -213,9 +213,15 @@ def simulate(n: int, number: int, seeds: int, size: float, share: float, studies
     return float(np.mean(inside)), float(np.mean(wrong))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("n", "number", "seeds"), [(4, 5, 3), (5, 10, 2), (8, 10, 3), (12, 5, 3), (12, 10, 2), (12, 10, 5), (12, 20, 3)]
+    ("n", "number", "seeds"),
+    [
+        *(pytest.param(*cell, marks=pytest.mark.slow) for cell in ((4, 5, 3), (8, 10, 3), (12, 10, 2))),
+        *(
+            pytest.param(*cell, marks=pytest.mark.simulation)
+            for cell in ((5, 10, 2), (12, 5, 3), (12, 10, 5), (12, 20, 3))
+        ),
+    ],
 )
 @pytest.mark.parametrize(("size", "share"), [(0.0, 0.0), (0.7, 1.0), (2.0, 0.2)])
 def test_intervals_cover_and_false_positives_are_rare(

@@ -294,8 +294,13 @@ CELLS = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("runs", "flags", "interactions", "size", "heavy"), CELLS)
+@pytest.mark.parametrize(
+    ("runs", "flags", "interactions", "size", "heavy"),
+    [
+        pytest.param(*cell, marks=pytest.mark.slow if place % 2 else pytest.mark.simulation)
+        for place, cell in enumerate(CELLS)
+    ],
+)
 def test_family_wise_error_and_coverage_hold(
     runs: int, flags: int, interactions: int, size: float, heavy: bool
 ) -> None:
