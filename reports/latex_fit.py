@@ -16,7 +16,7 @@ from reports.tables import MISSING, Cell, Column, Table, turned
 POINTS = 72.27 / MILLIMETERS  # of TeX, per millimeter
 _SPARE = 1.035  # other editions of Computer Modern, such as those of fontenc T1, are up to 3% wider
 _WORDS = 40  # letters in a line of a cell of words
-_LABEL, _LEAST = 0.3, 14  # the share of the width that a line of words has, and at least so many letters
+_LABEL, _LEAST = 0.3, 14  # a line of words: max. share of the width, or this many letters if more
 _GAPS = (4.0, 3.0, 2.0, 1.5)  # points on each side of a column
 _RECALL = "recall_"  # names of columns
 # Columns in the order in which they are kept; others come after these, and the first column always stays.

@@ -13,11 +13,11 @@ def rounded(value: float, digits: int) -> float:
 
 
 def fixed(value: float, digits: int) -> str:
-    """Format with so many decimals and a true minus."""
+    """Format with `digits` decimals and a minus sign, not a hyphen."""
     return f"{rounded(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no −0.00
 
 
 def signed(value: float, digits: int) -> str:
-    """Format with so many decimals and the sign, a true minus; what rounds to 0 has none."""
+    """Format with `digits` decimals and the sign, not a hyphen; what rounds to 0 has none."""
     near = rounded(value, digits)
     return f"{near:+.{digits}f}".replace("-", "−") if near else f"{0:.{digits}f}"

@@ -13,9 +13,7 @@ from ablations.cli.options import Location, Positive, with_options
 
 @click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
-@click.option(
-    "--watch", type=Positive(), metavar="SECONDS", help="Show it again every so many seconds, until no run is running."
-)
+@click.option("--watch", type=Positive(), metavar="SECONDS", help="Repeat at this interval until no run is running.")
 @with_options("debug")
 def status(folders: tuple[Path, ...], watch: float | None) -> None:
     """Show a study's finished, running, failed and pending runs.

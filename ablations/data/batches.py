@@ -115,7 +115,7 @@ class Batches:
 
 
 def to_device(device: torch.device, *tensors: Tensor) -> list[Tensor]:
-    """Copy integers of the CPU to a device, together and from pinned memory: a GPU copies while the CPU goes on."""
+    """Copy integer tensors to a device in one transfer from pinned memory, which does not block the CPU."""
     if device.type == "cpu":
         return list(tensors)
     together = torch.cat([tensor.flatten() for tensor in tensors]).pin_memory().to(device, non_blocking=True)

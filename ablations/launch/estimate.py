@@ -99,7 +99,7 @@ def _counts(states: Mapping[str, State]) -> str:
 
 
 def describe_plan(session: Session, machine: Machine, processes: int = 1, start: float = 0.0) -> str:
-    """Describe the runs, their cost, and the time that those left need with so many processes per run.
+    """Describe the runs, their cost, and the time that the remaining ones need with `processes` per run.
 
     `start` is the time (s) that a worker needs to start.
     """

@@ -81,7 +81,7 @@ def further_look(before: Study, now: Study) -> str | None:
 def _look_shares(study: Study, seeds: int | None = None) -> list[float]:
     """Return the share of the error rate of each look at a study, when all its runs have finished.
 
-    With `seeds`, the last stage brings every row to so many.
+    With `seeds`, the last stage brings every row to that number.
     """
     import pandas as pd
 

@@ -102,7 +102,7 @@ class RunConfig(BaseModel):
         return self.images_of(len(data.train))
 
     def images_of(self, train: int) -> int:
-        """Return the number of training images seen with so many different ones."""
+        """Return the number of training images seen, repeats included, with a training set of `train` images."""
         steps_per_epoch = train // self.recipe.batch_size
         return max(round(self.recipe.max_epochs * steps_per_epoch), 1) * self.recipe.batch_size
 

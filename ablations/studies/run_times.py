@@ -30,7 +30,7 @@ def after_training(run: RunConfig, train: int, test: int) -> float:
 
 
 def makespan(seconds: Iterable[float], at_once: int) -> float:
-    """Return the time until all runs have ended, if the first free of so many workers starts the next."""
+    """Return the time until all runs have ended, if the next run starts on the first free worker."""
     workers = [0.0] * max(at_once, 1)
     for one in seconds:
         first = workers.index(min(workers))
