@@ -15,8 +15,8 @@ import pandas as pd
 from ablations.reporting import read_report
 from ablations.studies.folder import read_study
 from modernize.roadmap import roadmap
+from reports.agreement_words import agreement_words
 from reports.formats import markdown
-from reports.paper_agreement import agreement_words
 from reports.report import Report
 from reports.statistics import Correlation, rank_correlation
 from reports.tables import Table
