@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ablations.errors import RequestError
-from ablations.recipes import TrainingConfig
+from ablations.training_config import TrainingConfig
 
 FIRST_WEIGHTS = 0.1  # share of the first step's weights in the EMA weights from which these are below the trained ones
 MIN_STEPS = 10

@@ -20,10 +20,10 @@ from ablations.studies.variants import setting_texts
 from modernize.design import FLAGS, Design, text
 from modernize.names import nearest
 from modernize.roadmap import PAPER
+from reports.agreement_words import agreement_words
 from reports.class_plots import class_plots
 from reports.class_tables import baseline_notes, class_tables
 from reports.header import header
-from reports.paper_agreement import agreement_words
 from reports.per_class import class_results
 from reports.predictions import on_compared_images
 from reports.report import Orders, Report, report_tables

@@ -1,141 +1,179 @@
-"""Agreement of a roadmap study with its source, in words: rank correlation of steps, and pairs ordered alike."""
+"""Agreement of a roadmap study with its source: rank correlation of steps, and pairs of rows ordered alike.
+
+A study on one of the paper's roadmaps is compared with both regimes that the paper prints, ResNet-50 and ResNet-200.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from modernize.roadmap import PAPER, Roadmap, Row, roadmap
-from reports.numbers import fixed
 from reports.statistics import rank_correlation
-from reports.statistics.agreement import Agreement, Means, agreement, rerun_agreement
-from reports.statistics.values import known
+from reports.statistics.agreement import Agreement, Means, agreement
+from reports.statistics.values import known, root_mean_square
+
+Scored = Literal["top1", "ema_top1", "loss"]
+REGIMES = {"resnet50": "ResNet-50", "resnet200": "ResNet-200"}
+
+
+@dataclass(frozen=True)
+class RowMeans:
+    """The mean of each row, the more the better, with its standard error; NaN if the noise is unknown."""
+
+    means: Mapping[str, float]
+    errors: Mapping[str, float]
+
+    def of(self, rows: Sequence[Row]) -> Means:
+        """Return the means of some rows, in their order."""
+        return Means([self.means[row.name] for row in rows], [self.errors[row.name] for row in rows])
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the noise is known."""
+        return any(map(known, self.errors.values()))
 
 
 @dataclass(frozen=True)
 class PaperAgreement:
-    """How far a study agrees with the paper, or whatever the source of its roadmap is.
+    """How far a study agrees with one regime of the paper, or with whatever the source of its roadmap is.
 
-    changes     Spearman's correlation of the changes of `steps` adopted steps, with an interval for the studies' noise
-    sampled     the 95% interval of that correlation if the steps are seen as a sample (Bonett and Wright 2000)
-    pairs       pairwise decision accuracy of the rows, without one of the original recipe
+    Attributes:
+        target: Regime, such as "ResNet-50", or the short name of the source.
+        changes: Spearman's correlation of the changes of adopted steps, with an interval for the noise of both sides.
+        sampled: The 95% interval of that correlation if the steps are a sample (Bonett and Wright 2000).
+        steps: Number of adopted steps.
+        pairs: Pairwise decision accuracy of the rows, without one of the original recipe.
     """
 
+    target: str
     changes: Agreement
     sampled: tuple[float, float]
     steps: int
     pairs: Agreement
 
+    @property
+    def response(self) -> float:
+        """The mean of pairs in order and (1 + correlation) / 2: 1 for full agreement, 0.5 for none."""
+        return (self.pairs.value + (1 + self.changes.value) / 2) / 2
 
-def paper_agreement(runs: pd.DataFrame, steps: Roadmap) -> PaperAgreement:
-    """Compare top-1 in a roadmap study with what the roadmap's source prints.
+
+def paper_agreement(
+    runs: pd.DataFrame,
+    steps: Roadmap,
+    measure: Scored = "top1",
+    adopted_only: bool = False,
+    sd: float | None = None,
+) -> tuple[PaperAgreement, ...]:
+    """Compare a roadmap study with each regime of the paper, or with whatever its roadmap's source prints.
 
     Args:
-        runs: The study's tidy frame, see `Report`. Standard errors come from the variance pooled over its rows.
-        steps: Its roadmap. Rows without a printed top-1 are left out.
+        runs: A line per run, such as a study's `results.csv`: `row`, the measure and, if recorded, `status` and `run`.
+            Rows without a result, and rows of no printed top-1, are left out; steps then span them.
+        steps: The roadmap.
+        measure: Column to compare: `top1`, `ema_top1` or `loss` (the less the better).
+        adopted_only: Leave side branches out of the pairs. They never count as steps.
+        sd: Standard deviation of one run, if the runs have one seed per row [default: pooled over rows].
+
+    Returns:
+        One agreement for each regime: ResNet-50 and ResNet-200, or one for another source.
     """
-    done = runs[(runs["status"] == "done") & runs["top1"].notna()].groupby("row")["top1"]
-    mean, count = done.mean(), done.count()
+    ours = row_means(runs, measure, sd)
+    rows = [row for row in distinct_rows(runs, steps) if row.name in ours.means]
+    return tuple(compared(target, ours, rows, theirs, adopted_only) for target, theirs in printed(steps).items())
+
+
+def between_regimes(steps: Roadmap, rows: Collection[str] | None = None, adopted_only: bool = False) -> PaperAgreement:
+    """Compare the paper's ResNet-200 regime with its ResNet-50 regime: what one size of network knows of another.
+
+    Args:
+        steps: One of the paper's roadmaps.
+        rows: The rows to compare [default: all].
+        adopted_only: Leave side branches out of the pairs.
+    """
+    small, large = printed(steps).values()
+    chosen = [row for row in steps.rows if rows is None or row.name in rows]
+    return compared("ResNet-50", large, chosen, small, adopted_only)
+
+
+def row_means(runs: pd.DataFrame, measure: Scored = "top1", sd: float | None = None) -> RowMeans:
+    """Average the finished runs of each row; standard errors are from the variance pooled over rows, or from `sd`."""
+    done = runs[runs["status"] == "done"] if "status" in runs else runs
+    values = pd.to_numeric(done[measure]) * (-1 if measure == "loss" else 1)
+    groups = values[np.isfinite(values)].groupby(done["row"])
+    mean, count = groups.mean(), groups.count()
     df = float((count - 1).sum())
-    variance = float((done.var() * (count - 1)).sum()) / df if df else math.nan
+    if sd is None:
+        sd = math.sqrt(float((groups.var() * (count - 1)).sum()) / df) if df else math.nan
+    return RowMeans(mean.to_dict(), (sd / np.sqrt(count)).to_dict())
 
-    def ours(rows: Sequence[Row]) -> Means:
-        errors = [math.sqrt(variance / count[row.name]) for row in rows]
-        return Means([mean[row.name] for row in rows], errors)
 
-    rows = [row for row in steps.rows if row.name in mean and known(row.printed.top1)]
+def distinct_rows(runs: pd.DataFrame, steps: Roadmap) -> list[Row]:
+    """Return the rows that were run, in order. Of rows that share their runs the last counts: nothing changes."""
+    rows = [row for row in steps.rows if row.name in set(runs["row"])]
+    if "run" not in runs:
+        return rows
     used = {str(name): frozenset(group["run"]) for name, group in runs.groupby("row")}
-    # Of rows that share their runs the last counts: there is no change between them.
     later = [{used[other.name] for other in rows[place + 1 :]} for place in range(len(rows))]
-    distinct = [row for row, others in zip(rows, later, strict=True) if used[row.name] not in others]
-    return _compared(distinct, ours, steps.source.seeds)
+    return [row for row, others in zip(rows, later, strict=True) if used[row.name] not in others]
 
 
-def _compared(rows: Sequence[Row], ours: Callable[[Sequence[Row]], Means], seeds: int) -> PaperAgreement:
-    """Compare a study with printed results, which are means over `seeds`, on the rows that it has.
+def printed(steps: Roadmap) -> dict[str, RowMeans]:
+    """Return the printed top-1 of each regime by row, with standard errors.
 
-    Of the original recipe's row only the change counts.
+    The paper averages three seeds in the ResNet-50 regime, and prints neither seeds nor standard deviations in the
+    ResNet-200 regime. Its values there are taken as single runs that vary as much as those of the ResNet-50 regime.
     """
-    adopted, fair = [row for row in rows if row.adopted], _fair(rows)
-    printed = _printed(adopted, seeds), _printed(fair, seeds)
-    changes = [np.diff(study.means) for study in (ours(adopted), printed[0])]
-    sampled = rank_correlation(changes[0], changes[1])
-    return PaperAgreement(
-        changes=_agreement(ours(adopted), printed[0], "changes"),
-        sampled=(sampled.low, sampled.high),
-        steps=len(changes[0]),
-        pairs=_agreement(ours(fair), printed[1], "pairs"),
+    return _paper() if steps.base in PAPER else {steps.source.short: _printed(steps)}
+
+
+@cache
+def _paper() -> dict[str, RowMeans]:
+    small = roadmap("resnet50")
+    sd = root_mean_square(np.array([row.printed.top1_std for row in small.rows if known(row.printed.top1_std)]))
+    return {regime: _printed(roadmap(name), sd) for name, regime in REGIMES.items()}
+
+
+def _printed(steps: Roadmap, sd: float = math.nan) -> RowMeans:
+    """The printed top-1 of a source; `sd` takes the place of standard deviations that are not printed."""
+    there = [row for row in steps.rows if known(row.printed.top1)]
+    sds = {row.name: row.printed.top1_std if known(row.printed.top1_std) else sd for row in there}
+    return RowMeans(
+        {row.name: row.printed.top1 for row in there},
+        {name: one / math.sqrt(steps.source.seeds) for name, one in sds.items()},
     )
 
 
-def _fair(rows: Sequence[Row]) -> list[Row]:
+def compared(
+    target: str, ours: RowMeans, rows: Sequence[Row], theirs: RowMeans, adopted_only: bool = False
+) -> PaperAgreement:
+    """Compare two sides on rows that both have. Of the original recipe's row only the change counts."""
+    rows = [row for row in rows if row.name in theirs.means]
+    adopted = [row for row in rows if row.adopted]
+    fair = fair_rows(adopted if adopted_only else rows)
+    changes = [np.round(np.diff(side.of(adopted).means), 9) for side in (ours, theirs)]
+    sampled = rank_correlation(changes[0], changes[1])
+    return PaperAgreement(
+        target=target,
+        changes=_agreement(ours, theirs, adopted, "changes"),
+        sampled=(sampled.low, sampled.high),
+        steps=len(changes[0]),
+        pairs=_agreement(ours, theirs, fair, "pairs"),
+    )
+
+
+def fair_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of one recipe: all but that of the original recipe."""
     return [row for row in rows if not row.original_recipe]
 
 
-def _agreement(ours: Means, paper: Means, of: Literal["pairs", "changes"]) -> Agreement:
+def _agreement(ours: RowMeans, theirs: RowMeans, rows: Sequence[Row], of: Literal["pairs", "changes"]) -> Agreement:
     """Agreement without an interval if our noise is unknown, as with one seed."""
-    estimate = agreement(ours, paper, of)
-    return estimate if np.isfinite(ours.errors).any() else replace(estimate, low=math.nan, high=math.nan)
-
-
-def _printed(rows: Sequence[Row], seeds: int) -> Means:
-    errors = [row.printed.top1_std / math.sqrt(seeds) for row in rows]
-    return Means([row.printed.top1 for row in rows], errors)
-
-
-def agreement_words(runs: pd.DataFrame, steps: Roadmap) -> list[str]:
-    """Describe a study's agreement with its roadmap's source, beside yardsticks; empty if too few rows are finished."""
-    study = paper_agreement(runs, steps)
-    if math.isnan(study.pairs.value):
-        return []
-    short = steps.source.short
-    below = " Random guesses score 0.50." if study.pairs.value < 0.5 else ""
-    of = "" if any(row.recipe_changes for row in steps.rows) else " of one recipe"
-    changes, pairs = _yardsticks(steps)
-    correlation = [
-        f"Agreement with {short}: Spearman's rank correlation of the changes over {study.steps} adopted steps is "
-        f"{_shown(study.changes, study.sampled)}.{changes}"
-    ]
-    return [
-        *(correlation if study.steps > 1 else []),
-        f"Pairwise decision accuracy, the share of pairs among {study.pairs.rows} rows{of} ordered as in {short}, is "
-        f"{_shown(study.pairs)}.{below}{pairs}",
-    ]
-
-
-def _yardsticks(steps: Roadmap) -> tuple[str, str]:
-    """Describe what agreement to expect: that of the paper's two regimes, and of re-runs of the source."""
-    if steps.base not in PAPER:
-        again = _printed(_fair([row for row in steps.rows if known(row.printed.top1)]), steps.source.seeds)
-        if not any(map(known, again.errors)):
-            return "", ""
-        rerun = _number(rerun_agreement(again, "pairs"))
-        return "", f" Between {steps.source.short} and simulated re-runs of it, it is {rerun}."
-    small, large = roadmap("resnet50"), roadmap("resnet200")
-    seeds = small.source.seeds
-    regimes = _compared(small.rows, lambda rows: _printed([large.row(row.name) for row in rows], seeds), seeds)
-    rerun = _number(rerun_agreement(_printed(_fair(small.rows), seeds), "pairs"))
-    return (
-        f" Between the paper's two regimes it is {_number(regimes.changes.value)}.",
-        f" Between the paper's two regimes it is {_number(regimes.pairs.value)}, between the paper and simulated "
-        f"re-runs of it {rerun}.",
-    )
-
-
-def _shown(estimate: Agreement, sampled: tuple[float, float] = (math.nan, math.nan)) -> str:
-    """A statistic with its intervals; `sampled` is the one that takes the steps as a sample."""
-    if math.isnan(estimate.value):
-        return "not defined for these runs"
-    intervals = [(estimate.low, estimate.high, "from the noise of both studies")]
-    intervals.append((*sampled, "if the steps are a sample of steps"))
-    shown = [f"{_number(low)} to {_number(high)} {source}" for low, high, source in intervals if not math.isnan(low)]
-    return _number(estimate.value) + (f" (95% CI: {'; '.join(shown)})" if shown else "")
-
-
-def _number(value: float) -> str:
-    return fixed(value, 2)
+    estimate = agreement(ours.of(rows), theirs.of(rows), of)
+    return estimate if ours.noisy else replace(estimate, low=math.nan, high=math.nan)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from modernize.roadmap import Roadmap, Source
+from reports.agreement_words import agreement_words
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.header import facts
 from reports.kind_words import WORDS
 from reports.marks import row_marks
 from reports.pair_plots import pair_matrix_plot
 from reports.pair_tables import PAIRS
-from reports.paper_agreement import agreement_words
 from reports.report import Plot
 from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure

@@ -26,7 +26,7 @@ def paper(regime: str) -> Means:
 
 def ours(study: str) -> Means:
     """Our means of the same rows, with a pooled standard deviation."""
-    runs = pd.read_csv(HOME / f"docs/results/{study}/results.csv")
+    runs = pd.read_csv(HOME / f"docs/results/first-edition/{study}/results.csv")
     names = PAPER.loc[(PAPER["regime"] == "resnet50") & PAPER["adopted"].isin(["yes", "no"]), "row"][1:]
     top1 = runs[runs["status"] == "done"].groupby("row")["top1"]
     error = math.sqrt(top1.var().mean()) * top1.count() ** -0.5
@@ -59,7 +59,9 @@ def test_the_correlation_of_the_papers_two_regimes() -> None:
     both = adopted.loc[order].dropna()
     noiseless = [math.nan] * len(both)
     small, large = (Means(both[regime].tolist(), noiseless) for regime in ("resnet50", "resnet200"))
-    assert agreement(small, large, of="changes").value == pytest.approx(0.79, abs=0.005)
+    changes = [both[regime].diff().iloc[1:].round(2) for regime in ("resnet50", "resnet200")]  # equal changes are ties
+    found = agreement(small, large, of="changes").value
+    assert found == pytest.approx(stats.spearmanr(*changes).statistic) and found == pytest.approx(0.80, abs=0.005)
 
 
 def test_the_interval_covers_the_agreement_of_the_true_means() -> None:

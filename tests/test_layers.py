@@ -16,6 +16,7 @@ LAYERS = (
     ("reports",),
     ("ablations.streams",),
     ("ablations.errors", "ablations.reach", "ablations.seeding", "ablations.progress", "ablations.store"),
+    ("ablations.training_config",),
     ("ablations.machine", "ablations.recipes"),
     ("ablations.recipe_checks",),
     ("ablations.data",),

@@ -20,11 +20,11 @@ from PIL import Image
 
 from ablations.cli import run_command
 from ablations.machine import Machine, usable_cores
-from ablations.recipes import MAY_CHANGE, TrainingConfig
 from ablations.store import read_json, write_json
 from ablations.studies.older import thread_notices
 from ablations.studies.run import RunConfig, locked, mark_failed
 from ablations.training.checkpoint import checkpoints
+from ablations.training_config import MAY_CHANGE, TrainingConfig
 from modernize.models import design
 
 HOME = Path(__file__).parent.parent

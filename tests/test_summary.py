@@ -23,9 +23,10 @@ from ablations.studies.run import RunConfig
 from modernize.design import Design
 from modernize.roadmap import roadmap
 from reports import two_designs
+from reports.agreement_words import agreement_words
 from reports.formats import terminal
 from reports.page.svg import described
-from reports.paper_agreement import agreement_words, paper_agreement
+from reports.paper_agreement import paper_agreement
 from reports.predictions import Predicted
 from reports.statistics.factorial import Family
 from reports.statistics.power import describe_power, describe_spread, detectable_effect, seeds_to_detect, study_power
@@ -33,7 +34,7 @@ from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
-RESULTS = Path(__file__).parent.parent / "docs/results"
+RESULTS = Path(__file__).parent.parent / "docs/results/first-edition"
 EFFECTS = {"base": 0.0, "up": 3.0, "down": -3.0, "same": 0.05}
 
 
@@ -344,17 +345,17 @@ def test_the_paper_agrees_with_itself() -> None:
         for row in rows
         for seed in range(2)
     ]
-    study = paper_agreement(pd.DataFrame(lines), roadmap("pocket"))
+    study, _large = paper_agreement(pd.DataFrame(lines), roadmap("pocket"))
     assert (study.changes.value, study.pairs.value) == (pytest.approx(1.0), pytest.approx(1.0, abs=0.02))  # two ties
 
 
 def test_the_published_studies_agree_as_published() -> None:
     for name, in_order in (("roadmap", 0.27), ("confirmation", 0.66)):
         runs = pd.read_csv(RESULTS / name / "results.csv")
-        study, words = paper_agreement(runs, roadmap("pocket")), " ".join(agreement_words(runs, roadmap("pocket")))
+        study, words = paper_agreement(runs, roadmap("pocket"))[0], " ".join(agreement_words(runs, roadmap("pocket")))
         assert study.pairs.value == pytest.approx(in_order, abs=0.005)
         assert study.pairs.low < study.pairs.value < study.pairs.high
-        assert f"{in_order}" in words and ("Random guesses score 0.50." in words) == (in_order < 0.5)
+        assert f"{in_order} (95% CI" in words and "random guesses 0.50" in words
         means = runs.groupby("row")["top1"].mean()
         steps = [(row, roadmap("pocket").before(row)) for row in roadmap("pocket").rows if row.adopted]
         ours = [means[row.name] - means[before.name] for row, before in steps if before]
@@ -365,8 +366,10 @@ def test_the_published_studies_agree_as_published() -> None:
 def test_one_seed_claims_no_interval_from_noise() -> None:
     runs = pd.read_csv(RESULTS / "confirmation/results.csv")
     one = runs[runs["seed"] == 10]
-    assert np.isnan(paper_agreement(one, roadmap("pocket")).pairs.low)
-    assert "noise of both studies" not in " ".join(agreement_words(one, roadmap("pocket")))
+    assert all(np.isnan(found.pairs.low) for found in paper_agreement(one, roadmap("pocket")))
+    words = " ".join(agreement_words(one, roadmap("pocket")))
+    assert "noise of both sides" not in words and "the noise of this study is unknown" in words
+    assert all(found.pairs.low < found.pairs.high for found in paper_agreement(one, roadmap("pocket"), sd=0.5))
 
 
 def test_two_trained_networks_are_compared_as_that_and_without_a_verdict() -> None:

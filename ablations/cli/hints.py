@@ -29,7 +29,7 @@ class Command(click.Command):
 
 def _place_of(error: click.NoSuchOption, command: click.Command) -> str | None:
     """Return where the name of an option that the command lacks belongs; None if it is no flag and no setting."""
-    from ablations.recipes import TrainingConfig
+    from ablations.training_config import TrainingConfig
     from modernize.design import BY_NAME
     from modernize.names import similar
 

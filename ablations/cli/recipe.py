@@ -22,8 +22,9 @@ def recipe(name: str | None) -> None:
     NAME is that of --recipe: a recipe, such as quick or quick,mixup=0.8, or a YAML file. Settings that its optimizer,
     schedule or augmentation does not use are left out.
     """
-    from ablations.recipes import OWNED, TrainingConfig, load_recipe, recipe_names
+    from ablations.recipes import load_recipe, recipe_names
     from ablations.studies.variants import setting_text
+    from ablations.training_config import OWNED, TrainingConfig
 
     if name is None:
         print_words(("recipe", "what for"), [(one, _purpose(one)) for one in recipe_names()])

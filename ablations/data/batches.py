@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ablations.data.datasets import Split
-from ablations.recipes import TrainingConfig
 from ablations.seeding import generator
+from ablations.training_config import TrainingConfig
 
 ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10  # as torchvision's RandomErasing (Zhong et al., 2020)
 

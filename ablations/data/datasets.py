@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ablations.data import hugging_face, own_data, torchvision_sets
+from ablations.data.cifar import cifar
 from ablations.data.decode import DamagedImageError, decoded, max_pixels
 from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
 from ablations.data.inventory import Account, shown
@@ -245,31 +246,7 @@ def _read_idx(place: Path, name: str, data_dir: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape([int(size) for size in shape])
 
 
-# ---- CIFAR, digits, folders
-
-
-def _cifar(kind: str) -> Loader:
-    def loader(data_dir: Path, wanted: Wanted) -> DataSet:
-        from torchvision import datasets
-
-        make = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
-        try:
-            try:
-                train, test = (make(data_dir, train=part) for part in (True, False))
-            except RuntimeError:  # missing or corrupt: torchvision downloads it again
-                train, test = (make(data_dir, train=part, download=True) for part in (True, False))
-        except Exception as error:
-            folder = data_dir / make.base_folder
-            state = f"the files in {folder} are corrupt" if folder.exists() else f"{data_dir} does not contain it"
-            raise RequestError(
-                f"dataset {kind}: {state}, and torchvision's download failed ({one_line(error)[:120]}). "
-                f"Put {make.filename} into {data_dir} and unpack it there"
-            ) from None
-        return assemble(
-            kind, (train.data, train.targets), (test.data, test.targets), train.classes, data_dir / make.base_folder
-        )
-
-    return loader
+# ---- digits, folders
 
 
 def _digits(data_dir: Path, wanted: Wanted) -> DataSet:
@@ -347,8 +324,8 @@ def _imagenet(data_dir: Path, wanted: Wanted) -> DataSet:
 
 LOADERS: dict[str, Loader] = {
     "fashion_mnist": _fashion_mnist,
-    "cifar10": _cifar("cifar10"),
-    "cifar100": _cifar("cifar100"),
+    "cifar10": cifar("cifar10"),
+    "cifar100": cifar("cifar100"),
     "digits": _digits,
     "folder": _folder,
     "imagenet": _imagenet,

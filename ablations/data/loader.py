@@ -31,8 +31,8 @@ from ablations.data.map_images import MapImages
 from ablations.data.preprocessing import Preprocessing, evaluation_steps
 from ablations.errors import RequestError, one_line
 from ablations.machine import STOP, blocked
-from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
+from ablations.training_config import TrainingConfig
 
 TRAINING, TEST = "training set", "test set"  # as errors name the splits
 

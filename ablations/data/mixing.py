@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ablations.data.batches import MicroBatch
-from ablations.recipes import TrainingConfig
 from ablations.seeding import seed_of, seeded
+from ablations.training_config import TrainingConfig
 
 Mixing = Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ablations.recipes import TrainingConfig
+from ablations.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from ablations.data.preprocessing import Preprocessing
-from ablations.recipes import TrainingConfig
+from ablations.training_config import TrainingConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # per channel, of images in [0, 1]
 OPERATIONS = 2  # of RandAugment per image

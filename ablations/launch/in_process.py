@@ -13,7 +13,7 @@ from ablations.launch.signals import StopFlag
 from ablations.machine import Machine, asked_threads, prepare_process, usable_cores
 from ablations.progress import Display, progress_console
 from ablations.recipe_checks import unused
-from ablations.recipes import MAY_CHANGE, newer_settings, without_newer
+from ablations.recipes import newer_settings, without_newer
 from ablations.studies.fitting_rows import fitted
 from ablations.studies.folder import differences
 from ablations.studies.older import older_versions, thread_notices
@@ -25,6 +25,7 @@ from ablations.training.callbacks import NullCallbacks
 from ablations.training.distributed import joined, local_processes, local_rank, processes
 from ablations.training.gpu_arithmetic import check_arithmetic, prepare_arithmetic
 from ablations.training.trainer import Interrupted
+from ablations.training_config import MAY_CHANGE
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from ablations.errors import one_line
-from ablations.recipes import TrainingConfig
 from ablations.store import write_bytes
 from ablations.training.corrupt_images import DamagedDataError
 from ablations.training.distributed import Group
 from ablations.training.evaluation import DivergedError
 from ablations.training.gpu import describe_out_of_memory, is_out_of_memory
+from ablations.training_config import TrainingConfig
 
 LONGEST = 500  # characters of a reason
 

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from ablations.errors import RequestError, writing
-from ablations.recipes import MAY_CHANGE, TrainingConfig, as_stored, read_yaml, recipe_names, without_newer
+from ablations.recipes import as_stored, read_yaml, recipe_names, without_newer
 from ablations.store import write_bytes
 from ablations.studies.own_code import refuse_other_code
 from ablations.studies.plugin_files import keep_plugins, read_with_plugins, refuse_other_plugins
@@ -18,6 +18,7 @@ from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
 from ablations.studies.stages import begun, extended, stage_numbers
 from ablations.studies.starting_weights import WEIGHTS_MAY_CHANGE
+from ablations.training_config import MAY_CHANGE, TrainingConfig
 from modernize.design import split_commas
 from modernize.yaml_file import as_yaml
 

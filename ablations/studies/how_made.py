@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import RequestError
-from ablations.recipes import MAY_CHANGE, OWNED, TrainingConfig, load_recipe, recipe_names, settings_apart, stretched
+from ablations.recipes import load_recipe, recipe_names, settings_apart, stretched
 from ablations.store import DamagedError, read_json
 from ablations.studies.variants import setting_text
+from ablations.training_config import MAY_CHANGE, OWNED, TrainingConfig
 from modernize.design import split_commas
 
 HOW_MADE = ("machine", "software")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import RequestError
-from ablations.recipes import TrainingConfig
 from ablations.studies.folder import read_study, slug
 from ablations.studies.how_made import EXECUTION_ONLY
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study, StudyRow
 from ablations.studies.trained import read_config
 from ablations.studies.variants import plain_setting, variant, with_name
+from ablations.training_config import TrainingConfig
 from modernize.design import DesignError
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ablations.recipes import TrainingConfig
 from ablations.studies.evaluated_images import evaluated, per_class
+from ablations.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from ablations.data.splits import DataSet
     from ablations.training.evaluation import Evaluation
-    from ablations.training.trainer import Result
+    from ablations.training.result import Result
 
 
 def reported(trained: Result, recipe: TrainingConfig) -> Evaluation:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ablations.data.datasets import DataSet
-    from ablations.recipes import TrainingConfig
+    from ablations.training_config import TrainingConfig
 
 
 class HasNetwork(Protocol):

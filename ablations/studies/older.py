@@ -8,8 +8,9 @@ from typing import Any
 
 from ablations.errors import RequestError
 from ablations.machine import overridden_threads
-from ablations.recipes import TrainingConfig, read_yaml
+from ablations.recipes import read_yaml
 from ablations.store import DamagedError, read_json
+from ablations.training_config import TrainingConfig
 
 
 def older_versions(folders: Iterable[Path]) -> list[str]:

@@ -18,13 +18,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from ablations.errors import RequestError, writing
 from ablations.machine import cores_in_words
 from ablations.recipe_checks import Facts, doubts
-from ablations.recipes import TrainingConfig, as_stored, read_yaml
+from ablations.recipes import as_stored, read_yaml
 from ablations.studies.networks import build_network, classifier_of, count_network, has_batch_norm
 from ablations.studies.own_code import check_code, keep_code
 from ablations.studies.plugin_files import PluginFiles, check_plugins, keep_plugins
 from ablations.studies.starting_weights import Weights, load
 from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group, another_process_ended, is_going_to_restart
+from ablations.training_config import TrainingConfig
 from modernize.design import Design, DesignError
 from modernize.plan import Cost
 from modernize.yaml_file import as_yaml
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from ablations.data.datasets import DataSet
     from ablations.data.preprocessing import Preprocessing
-    from ablations.training.trainer import Result
+    from ablations.training.result import Result
 
 NAME_BYTES = 255  # of a file
 PACKAGES = ("torch", "torchvision", "pillow", "numpy", "fvcore", "pandas", "pydantic")

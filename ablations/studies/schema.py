@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ablations.errors import RequestError
-from ablations.recipes import Number, Seed, TrainingConfig, Whole, stretched
+from ablations.recipes import stretched
 from ablations.studies.plugin_files import PluginFiles
 from ablations.studies.run import Flags, RunConfig
 from ablations.studies.slurm_options import Cluster
 from ablations.studies.starting_weights import Weights
+from ablations.training_config import Number, Seed, TrainingConfig, Whole
 from modernize.design import BY_NAME, RECIPE, is_file, split_name
 from modernize.names import unknown_flag, unknown_setting
 from modernize.plugins import load_plugin

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.errors import RequestError
-from ablations.recipes import TrainingConfig
 from ablations.studies.folder import read_study
 from ablations.studies.kinds import base_of, final_values, set_name
 from ablations.studies.schema import FollowUp, Screen, Study, StudyFile, StudyRow
@@ -26,6 +25,7 @@ from ablations.studies.variants import (
     with_settings,
     written,
 )
+from ablations.training_config import TrainingConfig
 from modernize.design import RECIPE, Design, DesignError, plain
 from modernize.names import nearest
 from modernize.plan import compile_plan, total_cost, trace

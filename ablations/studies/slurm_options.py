@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from ablations.recipes import Number, Whole
+from ablations.training_config import Number, Whole
 
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _YEAR = 366 * 24 * 60  # minutes; clusters allow less

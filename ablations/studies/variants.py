@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from ablations.errors import RequestError
 from ablations.reach import reached_settings
-from ablations.recipes import TrainingConfig, check, load_recipe, parse_value, settings_apart, stretched
+from ablations.recipes import check, load_recipe, parse_value, settings_apart, stretched
+from ablations.training_config import TrainingConfig
 from modernize.design import BY_NAME, RECIPE, Design, plain, setting, split_commas
 from modernize.names import unknown_setting
 from modernize.roadmap import Roadmap

@@ -11,9 +11,9 @@ from torch import nn
 
 from ablations.errors import RequestError
 from ablations.machine import NO_MPS
-from ablations.recipes import TrainingConfig
 from ablations.training.callbacks import Callbacks
 from ablations.training.distributed import Group, device_of_rank, processes
+from ablations.training_config import TrainingConfig
 from modernize.design import printable, shortened
 
 

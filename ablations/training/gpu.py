@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 
 from ablations.errors import RunError
-from ablations.recipes import TrainingConfig
+from ablations.training_config import TrainingConfig
 
 _WORDS = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # of the GPU, the CPU and NVIDIA's libraries
 _WANTED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)

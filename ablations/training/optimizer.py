@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ablations.recipes import TrainingConfig
 from ablations.training.layer_decay import learning_rate_factors
+from ablations.training_config import TrainingConfig
 
 _NORMS = (
     nn.LayerNorm,

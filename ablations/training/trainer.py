@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from ablations.data.loader import Items, MapStyle, feeds
 from ablations.data.mixing import Mixing, mixing
 from ablations.data.order import Order, epoch_order
 from ablations.recipe_checks import Facts, doubts
-from ablations.recipes import TrainingConfig
 from ablations.seeding import generator, seed_of
 from ablations.store import append_log, cut_log
 from ablations.training.activation_checkpointing import recompute_blocks
@@ -49,8 +47,10 @@ from ablations.training.optimizer import (
 )
 from ablations.training.precision import Placement
 from ablations.training.processor_time import ProcessorTime
+from ablations.training.result import Result
 from ablations.training.running_sums import RunningSums
 from ablations.training.sync_batchnorm import synchronize_batchnorm, without_statistics
+from ablations.training_config import TrainingConfig
 from modernize.acceleration import accelerated
 
 __all__ = ["DamagedDataError", "DivergedError", "Evaluation", "Interrupted", "Result", "Trainer"]
@@ -60,35 +60,6 @@ LOG_STEPS = 50  # training steps between lines of the log, when the loss is also
 
 class Interrupted(BaseException):
     """The run was asked to stop, and has written a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The results of a finished run.
-
-    Attributes:
-        evaluation: Evaluation of the trained weights on the test split.
-        averaged: Evaluation of the EMA weights, if the recipe sets `ema_decay`.
-        images_seen: Training images, counted once per epoch.
-        seconds: Training time, without evaluation (s).
-        processor_seconds: Processor time of that, over all processes (s); None if an earlier version trained a part.
-        images_per_second: Training throughput (images/s).
-        evaluation_seconds: Time of the evaluation of the trained weights (s).
-        weights_sha256: Checksum of the trained weights.
-        damaged: Names of the skipped corrupt images, and why each cannot be read.
-        unread: Those of the test split, by index.
-    """
-
-    evaluation: Evaluation
-    averaged: Evaluation | None
-    images_seen: int
-    seconds: float
-    processor_seconds: float | None
-    images_per_second: float
-    evaluation_seconds: float
-    weights_sha256: str
-    damaged: tuple[str, ...]
-    unread: dict[int, str]
 
 
 class Trainer:
@@ -169,6 +140,7 @@ class Trainer:
         if self.config.activation_checkpointing:
             recompute_blocks(self.model)
         if self.config.compile:
+            torch.compiler.reset()  # the code of other networks counts against the limit of those a process compiles
             self.model.compile()
         if self.group.size == 1:
             return self.model

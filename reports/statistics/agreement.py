@@ -81,6 +81,7 @@ def _permutation_p(left: NDArray[np.float64], right: NDArray[np.float64]) -> flo
 
 
 DRAWS = 4000
+_DIGITS = 9  # decimals of differences: printed values that differ by the same amount are ties
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,15 @@ def pairwise_accuracy(ours: NDArray[np.float64], theirs: NDArray[np.float64]) ->
         theirs: Means of the same rows, (..., rows).
     """
     first, second = np.triu_indices(np.shape(ours)[-1], 1)
-    signs = np.sign(ours[..., first] - ours[..., second]) * np.sign(theirs[..., first] - theirs[..., second])
+    differences = [np.round(means[..., first] - means[..., second], _DIGITS) for means in (ours, theirs)]
+    signs = np.sign(differences[0]) * np.sign(differences[1])
     return np.asarray((signs + 1).mean(axis=-1) / 2)
 
 
 def change_correlation(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Spearman's correlation of the changes from each row to the next, (..., rows)."""
-    ranks = [stats.rankdata(np.diff(means, axis=-1), axis=-1) for means in np.broadcast_arrays(ours, theirs)]
+    changes = [np.round(np.diff(means, axis=-1), _DIGITS) for means in np.broadcast_arrays(ours, theirs)]
+    ranks = [stats.rankdata(change, axis=-1) for change in changes]
     centered = [rank - rank.mean(axis=-1, keepdims=True) for rank in ranks]
     scale = np.sqrt((centered[0] ** 2).sum(axis=-1) * (centered[1] ** 2).sum(axis=-1))
     with np.errstate(invalid="ignore"):  # NaN if all changes of a study are equal
