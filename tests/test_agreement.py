@@ -26,7 +26,7 @@ def paper(regime: str) -> Means:
 
 def ours(study: str) -> Means:
     """Our means of the same rows, with a pooled standard deviation."""
-    runs = pd.read_csv(HOME / f"docs/results/{study}/results.csv")
+    runs = pd.read_csv(HOME / f"docs/results/first-edition/{study}/results.csv")
     names = PAPER.loc[(PAPER["regime"] == "resnet50") & PAPER["adopted"].isin(["yes", "no"]), "row"][1:]
     top1 = runs[runs["status"] == "done"].groupby("row")["top1"]
     error = math.sqrt(top1.var().mean()) * top1.count() ** -0.5

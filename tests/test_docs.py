@@ -290,7 +290,9 @@ def test_the_speeds_are_those_that_were_measured() -> None:
     assert runner() in " ".join(text.split())
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docs/results/README.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "CHANGELOG.md", "docs/results/README.md", "docs/results/first-edition/README.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", (HOME / page).read_text(encoding="utf-8")):
         assert (HOME / page).parent.joinpath(link).exists(), (page, link)

@@ -135,7 +135,7 @@ def test_a_file_name_that_is_not_text_can_be_printed(run: Run, tmp_path: Path) -
 
 
 def test_a_report_does_not_depend_on_the_backend_of_a_notebook(tmp_path: Path) -> None:
-    study = Path(__file__).parent.parent / "docs/results/recipes"
+    study = Path(__file__).parent.parent / "docs/results/first-edition/recipes"
     backend = "module://matplotlib_inline.backend_inline"
     arguments = command("report", study, "--to", tmp_path, "--format", "table,png")
     done = subprocess.run(

@@ -29,7 +29,7 @@ from reports.page import explorer, page
 from reports.report import Report
 from reports.summary import as_markdown, as_text
 
-RESULTS = Path(__file__).parent.parent / "docs/results"
+RESULTS = Path(__file__).parent.parent / "docs/results/first-edition"
 SESSION = {
     **{"code": "9.9", "commit": "abc123", "python": "3.12.1", "threads": 1, "processes": 1, "device": "cpu (AVX512)"},
     **{"machine": "Linux x86_64, 2 cores", "packages": {"torch": "2.9.0", "numpy": "2.3", "pandas": "1"}},

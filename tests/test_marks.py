@@ -25,7 +25,7 @@ from ablations.studies.results import study_runs
 from ablations.studies.run import RunConfig
 from reports.marks import Mark, at_least, count_marks, marks_of, warnings_of
 
-RESULTS = Path(__file__).parent.parent / "docs/results"
+RESULTS = Path(__file__).parent.parent / "docs/results/first-edition"
 BASE = "kernel_size=3"
 
 

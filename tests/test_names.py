@@ -32,7 +32,7 @@ WRONG = {
     "count pocket@ln": "did you mean 'layer-norm'?",
     "count pocket@kernel_size=9": "did you mean 'kernel-9'?",
     "count pocket@kernel": "did you mean 'kernel-5', 'kernel-7' or 'kernel-9'?",
-    "compare pocket@kernel-7 pocket@final --results docs/results/roadmap": LAST,
+    "compare pocket@kernel-7 pocket@final --results docs/results/first-edition/roadmap": LAST,
     "run one-in --base pocket@convnext": LAST,
     "run roadmap --base pocket --extras gnr": "did you mean 'grn'?",
     # designs
@@ -84,7 +84,7 @@ WRONG = {
     "train pocket --batch-size 3": "write --set batch_size=…",
     "train pocket norm=ln depthwise=on": "write flags in the design's name, as in pocket,norm=ln,depthwise=on",
     "train pocket --dataset digits": "--data",
-    "report docs/results/roadmap --format pgn": "did you mean 'png'?",
+    "report docs/results/first-edition/roadmap --format pgn": "did you mean 'png'?",
 }
 
 

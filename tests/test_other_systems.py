@@ -253,7 +253,7 @@ def test_apples_gpu_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_windows_counts_shows_and_reports_and_refuses_to_train(tmp_path: Path) -> None:
-    study = HOME / "docs/results/recipes"
+    study = HOME / "docs/results/first-edition/recipes"
     works = (
         "flags",
         f"show {SMALL}",

@@ -36,7 +36,7 @@ from reports.study_tables import comparison_table
 from reports.tables import Cell, Column, Table, turned
 from reports.view import ORDERS, View, shown_rows
 
-PUBLISHED = Path(__file__).parent.parent / "docs/results"
+PUBLISHED = Path(__file__).parent.parent / "docs/results/first-edition"
 ROWS = ("resnet", "enhanced-recipe", "kernel-7", "gelu")
 
 

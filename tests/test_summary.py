@@ -34,7 +34,7 @@ from reports.statistics.sequential import spent
 from reports.study_tables import comparison_table, pairs
 from reports.summary import as_markdown, as_text, findings_of, summarise_study
 
-RESULTS = Path(__file__).parent.parent / "docs/results"
+RESULTS = Path(__file__).parent.parent / "docs/results/first-edition"
 EFFECTS = {"base": 0.0, "up": 3.0, "down": -3.0, "same": 0.05}
 
 

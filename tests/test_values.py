@@ -269,7 +269,7 @@ def test_a_budget_is_a_plain_number() -> None:
     [
         *("run one-in --base pocket --dry-run --out", "run one-in --base pocket --dry-run --data-dir"),
         *("run one-in --base pocket --data digits --dry-run --recipe", "train pocket --data digits --recipe"),
-        *("train pocket --data digits --out", "report docs/results/sweep --to", "report", "status"),
+        *("train pocket --data digits --out", "report docs/results/first-edition/sweep --to", "report", "status"),
     ],
 )
 def test_an_empty_value_as_from_an_unset_variable_is_refused(

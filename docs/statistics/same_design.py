@@ -1,6 +1,7 @@
 """False positives on real runs: 24 runs of one design, entered in a table as if its rows were different designs.
 
-`python docs/statistics/same_design.py` writes same_design.csv beside this file, from docs/results/aa/results.csv.
+`python docs/statistics/same_design.py` writes same_design.csv beside this file, from
+docs/results/first-edition/aa/results.csv.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 from reports.statistics import Measure, compare
 
 HERE = Path(__file__).parent
-RUNS = HERE.parent / "results/aa/results.csv"
+RUNS = HERE.parent / "results/first-edition/aa/results.csv"
 FILE = HERE / "same_design.csv"
 SIZES = {"1, 2, 3 and 4": (1, 2, 3, 4), "2": (2,), "3": (3,), "4": (4,)}
 TABLES = 500
