@@ -129,7 +129,8 @@ def agreement(ours: Means, theirs: Means, of: Literal["pairs", "changes"] = "pai
     """Pairwise decision accuracy ("pairs") or Spearman's correlation of changes ("changes") of two studies.
 
     Rows without a mean in both studies are left out. A missing standard error counts as the root mean square of those
-    that the study has. If ours has none, there is no interval; if theirs has none, the interval carries our noise alone.
+    that the study has. If ours has none, there is no interval; if theirs has none, the interval carries our noise
+    alone.
     """
     check_level(level)
     means = np.array([ours.means, theirs.means], dtype=float)
