@@ -174,6 +174,8 @@ def _of_layers(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
             f"layer_decay={recipe.layer_decay:g}: layers near the input learn slowly from their initialization; "
             "start from --weights"
         )
+    if recipe.zero_init_residual and facts.from_weights:
+        yield "zero_init_residual: residual branches start from --weights, not at zero"
 
 
 def _scaled(recipe: TrainingConfig) -> str:

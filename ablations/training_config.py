@@ -94,6 +94,12 @@ class TrainingConfig(BaseModel):
     layer_decay: Fraction | None = Field(
         default=None, description="factor of the learning rate per layer below the head; none: one rate for all"
     )
+    mup_fan_in: Whole | None = Field(
+        default=None,
+        ge=1,
+        description="fan-in at which weights have the full learning rate; that of others is multiplied by mup_fan_in / "
+        "fan-in, but for the stem and depthwise convolutions (muP, AdamW only); none: one rate for all",
+    )
     schedule: Literal["cosine", "step"] = "cosine"
     min_learning_rate: Number = Field(
         default=0.0, ge=0, description="learning rate at the end of the cosine schedule, at any batch size"
@@ -129,7 +135,14 @@ class TrainingConfig(BaseModel):
     mix_switch: Probability | None = Field(default=None, description="probability of CutMix if Mixup is on too")
     mix_probability: Probability | None = Field(default=None, description="probability that a batch is mixed")
     drop_path_rate: BelowOne = 0.0
-    init: Literal["trunc_normal", "kaiming"] = "trunc_normal"
+    init: Literal["trunc_normal", "kaiming", "lecun_normal"] = Field(
+        default="trunc_normal",
+        description="of a design's weights: standard deviation 0.02, variance 2 / fan-out (torchvision's ResNet; not "
+        "divided by groups), or variance 1 / fan-in",
+    )
+    zero_init_residual: bool = Field(
+        default=False, description="start the last norm or convolution of each residual branch at zero"
+    )
     head_init_scale: Number = Field(default=1.0, gt=0, description="factor on the classifier's initial weights")
     reset_classifier: bool = Field(
         default=False, description="initialize the classifier even if the weights to start from have one that fits"
@@ -232,6 +245,8 @@ class TrainingConfig(BaseModel):
             raise ValueError("ema_scaled: ema_warmup is on too; set one of them to false")
         if self.min_learning_rate and self.schedule != "cosine":
             raise ValueError(f"min_learning_rate: only schedule=cosine uses it, and schedule is {self.schedule}")
+        if self.mup_fan_in is not None and self.optimizer != "adamw":
+            raise ValueError(f"mup_fan_in: only optimizer=adamw uses it, and optimizer is {self.optimizer}")
         if self.min_learning_rate > self.peak_learning_rate:
             raise ValueError(
                 f"min_learning_rate={self.min_learning_rate:g}: the peak learning rate is {self.peak_learning_rate:g}"

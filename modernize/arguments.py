@@ -89,6 +89,13 @@ def read_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
+def read_switch(name: str, value: Any) -> bool:
+    """Return whether a switch is on; True and False, not what counts as them."""
+    if not isinstance(value, bool):
+        raise DesignError(f"{name}={_shown(value)}: must be True or False")
+    return value
+
+
 def read_layer_scale(name: str, value: Any) -> float | None:
     """Return the initial value of layer scale; 0 and None turn it off."""
     if value is None or (isinstance(value, Real) and value == 0):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from modernize.arguments import read_choice, read_factor, read_layer_scale, read_rate
+from modernize.arguments import read_choice, read_factor, read_layer_scale, read_rate, read_switch
 from modernize.design import Design, DesignError, read_object
 from modernize.named_designs import MODELS
 from modernize.plan import compile_plan, trace
 from modernize.roadmap import NAME_FORM, design
+from modernize.zero_init import zero, zeroed_layers
 
 if TYPE_CHECKING:
     from modernize.network import Network
 
 __all__ = ["CONSTRUCTORS", "MODELS", "build", "design"]
 
-INITS = ("trunc_normal", "kaiming")
+INITS = ("trunc_normal", "kaiming", "lecun_normal")
 
 
 def as_design(what: str | Design | Mapping[str, Any]) -> Design:
@@ -36,6 +37,7 @@ def build(
     drop_path_rate: float = 0.0,
     head_init_scale: float = 1.0,
     init: str = "trunc_normal",
+    zero_init_residual: bool = False,
 ) -> Network:
     """Build a network with newly initialized weights (global torch RNG).
 
@@ -47,7 +49,9 @@ def build(
         drop_path_rate: Stochastic depth rate of the last block, from 0 to below 1; rates rise linearly from 0 at the
             first block.
         head_init_scale: Factor on the classifier's initial weights and bias.
-        init: `trunc_normal` (standard deviation 0.02; ConvNeXt) or `kaiming` (torchvision's ResNet).
+        init: `trunc_normal` (standard deviation 0.02; ConvNeXt), `kaiming` (torchvision's ResNet) or `lecun_normal`
+            (variance 1 / fan-in).
+        zero_init_residual: Whether the last norm or convolution of each residual branch starts at zero.
 
     Returns:
         Network mapping images (N, in_channels, H, W) to logits (N, num_classes); without a classifier, to the pooled
@@ -59,11 +63,13 @@ def build(
     plan = compile_plan(as_design(what), in_channels, num_classes)
     rate = read_rate("drop_path_rate", drop_path_rate)
     scheme, scale = read_choice("init", init, INITS), read_factor("head_init_scale", head_init_scale)
+    zeroed = zeroed_layers(plan) if read_switch("zero_init_residual", zero_init_residual) else ()
 
     from modernize.network import Network, initialise
 
     network = Network(plan, rate)
     initialise(network, scheme, scale)
+    zero(map(network.get_submodule, zeroed))
     return network
 
 

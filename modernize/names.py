@@ -66,7 +66,8 @@ def unknown_setting(key: str, flags: Iterable[str], prefix: str = "") -> str:
     if key in flags:
         where = f"write {key} alone" if prefix else f"write it in the design's name, as in pocket,{key}=…"
         return f"a design flag; {where}"
-    return nearest(key.removeprefix("recipe."), SETTINGS, prefix)
+    name = key.removeprefix("recipe.")
+    return nearest(name, SETTINGS, prefix) if similar(name, SETTINGS) else "`ablations recipe quick` lists the settings"
 
 
 def _letters(name: str) -> str:

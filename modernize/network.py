@@ -191,18 +191,22 @@ def initialise(network: nn.Module, scheme: str, head_init_scale: float = 1.0) ->
         network: The network, or any module.
         scheme: `trunc_normal`: standard deviation 0.02 and zero bias for convolutions and linear layers (ConvNeXt,
             Table 5). `kaiming`: normal with fan-out for convolutions, torch's default for the classifier
-            (torchvision's ResNet).
+            (torchvision's ResNet). Torch's fan-out is not divided by the groups, so a depthwise convolution of C
+            channels starts sqrt(C) times smaller than what preserves variance. `lecun_normal`: normal with variance
+            1 / fan-in, which is per group, and zero bias (LeCun et al., 1998).
         head_init_scale: Factor on the classifier's weights and bias.
     """
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             if scheme == "trunc_normal":
                 nn.init.trunc_normal_(layer.weight, std=0.02)
+            elif scheme == "lecun_normal":
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="linear")
             elif isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             else:
                 layer.reset_parameters()
-            if layer.bias is not None and (scheme == "trunc_normal" or isinstance(layer, nn.Conv2d)):
+            if layer.bias is not None and (scheme != "kaiming" or isinstance(layer, nn.Conv2d)):
                 nn.init.zeros_(layer.bias)
     if isinstance(network, Network) and network.plan.num_classes and head_init_scale != 1.0:
         with torch.no_grad():

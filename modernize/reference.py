@@ -29,6 +29,7 @@ from modernize.plan import Cost
 from modernize.timm_network import PREFIX as TIMM
 from modernize.timm_network import build_timm, check_timm, has_timm_stochastic_depth, is_timm, takes_img_size
 from modernize.user_code import is_call
+from modernize.zero_init import zero_reference
 
 if TYPE_CHECKING:
     import torch
@@ -88,13 +89,15 @@ def build_reference(
     drop_path_rate: float = 0.0,
     image_size: int | tuple[int, int] = 224,
     head_init_scale: float = 1.0,
+    zero_init_residual: bool = False,
 ) -> nn.Module:
     """Build a reference model with its own initialization (global torch RNG).
 
     With one input channel, torchvision's models repeat the channel three times. Stochastic depth rates of
     torchvision's models, if they have any, rise linearly to `drop_path_rate` at the last block; timm's models and
     users' functions, if they take a rate, decide themselves. `head_init_scale` is a factor on the classifier's initial
-    weights and bias. Raises DesignError for an invalid name, channels or image size.
+    weights and bias; `zero_init_residual` starts residual branches at zero. Raises DesignError for an invalid name,
+    channels or image size, and for a network whose residual branches are not known.
     """
     import torch
 
@@ -110,6 +113,8 @@ def build_reference(
             for key, weights in network.named_parameters():
                 if key in scaled:
                     weights.mul_(head_init_scale)
+    if zero_init_residual:
+        zero_reference(shown_reference(name), network)
     return network
 
 

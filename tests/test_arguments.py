@@ -111,6 +111,7 @@ for _name, _call in {
         _refused |= {"drop_path_rate": NO_RATE, "head_init_scale": NO_FACTOR}
     if _name == "build":
         _refused["init"] = EVERYTHING
+        _refused["zero_init_residual"] = [one for one in EVERYTHING if one is not True]
     if _name == "pocket":
         _refused["layer_scale_init_value"] = [*NOTHING[1:14], *NUMBERS[1:], *WORDS]
     for _argument, _values in _refused.items():

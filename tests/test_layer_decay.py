@@ -221,7 +221,7 @@ def test_a_step_of_sgd_moves_each_layer_by_its_factor(digits: DataSet) -> None:
 def test_a_run_with_it_resumes_to_the_same_bits(digits: DataSet, tmp_path: Path, stop: int) -> None:
     def trainer(name: str) -> Trainer:
         (tmp_path / name).mkdir(exist_ok=True)
-        recipe = config(layer_decay=0.7, ema_decay=0.8)
+        recipe = config(layer_decay=0.7, mup_fan_in=16, ema_decay=0.8, weight_decay=0.05)
         return Trainer(network(), digits.train, digits.test, recipe, folder=tmp_path / name)
 
     whole = trainer("whole").train()

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import modernize
 from modernize import Design, DesignError
+from modernize.models import INITS
 from modernize.network import (
     Block,
     GlobalResponseNorm,
@@ -208,7 +209,7 @@ def test_without_classes_a_network_gives_the_pooled_features(name: str) -> None:
     assert (five.params - cost.params, five.macs - cost.macs) == (5 * (features.shape[1] + 1), 5 * features.shape[1])
 
 
-@pytest.mark.parametrize("init", ["trunc_normal", "kaiming"])
+@pytest.mark.parametrize("init", INITS)
 def test_a_factor_on_the_classifier_changes_nothing_without_classes(init: str) -> None:
     torch.manual_seed(0)
     plain = modernize.build("pocket", 0, 1, init=init)
@@ -746,7 +747,7 @@ def test_trunc_normal_has_a_deviation_of_a_fiftieth_and_no_biases(name: str) -> 
         assert (norm.weight == 1).all() and not norm.bias.any()
 
 
-@pytest.mark.parametrize("init", ["trunc_normal", "kaiming"])
+@pytest.mark.parametrize("init", INITS)
 def test_layer_scale_starts_at_its_value(init: str) -> None:
     network = modernize.build(CONVNEXT.with_flags({"depths": "1-2", "width": 4, "layer_scale": 0.25}), init=init)
     scales = [module for module in network.modules() if isinstance(module, LayerScale)]
@@ -773,6 +774,19 @@ def test_kaiming_zeroes_the_biases_of_convolutions() -> None:
     assert network.head.linear.bias.any()
 
 
+@pytest.mark.parametrize("name", ["convnext_tiny", "resnet50", "pocket@depthwise"])
+def test_lecun_normal_has_variance_one_over_fan_in_per_group_and_no_biases(name: str) -> None:
+    torch.manual_seed(0)
+    network = modernize.build(f"{name},width=32", num_classes=100, init="lecun_normal")
+    for layer in weighted(network):
+        wanted = nn.init._calculate_fan_in_and_fan_out(layer.weight)[0] ** -0.5
+        assert layer.weight.std().item() == pytest.approx(wanted, rel=5 / math.sqrt(2 * layer.weight.numel()))
+        assert layer.bias is None or not layer.bias.any()
+    depthwise = [layer for layer in convolutions(network) if layer.groups > 1]
+    assert all(layer.weight.std().item() == pytest.approx(1 / layer.kernel_size[0], rel=0.1) for layer in depthwise)
+    assert bool(depthwise) == (name != "resnet50")
+
+
 def test_initialising_follows_the_seed_and_draws_everything_anew() -> None:
     network = modernize.build("pocket")
 
@@ -786,7 +800,7 @@ def test_initialising_follows_the_seed_and_draws_everything_anew() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(kaiming, normal, strict=True))
 
 
-@pytest.mark.parametrize("init", ["trunc_normal", "kaiming"])
+@pytest.mark.parametrize("init", INITS)
 def test_head_init_scale_scales_the_classifier_alone(init: str) -> None:
     def built(scale: float) -> dict[str, Tensor]:
         torch.manual_seed(0)
@@ -799,7 +813,7 @@ def test_head_init_scale_scales_the_classifier_alone(init: str) -> None:
 
 
 def test_an_unknown_initialisation_is_refused() -> None:
-    with pytest.raises(DesignError, match=r"^init='xavier': must be one of trunc_normal, kaiming$"):
+    with pytest.raises(DesignError, match=r"^init='xavier': must be one of trunc_normal, kaiming, lecun_normal$"):
         modernize.build("pocket", init="xavier")
 
 

@@ -70,6 +70,8 @@ TABLE: list[tuple[str, str, Any, Any, Any]] = [
     ("EMA of weights: decay as written", "ema_scaled", False, False, False),
     ("EMA of weights: not what is reported", "evaluated_weights", "trained", "trained", "trained"),
     ("one learning rate for all layers", "layer_decay", None, None, None),
+    ("one learning rate for all widths", "mup_fan_in", None, None, None),
+    ("no residual branch starts at zero", "zero_init_residual", False, False, False),
     ("classifier initialized as other layers", "head_init_scale", 1.0, 1.0, 1.0),
     ("no weights to start from, so none of a classifier", "reset_classifier", False, False, False),
     ("BatchNorm's running averages", "precise_bn", None, None, None),

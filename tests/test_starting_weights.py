@@ -531,7 +531,7 @@ def test_a_folder_older_than_weights_resumes(tmp_path: Path, digits: DataSet) ->
     assert ablations_here(*asked).returncode == 0
     values = yaml.safe_load((out / "config.yaml").read_text())
     assert values.pop("weights") is None
-    for key in ("layer_decay", "head_init_scale"):
+    for key in ("layer_decay", "head_init_scale", "zero_init_residual", "mup_fan_in"):
         del values["recipe"][key]
     (out / "config.yaml").write_text(yaml.safe_dump(values))
     result = read_json(out / "result.json")

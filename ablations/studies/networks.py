@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from modernize.design import Design
 from modernize.plan import Cost, compile_plan, total_cost, trace
+from modernize.zero_init import zeroed_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,10 +38,30 @@ def build_network(config: HasNetwork, data: DataSet) -> nn.Module:
     from modernize.reference import build_reference
 
     classes, recipe = len(data.classes), config.recipe
-    scale, rate = recipe.head_init_scale, recipe.drop_path_rate
+    scale, rate, zeroed = recipe.head_init_scale, recipe.drop_path_rate, recipe.zero_init_residual
     if config.reference is not None:
-        return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale)
-    return build(config.design, classes, data.channels, rate, scale, recipe.init)
+        return build_reference(config.reference, classes, data.channels, rate, data.image_size, scale, zeroed)
+    return build(config.design, classes, data.channels, rate, scale, recipe.init, zeroed)
+
+
+def check_network(config: HasNetwork) -> None:
+    """Raise DesignError or ValueError if the recipe has settings of layers that the run's network does not know."""
+    from ablations.training.layer_decay import learning_rate_factors
+    from ablations.training.mup import mup_factors
+    from modernize.reference import without_weights
+
+    recipe = config.recipe
+    if config.reference is None:
+        if recipe.zero_init_residual:
+            zeroed_layers(compile_plan(config.design))
+        return
+    if recipe.layer_decay is None and recipe.mup_fan_in is None and not recipe.zero_init_residual:
+        return
+    network = without_weights(config.reference, zero_init_residual=recipe.zero_init_residual)
+    if recipe.layer_decay is not None:
+        learning_rate_factors(network, recipe.layer_decay)
+    if recipe.mup_fan_in is not None:
+        mup_factors(network, recipe.mup_fan_in)
 
 
 def empty_network(config: HasNetwork, data: DataSet) -> nn.Module:

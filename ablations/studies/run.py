@@ -19,7 +19,7 @@ from ablations.errors import RequestError, writing
 from ablations.machine import cores_in_words
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import as_stored, read_yaml
-from ablations.studies.networks import build_network, classifier_of, count_network, has_batch_norm
+from ablations.studies.networks import build_network, check_network, classifier_of, count_network, has_batch_norm
 from ablations.studies.own_code import check_code, keep_code
 from ablations.studies.plugin_files import PluginFiles, check_plugins, keep_plugins
 from ablations.studies.starting_weights import Weights, load
@@ -111,8 +111,7 @@ class RunConfig(BaseModel):
     def check(self, data: DataSet, processes: int = 1) -> None:
         """Raise RequestError if design or recipe do not fit the dataset or the number of processes."""
         from ablations.training.arguments import check_batch
-        from ablations.training.layer_decay import learning_rate_factors
-        from modernize.reference import shown_reference, takes_one_size, without_weights
+        from modernize.reference import shown_reference, takes_one_size
 
         check_code(self)
         check_plugins(self.plugins, self.row)
@@ -125,8 +124,7 @@ class RunConfig(BaseModel):
             )
         try:
             check_batch(self.recipe, len(data.train), processes)
-            if self.reference is not None and self.recipe.layer_decay is not None:
-                learning_rate_factors(without_weights(self.reference), self.recipe.layer_decay)
+            check_network(self)
         except ValueError as error:
             raise RequestError(f"{error} ({self.row} on {data.name}, recipe {self.recipe_name})") from None
 

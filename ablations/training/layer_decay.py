@@ -12,7 +12,7 @@ from torch import nn
 
 # A stage and a block in it, both from 0. The stem comes before all stages and the head after them.
 Position = tuple[float, int]
-_STEM: Position = (-1, 0)
+STEM: Position = (-1, 0)
 _HEAD: Position = (math.inf, 0)
 _BLOCKS = 3  # consecutive blocks of a stage that form a layer
 
@@ -24,14 +24,17 @@ def learning_rate_factors(model: nn.Module, decay: float) -> dict[str, float]:
     layer is up to three consecutive blocks of a stage, with the downsampling before them. In torchvision's ViT and Swin
     a layer is one block, as in the official code of MAE and SimMIM. Raise ValueError for another network.
     """
-    position = _positions(model)
+    position = positions_of(model)
     positions = {name: position(name) for name, _ in model.named_parameters()}
     number = {one: index for index, one in enumerate(sorted(set(positions.values())))}
     return {name: decay ** (len(number) - 1 - number[one]) for name, one in positions.items()}
 
 
-def _positions(model: nn.Module) -> Callable[[str], Position]:
-    """Return the function from the name of one of the network's parameters to its position."""
+def positions_of(model: nn.Module) -> Callable[[str], Position]:
+    """Return the function from the name of one of the network's parameters to its position.
+
+    Raise ValueError for a network whose layers are not known.
+    """
     from torchvision.models import ConvNeXt, ResNet, SwinTransformer, VisionTransformer
 
     from modernize.network import Network
@@ -55,13 +58,13 @@ def _positions(model: nn.Module) -> Callable[[str], Position]:
 def _in_ours(name: str) -> Position:
     if match := re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)|downsampling)\.", name):
         return int(match[1]), int(match[2] or 0) // _BLOCKS
-    return _STEM if name.startswith("stem.") else _HEAD
+    return STEM if name.startswith("stem.") else _HEAD
 
 
 def _in_resnet(name: str) -> Position:
     if match := re.match(r"layer(\d+)\.(\d+)\.", name):
         return int(match[1]) - 1, int(match[2]) // _BLOCKS
-    return _HEAD if name.startswith("fc.") else _STEM
+    return _HEAD if name.startswith("fc.") else STEM
 
 
 def _in_convnext(name: str) -> Position:
@@ -70,7 +73,7 @@ def _in_convnext(name: str) -> Position:
     if match is None:
         return _HEAD
     half, block = int(match[1]), int(match[2])
-    return (half // 2, block // _BLOCKS if half % 2 else 0) if half else _STEM
+    return (half // 2, block // _BLOCKS if half % 2 else 0) if half else STEM
 
 
 def _in_swin(model: Any, name: str) -> Position:
@@ -80,11 +83,11 @@ def _in_swin(model: Any, name: str) -> Position:
         return _HEAD
     number = int(match[1])
     if number == 0:
-        return _STEM
+        return STEM
     return ((number - 1) // 2, int(match[2]) if number % 2 else len(model.features[number - 1]) - 1)
 
 
 def _in_vit(name: str) -> Position:
     if match := re.match(r"encoder\.layers\.encoder_layer_(\d+)\.", name):
         return 0, int(match[1])
-    return _STEM if name.startswith(("conv_proj.", "class_token", "encoder.pos_embedding")) else _HEAD
+    return STEM if name.startswith(("conv_proj.", "class_token", "encoder.pos_embedding")) else _HEAD

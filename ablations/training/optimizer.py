@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.training.layer_decay import learning_rate_factors
+from ablations.training.mup import mup_factors
 from ablations.training_config import TrainingConfig
 
 _NORMS = (
@@ -30,16 +31,24 @@ _UNDECAYED = (
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float | None = None, undecayed: str = "biases_and_norms"
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    undecayed: str = "biases_and_norms",
+    mup_fan_in: int | None = None,
 ) -> list[dict[str, Any]]:
     """Split weights by whether they decay; biases, norms and layer scale do not (paper, Table 5, appendix A).
 
     `undecayed` is a recipe's `no_weight_decay`: "norms" exempts the weights and biases of norms alone, as torchvision's
-    references do, and "nothing" none. With `layer_decay`, also split them by layer, from the stem to the head;
-    `lr_scale` is the factor of the learning rate. Raise ValueError if the network's layers are not known.
+    references do, and "nothing" none. With `layer_decay`, also split them by layer, from the stem to the head, and with
+    `mup_fan_in` by fan-in; `lr_scale` is the factor of the learning rate. AdamW subtracts learning rate x weight decay
+    of each weight: that product falls with `layer_decay`, as in the official ConvNeXt, and does not depend on the
+    fan-in, as in the authors' package `mup`. The last group has the schedule's rate. Raise ValueError if the network's
+    layers are not known.
     """
-    factors = {} if layer_decay is None else learning_rate_factors(model, layer_decay)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    by_layer = {} if layer_decay is None else learning_rate_factors(model, layer_decay)
+    by_fan_in = {} if mup_fan_in is None else mup_factors(model, mup_fan_in)
+    groups: dict[tuple[float, bool, float, bool], list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()  # a shared parameter belongs to its first module
     for path, module in model.named_modules():
         for name, weights in module.named_parameters(recurse=False):
@@ -48,20 +57,23 @@ def parameter_groups(
             seen.add(weights)
             exempt = undecayed != "nothing" and isinstance(module, _NORMS)
             exempt |= undecayed == "biases_and_norms" and (weights.ndim < 2 or name in _UNDECAYED)
-            groups[factors.get(f"{path}.{name}".strip("."), 1.0), exempt].append(weights)
+            full_name = f"{path}.{name}".strip(".")
+            width = by_fan_in.get(full_name, 1.0)
+            groups[by_layer.get(full_name, 1.0), width == 1, width, exempt].append(weights)
     return [
         {
-            "params": groups[factor, exempt],
-            "weight_decay": 0.0 if exempt else weight_decay,
-            **({} if layer_decay is None else {"lr_scale": factor}),
+            "params": groups[key],
+            "weight_decay": 0.0 if exempt else weight_decay / width,
+            **({"lr_scale": layer * width} if layer_decay is not None or mup_fan_in is not None else {}),
         }
-        for factor, exempt in sorted(groups)
+        for key in sorted(groups)
+        for layer, _, width, exempt in [key]
     ]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Create the recipe's fused AdamW or SGD with momentum."""
-    groups = parameter_groups(model, config.weight_decay, config.layer_decay, config.no_weight_decay)
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay, config.no_weight_decay, config.mup_fan_in)
     if config.optimizer == "sgd":
         assert config.momentum is not None
         return torch.optim.SGD(groups, lr=config.peak_learning_rate, momentum=config.momentum, fused=True)
@@ -150,7 +162,7 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int
 ) -> None:
-    """Set the learning rate of a step in all groups, multiplied by the factor of the group's layer."""
+    """Set the learning rate of a step in all groups, multiplied by the factor of the group's layer and fan-in."""
     rate = learning_rate(config, step, steps_per_epoch, total_steps)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
