@@ -33,7 +33,10 @@ def agreement_words(runs: pd.DataFrame, steps: Roadmap) -> list[str]:
     pairs = [_shown(one.pairs) for one in (*found, regimes) if one]
     noise = "With one seed per row, the noise of this study is unknown."
     if not math.isnan(first.pairs.low):
+        both = all(theirs.noisy for theirs in printed(steps).values())
         noise = "The intervals carry the noise of both sides."
+        if not both:
+            noise = f"The intervals carry the noise of this study alone: {short} prints no standard deviations."
     lines = [
         f"Agreement with {short}: Spearman's rank correlation of the changes over {first.steps} adopted steps is "
         f"{_each(changes, found)}.",

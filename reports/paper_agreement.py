@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -161,19 +161,13 @@ def compared(
     sampled = rank_correlation(changes[0], changes[1])
     return PaperAgreement(
         target=target,
-        changes=_agreement(ours, theirs, adopted, "changes"),
+        changes=agreement(ours.of(adopted), theirs.of(adopted), "changes"),
         sampled=(sampled.low, sampled.high),
         steps=len(changes[0]),
-        pairs=_agreement(ours, theirs, fair, "pairs"),
+        pairs=agreement(ours.of(fair), theirs.of(fair), "pairs"),
     )
 
 
 def fair_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of one recipe: all but that of the original recipe."""
     return [row for row in rows if not row.original_recipe]
-
-
-def _agreement(ours: RowMeans, theirs: RowMeans, rows: Sequence[Row], of: Literal["pairs", "changes"]) -> Agreement:
-    """Agreement without an interval if our noise is unknown, as with one seed."""
-    estimate = agreement(ours.of(rows), theirs.of(rows), of)
-    return estimate if ours.noisy else replace(estimate, low=math.nan, high=math.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import search
 from edition import RESULTS, Edition, agreement_of, cost, report_of, study_blocks
 
 # Studies whose folders beside this file hold study.yaml and results.csv; each has the blocks verdicts-NAME and
@@ -12,7 +13,7 @@ STUDIES: tuple[str, ...] = ()
 def blocks() -> dict[str, str]:
     """Return every generated part of the page, by name."""
     reports = {name: report_of(RESULTS / name) for name in STUDIES}
-    parts: dict[str, str] = {}
+    parts = search.blocks()
     for name, report in reports.items():
         parts |= study_blocks(report, name)
         if report.kind == "roadmap":

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from reports.statistics.values import check_level
+from reports.statistics.values import check_level, root_mean_square
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,24 @@ def agreement(ours: Means, theirs: Means, of: Literal["pairs", "changes"] = "pai
     """Pairwise decision accuracy ("pairs") or Spearman's correlation of changes ("changes") of two studies.
 
     Rows without a mean in both studies are left out. A missing standard error counts as the root mean square of those
-    that the study has, as 0 if it has none.
+    that the study has. If ours has none, there is no interval; if theirs has none, the interval carries our noise
+    alone.
     """
     check_level(level)
     means = np.array([ours.means, theirs.means], dtype=float)
     there = np.isfinite(means).all(axis=0)
-    errors = np.stack([_filled(np.array(study.errors, dtype=float)) for study in (ours, theirs)])[:, there]
+    own, printed = (_filled(np.array(study.errors, dtype=float)) for study in (ours, theirs))
+    errors = np.stack([own, np.nan_to_num(printed)])[:, there]
     means = means[:, there]
     rows = means.shape[1]
     if rows < 3:
         return Agreement(math.nan, math.nan, math.nan, rows)
     measure = pairwise_accuracy if of == "pairs" else change_correlation
+    value = float(measure(means[0], means[1]))
+    if np.isnan(errors).any():
+        return Agreement(value, math.nan, math.nan, rows)
     noise = np.random.default_rng(0).standard_normal((2, DRAWS, rows)) * errors[:, None]
     drawn = measure(means[0] + noise[0], means[1] + noise[1])
-    value = float(measure(means[0], means[1]))
     below, above = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     lowest = 0.0 if of == "pairs" else -1.0
     low, high = min(below, 2 * value - above), max(above, 2 * value - below)
@@ -160,6 +164,6 @@ def rerun_agreement(study: Means, of: Literal["pairs", "changes"] = "pairs") -> 
 
 
 def _filled(errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard errors, with the root mean square of the known ones for the missing ones."""
+    """Standard errors, with the root mean square of the known ones for the missing ones; NaN if none is known."""
     known = np.isfinite(errors)
-    return np.where(known, errors, np.sqrt((errors[known] ** 2).mean()) if known.any() else 0.0)
+    return np.where(known, errors, root_mean_square(errors[known]))

@@ -1,0 +1,351 @@
+"""The search for a setting that agrees with the paper: each setting's agreement and cost, and which factors matter.
+
+python docs/results/search.py [FOLDER] prints its tables. FOLDER holds a study folder per setting, by default `search`
+beside this file; `settings/factors.csv` has the levels of the factors of each setting of the screen.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+from edition import RESULTS, minus, work
+from leave_out import LeftOut, Task, leave_out, of_noise
+
+from ablations.studies.folder import read_study
+from ablations.studies.results import study_runs
+from modernize.roadmap import roadmap
+from reports.paper_agreement import PaperAgreement, Scored, paper_agreement, printed, row_means
+from reports.statistics.agreement import Agreement
+from reports.statistics.screening import Screening, screen_effects
+from reports.tables import interval, number, p_value, signed
+
+FOLDER, FACTORS = RESULTS / "search", RESULTS / "settings/factors.csv"
+STEPS = roadmap("pocket")
+ADOPTED = [row for row in STEPS.rows if row.adopted]
+CHOOSES, SCORES = "ResNet-50", "ResNet-200"  # the regime that chooses a setting, and the one that only scores it
+MEASURES: dict[Scored, str] = {"top1": "top-1", "loss": "test loss", "ema_top1": "EMA top-1"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the search.
+
+    Attributes:
+        name: Name of its folder.
+        runs: Its finished runs.
+        sd: By measure, the standard deviation of one run if the setting has one seed; NaN if unknown.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    sd: Mapping[Scored, float]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return sorted(int(seed) for seed in self.runs["seed"].unique())
+
+    @property
+    def seconds(self) -> float:
+        """Core-seconds of all runs."""
+        runs = self.runs.drop_duplicates("run")
+        recorded = runs["processor_seconds"] if "processor_seconds" in runs else pd.Series(math.nan, runs.index)
+        return float(pd.to_numeric(recorded).fillna(runs["seconds"]).sum())
+
+    @property
+    def work(self) -> float:
+        """The MACs of all forward passes in training."""
+        return work(self.runs.drop_duplicates("run"))
+
+    @cached_property
+    def measures(self) -> tuple[Scored, ...]:
+        """The measures that it has results of."""
+        return tuple(one for one in get_args(Scored) if one in self.runs and self.runs[one].notna().any())
+
+    def agreement(self, measure: Scored = "top1") -> dict[str, PaperAgreement]:
+        """Return the agreement of its means over seeds with each regime, over adopted rows."""
+        found = paper_agreement(self.runs, STEPS, measure, adopted_only=True, sd=self._sd(measure))
+        return {one.target: one for one in found}
+
+    def by_seed(self, measure: Scored = "top1", regime: str = CHOOSES) -> list[float]:
+        """Return the agreement (`PaperAgreement.response`) of each seed by itself."""
+        parts = [self.runs[self.runs["seed"] == seed] for seed in self.seeds]
+        found = [paper_agreement(part, STEPS, measure, adopted_only=True) for part in parts]
+        return [one.response for each in found for one in each if one.target == regime]
+
+    def response(self, measure: Scored = "top1", regime: str = CHOOSES) -> float:
+        """Return the mean agreement over seeds, by which settings are ranked; NaN without results."""
+        return float(np.mean(self.by_seed(measure, regime))) if measure in self.measures else math.nan
+
+    def rows(self, measure: Scored) -> np.ndarray | None:
+        """Return the adopted rows of each seed, (seeds, rows); None if one is missing."""
+        parts = [row_means(self.runs[self.runs["seed"] == seed], measure) for seed in self.seeds]
+        whole = measure in self.measures and all(row.name in part.means for part in parts for row in ADOPTED)
+        return np.array([part.of(ADOPTED).means for part in parts]) if whole else None
+
+    def _sd(self, measure: Scored) -> float | None:
+        return self.sd[measure] if len(self.seeds) == 1 else None
+
+
+def settings(folder: Path = FOLDER) -> list[Setting]:
+    """Read all settings of a search, in the order of their names; runs that are not finished are left out."""
+    runs = {
+        path.parent.name: finished(study_runs(read_study(path.parent), path.parent))
+        for path in sorted(folder.glob("*/study.yaml"))
+    }
+    sds = _noise({name: one for name, one in runs.items() if len(one)})
+    return [Setting(name, one, sds[str(one["dataset"].iloc[0])]) for name, one in runs.items() if len(one)]
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs."""
+    return runs[runs["status"] == "done"].reset_index(drop=True)
+
+
+def _noise(runs: Mapping[str, pd.DataFrame]) -> dict[str, dict[Scored, float]]:
+    """For each dataset, a run's standard deviation by measure, pooled over settings with several seeds."""
+    found: dict[str, dict[Scored, float]] = {}
+    for dataset in {str(one["dataset"].iloc[0]) for one in runs.values()}:
+        lines = pd.concat([one.assign(setting=name) for name, one in runs.items() if one["dataset"].iloc[0] == dataset])
+        groups = lines.groupby(["setting", "row"])
+        found[dataset] = {}
+        for measure in MEASURES:
+            count, variance = groups[measure].count(), groups[measure].var()
+            df = (count - 1).clip(lower=0)
+            found[dataset][measure] = math.sqrt((variance * df).sum() / df.sum()) if df.sum() else math.nan
+    return found
+
+
+# ---- factors of the screen
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A two-level factorial of settings: each factor with its low and high level, and each setting's signs."""
+
+    levels: Mapping[str, tuple[str, str]]
+    signs: Mapping[str, tuple[int, ...]]
+
+    @property
+    def names(self) -> list[str]:
+        """The factors, in order."""
+        return list(self.levels)
+
+
+def read_factors(path: Path = FACTORS) -> Factors:
+    """Read the levels of each setting: a column per factor, whose low level is that of the first line."""
+    table = pd.read_csv(path, dtype=str).set_index("setting")
+    levels = {}
+    for factor in table:
+        low, *high = table[factor].drop_duplicates()
+        if len(high) != 1:
+            raise ValueError(f"{path}: {factor}: has {1 + len(high)} levels, not 2")
+        levels[str(factor)] = (low, high[0])
+    signs = {
+        str(name): tuple(1 if line[factor] == levels[factor][1] else -1 for factor in levels)
+        for name, line in table.iterrows()
+    }
+    return Factors(levels, signs)
+
+
+def effects(tried: Sequence[Setting], factors: Factors, measure: Scored = "top1", regime: str = CHOOSES) -> Screening:
+    """Estimate the main effects of the factors on the agreement, and their interactions."""
+    by_name = {setting.name: setting for setting in tried}
+    responses = [by_name[name].response(measure, regime) if name in by_name else math.nan for name in factors.signs]
+    return screen_effects(np.array(responses), np.array(list(factors.signs.values()), dtype=np.int8), factors.names)
+
+
+def predicted(found: Screening, factors: Factors, mean: float) -> list[tuple[float, dict[str, str]]]:
+    """Return the agreement that main effects predict for every combination of levels, the highest first."""
+    halves = found.effects.set_index("flag")["effect"].reindex(factors.names).to_numpy(float) / 2
+    every = [
+        (
+            mean + float(np.dot(halves, signs)),
+            {
+                factor: levels[int(sign > 0)]
+                for (factor, levels), sign in zip(factors.levels.items(), signs, strict=True)
+            },
+        )
+        for signs in product((-1, 1), repeat=len(halves))
+    ]
+    return sorted(every, key=lambda one: -one[0])
+
+
+# ---- does the choice carry over
+
+
+def task(tried: Sequence[Setting], measure: Scored = "top1", choose: str = CHOOSES, score: str = CHOOSES) -> Task:
+    """Return what `leave_out` needs of the settings that have all adopted rows."""
+    theirs = {regime: np.array(side.of(ADOPTED).means) for regime, side in printed(STEPS).items()}
+    rows = {setting.name: setting.rows(measure) for setting in tried}
+    return Task({name: one for name, one in rows.items() if one is not None}, theirs[choose], theirs[score])
+
+
+# ---- generated parts of the page
+
+
+def blocks(folder: Path = FOLDER, path: Path = FACTORS) -> dict[str, str]:
+    """Return the generated parts about the search; none if no setting has been run."""
+    tried = settings(folder)
+    if not tried:
+        return {}
+    factors = read_factors(path)
+    parts = {
+        "search-settings": settings_table(tried),
+        "search-responses": responses_table(tried),
+        "search-carries-over": carries_over(tried),
+    }
+    if set(factors.signs) <= {setting.name for setting in tried}:
+        parts |= {"search-effects": effects_table(tried, factors), "search-predicted": predictions(tried, factors)}
+    return parts
+
+
+def table(heads: Sequence[str], lines: Iterator[Sequence[str]], words: int = 1) -> str:
+    """Return a Markdown table; the first `words` columns hold words, the others numbers."""
+    marks = [":---" if place < words else "---:" for place in range(len(heads))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, marks, *lines))
+
+
+def settings_table(tried: Sequence[Setting]) -> str:
+    """Return every setting with its cost and its agreement by top-1, the best first."""
+    heads = ["setting", "seeds", "core-seconds", "T MACs", f"agreement, {CHOOSES}", f"agreement, {SCORES}"]
+    for regime in (CHOOSES, SCORES):
+        heads += [f"pairs in order, {regime}", "95% CI", f"rank correlation, {regime}", "95% CI"]
+
+    def lines() -> Iterator[list[str]]:
+        for setting in sorted(tried, key=lambda one: -one.response()):
+            found = setting.agreement()
+            cells = [setting.name, ", ".join(map(str, setting.seeds))]
+            cells += [f"{setting.seconds:,.0f}", f"{setting.work / 1e12:.2f}"]
+            cells += [number(setting.response("top1", regime), 3) for regime in (CHOOSES, SCORES)]
+            for regime in (CHOOSES, SCORES):
+                cells += [*_cells(found[regime].pairs), *_cells(found[regime].changes)]
+            yield cells
+
+    return table(heads, lines())
+
+
+def _cells(found: Agreement) -> tuple[str, str]:
+    low, high = number(found.low), number(found.high)
+    return number(found.value), "–" if math.isnan(found.low) else f"{low} to {high}"
+
+
+def responses_table(tried: Sequence[Setting]) -> str:
+    """Return the agreement by each measure and regime, and which measure the rule of the protocol takes."""
+    pairs = [(measure, regime) for measure in MEASURES for regime in (CHOOSES, SCORES)]
+    heads = ["setting", *(f"{MEASURES[measure]}, {regime}" for measure, regime in pairs)]
+
+    def lines() -> Iterator[list[str]]:
+        for setting in tried:
+            yield [setting.name, *(number(setting.response(*pair), 3) for pair in pairs)]
+        means = pd.DataFrame([[setting.response(*pair) for pair in pairs] for setting in tried]).mean()
+        yield ["mean", *(number(mean, 3) for mean in means)]
+
+    return f"{table(heads, lines())}\n\n{measures_compared(tried)}"
+
+
+def measures_compared(tried: Sequence[Setting]) -> str:
+    """Return how the other measures' agreement differs from top-1's, over settings."""
+    parts = []
+    for measure in ("loss", "ema_top1"):
+        paired = [setting.response(measure) - setting.response() for setting in tried if measure in setting.measures]
+        if len(paired) > 1:
+            error = float(np.std(paired, ddof=1)) / math.sqrt(len(paired))
+            mean = signed(float(np.mean(paired)), 3)
+            parts.append(
+                f"{MEASURES[measure]} minus top-1: {mean} (standard error {error:.3f}, {len(paired)} settings)"
+            )
+    return f"Mean difference in agreement with the {CHOOSES} regime: {'; '.join(parts)}."
+
+
+def effects_table(tried: Sequence[Setting], factors: Factors) -> str:
+    """Return the effect of each factor on the agreement by top-1, and beside it on the other responses."""
+    main = effects(tried, factors)
+    others = {
+        f"{MEASURES[measure]}, {regime}": effects(tried, factors, measure, regime).effects.set_index("flag")["effect"]
+        for measure in MEASURES
+        for regime in (CHOOSES, SCORES)
+        if (measure, regime) != ("top1", CHOOSES)
+    }
+    heads = ["factor", f"effect on agreement (top-1, {CHOOSES})", "95% CI", "adjusted p", "verdict"]
+    heads += [f"effect, {name}" for name in others]
+
+    def lines() -> Iterator[list[str]]:
+        ordered = main.effects.loc[main.effects["effect"].abs().sort_values(ascending=False, kind="stable").index]
+        for line in ordered.to_dict("records"):
+            low, high = factors.levels[line["flag"]]
+            cells = [f"{line['flag']}: {low} → {high}", signed(line["effect"], 3)]
+            cells += [interval(line["low"], line["high"], 3), p_value(line["p_adjusted"]).replace("<", "\\<")]
+            yield [*cells, line["verdict"], *(signed(other[line["flag"]], 3) for other in others.values())]
+
+    strongest = main.interactions.head(3).to_dict("records")
+    named = "; ".join(f"{line['flags']} {signed(line['effect'], 3)} (aliases: {line['aliases']})" for line in strongest)
+    return (
+        f"{table(heads, lines())}\n\nEffect: mean agreement at the second level minus at the first, over {main.runs} "
+        f"settings; its error from {main.dimensions} contrasts between settings. Largest interactions: {minus(named)}."
+    )
+
+
+def predictions(tried: Sequence[Setting], factors: Factors, shown: int = 3) -> str:
+    """Return the combinations of levels with the highest predicted agreement, all and the cheap ones."""
+    responses = [setting.response() for setting in tried if setting.name in factors.signs]
+    every = predicted(effects(tried, factors), factors, float(np.mean(responses)))
+    cheap = [one for one in every if relative_cost(one[1]) <= 2.5]
+    lines = []
+    for what, chosen in (("of all combinations", every), ("at a cost of at most 2.5", cheap)):
+        for value, levels in chosen[:shown]:
+            named = ", ".join(f"{factor}={level}" for factor, level in levels.items())
+            lines.append(f"- {what}: {value:.3f}, relative cost {relative_cost(levels):.3g}: {named}")
+    return "\n".join(lines)
+
+
+def relative_cost(levels: Mapping[str, str]) -> float:
+    """Return the cost of a run in MACs, relative to 20,000 images of 32 pixels."""
+    images, size = (float(levels.get(key, usual)) for key, usual in (("images", 20_000), ("image_size", 32)))
+    return images / 20_000 * (size / 32) ** 2
+
+
+def carries_over(tried: Sequence[Setting]) -> str:
+    """Return the leave-steps-out estimates, by each measure and regime, and the choice across regimes."""
+    heads = [
+        "measure",
+        "chosen by",
+        "scored by",
+        "setting chosen on all steps",
+        "its agreement",
+        "its agreement on halves",
+    ]
+    heads += ["chosen and scored on a half", "scored on the other half", "90% of halves", "a setting at random"]
+
+    def lines() -> Iterator[list[str]]:
+        for measure in MEASURES:
+            for choose, score in ((CHOOSES, CHOOSES), (CHOOSES, SCORES), (SCORES, SCORES)):
+                made = task(tried, measure, choose, score)
+                if len(made.ours) > 1:
+                    yield [MEASURES[measure], choose, score, *_left_out(leave_out(made))]
+
+    noise = of_noise(task(tried))
+    return (
+        f"{table(heads, lines(), words=4)}\n\nAs many settings of noise alone: the best has an agreement of "
+        f"{noise.whole:.2f} on all steps; chosen on a half, it scores {noise.unseen:.2f} on the other (90% of "
+        f"simulated searches: {noise.low:.2f} to {noise.high:.2f})."
+    )
+
+
+def _left_out(found: LeftOut) -> list[str]:
+    numbers = [f"{value:.3f}" for value in (found.whole, found.on_halves, found.seen, found.unseen)]
+    return [found.best, *numbers, f"{found.low:.2f} to {found.high:.2f}", f"{found.at_random:.3f}"]
+
+
+if __name__ == "__main__":
+    for name, part in blocks(*map(Path, sys.argv[1:2])).items():
+        print(f"{name}\n\n{part}\n")
