@@ -32,6 +32,7 @@ class Facts:
         processes: Number of processes of the run.
         batch_norm: Whether the network has BatchNorm.
         from_weights: Whether training starts from weights rather than from a new initialization.
+        smallest_fan_in: Smallest fan-in of the weights whose learning rate `mup_fan_in` sets.
     """
 
     train: int
@@ -41,6 +42,7 @@ class Facts:
     processes: int = 1
     batch_norm: bool = False
     from_weights: bool | None = None
+    smallest_fan_in: int = 0
 
 
 def refuse_contradictions(recipe: TrainingConfig, place: str) -> None:
@@ -176,6 +178,13 @@ def _of_layers(recipe: TrainingConfig, facts: Facts) -> Iterator[str]:
         )
     if recipe.zero_init_residual and facts.from_weights:
         yield "zero_init_residual: residual branches start from --weights, not at zero"
+    if recipe.mup_fan_in is not None and facts.smallest_fan_in:
+        rate = recipe.peak_learning_rate * recipe.mup_fan_in / facts.smallest_fan_in
+        if rate > MAX_RATE[recipe.optimizer] >= recipe.peak_learning_rate:
+            yield (
+                f"mup_fan_in={recipe.mup_fan_in}: a peak learning rate of {rate:.2g}, that of weights with fan-in "
+                f"{facts.smallest_fan_in}, is too large for {recipe.optimizer}"
+            )
 
 
 def _scaled(recipe: TrainingConfig) -> str:

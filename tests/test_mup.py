@@ -18,6 +18,7 @@ from ablations.studies.run import RunConfig
 from ablations.training.layer_decay import learning_rate_factors
 from ablations.training.mup import mup_factors
 from ablations.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from ablations.training.trainer import Trainer
 from modernize.network import LayerScale
 
 CONVNEXT = "pocket@separate-downsampling,depths=1-1,width=8,stem_stride=2,layer_scale=0.5,grn=on"
@@ -156,6 +157,25 @@ def test_without_it_groups_are_as_before() -> None:
     net = network()
     assert [sorted(group) for group in parameter_groups(net, 0.05)] == [["params", "weight_decay"]] * 2
     assert len(make_optimizer(net, config(mup_fan_in=None)).param_groups) == 2
+
+
+def test_a_warning_names_a_rate_that_the_factor_makes_too_large(digits: DataSet) -> None:
+    for what, least in (("pocket", 12), ("torchvision:resnet18", 64)):
+        named: dict[str, Any] = {"flags": {}, "reference": what} if ":" in what else {}
+        named = named or {"flags": modernize.design(what).flags()}
+        for factor, warned in ((100, False), (101, True)):
+            run = RunConfig(
+                **{"row": "r", "label": "r", **named, "recipe_name": "mine", "data": "digits", "seed": 0},
+                recipe=config(mup_fan_in=factor * least),
+            )
+            words = (
+                f"mup_fan_in={factor * least}: a peak learning rate of 0.1, that of weights with fan-in {least}, is "
+            )
+            assert run.doubts(digits) == ([f"{words}too large for adamw"] if warned else [])
+    with pytest.warns(
+        UserWarning, match=r"^mup_fan_in=1212: a peak learning rate of 0\.1, that of weights with fan-in 12,"
+    ):
+        Trainer(network("pocket"), digits.train, digits.test, config(mup_fan_in=1212), device="cpu")
 
 
 @pytest.mark.parametrize("what", ["torchvision:swin_t", "torchvision:mobilenet_v2", "timm:test_resnet"])

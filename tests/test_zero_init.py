@@ -77,14 +77,14 @@ def test_nothing_else_changes_and_it_is_off_by_default() -> None:
 
 
 def test_the_zeros_are_those_of_torchvisions_resnet() -> None:
-    theirs = torchvision.models.resnet50(zero_init_residual=True)
+    theirs = build_reference("torchvision:resnet50", zero_init_residual=True)
     ours = modernize.export_weights(modernize.build("resnet50", init="kaiming", zero_init_residual=True), "torchvision")
     zeros = {name for name, weights in theirs.named_parameters() if name.endswith("weight") and not weights.any()}
     assert {name for name, weights in ours.items() if name.endswith("weight") and not weights.any()} == zeros
     assert len(zeros) == 16
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvisions_networks_have_their_own_zeros(name: str) -> None:
     torch.manual_seed(0)
     mine = build_reference(f"torchvision:{name}", 10, zero_init_residual=True).state_dict()
@@ -93,7 +93,7 @@ def test_torchvisions_networks_have_their_own_zeros(name: str) -> None:
     assert all(torch.equal(weights, theirs[key]) for key, weights in mine.items()) and mine.keys() == theirs.keys()
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "resnetv2_50"])
+@pytest.mark.parametrize("name", ["test_resnet", "resnetv2_18"])
 def test_timms_networks_have_their_own_zeros(name: str) -> None:
     """Those of its ResNet are zero by default; those of its ResNetV2 are not."""
     torch.manual_seed(0)

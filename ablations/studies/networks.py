@@ -100,6 +100,22 @@ def has_batch_norm(config: HasNetwork, data: DataSet) -> bool:
     return any(isinstance(module, _BatchNorm) for module in _without_weights(config.reference, data).modules())
 
 
+def least_fan_in(config: HasNetwork) -> int:
+    """Return the smallest fan-in of the run's weights whose learning rate the recipe sets by it; 0 if it does not."""
+    import torch
+
+    from ablations.training.mup import smallest_fan_in
+    from modernize.models import build
+    from modernize.reference import without_weights
+
+    if config.recipe.mup_fan_in is None:
+        return 0
+    if config.reference is not None:
+        return smallest_fan_in(without_weights(config.reference))
+    with torch.device("meta"):
+        return smallest_fan_in(build(config.design))
+
+
 def count_network(config: HasNetwork, data: DataSet, image_size: int) -> tuple[int, int]:
     """Count a run's parameters and MACs at a resolution; raises DesignError if the images do not fit the network."""
     images = (image_size, data.channels, len(data.classes))

@@ -19,7 +19,14 @@ from ablations.errors import RequestError, writing
 from ablations.machine import cores_in_words
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import as_stored, read_yaml
-from ablations.studies.networks import build_network, check_network, classifier_of, count_network, has_batch_norm
+from ablations.studies.networks import (
+    build_network,
+    check_network,
+    classifier_of,
+    count_network,
+    has_batch_norm,
+    least_fan_in,
+)
 from ablations.studies.own_code import check_code, keep_code
 from ablations.studies.plugin_files import PluginFiles, check_plugins, keep_plugins
 from ablations.studies.starting_weights import Weights, load
@@ -137,6 +144,7 @@ class RunConfig(BaseModel):
             processes=processes,
             batch_norm=has_batch_norm(self, data),
             from_weights=self.weights is not None,
+            smallest_fan_in=least_fan_in(self),
         )
         return doubts(self.recipe, facts)
 

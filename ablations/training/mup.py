@@ -8,6 +8,8 @@ Adam the two are the same. Networks here do not divide their logits, so the clas
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from ablations.training.layer_decay import STEM, positions_of
@@ -35,6 +37,14 @@ def mup_factors(model: nn.Module, fan_in: int) -> dict[str, float]:
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not _is_depthwise(module)
         if position(f"{path}.weight") != STEM
     }
+
+
+def smallest_fan_in(model: nn.Module) -> int:
+    """Return the smallest fan-in of the weights whose rate has a factor; 0 if there is none, or it is not known."""
+    try:
+        return round(1 / max(mup_factors(model, 1).values(), default=math.inf))
+    except ValueError:
+        return 0
 
 
 def _is_depthwise(module: nn.Module) -> bool:

@@ -38,6 +38,7 @@ from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
 from ablations.training.gpu_arithmetic import check_arithmetic, gpu_arithmetic
+from ablations.training.mup import smallest_fan_in
 from ablations.training.optimizer import (
     averaged_model,
     load_optimizer,
@@ -111,7 +112,13 @@ class Trainer:
         self.config, self.group, self.callbacks = configs, group, callbacks or Callbacks()
         if callbacks is None:  # a study prints its warnings once, for all its runs
             norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-            facts = Facts(len(train_dataset), len(test_dataset), processes=group.size, batch_norm=norm)
+            facts = Facts(
+                len(train_dataset),
+                len(test_dataset),
+                processes=group.size,
+                batch_norm=norm,
+                smallest_fan_in=smallest_fan_in(model) if configs.mup_fan_in else 0,
+            )
             for warning in doubts(configs, facts):
                 self.callbacks.warn(warning)
         self.model = model.to(self.device)
