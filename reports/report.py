@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from modernize.roadmap import Roadmap
+from reports.agreement_table import agreement_table
 from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.layout import NATURAL, Layout, laid_out
@@ -176,7 +177,8 @@ def report_tables(
     if steps is not None:
         compared = comparison_table(runs, None, measure)
         others = references_table(runs[runs["roadmap"].isna()], bench)
-        return [replace(roadmap_table(runs, steps, bench), title=title), *([others] if others else []), compared]
+        table, agreement = roadmap_table(runs, steps, bench), agreement_table(runs, steps)
+        return [replace(table, title=title), *filter(None, [others, agreement]), compared]
     if compares_pairs(runs):
         return [designs_table(runs, bench, measure), pairs_table(runs, measure)]
     return [comparison_table(runs, bench, measure)]

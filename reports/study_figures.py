@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from modernize.roadmap import Roadmap, Source
+from modernize.roadmap import PAPER, Roadmap, Source
 from reports.agreement_words import agreement_words
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.header import facts
@@ -16,6 +16,7 @@ from reports.kind_words import WORDS
 from reports.marks import row_marks
 from reports.pair_plots import pair_matrix_plot
 from reports.pair_tables import PAIRS
+from reports.paper_agreement import REGIMES
 from reports.report import Plot
 from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure
@@ -188,7 +189,8 @@ def against_paper_plot(
     notes = agreement_words(runs[runs["roadmap"].notna()], steps)
     heading = f"{title}: each step here against the same step in {source.short}"
     whose = f"{source.whose} changes" if source.short.startswith("the ") else f"Changes in {source.short}"
-    on = [f"{whose[:1].upper()}{whose[1:]} are on {source.dataset}."] if source.dataset else []
+    regime = f"those of its {REGIMES.get(steps.base, REGIMES['resnet50'])} regime, " if steps.base in PAPER else ""
+    on = [f"{whose[:1].upper()}{whose[1:]} are {regime}on {source.dataset}."] if source.dataset else []
     reading = " ".join([*on, "On the dashed line a change is equal in both."])
     across = f"change in top-1 in {', '.join(filter(None, [source.short, source.dataset]))} (pp)"
 

@@ -170,8 +170,9 @@ def test_the_factor_that_raises_agreement_is_found(module: Callable[[str], Modul
     found = search.effects(tried, factors)
     effects = found.effects.set_index("flag")
     assert effects["effect"].idxmax() == "f2" and effects.loc["f2", "verdict"] == "better"
-    best = search.predicted(found, factors, 0.5)[0][1]
-    assert (best["f2"], best["f5"]) == ("on", "on")
+    best = search.predicted(tried, factors)[0]
+    assert (best.levels["f2"], best.levels["f5"]) == ("on", "on") and best.agreement > 0.8
+    assert best.seconds == pytest.approx(1.0) and best.work == pytest.approx(1.0)  # all cost the same
     assert search.effects_table(tried, factors).splitlines()[2].startswith("| f2: off → on |")
 
 
@@ -192,6 +193,6 @@ def test_settings_are_ranked_by_their_mean_agreement_over_seeds(module: Callable
     assert good.seconds == 2 * 14 * 2.0 and good.work == 2 * 14 * 1e9
     assert np.isnan(good.response("ema_top1")) and good.measures == ("top1",)
     lines = search.settings_table([one, good]).splitlines()
-    assert lines[2].startswith("| good | 0, 1 |") and lines[3].startswith("| one | 0 |")
+    assert lines[2].startswith("| good | 14 | 0, 1 |") and lines[3].startswith("| one | 14 | 0 |")
     agreement = one.agreement()["ResNet-50"]
     assert agreement.pairs.low < agreement.pairs.value < agreement.pairs.high  # by the other settings' noise
