@@ -603,8 +603,8 @@ def test_a_finished_row_whose_base_has_no_result_is_not_called_unrun() -> None:
 
 def test_the_main_table_comes_first() -> None:
     runs = make_runs(seeds=(0,))
-    assert [table.name for table in tables_of(runs, "Two tables")] == ["roadmap", "steps"]
-    assert tables_of(runs, "Two tables")[0].title == "Two tables"
+    assert [table.name for table in tables_of(runs, "Tables")] == ["roadmap", "agreement", "steps"]
+    assert tables_of(runs, "Tables")[0].title == "Tables"
     others = runs.assign(roadmap=None, kind="one-out")
     assert [table.name for table in tables_of(others)] == ["one-out"]
     walked = others.assign(kind="orders", base=None, row=["on-0", "on-1", *ROWS[2:]])
@@ -627,7 +627,7 @@ def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     names = {str(path.relative_to(out)): path for path in paths}
     assert list(names) == [
         "summary.md",
-        *(f"tables/{name}.{suffix}" for name in ("roadmap", "steps") for suffix in ("md", "csv", "tex")),
+        *(f"tables/{name}.{suffix}" for name in ("roadmap", "agreement", "steps") for suffix in ("md", "csv", "tex")),
         *(
             f"figures/{name}.{suffix}"
             for name in ("roadmap", "steps", "against-paper", "tradeoff")
