@@ -94,8 +94,8 @@ class Report:
                 unless a roadmap), row, label, base (the row it is compared with, or None;
                 of several, names with "; " between them), run, seed, recipe, dataset,
                 evaluate, status (done, failed, running, stopped, left, or not compared), reason, top1 (percent, as
-                loss on the test images that all runs read), ema_top1, note, loss, params, macs, image_size,
-                in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
+                loss on the test images that all runs read), ema_top1, note, loss, params, macs, activations,
+                image_size, in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
                 test_images, evaluated_images, unread (names), data_checksum, compared_images, weights (that runs
                 start from; None: newly initialized), processor_seconds, machine, software (None: not recorded),
                 settings (of the recipe, as in its name)

@@ -217,9 +217,13 @@ def _steps(table: Table, compared: Table, measure: Measure) -> pd.DataFrame:
     return steps.fillna({"verdict": "the same run as its baseline"})
 
 
+_COUNTS = {"macs": "MACs", "params": "parameters", "activations": "activations"}
+
+
 def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.DataFrame) -> Iterator[Plot]:
-    """Top-1 against MACs, parameters and measured latency; none if no row has a result."""
-    points = compared.frame[["row", "label", "params", "macs", "mean", "sd"]].copy()
+    """Top-1 against MACs, parameters, activations and measured latency; none if no row has a result."""
+    counts = [name for name in _COUNTS if name in compared.frame]
+    points = compared.frame[["row", "label", *counts, "mean", "sd"]].copy()
     if points["mean"].isna().all():
         return
     by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
@@ -245,10 +249,9 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
         from reports.figures.tradeoff import Cost, tradeoff
 
         sizes = {"k": 1e3, "M": 1e6, "G": 1e9}
-        macs, params = (unit(points[name].dropna()) for name in ("macs", "params"))
+        units = {name: unit(points[name].dropna()) for name in counts}
         costs = [
-            Cost("macs", f"MACs ({macs})", sizes[macs]),
-            Cost("params", f"parameters ({params})", sizes[params]),
+            *(Cost(name, f"{_COUNTS[name]} ({units[name]})", sizes[units[name]]) for name in counts),
             *(_latency(speed, points) for speed in latencies),
         ]
         return tradeoff(points, costs, heading, facts(runs), caption)
