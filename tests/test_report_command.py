@@ -298,8 +298,9 @@ def test_what_bench_measured_comes_into_the_files(tmp_path: Path) -> None:
     raw = list(csv.DictReader((tmp_path / "study/report/tables/recipes.csv").open()))
     assert [line["latency_ms"] for line in raw] == ["", "3.25"]
     shown = read_markdown((tmp_path / "study/report/tables/recipes.md").read_text())[0]
-    assert shown[0][6:8] == ["latency (ms) (CPU, batch 8)", "peak memory (MB) (CPU, batch 8)"]
-    assert [cells[6:8] for cells in shown[1:]] == [["–", "–"], ["3.25", "512"]]
+    setting = "CPU, batch 8, precision unknown"  # as earlier versions stored it
+    assert shown[0][7:9] == [f"latency (ms) ({setting})", f"peak memory (MB) ({setting})"]
+    assert [cells[7:9] for cells in shown[1:]] == [["–", "–"], ["3.25", "512"]]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -561,14 +561,18 @@ def test_other_peoples_networks_have_a_table_with_speeds_and_averaged_weights() 
     assert "latency_ms" not in first.frame and "ablations bench" not in first.legend
 
 
-def test_speeds_in_another_precision_have_columns_of_their_own_that_name_it() -> None:
+def test_speeds_in_another_precision_or_compiled_have_columns_of_their_own_that_say_so() -> None:
     lines = [{"row": "a", "batch_size": 8, "device": "cuda:0", "latency_ms": 3.0, "precision": "float32"}]
-    lines += [lines[0] | {"latency_ms": 2.0, "precision": "tf32"}]
+    lines += [lines[0] | {"latency_ms": 2.0, "precision": "tf32"}, lines[0] | {"latency_ms": 1.5, "compiled": True}]
+    lines += [lines[0] | {"latency_ms": 4.0, "precision": None}]
+    lines = [{"compiled": False} | line for line in lines]
     empty = dict.fromkeys(("train_images_per_second", "inference_images_per_second", "peak_memory_mb"))
     found = speeds(pd.DataFrame(lines).assign(**empty), ["a"])
     assert [(speed.column.group, speed.values["a"]) for speed in found] == [
         ("cuda:0, batch 8", 3.0),
         ("cuda:0, batch 8, tf32", 2.0),
+        ("cuda:0, batch 8, compiled", 1.5),
+        ("cuda:0, batch 8, precision unknown", 4.0),
     ]
 
 

@@ -43,7 +43,7 @@ def show(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Show the layers of a design, with parameters, MACs and activations."""
+    """Show the layers of a design: parameters, MACs, activations."""
     from ablations.studies.variants import counted_at, variant
     from modernize.plan import compile_plan, total_cost, trace
 
@@ -154,7 +154,7 @@ def compare(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Compare two designs: flags, parameters, MACs, activations and accuracy.
+    """Compare two designs: flags, costs and accuracy.
 
     A and B are designs, torchvision:NAME, timm:NAME or FILE.py:FUNCTION(setting=value), or rows of --results. Both are
     counted for the same images: those of A's roadmap or of the row A, unless overridden. The accuracy comes from
