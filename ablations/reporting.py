@@ -56,12 +56,16 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Measurement(BaseModel):
-    """What `bench` measured of a row, on one device with one batch size and precision; None if not measured."""
+    """What `bench` measured of a row, on one device with one batch size and precision; None if not measured.
+
+    Entries of earlier versions lack the precision, which could be any.
+    """
 
     row: str
     batch_size: PositiveInt
     device: str
-    precision: str = "float32"
+    precision: str | None = None
+    compiled: bool = False
     train_images_per_second: Positive | None = None
     inference_images_per_second: Positive | None = None
     latency_ms: Positive | None = None

@@ -1,4 +1,4 @@
-"""The cost of a design, counted as the paper does: parameters, and MACs of convolutions and linear layers."""
+"""The cost of a design: parameters, and MACs and activations of convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modernize.arguments import Size, read_size
-from modernize.count_macs import count_macs
+from modernize.count_operations import count_operations
 from modernize.design import Design
 from modernize.fresh_thread import in_fresh_thread
 from modernize.layers import Plan
@@ -25,7 +25,7 @@ def count(
     in_channels: int = 3,
     num_classes: int = 1000,
 ) -> Cost:
-    """Count parameters and MACs with fvcore, without allocating the weights.
+    """Count parameters, MACs and activations with fvcore, without allocating the weights.
 
     Default devices and types, and other modes of torch, do not change the result. Reference models are counted with
     torch's own counter, which includes attention.
@@ -38,7 +38,7 @@ def count(
         num_classes: Number of classes; 0 leaves out the classifier.
 
     Returns:
-        Parameters, and MACs for one image.
+        Parameters, and MACs and activations for one image.
 
     Raises:
         DesignError: If the design or another argument is invalid, or the images are too small for the design.
@@ -55,12 +55,13 @@ def _count(plan: Plan, images: Size) -> Cost:
     short, repeats = _without_repeats(plan)
     with torch.device("meta"):
         network = Network(short).eval()
-    macs = count_macs(network, (plan.in_channels, *images), batch=1 if plan.design.added else 0)
+    counts = count_operations(network, (plan.in_channels, *images), batch=1 if plan.design.added else 0)
     params = {name: sum(weights.numel() for weights in network.get_submodule(name).parameters()) for name in repeats}
     return Cost(
         params=sum(weights.numel() for weights in network.parameters())
         + sum(params[name] * times for name, times in repeats.items()),
-        macs=macs[""] + sum(macs[name] * times for name, times in repeats.items()),
+        macs=counts[""].macs + sum(counts[name].macs * times for name, times in repeats.items()),
+        activations=counts[""].activations + sum(counts[name].activations * times for name, times in repeats.items()),
     )
 
 

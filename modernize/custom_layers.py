@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from modernize.arguments import Size
-from modernize.count_macs import count_macs
+from modernize.count_operations import Counts, count_operations
 from modernize.design import DesignError
 from modernize.fresh_thread import in_fresh_thread
 from modernize.layers import CustomLayer
@@ -29,27 +29,27 @@ def make_module(layer: CustomLayer) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=4096)
-def checked_cost(layer: CustomLayer, size: Size) -> tuple[Size, int, int]:
-    """Return a layer's output size, parameters and MACs for an input of a size.
+def checked_cost(layer: CustomLayer, size: Size) -> tuple[Size, int, int, int]:
+    """Return a layer's output size, parameters and MACs for an input of a size, and its module's activations.
 
     Raises:
         DesignError: If the layer or its module fails, or they disagree.
     """
     said = Size(*_called(layer, layer.out_size, size)), layer.params, _called(layer, layer.macs, size)
     if min(said[0]) < 1:  # too small an image, as the caller says
-        return said
+        return *said, 0
     found = in_fresh_thread(_measured, layer, size)
-    for what, one, other in zip(("output", "parameters", "MACs"), said, found, strict=True):
+    for what, one, other in zip(("output", "parameters", "MACs"), said, found[:3], strict=True):
         if one != other:
             raise DesignError(
                 f"{_name(layer)}: the layer says {_text(one)} {what} for {layer.in_channels}×{size} px, and its module "
                 f"has {_text(other)}"
             )
-    return said
+    return found
 
 
-def _measured(layer: CustomLayer, size: Size) -> tuple[Size, int, int]:
-    """Return output size, parameters and MACs of a layer's module."""
+def _measured(layer: CustomLayer, size: Size) -> tuple[Size, int, int, int]:
+    """Return output size, parameters, MACs and activations of a layer's module."""
     with torch.device("meta"):
         module = make_module(layer).eval()
         images = torch.empty(1, layer.in_channels, *size)
@@ -61,7 +61,8 @@ def _measured(layer: CustomLayer, size: Size) -> tuple[Size, int, int]:
             f"not {shape}"
         )
     params = sum(weights.numel() for weights in module.parameters())
-    return Size(*output.shape[2:]), params, _called(layer, count_macs, module, (layer.in_channels, *size), 1)[""]
+    counts: Counts = _called(layer, count_operations, module, (layer.in_channels, *size), 1)[""]
+    return Size(*output.shape[2:]), params, *counts
 
 
 def _called(layer: CustomLayer, function: Any, *arguments: Any) -> Any:

@@ -40,6 +40,10 @@ class _Layer:
         """Return the multiply-adds for one input of a size."""
         return 0
 
+    def activations(self, size: Size) -> int:
+        """Return the elements of the output of a convolution or linear layer, for one input of a size."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Conv(_Layer):
@@ -68,6 +72,9 @@ class Conv(_Layer):
     def macs(self, size: Size) -> int:
         per_position = self.kernel_size**2 * self.in_channels // self.groups * self.out_channels
         return self.out_size(size).pixels * per_position
+
+    def activations(self, size: Size) -> int:
+        return self.out_size(size).pixels * self.out_channels
 
     def __str__(self) -> str:
         grouped = "depthwise " if self.groups == self.in_channels > 1 else ""
@@ -186,6 +193,9 @@ class Linear(_Layer):
     def macs(self, size: Size) -> int:
         return self.in_features * self.out_features
 
+    def activations(self, size: Size) -> int:
+        return self.out_features
+
     def __str__(self) -> str:
         return f"linear, {self.in_features}→{self.out_features}"
 
@@ -195,7 +205,8 @@ class CustomLayer(_Layer):
     """Base class of the layers that plugins bring: a frozen dataclass that describes a layer and makes its module.
 
     A layer overrides `module`, and of `params`, `out_size` and `macs` what is not as in a layer without parameters and
-    MACs that keeps the resolution. Before its numbers are shown, they are compared with those of the module.
+    MACs that keeps the resolution. Before its numbers are shown, they are compared with those of the module. Its
+    activations are counted on the module.
 
     Attributes:
         name: Name of the module among its neighbors.

@@ -5,7 +5,9 @@ The module tree, the layer table, the diagrams and the closed-form cost all read
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from modernize.arguments import Size, read_channels, read_classes, read_size
 from modernize.design import Design, DesignError, read_object
@@ -37,10 +39,13 @@ class Cost:
     Attributes:
         params: Number of parameters.
         macs: Multiply-adds of convolutions and linear layers, for one image.
+        activations: Elements of the outputs of convolutions and linear layers, for one image, as pycls, timm and fvcore
+            count them (Radosavovic et al., 2020).
     """
 
     params: int
     macs: int
+    activations: int
 
     @property
     def gflops(self) -> float:
@@ -59,6 +64,8 @@ class Step:
         out_size: Height and width of the output in pixels.
         params: Number of parameters.
         macs: Multiply-adds for one image.
+        activations: Elements of the output if the layer is a convolution or linear layer, else 0. Those of a plugin's
+            layer are those of all convolutions and linear layers in it.
     """
 
     path: str
@@ -67,6 +74,25 @@ class Step:
     out_size: Size
     params: int
     macs: int
+    activations: int
+
+
+class LayerCost(NamedTuple):
+    """Output size, parameters, MACs and activations of a layer for one input of a size."""
+
+    out_size: Size
+    params: int
+    macs: int
+    activations: int
+
+
+def total_cost(steps: Sequence[Step]) -> Cost:
+    """Sum the cost of all layers of a trace."""
+    return Cost(
+        sum(step.params for step in steps),
+        sum(step.macs for step in steps),
+        sum(step.activations for step in steps),
+    )
 
 
 def compile_plan(design: Design, in_channels: int = 3, num_classes: int = 1000) -> Plan:
@@ -186,10 +212,10 @@ def trace(plan: Plan, image_size: int | tuple[int, int]) -> list[Step]:
 
     def run(path: str, layers: Layers, size: Size) -> Size:
         for layer in layers:
-            out_size, params, macs = layer_cost(layer, size)
+            out_size, *cost = layer_cost(layer, size)
             if min(out_size) < 1:
                 raise _too_small(plan, images)
-            steps.append(Step(f"{path}.{layer.name}", layer, size, out_size, params, macs))
+            steps.append(Step(f"{path}.{layer.name}", layer, size, out_size, *cost))
             size = out_size
         return size
 
@@ -207,8 +233,8 @@ def trace(plan: Plan, image_size: int | tuple[int, int]) -> list[Step]:
     return steps
 
 
-def layer_cost(layer: Layer, size: Size) -> tuple[Size, int, int]:
-    """Return a layer's output size, parameters and MACs for an input of a size; those of a plugin's are checked.
+def layer_cost(layer: Layer, size: Size) -> LayerCost:
+    """Return what a layer costs for an input of a size; the numbers of a plugin's layer are checked.
 
     Raises:
         DesignError: If a plugin's layer fails, or its numbers are not those of its module.
@@ -216,8 +242,8 @@ def layer_cost(layer: Layer, size: Size) -> tuple[Size, int, int]:
     if isinstance(layer, CustomLayer):
         from modernize.custom_layers import checked_cost  # late: it needs torch
 
-        return checked_cost(layer, size)
-    return layer.out_size(size), layer.params, layer.macs(size)
+        return LayerCost(*checked_cost(layer, size))
+    return LayerCost(layer.out_size(size), layer.params, layer.macs(size), layer.activations(size))
 
 
 def smallest_image(plan: Plan) -> int:

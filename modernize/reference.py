@@ -6,6 +6,7 @@ Their names are `torchvision:NAME`, `timm:NAME` and `FILE.py:FUNCTION(setting=va
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -205,7 +206,7 @@ def _has_stochastic_depth(name: str) -> bool:
 def count_reference(
     name: str, image_size: int | tuple[int, int] = 224, in_channels: int = 3, num_classes: int = 1000
 ) -> Cost:
-    """Count parameters and MACs with torch's own counter, which includes attention.
+    """Count parameters, MACs and activations with torch's own counter, which includes attention.
 
     Images are `image_size` pixels high and wide, or (height, width). Raises DesignError if the model refuses them.
     """
@@ -222,10 +223,10 @@ def _count(name: str, images: Size, in_channels: int, num_classes: int) -> Cost:
         return _count_own(name, images, in_channels, num_classes)
     network = without_weights(name, num_classes, in_channels, image_size=images).eval()
     try:
-        macs = _macs(network, torch.empty(1, in_channels, *images, device="meta"))
+        counts = _counts(network, torch.empty(1, in_channels, *images, device="meta"))
     except Exception as error:  # torchvision's and timm's networks raise many types
         raise _refused(name, images, error) from None
-    return Cost(sum(weights.numel() for weights in network.parameters()), macs)
+    return Cost(sum(weights.numel() for weights in network.parameters()), *counts)
 
 
 def _count_own(name: str, images: Size, in_channels: int, num_classes: int) -> Cost:
@@ -238,8 +239,8 @@ def _count_own(name: str, images: Size, in_channels: int, num_classes: int) -> C
         check_new(name, network, other)
         network.to(device)
         check_logits(name, network, torch.zeros(2, in_channels, *images, device=device), num_classes)
-        macs = _macs(lambda one: run_own(name, network, one), torch.zeros(1, in_channels, *images, device=device))
-        return Cost(sum(weights.numel() for weights in network.parameters()), macs)
+        counts = _counts(lambda one: run_own(name, network, one), torch.zeros(1, in_channels, *images, device=device))
+        return Cost(sum(weights.numel() for weights in network.parameters()), *counts)
 
     with torch.random.fork_rng(devices=[]):
         try:
@@ -248,15 +249,31 @@ def _count_own(name: str, images: Size, in_channels: int, num_classes: int) -> C
             return counted("cpu")
 
 
-def _macs(network: Callable[[torch.Tensor], Any], images: torch.Tensor) -> int:
-    """Count the MACs of a call of the network with torch's own counter."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+def _counts(network: Callable[[torch.Tensor], Any], image: torch.Tensor) -> tuple[int, int]:
+    """Count MACs and activations of a call of the network with torch's own counter.
 
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network(images)
-    return counter.get_total_flops() // 2
+    Attention has the activations of its two matrix products, as in timm's published counts.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+    def elements(*_: Any, out_shape: torch.Size, **__: Any) -> int:
+        return math.prod(out_shape)
+
+    def of_attention(query: torch.Size, key: torch.Size, *_: Any, out_shape: tuple[torch.Size, ...], **__: Any) -> int:
+        return math.prod(query[:-1]) * key[-2] + math.prod(out_shape[0])
+
+    macs = FlopCounterMode(display=False)
+    outputs = {one: of_attention if "attention" in str(one) else elements for one in flop_registry}
+    activations = FlopCounterMode(display=False, custom_mapping=outputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation, which the counter does not know
+    try:
+        with macs, activations, torch.no_grad():
+            network(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return macs.get_total_flops() // 2, activations.get_total_flops()
 
 
 def without_weights(name: str, *arguments: Any, **options: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The cost table: parameters and MACs of designs, beside the GFLOPs that a roadmap's source prints."""
+"""The cost table: parameters, MACs and activations of designs, beside the GFLOPs that a roadmap's source prints."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class CostRow:
     label: str
     params: int
     macs: int
+    activations: int
     paper_gflops: float | None = None
     note: str = ""
 
@@ -37,6 +38,7 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str, source: Source
         Column("label", subject, number=False),
         Column("params", "parameters", OURS if printed else ""),
         Column("macs", "MACs", OURS if printed else ""),
+        Column("activations", "activations", OURS if printed else "", short="acts"),
         Column("gflops", "GFLOPs", OURS if printed else ""),
         *([Column("paper_gflops", "GFLOPs", source.heading)] if printed else []),
     ]
@@ -48,19 +50,20 @@ def cost_table(rows: Sequence[CostRow], title: str, subject: str, source: Source
             Cell(row.label, () if known(row.paper_gflops) else marks),
             Cell(f"{row.params:,}"),
             Cell(f"{row.macs:,}"),
+            Cell(f"{row.activations:,}"),
             Cell(gflops(row.macs)),
         ]
         cells.append((*shown, *([paper] if printed else [])))
     frame = pd.DataFrame([asdict(row) | {"gflops": row.macs / 1e9} for row in rows])
     frame = frame.rename(columns={"name": subject})[
-        [subject, "label", "params", "macs", "gflops", "paper_gflops", "note"]
+        [subject, "label", "params", "macs", "activations", "gflops", "paper_gflops", "note"]
     ]
     return Table(
         name="cost",
         title=title,
         subtitle="",
-        legend="MACs (multiply-adds) of convolutions, linear layers and attention, for one image. GFLOPs: G MACs, as "
-        f"in {source.short}.",
+        legend="MACs (multiply-adds) and activations (elements of the outputs) of convolutions, linear layers and "
+        f"attention, for one image. GFLOPs: G MACs, as in {source.short}.",
         columns=tuple(columns),
         rows=tuple(cells),
         sections=(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from modernize.roadmap import Roadmap
+from reports.agreement_table import agreement_table
 from reports.errors import drawing
 from reports.factorial_tables import grid_effects_table, order_interactions_table
 from reports.layout import NATURAL, Layout, laid_out
@@ -93,8 +94,8 @@ class Report:
                 unless a roadmap), row, label, base (the row it is compared with, or None;
                 of several, names with "; " between them), run, seed, recipe, dataset,
                 evaluate, status (done, failed, running, stopped, left, or not compared), reason, top1 (percent, as
-                loss on the test images that all runs read), ema_top1, note, loss, params, macs, image_size,
-                in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
+                loss on the test images that all runs read), ema_top1, note, loss, params, macs, activations,
+                image_size, in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
                 test_images, evaluated_images, unread (names), data_checksum, compared_images, weights (that runs
                 start from; None: newly initialized), processor_seconds, machine, software (None: not recorded),
                 settings (of the recipe, as in its name)
@@ -176,7 +177,8 @@ def report_tables(
     if steps is not None:
         compared = comparison_table(runs, None, measure)
         others = references_table(runs[runs["roadmap"].isna()], bench)
-        return [replace(roadmap_table(runs, steps, bench), title=title), *([others] if others else []), compared]
+        table, agreement = roadmap_table(runs, steps, bench), agreement_table(runs, steps)
+        return [replace(table, title=title), *filter(None, [others, agreement]), compared]
     if compares_pairs(runs):
         return [designs_table(runs, bench, measure), pairs_table(runs, measure)]
     return [comparison_table(runs, bench, measure)]

@@ -12,7 +12,7 @@ from modernize.roadmap import Roadmap, Row
 from reports.errors import ReportError
 from reports.header import facts
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, shared_with, summarise_rows
+from reports.row_summary import CostColumn, RowSummary, cost_columns, raw_costs, shared_with, summarise_rows
 from reports.statistics import Summary, summarise
 from reports.statistics.values import known
 from reports.statuses import shown
@@ -28,12 +28,10 @@ from reports.tables import (
     Footnotes,
     Speed,
     Table,
-    amount,
     mean_sd,
     number,
     signed,
     speeds,
-    unit,
     with_speeds,
 )
 
@@ -67,13 +65,13 @@ def roadmap_table(runs: pd.DataFrame, steps: Roadmap, bench: pd.DataFrame | None
     _check(runs, steps)
     shown = _steps(runs, steps)
     measured = speeds(bench, [step.row.name for step in shown])
-    units = unit(step.ours.params for step in shown), unit(step.ours.macs for step in shown)
+    costs = cost_columns([step.ours for step in shown], OURS)
     averaged = any(step.ours.ema.seeds for step in shown)
     printed = _printed_columns(steps)
     footnotes = Footnotes()
     rows = [
         (
-            *_our_cells(step, units, averaged, footnotes.marks(_our_notes(step))),
+            *_our_cells(step, costs, averaged, footnotes.marks(_our_notes(step))),
             *(Cell(speed.shown(step.row.name)) for speed in measured),
             *_printed_cells(step, printed, footnotes),
         )
@@ -85,11 +83,11 @@ def roadmap_table(runs: pd.DataFrame, steps: Roadmap, bench: pd.DataFrame | None
         title=f"The {steps.name} roadmap",
         subtitle=facts(runs),
         legend=" ".join(_legend(steps, averaged, bool(measured), printed)),
-        columns=(*_columns(units, averaged, measured), *printed),
+        columns=(*_columns(costs, averaged, measured), *printed),
         rows=tuple(rows),
         sections=tuple(i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group),
         notes=tuple(footnotes.texts),
-        frame=with_speeds(_frame(shown, averaged, images_of(runs)), measured),
+        frame=with_speeds(_frame(shown, costs, averaged, images_of(runs)), measured),
     )
 
 
@@ -112,17 +110,16 @@ def _steps(runs: pd.DataFrame, steps: Roadmap) -> list[_Step]:
 
 def _not_run(row: Row) -> RowSummary:
     none: Summary = summarise(())
-    return RowSummary(row.name, row.label, "", "not run", "", 0, None, None, none, none, none, none, ())
+    return RowSummary(row.name, row.label, "", "not run", "", 0, None, None, None, none, none, none, none, ())
 
 
-def _our_cells(step: _Step, units: tuple[str, str], averaged: bool, marks: tuple[int, ...]) -> tuple[Cell, ...]:
+def _our_cells(step: _Step, costs: Sequence[CostColumn], averaged: bool, marks: tuple[int, ...]) -> tuple[Cell, ...]:
     """A row's label, cost and results."""
     row, ours = step.row, step.ours
     ema = [Cell(mean_sd(ours.ema.mean, ours.ema.sd))] if averaged else []
     return (
         Cell(row.label if row.adopted else f"{row.label} (side branch)", marks),
-        Cell(amount(ours.params, units[0])),
-        Cell(amount(ours.macs, units[1])),
+        *(cost.cell(ours) for cost in costs),
         Cell(mean_sd(ours.top1.mean, ours.top1.sd) if ours.top1.seeds else shown(ours.status)),
         *ema,
         Cell(mean_sd(ours.loss.mean, None, 3)),
@@ -131,12 +128,11 @@ def _our_cells(step: _Step, units: tuple[str, str], averaged: bool, marks: tuple
     )
 
 
-def _columns(units: tuple[str, str], averaged: bool, measured: Sequence[Speed]) -> tuple[Column, ...]:
+def _columns(costs: Sequence[CostColumn], averaged: bool, measured: Sequence[Speed]) -> tuple[Column, ...]:
     """Our columns, and those that a bench measured."""
     return (
         Column("label", "row", number=False),
-        Column("params", f"params ({units[0]})", OURS),
-        Column("macs", f"MACs ({units[1]})", OURS),
+        *(cost.column for cost in costs),
         Column("top1_mean", "top-1 (%)", OURS),
         *([replace(EMA, group=OURS)] if averaged else []),
         replace(LOSS, group=OURS),
@@ -202,14 +198,14 @@ def _check(runs: pd.DataFrame, steps: Roadmap) -> None:
         raise ReportError(f"roadmap {steps.name}: row {row} has two runs of seed {seed}")
 
 
-def _frame(shown: Sequence[_Step], averaged: bool, images: int | None) -> pd.DataFrame:
+def _frame(shown: Sequence[_Step], costs: Sequence[CostColumn], averaged: bool, images: int | None) -> pd.DataFrame:
     """The raw table."""
     lines = []
     for step in shown:
         row, ours = step.row, step.ours
         line: dict[str, Any] = {"row": row.name, "label": row.label, "group": row.group, "adopted": row.adopted}
         line |= {"recipe": ours.recipe, "status": ours.status, "reason": ours.reason, "runs": ours.runs}
-        line |= {"seeds": ours.top1.seeds, "params": ours.params, "macs": ours.macs}
+        line |= {"seeds": ours.top1.seeds, **raw_costs(ours, costs)}
         line |= {"top1_mean": ours.top1.mean, "top1_sd": ours.top1.sd}
         line |= {"ema_mean": ours.ema.mean, "ema_sd": ours.ema.sd} if averaged else {}
         line |= {"loss_mean": ours.loss.mean, "loss_sd": ours.loss.sd, "before": step.before, "change": step.change}
@@ -219,5 +215,9 @@ def _frame(shown: Sequence[_Step], averaged: bool, images: int | None) -> pd.Dat
         line |= {"marks": "; ".join(ours.marks), "train_top1_mean": ours.train.mean, "compared_images": images}
         lines.append(line)
     return pd.DataFrame(lines).astype(
-        {"params": "Int64", "macs": "Int64", "paper_top1_sd": "float64", "compared_images": "Int64"}
+        {
+            **{cost.column.name: "Int64" for cost in costs},
+            "paper_top1_sd": "float64",
+            "compared_images": "Int64",
+        }
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from reports.statistics.row_results import account as describe_missing
 from reports.statistics.row_results import baselines
 from reports.statistics.values import known
 from reports.statuses import NOT_COMPARED
-from reports.tables import amount, unit
+from reports.tables import Cell, Column, amount, unit
 
 # The status of a row without a result is the first of its runs'.
 STATUSES = ("failed", NOT_COMPARED, "running", "stopped", "left")
@@ -35,7 +35,7 @@ _Value = TypeVar("_Value", bound=Hashable)
 class RowSummary:
     """All runs of a row: its cost and, over its finished runs, top-1, EMA top-1, test loss and top-1 in training.
 
-    `notes` say what a reader must know before comparing the row with others; `params` and `macs` are None if unknown.
+    `notes` say what a reader must know before comparing the row with others; costs are None if unknown.
     """
 
     row: str
@@ -46,6 +46,7 @@ class RowSummary:
     runs: int
     params: int | None
     macs: int | None
+    activations: int | None
     top1: Summary
     ema: Summary
     loss: Summary
@@ -64,7 +65,7 @@ def summarise_rows(runs: pd.DataFrame) -> list[RowSummary]:
 def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummary:
     done = runs[runs["status"] == "done"]
     top1, ema, loss, train = (summarise(done.get(name, ())) for name in ("top1", "ema_top1", "loss", "train_top1"))
-    params, macs = (_first_count(runs[column]) for column in ("params", "macs"))
+    params, macs, activations = (_first_count(runs.get(column, ())) for column in ("params", "macs", "activations"))
     return RowSummary(
         row=name,
         label=str(runs["label"].iloc[0]),
@@ -74,6 +75,7 @@ def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummar
         runs=len(runs),
         params=params,
         macs=macs,
+        activations=activations,
         top1=top1,
         ema=ema,
         loss=loss,
@@ -81,6 +83,35 @@ def _summarise(name: str, runs: pd.DataFrame, notes: Sequence[str]) -> RowSummar
         notes=tuple(notes),
         marks=tuple(mark.value for mark in row_marks(runs)),
     )
+
+
+@dataclass(frozen=True)
+class CostColumn:
+    """A column of the rows' costs; its name is the field of `RowSummary`."""
+
+    column: Column
+    unit: str
+
+    def cell(self, row: RowSummary) -> Cell:
+        """Format a row's cost in the column's unit."""
+        return Cell(amount(getattr(row, self.column.name), self.unit))
+
+
+def cost_columns(rows: Sequence[RowSummary], group: str = "") -> list[CostColumn]:
+    """Return the columns of the rows' costs; of activations if a row has them, which earlier versions did not count."""
+    shown = {"params": ("params", ""), "macs": ("MACs", ""), "activations": ("activations", "acts")}
+    if all(row.activations is None for row in rows):
+        del shown["activations"]
+    columns = []
+    for name, (title, short) in shown.items():
+        size = unit(getattr(row, name) for row in rows)
+        columns.append(CostColumn(Column(name, f"{title} ({size})", group, short=short and f"{short} ({size})"), size))
+    return columns
+
+
+def raw_costs(row: RowSummary, columns: Sequence[CostColumn]) -> dict[str, int | None]:
+    """Return a row's costs for the raw table."""
+    return {cost.column.name: getattr(row, cost.column.name) for cost in columns}
 
 
 def status_of(runs: pd.DataFrame) -> str:
@@ -235,9 +266,9 @@ def distinct(runs: pd.DataFrame, column: str) -> list[str]:
     return list(dict.fromkeys(str(value) for value in runs[column] if pd.notna(value) and str(value)))
 
 
-def _first_count(values: pd.Series) -> int | None:
+def _first_count(values: Iterable[Any]) -> int | None:
     """Return the first known count: all runs of a row train the same network."""
-    counts = pd.to_numeric(values).dropna()
+    counts = pd.to_numeric(pd.Series(values, dtype=object)).dropna()
     return int(counts.iloc[0]) if len(counts) else None
 
 

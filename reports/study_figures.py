@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from modernize.roadmap import Roadmap, Source
+from modernize.roadmap import PAPER, Roadmap, Source
 from reports.agreement_words import agreement_words
 from reports.factorial_figures import grid_plots, interaction_matrix_plot
 from reports.header import facts
@@ -16,6 +16,7 @@ from reports.kind_words import WORDS
 from reports.marks import row_marks
 from reports.pair_plots import pair_matrix_plot
 from reports.pair_tables import PAIRS
+from reports.paper_agreement import REGIMES
 from reports.report import Plot
 from reports.row_summary import status_of
 from reports.statistics import MEASURES, Measure
@@ -188,7 +189,8 @@ def against_paper_plot(
     notes = agreement_words(runs[runs["roadmap"].notna()], steps)
     heading = f"{title}: each step here against the same step in {source.short}"
     whose = f"{source.whose} changes" if source.short.startswith("the ") else f"Changes in {source.short}"
-    on = [f"{whose[:1].upper()}{whose[1:]} are on {source.dataset}."] if source.dataset else []
+    regime = f"those of its {REGIMES.get(steps.base, REGIMES['resnet50'])} regime, " if steps.base in PAPER else ""
+    on = [f"{whose[:1].upper()}{whose[1:]} are {regime}on {source.dataset}."] if source.dataset else []
     reading = " ".join([*on, "On the dashed line a change is equal in both."])
     across = f"change in top-1 in {', '.join(filter(None, [source.short, source.dataset]))} (pp)"
 
@@ -215,9 +217,13 @@ def _steps(table: Table, compared: Table, measure: Measure) -> pd.DataFrame:
     return steps.fillna({"verdict": "the same run as its baseline"})
 
 
+_COUNTS = {"macs": "MACs", "params": "parameters", "activations": "activations"}
+
+
 def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.DataFrame) -> Iterator[Plot]:
-    """Top-1 against MACs, parameters and measured latency; none if no row has a result."""
-    points = compared.frame[["row", "label", "params", "macs", "mean", "sd"]].copy()
+    """Top-1 against MACs, parameters, activations and measured latency; none if no row has a result."""
+    counts = [name for name in _COUNTS if name in compared.frame]
+    points = compared.frame[["row", "label", *counts, "mean", "sd"]].copy()
     if points["mean"].isna().all():
         return
     by_row = {str(row): group for row, group in runs.groupby("row", sort=False)}
@@ -243,10 +249,9 @@ def tradeoff_plot(title: str, runs: pd.DataFrame, compared: Table, bench: pd.Dat
         from reports.figures.tradeoff import Cost, tradeoff
 
         sizes = {"k": 1e3, "M": 1e6, "G": 1e9}
-        macs, params = (unit(points[name].dropna()) for name in ("macs", "params"))
+        units = {name: unit(points[name].dropna()) for name in counts}
         costs = [
-            Cost("macs", f"MACs ({macs})", sizes[macs]),
-            Cost("params", f"parameters ({params})", sizes[params]),
+            *(Cost(name, f"{_COUNTS[name]} ({units[name]})", sizes[units[name]]) for name in counts),
             *(_latency(speed, points) for speed in latencies),
         ]
         return tradeoff(points, costs, heading, facts(runs), caption)

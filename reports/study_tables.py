@@ -11,7 +11,16 @@ from reports.errors import ReportError
 from reports.header import facts
 from reports.kind_words import WORDS
 from reports.predictions import images_of
-from reports.row_summary import RowSummary, account, describe_costs, summarise_rows, title_of
+from reports.row_summary import (
+    CostColumn,
+    RowSummary,
+    account,
+    cost_columns,
+    describe_costs,
+    raw_costs,
+    summarise_rows,
+    title_of,
+)
 from reports.statistics import Measure, Verdict, compare, legend
 from reports.statistics.measures import OTHER
 from reports.statistics.power import describe_power
@@ -31,12 +40,10 @@ from reports.tables import (
     Footnotes,
     Speed,
     Table,
-    amount,
     difference_columns,
     effect_cells,
     mean_sd,
     speeds,
-    unit,
     with_speeds,
 )
 
@@ -100,7 +107,7 @@ def _table(
     notes = {row.row: _notes(row, line, by_row[row.row]) for row, line in rows}
     averaged = any(row.ema.seeds for row, _ in rows)
     measured = speeds(bench, [row.row for row, _ in rows])
-    units = unit(row.params for row, _ in rows), unit(row.macs for row, _ in rows)
+    costs = cost_columns([row for row, _ in rows])
     marks = _all_marks(rows)
     footnotes = Footnotes()
     legends = [
@@ -116,10 +123,10 @@ def _table(
         title=title,
         subtitle=facts(runs),
         legend=" ".join(filter(None, legends)),
-        columns=_columns(subject, units, averaged, measured, measure if by_name else None),
+        columns=_columns(subject, costs, averaged, measured, measure if by_name else None),
         rows=tuple(
             (
-                *_cells(row, units, averaged, measure, footnotes.marks(notes[row.row])),
+                *_cells(row, costs, averaged, measure, footnotes.marks(notes[row.row])),
                 *(Cell(speed.shown(row.row)) for speed in measured),
                 *(_difference_cells(line, measure, footnotes.marks(_of_baseline(marks[row.row]))) if by_name else ()),
             )
@@ -127,7 +134,7 @@ def _table(
         ),
         sections=(),
         notes=tuple(footnotes.texts),
-        frame=with_speeds(_raw(rows, notes, marks, averaged, images_of(runs)), measured),
+        frame=with_speeds(_raw(rows, notes, marks, costs, averaged, images_of(runs)), measured),
     )
 
 
@@ -170,12 +177,11 @@ def _name(runs: pd.DataFrame) -> str:
 
 
 def _columns(
-    subject: str, units: tuple[str, str], averaged: bool, measured: Sequence[Speed], measure: Measure | None
+    subject: str, costs: Sequence[CostColumn], averaged: bool, measured: Sequence[Speed], measure: Measure | None
 ) -> tuple[Column, ...]:
     return (
         Column("label", subject, number=False),
-        Column("params", f"params ({units[0]})"),
-        Column("macs", f"MACs ({units[1]})"),
+        *(cost.column for cost in costs),
         Column("mean", "top-1 (%)"),
         *([EMA] if averaged else []),
         LOSS,
@@ -186,14 +192,13 @@ def _columns(
 
 
 def _cells(
-    row: RowSummary, units: tuple[str, str], averaged: bool, measure: Measure, marks: tuple[int, ...]
+    row: RowSummary, costs: Sequence[CostColumn], averaged: bool, measure: Measure, marks: tuple[int, ...]
 ) -> tuple[Cell, ...]:
     """The cost and results of a row; the primary measure with its standard deviation."""
     top1_sd, loss_sd = (row.top1.sd, None) if measure == "top1" else (None, row.loss.sd)
     return (
         Cell(row.label, marks),
-        Cell(amount(row.params, units[0])),
-        Cell(amount(row.macs, units[1])),
+        *(cost.cell(row) for cost in costs),
         Cell(mean_sd(row.top1.mean, top1_sd) if row.top1.seeds else shown(row.status)),
         *([Cell(mean_sd(row.ema.mean, row.ema.sd))] if averaged else []),
         Cell(mean_sd(row.loss.mean, loss_sd, 3)),
@@ -205,6 +210,7 @@ def _raw(
     rows: Sequence[tuple[RowSummary, Line | None]],
     notes: Mapping[str, Sequence[str]],
     marks: Mapping[str, Sequence[str]],
+    costs: Sequence[CostColumn],
     averaged: bool,
     images: int | None,
 ) -> pd.DataFrame:
@@ -212,7 +218,7 @@ def _raw(
     lines = []
     for row, line in rows:
         raw: dict[Any, Any] = {"row": row.row, "label": row.label, "recipe": row.recipe}
-        raw |= {"params": row.params, "macs": row.macs}
+        raw |= raw_costs(row, costs)
         raw |= {"mean": row.top1.mean, "sd": row.top1.sd, "seeds": row.top1.seeds}
         raw |= {"ema_mean": row.ema.mean, "ema_sd": row.ema.sd} if averaged else {}
         raw |= {"loss_mean": row.loss.mean, "loss_sd": row.loss.sd}

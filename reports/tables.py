@@ -132,18 +132,22 @@ class Speed:
 
 
 def speeds(bench: pd.DataFrame | None, rows: Collection[str]) -> list[Speed]:
-    """Return a column per measurement, device, batch size and precision that has a value for these rows.
+    """Return a column per measurement, device, batch size, precision and compilation that has a value for these rows.
 
-    `bench` has row, batch_size, device, precision and the measurements, one per line; later lines replace earlier ones.
+    `bench` has row, batch_size, device, precision, compiled and the measurements, one per line; later lines replace
+    earlier ones. The precision may be unknown, and is float32 if there is no such column.
     """
     if bench is None or bench.empty:
         return []
     columns = []
     of_rows = bench[bench["row"].isin(list(rows))]
-    of_rows = of_rows if "precision" in of_rows else of_rows.assign(precision="float32")
-    settings = list(of_rows.groupby(["device", "batch_size", "precision"], sort=False))
-    for number, ((device, batch, precision), lines) in enumerate(settings, start=1):
+    for key, usual in (("precision", "float32"), ("compiled", False)):
+        of_rows = of_rows if key in of_rows else of_rows.assign(**{key: usual})
+    of_rows = of_rows.assign(precision=of_rows["precision"].fillna("precision unknown"))
+    settings = list(of_rows.groupby(["device", "batch_size", "precision", "compiled"], sort=False))
+    for number, ((device, batch, precision, compiled), lines) in enumerate(settings, start=1):
         heading = f"{device}, batch {batch}" + ("" if precision == "float32" else f", {precision}")
+        heading += ", compiled" if compiled else ""
         for name, title, short in _MEASUREMENTS:
             measured = lines.dropna(subset=[name]).drop_duplicates("row", keep="last")
             if len(measured):

@@ -29,6 +29,8 @@ Predictions = Callable[[str, int], Predicted | None]  # of the run of a row and 
 class Side:
     """One of two designs, under the name that the user gave it, with its cost for one image.
 
+    `activations` are None for a reference model whose runs, by an earlier version, are all that is known of it.
+
     `settings` are those of the recipe that the name sets, as a user types them: `recipe.mixup` and its value. Those of
     a user's function have its arguments, too. `design` is None for a reference model. `row` is its row in the results,
     if that is known.
@@ -38,6 +40,7 @@ class Side:
     design: Design | None
     params: int
     macs: int
+    activations: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     row: str | None = None
 
@@ -135,7 +138,17 @@ def _costs(before: Side, after: Side) -> list[_Line]:
         ("parameters", f"{before.params:,}", f"{after.params:,}", _ratio(before.params, after.params)),
         ("MACs", f"{before.macs:,}", f"{after.macs:,}", _ratio(before.macs, after.macs)),
         ("GFLOPs", gflops(before.macs), gflops(after.macs), ""),
+        *_activations(before.activations, after.activations),
     ]
+
+
+def _activations(before: int | None, after: int | None) -> Iterator[_Line]:
+    """The line of activations, if any are known."""
+    if before is not None and after is not None:
+        yield "activations", f"{before:,}", f"{after:,}", _ratio(before, after)
+    elif before is not None or after is not None:
+        shown = [MISSING if one is None else f"{one:,}" for one in (before, after)]
+        yield "activations", shown[0], shown[1], MISSING
 
 
 def _ratio(before: int, after: int) -> str:

@@ -25,6 +25,7 @@ ORDERS = {
     "loss": ("loss_mean", False),
     "params": ("params", False),
     "macs": ("macs", False),
+    "activations": ("activations", False),
     "label": ("label", False),
 }
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ablations.studies.folder import open_folder, run_folder
 from ablations.studies.load import load_study
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
-from modernize.plan import compile_plan, trace
+from modernize.plan import compile_plan, total_cost, trace
 
 TEST_IMAGES = 500
 Outcome = Callable[[RunConfig], Mapping[str, Any] | None]  # what a run's result says over the usual; None: not begun
@@ -57,9 +58,8 @@ def write_run(folder: Path, run: RunConfig, changes: Mapping[str, Any], lines: i
     write_bytes(folder / "log.jsonl", "".join(f"{json.dumps(line)}\n" for line in log).encode())
     if status == "stopped":
         return
-    steps = trace(compile_plan(run.design, 1, 10), 32)
-    facts = {"row": run.row, "seed": run.seed, "params": sum(step.params for step in steps)}
-    facts |= {"macs": sum(step.macs for step in steps), "data_checksum": "made up"}
+    cost = total_cost(trace(compile_plan(run.design, 1, 10), 32))
+    facts = {"row": run.row, "seed": run.seed, **asdict(cost), "data_checksum": "made up"}
     facts |= {"image_size": 32, "in_channels": 1, "num_classes": 10}
     if status == "failed":
         write_json(folder / "result.json", {"status": "failed", "reason": "the loss is nan", **facts, **changes})

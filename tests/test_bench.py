@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -25,11 +29,14 @@ from ablations.bench import (
 )
 from ablations.bench.measure import LATENCY_RUNS
 from ablations.bench.models import build_benchmarked, reference_implementation
+from ablations.bench.workers import prepared
+from ablations.cli.bench import _benched
 from ablations.errors import RequestError
 from ablations.machine import usable_cores
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
 from modernize.roadmap import roadmap
+from reports.bench_table import speed_table
 
 SMALL = Setting(threads=1, batch_size=4, image_size=32, num_classes=10)
 
@@ -113,6 +120,72 @@ def test_over_takes_all_combinations_and_names_them() -> None:
     assert [one.setting.threads for one in shared] == [cores, 1]
 
 
+def test_compiling_is_timed_apart_with_an_empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the backend takes is compile time, and none of the steps', memory or cache that come after."""
+    folders: list[Path] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        folders.append(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+        assert not list(folders[-1].iterdir())
+        time.sleep(0.3)
+        return graph.forward
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32**2, 10))
+    small.compile(backend=backend)
+    with patch("ablations.bench.workers.build_benchmarked", lambda model: small):
+        runner = ModelRunner(BenchmarkedModel("p", "p", "ours", "channels_last", replace(SMALL, compile=True)))
+    found = prepared(runner, before=0.0)
+    assert found.training_compile > 0.3 and found.inference_compile > 0.3
+    assert len(folders) == 3 and len(set(folders)) == 1 and not folders[0].exists()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+    assert max(runner.time("train_step", 1), runner.time("infer", 1), runner.time("infer_one", 1)) < 0.3
+    assert len(folders) == 3
+
+
+def test_one_table_has_ours_and_references_compiled_or_not() -> None:
+    models = benchmarked_models(
+        {"convnext_tiny": "convnext_tiny"}, SMALL, ["torchvision", "timm"], "channels_last", {"compile": [False, True]}
+    )
+    speeds = {("ours", False): 4.0, ("ours", True): 6.0, ("torchvision", False): 2.0, ("torchvision", True): 4.0}
+    measured = [
+        Measurement(
+            *(
+                model,
+                100.0,
+                1,
+                10**9,
+                (speeds.get((model.source, model.setting.compile), 1.0),) * 2,
+                (1.0,) * 2,
+                (1.0,),
+            ),
+            *(1.0, 1.0, *((30.0, 10.5) if model.setting.compile else (None, None))),
+        )
+        for model in models
+    ]
+    table = speed_table(table_rows(Bench("m", tuple(measured))), "")
+    titles = [column.title for column in table.columns]
+    shown = [dict(zip(titles, (cell.text for cell in row), strict=True)) for row in table.rows]
+    assert [row["network"] for row in shown] == [
+        f"convnext_tiny, compile {word} ({source}, channels_last)"
+        for word in ("off", "on")
+        for source in ("ours", "torchvision", "timm")
+    ]
+    assert [row["our speedup, training"].partition(" ")[0] for row in shown] == [
+        "–",
+        "2.00",
+        "4.00",
+        "–",
+        "1.50",
+        "6.00",
+    ]
+    assert [row["compile, training (s)"] for row in shown] == ["–"] * 3 + ["30"] * 3
+    assert [row["compile, inference (s)"] for row in shown] == ["–"] * 3 + ["10.5"] * 3
+    assert "empty cache" in table.legend
+    eager = speed_table(table_rows(Bench("m", tuple(measured[:3]))), "")
+    assert not any("ompile" in column.title for column in eager.columns) and "ompile" not in eager.legend
+
+
 @pytest.mark.slow
 def test_memory_grows_with_the_batch_and_less_so_with_checkpointing() -> None:
     wide = {"w": "pocket,width=16,depths=16-1"}
@@ -129,6 +202,11 @@ def test_jobs_run_in_parallel_and_leave_no_process_behind() -> None:
     assert len(one.training) == len(one.inference) == 2 and len(one.latency) == 4 * 2 * LATENCY_RUNS * 2
     assert all(speed > 0 for speed in (*one.training, *one.inference, *one.latency))
     assert not multiprocessing.active_children()
+
+
+def test_names_of_rows_may_set_what_a_step_does_not_need() -> None:
+    named, _ = _benched(("pocket,recipe.learning_rate=2e-3,norm=ln,recipe.crop_scale=[0.5, 1]", "pocket"), None, None)
+    assert list(named.values()) == ["pocket,norm=ln", "pocket"]
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_one_line() -> None:
@@ -164,6 +242,11 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ("pocket,recipe.precision=bf16",),
+            "recipe.precision is not taken from a name; leave it out and set --precision",
+        ),
+        (("pocket,recipe.mixu=1",), "unknown setting 'recipe.mixu'"),
         ((), "bench: give designs"),
         (("pocket", "--roadmap", "pocket"), "bench: give designs"),
         (("pockett",), "unknown design 'pockett'"),

@@ -20,6 +20,7 @@ COMMANDS = (
     "count",
     "compare",
     "bench",
+    "loops",
     "data",
     "train",
     "run",

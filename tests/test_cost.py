@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from fvcore.nn import ActivationCountAnalysis
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import modernize
 from modernize import FLAGS, Cost, Design, DesignError
 from modernize.network import Network
-from modernize.plan import compile_plan, trace
+from modernize.plan import compile_plan, total_cost, trace
 
 with files("modernize").joinpath("paper/models.csv").open(encoding="utf-8") as _file:
     PAPER = list(csv.DictReader(_file))
@@ -82,7 +83,7 @@ def test_a_named_networks_docstring_says_its_parameters(name: str) -> None:
 
 
 def test_gflops_are_multiply_adds_in_billions() -> None:
-    assert Cost(params=1, macs=4_089_184_256).gflops == 4.089184256
+    assert Cost(params=1, macs=4_089_184_256, activations=1).gflops == 4.089184256
 
 
 # Against torch's own counter -----------------------------------------------------------------------------------------
@@ -117,8 +118,77 @@ def test_torchvisions_network_costs_the_same_at_any_height_and_width(name: str) 
 
 @pytest.mark.parametrize("name", [*MODELS, "resnet200"])
 def test_the_plan_adds_up_to_the_count(name: str) -> None:
-    steps = trace(compile_plan(modernize.design(name)), 224)
-    assert Cost(sum(step.params for step in steps), sum(step.macs for step in steps)) == cost_of(name)
+    assert total_cost(trace(compile_plan(modernize.design(name)), 224)) == cost_of(name)
+
+
+# Activations ---------------------------------------------------------------------------------------------------------
+
+# In millions, at the resolution in front: timm's results/benchmark-infer-amp-nhwc-pt113-cu117-rtx3090.csv. At 224:
+# pycls' MODEL_ZOO.md.
+TIMM = {
+    **{"resnet50": (224, 11.11), "convnext_tiny": (288, 22.21)},
+    **{"convnextv2_atto": (288, 6.3), "convnextv2_pico": (288, 10.08), "convnextv2_nano": (288, 13.84)},
+    **{"torchvision:resnet101": (224, 16.23), "torchvision:resnext50_32x4d": (224, 14.4)},
+    **{"timm:vit_tiny_patch16_224": (224, 5.97), "timm:swin_tiny_patch4_window7_224": (224, 17.06)},
+}
+PYCLS = {"resnet50": 11.1, "torchvision:resnet152": 22.6, "torchvision:regnet_x_3_2gf": 11.4}
+PYCLS |= {"torchvision:regnet_y_3_2gf": 11.3, "torchvision:efficientnet_b0": 6.7}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_activations_are_those_that_timm_publishes(name: str) -> None:
+    size, printed = TIMM[name]
+    assert round(modernize.count(name, size).activations / 1e6, 2) == printed
+
+
+@pytest.mark.parametrize("name", PYCLS)
+def test_activations_are_those_that_pycls_publishes(name: str) -> None:
+    assert round(modernize.count(name).activations / 1e6, 1) == PYCLS[name]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_fvcore_counts_the_activations_of_any_design_the_same(seed: int) -> None:
+    design, image_size = random_design(seed), (64 + seed, 64 + 37 * (seed % 3))
+    network = Network(compile_plan(design)).eval()
+    counted = ActivationCountAnalysis(network, torch.zeros(1, 3, *image_size))
+    counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert modernize.count(design, image_size).activations == counted.total()
+
+
+def test_attention_of_a_user_s_network_is_counted_without_torch_s_fast_path(tmp_path: Path) -> None:
+    """On the CPU, where a network goes that reads its weights, torch has one operation for a whole encoder layer."""
+    (tmp_path / "encoder.py").write_text(ENCODER)
+    known, read = (modernize.count(f"{tmp_path}/encoder.py:{name}", 8, 3, 5) for name in ("on_meta", "on_cpu"))
+    tokens, width, heads = 16, 12, 2
+    linear = tokens * width * (3 * width + width + 2 * 2 * width) + width * 5 + tokens * width * 12
+    attention = heads * tokens * tokens
+    assert known.macs == read.macs == linear + 2 * attention * width // heads
+    assert known.activations == read.activations == tokens * width * (1 + 3 + 1 + 1 + 2 + 1) + attention + 5
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+ENCODER = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 2, 2)
+        self.encoder = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+def on_meta(num_classes, in_channels):
+    return Net(num_classes)
+
+def on_cpu(num_classes, in_channels):
+    net = Net(num_classes)
+    float(net.head.weight.sum())
+    return net
+"""
 
 
 # What the count depends on, and what not -----------------------------------------------------------------------------
@@ -229,7 +299,7 @@ def test_the_first_count_of_a_process_may_be_on_the_meta_device() -> None:
     code = """
 import torch, modernize
 with torch.device("meta"):
-    print(modernize.count("pocket", 32, 1, 10) == modernize.Cost(338686, 5730048))
+    print(modernize.count("pocket", 32, 1, 10) == modernize.Cost(338686, 5730048, 91786))
 """
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

@@ -147,11 +147,14 @@ def test_the_commands_are_found() -> None:
         )
 
 
+BENCHMARKS = ("ablations bench", "ablations loops")
+
+
 def quick_commands(block: Block) -> list[str]:
     """The commands of a block that a test runs by default: all but benchmarks, those of other programs, and repeats."""
     earlier = {one for other in BLOCKS[: BLOCKS.index(block)] for one in other.commands if "runs/" not in one}
     repeated = {one for one in earlier if not trains(one)}
-    return [one for one in block.commands if not one.startswith(("ablations bench", *NOT_RUN)) and one not in repeated]
+    return [one for one in block.commands if not one.startswith((*BENCHMARKS, *NOT_RUN)) and one not in repeated]
 
 
 def run_block(commands: list[str], workplace: Path, fashion_dir: Path) -> None:
@@ -190,16 +193,19 @@ def test_a_block_of_the_readme_that_trains_runs_as_written(block: Block, workpla
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", {one: None for _, one in COMMANDS if one.startswith("ablations bench")})
-def test_a_bench_runs_as_written(command: str, workplace: Path) -> None:
-    """But for the time that it takes: one round, few and small images, and a small study."""
+@pytest.mark.parametrize("command", {one: None for _, one in COMMANDS if one.startswith(BENCHMARKS)})
+def test_a_benchmark_runs_as_written(command: str, workplace: Path, fashion_dir: Path) -> None:
+    """But for the time that it takes: one round, few and small images, uncompiled, and a small study."""
     if "runs/quick" in command:
         small = {"base": "pocket", "flags": {"norm": ["bn", "ln"]}, "data": "digits"}
         open_folder(load_study("sweep", small, {}), workplace / "runs/quick")
     shorter = command.replace("batch-size=8,32,64", "batch-size=1,2").replace("image-size=16,32,64", "image-size=16,32")
-    shorter += " --repeats 1 --warmup 0 --threads 1"
-    shorter += "" if "--over batch-size" in command else " --batch-size 2"
-    shorter += " --image-size 64" if "--against" in command else ""
+    shorter = shorter.replace("compile=off,on", "compile=off") + " --repeats 1 --threads 1"
+    if command.startswith("ablations loops"):
+        shorter += f" --jobs 1 --data-dir {fashion_dir}"
+    else:
+        shorter += " --warmup 0" + ("" if "--over batch-size" in command else " --batch-size 2")
+        shorter += " --image-size 64" if "--against" in command else ""
     done = run(shorter, workplace)
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stdout or "im/s" in done.stdout

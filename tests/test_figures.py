@@ -298,8 +298,13 @@ def test_latency_has_a_panel_where_a_bench_has_measured(tmp_path: Path) -> None:
     (tmp_path / "study/bench.json").write_text(json.dumps(BENCH))
     figure = plot_of(read_report(study, tmp_path / "study"), "tradeoff").figure
     axes = [axes.get_xlabel() for axes in figure.axes]
-    assert axes == ["MACs (M)", "parameters (k)", "latency of one image (ms)\nsome GPU"]  # whatever the batch
-    assert sorted(x for x, _ in marks(figure.axes[2], "o")) == [1.25, 1.5, 2.0]
+    assert axes == [
+        "MACs (M)",
+        "parameters (k)",
+        "activations (k)",
+        "latency of one image (ms)\nsome GPU",
+    ]  # whatever the batch
+    assert sorted(x for x, _ in marks(figure.axes[3], "o")) == [1.25, 1.5, 2.0]
     assert_readable(figure)
     assert words_of(figure).count("3 of 17 rows measured") == 1
 

@@ -21,7 +21,7 @@ from commands import ablations_here
 
 import modernize
 from ablations.bench import BenchmarkedModel, Setting
-from ablations.bench.workers import WorkerGroup, _work
+from ablations.bench.workers import WorkerGroup, work_model
 from ablations.data.datasets import DataSet, load
 from ablations.errors import RequestError, RunError
 from ablations.launch.estimate import describe_plan
@@ -324,9 +324,9 @@ def test_a_benchmark_tells_out_of_memory_from_other_errors(
     ours, theirs = multiprocessing.Pipe()
     monkeypatch.setattr("ablations.bench.workers._memory_of_libraries", Fails(message))
     model = BenchmarkedModel("p", "pocket", "ours", "contiguous", Setting(threads=1))
-    _work(model, theirs, ())
+    work_model(model, theirs, ())
     group = object.__new__(WorkerGroup)
-    group.model = model
+    group.subject = model
     with pytest.raises(kind, match=f"^bench p .ours, contiguous.: {said}"):
         group._receive(ours)
 

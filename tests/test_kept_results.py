@@ -81,7 +81,7 @@ def test_a_benchmark_with_another_setting_keeps_the_measurements_of_the_first(tm
     path = tmp_path / "bench.json"
     assert with_other_settings([line], path) == [line]
     path.write_text(json.dumps([line, line | {"row": "norm=ln"}]))
-    for change in ({"device": "cuda:0"}, {"batch_size": 8}, {"precision": "bf16"}):
+    for change in ({"device": "cuda:0"}, {"batch_size": 8}, {"precision": "float32"}, {"compiled": True}):
         assert with_other_settings([line | change], path) == [line, line | {"row": "norm=ln"}, line | change]
     again = line | {"latency_ms": 3.0}
     assert with_other_settings([again], path) == [again]

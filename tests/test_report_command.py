@@ -16,10 +16,12 @@ import pytest
 from commands import ablations, ablations_here
 from made_up import made_up_study, usual_top1
 from test_comparisons import numbers, read_latex, read_markdown, without_marks
+from test_figures import plot_of
 
 from ablations.cli import run_command
 from ablations.cli.options import REPORTS
 from ablations.reporting import read_report
+from ablations.store import read_json, write_json
 from ablations.studies.folder import run_folder
 from ablations.studies.results import curves_frame
 from ablations.studies.schema import Study
@@ -81,6 +83,7 @@ def test_the_roadmaps_table_says_what_the_run_folders_say(whole: tuple[Path, Pat
         assert cells[0].startswith(row.label)
         assert float(cells[1]) == pytest.approx(one["params"] / 1e3, abs=HALF)
         assert float(cells[2]) == pytest.approx(one["macs"] / 1e6, abs=HALF)
+        assert float(cells.pop(3)) == pytest.approx(one["activations"] / 1e3, abs=HALF)
         sd = statistics.stdev(top1s(found[row.name]).values())
         assert numbers(cells[3]) == [pytest.approx(means[row.name], abs=HALF), pytest.approx(sd, abs=HALF)]
         expected = [statistics.mean(ema), statistics.stdev(ema)]
@@ -101,7 +104,7 @@ def test_the_steps_say_what_the_run_folders_say(whole: tuple[Path, Path], form: 
         shown = [[line["label"], line["difference"], line["low"], line["high"]] for line in lines]
     else:
         cells = table(out / "tables", "steps", form)
-        numbers_of = ([str(number) for cell in line[7:9] for number in numbers(cell)] or [""] * 3 for line in cells)
+        numbers_of = ([str(number) for cell in line[8:10] for number in numbers(cell)] or [""] * 3 for line in cells)
         shown = [[line[0], *found_numbers] for line, found_numbers in zip(cells, numbers_of, strict=True)]
     close = 1e-9 if form == "csv" else 2 * HALF
     for (label, *values), row in zip(shown, roadmap("pocket").rows, strict=True):
@@ -124,7 +127,7 @@ def test_the_csv_of_the_roadmap_has_the_run_folders_numbers_in_full(whole: tuple
         line = lines[row]
         assert float(line["top1_mean"]) == pytest.approx(statistics.mean(top1s(runs).values()), rel=1e-12)
         assert float(line["top1_sd"]) == pytest.approx(statistics.stdev(top1s(runs).values()), rel=1e-9)
-        assert (int(line["params"]), int(line["macs"])) == (runs[0]["params"], runs[0]["macs"])
+        assert all(int(line[name]) == runs[0][name] for name in ("params", "macs", "activations"))
         assert int(line["seeds"]) == len(runs)
 
 
@@ -295,8 +298,9 @@ def test_what_bench_measured_comes_into_the_files(tmp_path: Path) -> None:
     raw = list(csv.DictReader((tmp_path / "study/report/tables/recipes.csv").open()))
     assert [line["latency_ms"] for line in raw] == ["", "3.25"]
     shown = read_markdown((tmp_path / "study/report/tables/recipes.md").read_text())[0]
-    assert shown[0][6:8] == ["latency (ms) (CPU, batch 8)", "peak memory (MB) (CPU, batch 8)"]
-    assert [cells[6:8] for cells in shown[1:]] == [["–", "–"], ["3.25", "512"]]
+    setting = "CPU, batch 8, precision unknown"  # as earlier versions stored it
+    assert shown[0][7:9] == [f"latency (ms) ({setting})", f"peak memory (MB) ({setting})"]
+    assert [cells[7:9] for cells in shown[1:]] == [["–", "–"], ["3.25", "512"]]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -390,6 +394,26 @@ def test_a_study_published_without_its_runs_has_the_same_tables(tmp_path: Path, 
     for path in tables:
         assert (public / "report/tables" / path.name).read_bytes() == path.read_bytes(), path.name
     assert (public / "results.csv").read_bytes() == (folder / "results.csv").read_bytes()
+
+
+def test_activations_are_shown_of_rows_that_were_trained_since_they_are_counted(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, "sweep", seeds=(0, 1), flags={"kernel_size": [3, 5, 7]})
+    paths = {run.name: run_folder(tmp_path, run) / "result.json" for run in study.runs}
+    counted = read_json(paths["kernel_size=3-s0"])["activations"]
+
+    def of_an_earlier_version(*names: str) -> tuple[list[list[str]], list[str]]:
+        for name in names:
+            result = read_json(paths[name])
+            write_json(paths[name], {key: value for key, value in result.items() if key != "activations"})
+        report = read_report(study, tmp_path)
+        places = [place for place, one in enumerate(report.tables[0].columns) if one.title == "activations (k)"]
+        shown = [[row[place].text for row in report.tables[0].rows] for place in places]
+        return shown, [axes.get_xlabel() for axes in plot_of(report, "tradeoff").figure.axes]
+
+    shown, panels = of_an_earlier_version("kernel_size=3-s0", "kernel_size=5-s0", "kernel_size=5-s1")
+    assert shown == [[f"{counted / 1e3:.2f}", "–", f"{counted / 1e3:.2f}"]]
+    assert panels == ["MACs (M)", "parameters (k)", "activations (k)"]
+    assert of_an_earlier_version(*paths) == ([], ["MACs (M)", "parameters (k)"])
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_row_that_shares_its_runs_has_no_change_and_says_whose_they_are() -> N
     shared = runs["row"] == "enhanced-recipe"
     runs.loc[shared, ["run", "top1"]] = runs.loc[runs["row"] == "resnet", ["run", "top1"]].to_numpy()
     note = "the same runs as ResNet (original recipe): one design under one recipe"
-    for table in report_tables(runs, "A study", steps=roadmap("pocket")):
+    for table in (table for table in tables_of(runs) if table.name != "agreement"):
         place = list(table.frame["row"]).index("enhanced-recipe")
         assert notes_of(table, "enhanced-recipe") == [note]
         change = "change" if table.name == "roadmap" else "difference"
@@ -546,8 +546,9 @@ def test_other_peoples_networks_have_a_table_with_speeds_and_averaged_weights() 
     runs["ema_top1"] = runs["top1"] + 0.25
     bench = pd.DataFrame([{"row": "torchvision-swin_t", "batch_size": 8, "device": "CPU", "latency_ms": 3.25}])
     bench = bench.assign(train_images_per_second=None, inference_images_per_second=None, peak_memory_mb=None)
-    first, others, steps = report_tables(runs, "A study", bench=bench, steps=roadmap("pocket"))
-    assert (first.name, others.name, steps.name) == ("roadmap", "references", "steps")
+    tables = report_tables(runs, "A study", bench=bench, steps=roadmap("pocket"))
+    assert [table.name for table in tables] == ["roadmap", "references", "agreement", "steps"]
+    first, others = tables[:2]
     swin = runs[runs["row"] == "torchvision-swin_t"]
     assert shown(others, "torchvision-swin_t", "mean") == f"{swin['top1'].mean():.2f} ± {swin['top1'].std():.2f}"
     averaged = f"{swin['ema_top1'].mean():.2f} ± {swin['ema_top1'].std():.2f}"
@@ -560,14 +561,18 @@ def test_other_peoples_networks_have_a_table_with_speeds_and_averaged_weights() 
     assert "latency_ms" not in first.frame and "ablations bench" not in first.legend
 
 
-def test_speeds_in_another_precision_have_columns_of_their_own_that_name_it() -> None:
+def test_speeds_in_another_precision_or_compiled_have_columns_of_their_own_that_say_so() -> None:
     lines = [{"row": "a", "batch_size": 8, "device": "cuda:0", "latency_ms": 3.0, "precision": "float32"}]
-    lines += [lines[0] | {"latency_ms": 2.0, "precision": "tf32"}]
+    lines += [lines[0] | {"latency_ms": 2.0, "precision": "tf32"}, lines[0] | {"latency_ms": 1.5, "compiled": True}]
+    lines += [lines[0] | {"latency_ms": 4.0, "precision": None}]
+    lines = [{"compiled": False} | line for line in lines]
     empty = dict.fromkeys(("train_images_per_second", "inference_images_per_second", "peak_memory_mb"))
     found = speeds(pd.DataFrame(lines).assign(**empty), ["a"])
     assert [(speed.column.group, speed.values["a"]) for speed in found] == [
         ("cuda:0, batch 8", 3.0),
         ("cuda:0, batch 8, tf32", 2.0),
+        ("cuda:0, batch 8, compiled", 1.5),
+        ("cuda:0, batch 8, precision unknown", 4.0),
     ]
 
 
@@ -602,8 +607,8 @@ def test_a_finished_row_whose_base_has_no_result_is_not_called_unrun() -> None:
 
 def test_the_main_table_comes_first() -> None:
     runs = make_runs(seeds=(0,))
-    assert [table.name for table in tables_of(runs, "Two tables")] == ["roadmap", "steps"]
-    assert tables_of(runs, "Two tables")[0].title == "Two tables"
+    assert [table.name for table in tables_of(runs, "Tables")] == ["roadmap", "agreement", "steps"]
+    assert tables_of(runs, "Tables")[0].title == "Tables"
     others = runs.assign(roadmap=None, kind="one-out")
     assert [table.name for table in tables_of(others)] == ["one-out"]
     walked = others.assign(kind="orders", base=None, row=["on-0", "on-1", *ROWS[2:]])
@@ -626,7 +631,7 @@ def test_the_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     names = {str(path.relative_to(out)): path for path in paths}
     assert list(names) == [
         "summary.md",
-        *(f"tables/{name}.{suffix}" for name in ("roadmap", "steps") for suffix in ("md", "csv", "tex")),
+        *(f"tables/{name}.{suffix}" for name in ("roadmap", "agreement", "steps") for suffix in ("md", "csv", "tex")),
         *(
             f"figures/{name}.{suffix}"
             for name in ("roadmap", "steps", "against-paper", "tradeoff")

@@ -33,8 +33,8 @@ def file_of(name: str) -> Path:
     """The file that a published study was run from."""
     if name.startswith("first-edition/"):
         return RESULTS / "first-edition/studies" / f"{name.removeprefix('first-edition/')}.yaml"
-    if name.startswith("search/"):
-        return RESULTS / "settings/studies" / f"{name.removeprefix('search/')}.yaml"
+    if name.startswith("settings/"):
+        return RESULTS / "settings/studies" / f"{name.removeprefix('settings/')}.yaml"
     return RESULTS / "studies" / f"{name}.yaml"
 
 

@@ -229,7 +229,7 @@ def test_a_report_speaks_of_its_source(tmp_path: Path) -> None:
     assert "top-1 (%) (Somebody et al. 2025)" in table and "Printed: Somebody et al. 2025, ImageNet at 224 px" in table
     notes = " ".join(report.summary.notes)
     assert "Agreement with Somebody et al. 2025: Spearman's rank correlation of the changes over 2 adopted" in notes
-    assert "4 rows of one recipe ordered as in Somebody et al. 2025" in notes and "simulated re-runs of it" in notes
+    assert "4 rows of one recipe ordered as in Somebody et al. 2025" in notes and "Simulated re-runs of" in notes
     plots = {plot.name: plot for plot in report.plots}
     words = " ".join([table, notes, *(f"{plot.title} {plot.caption}" for plot in report.plots)])
     assert "paper" not in words and "in Somebody et al. 2025" in plots["against-paper"].title

@@ -114,35 +114,41 @@ def test_steps_in_a_row_are_the_roadmap_between_them(
     assert leave_out.agreement_on(moved, theirs, steps[None]) == pytest.approx(alone)
 
 
-def test_halves_are_complements_and_each_comes_once(module: Callable[[str], ModuleType]) -> None:
-    leave_out = module("leave_out")
-    for steps, most in ((6, None), (13, None), (13, 50)):
-        halves = leave_out.splits(steps, most)
-        parts = [set(part) for group in halves.groups for part in group.tolist()]
-        assert all(parts[other] == set(range(steps)) - part for part, other in zip(parts, halves.other, strict=True))
-        assert len({frozenset(part) for part in parts}) == len(parts) == (most or {6: 10, 13: 1716}[steps]) * 2
+def test_parts_are_complements_and_each_comes_once(module: Callable[[str], ModuleType]) -> None:
+    for steps, left, most, count in (
+        (6, None, None, 20),
+        (13, None, None, 3432),
+        (13, None, 50, 100),
+        (13, 4, None, 715),
+    ):
+        ways = module("leave_out").splits(steps, left, most)
+        parts = [frozenset(part) for group in ways.groups for part in group.tolist()]
+        pairs = [(parts[choose], parts[score]) for choose, score in zip(ways.choose, ways.score, strict=True)]
+        assert all(chosen == set(range(steps)) - scored for chosen, scored in pairs)
+        assert len(set(pairs)) == len(pairs) == count and (left is None or len(pairs[0][1]) == left)
 
 
 def test_a_known_best_setting_is_found_whatever_steps_are_left_out(module: Callable[[str], ModuleType]) -> None:
     rng = np.random.default_rng(0)
     ours = {str(place): rng.normal(0, 1, (2, len(ADOPTED))) for place in range(8)}
     ours["best"] = np.array([PAPER["ResNet-50"], PAPER["ResNet-50"]])
-    found = module("leave_out").leave_out(module("leave_out").Task(ours, PAPER["ResNet-50"], PAPER["ResNet-50"]))
-    assert found.best == "best" and found.chosen["best"] >= 0.99 * found.splits
-    assert found.whole == pytest.approx(1.0) and found.unseen > 0.99 > 0.6 > found.at_random
+    task = module("leave_out").Task(ours, PAPER["ResNet-50"], PAPER["ResNet-50"])
+    for found in (module("leave_out").leave_out(task), module("leave_out").leave_out(task, 4)):
+        assert found.best == "best" and found.chosen["best"] >= 0.99 * found.splits
+        assert found.whole == pytest.approx(1.0) and found.unseen > 0.99 > 0.6 > found.at_random
 
 
 def test_settings_whose_steps_are_noise_score_a_half_on_steps_left_out(module: Callable[[str], ModuleType]) -> None:
     """Though the best of them agrees with the paper on the steps that chose it."""
     leave_out = module("leave_out")
     rng = np.random.default_rng(1)
-    halves = leave_out.splits(len(ADOPTED) - 1, 40)
+    ways = leave_out.splits(len(ADOPTED) - 1, most=40)
     unseen, seen = [], []
     for _ in range(60):
         ours = {str(place): rng.standard_normal((1, len(ADOPTED))).cumsum(axis=1) for place in range(8)}
         task = leave_out.Task(ours, PAPER["ResNet-50"], PAPER["ResNet-50"])
-        scores = leave_out._by_setting(task, task.choose, halves)
-        unseen.append(scores[scores.argmax(axis=0), halves.other].mean())
+        scores = leave_out._by_setting(task, task.choose, ways)
+        unseen.append(scores[scores[:, ways.choose].argmax(axis=0), ways.score].mean())
         seen.append(scores.max(axis=0).mean())
     error = np.std(unseen) / np.sqrt(len(unseen))
     assert abs(np.mean(unseen) - 0.5) < 4 * error < 0.06 and np.mean(seen) > 0.7
@@ -170,8 +176,9 @@ def test_the_factor_that_raises_agreement_is_found(module: Callable[[str], Modul
     found = search.effects(tried, factors)
     effects = found.effects.set_index("flag")
     assert effects["effect"].idxmax() == "f2" and effects.loc["f2", "verdict"] == "better"
-    best = search.predicted(found, factors, 0.5)[0][1]
-    assert (best["f2"], best["f5"]) == ("on", "on")
+    best = search.predicted(tried, factors)[0]
+    assert (best.levels["f2"], best.levels["f5"]) == ("on", "on") and best.agreement > 0.8
+    assert best.seconds == pytest.approx(1.0) and best.work == pytest.approx(1.0)  # all cost the same
     assert search.effects_table(tried, factors).splitlines()[2].startswith("| f2: off → on |")
 
 
@@ -192,6 +199,18 @@ def test_settings_are_ranked_by_their_mean_agreement_over_seeds(module: Callable
     assert good.seconds == 2 * 14 * 2.0 and good.work == 2 * 14 * 1e9
     assert np.isnan(good.response("ema_top1")) and good.measures == ("top1",)
     lines = search.settings_table([one, good]).splitlines()
-    assert lines[2].startswith("| good | 0, 1 |") and lines[3].startswith("| one | 0 |")
+    assert lines[2].startswith("| good | 14 | 0, 1 |") and lines[3].startswith("| one | 14 | 0 |")
     agreement = one.agreement()["ResNet-50"]
     assert agreement.pairs.low < agreement.pairs.value < agreement.pairs.high  # by the other settings' noise
+
+
+def test_all_measures_are_compared_on_the_same_steps(module: Callable[[str], ModuleType]) -> None:
+    """The original recipe has no EMA weights: its top-1 counts."""
+    search = module("search")
+    runs = runs_of({row.name: [float(value)] for row, value in zip(ADOPTED, PAPER["ResNet-50"], strict=True)})
+    runs["ema_top1"] = (runs["top1"] + 0.1).where(runs["row"] != "resnet")
+    made = search.Setting("made", search._with_averaged(runs), dict.fromkeys(search.MEASURES, 1.0))
+    assert len(made.rows("ema_top1")[0]) == len(ADOPTED) and made.rows("ema_top1")[0][0] == PAPER["ResNet-50"][0]
+    assert made.agreement("ema_top1")["ResNet-50"].steps == made.agreement()["ResNet-50"].steps == 13
+    without = search._with_averaged(runs.assign(ema_top1=np.nan))
+    assert without["ema_top1"].isna().all()

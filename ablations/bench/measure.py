@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 from torch.nn import functional as F
 
 from ablations.bench.models import BenchmarkedModel, Setting
-from ablations.bench.workers import Task, WorkerGroup, synchronize
+from ablations.bench.workers import Prepared, Task, WorkerGroup, synchronize, work_model
 from ablations.machine import cores_in_words, usable_cores
 from ablations.seeding import generator
 from ablations.training.gpu_arithmetic import gpu_arithmetic
@@ -43,6 +43,8 @@ class Measurement:
         latency: Latencies of one image (ms).
         training_memory: Peak memory of training, all jobs together (MB).
         inference_memory: Peak memory of inference, all jobs together (MB).
+        training_compile_seconds: Time to compile the training step, with an empty cache (s); None if not compiled.
+        inference_compile_seconds: Time to compile the inference of a batch (s).
     """
 
     model: Annotated[BenchmarkedModel, Field(alias="contestant")]  # the key in JSON files
@@ -54,6 +56,8 @@ class Measurement:
     latency: tuple[float, ...]
     training_memory: float
     inference_memory: float
+    training_compile_seconds: float | None = None
+    inference_compile_seconds: float | None = None
 
     @property
     def latency_p95(self) -> float:
@@ -113,7 +117,7 @@ def _interleaved(
         groups: list[WorkerGroup] = []
         for model in models:
             report(f"preparing {model.label}")
-            groups.append(WorkerGroup(model))
+            groups.append(WorkerGroup(model, work_model))
             stack.callback(groups[-1].close)
         peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
         training, inference = (_throughputs(groups, task, repeats, report) for task in TASK_NAMES)
@@ -124,8 +128,8 @@ def _interleaved(
         report("latency: measured")
         peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
         return [
-            _measurement(group, peaks[peak_key(group.model.setting)], *columns)
-            for group, *columns in zip(groups, training, inference, latencies, strict=True)
+            _measurement(model, group.prepared, peaks[peak_key(model.setting)], *columns)
+            for model, group, *columns in zip(models, groups, training, inference, latencies, strict=True)
         ]
 
 
@@ -142,20 +146,27 @@ def _throughputs(
 
 
 def _measurement(
-    group: WorkerGroup, peak: float, training: list[float], inference: list[float], latency: list[float]
+    model: BenchmarkedModel,
+    workers: Sequence[Prepared],
+    peak: float,
+    training: list[float],
+    inference: list[float],
+    latency: list[float],
 ) -> Measurement:
-    model, setting = group.model, group.model.setting
+    setting = model.setting
     cost = count(model.design, setting.image_size, setting.in_channels, setting.num_classes)
     return Measurement(
-        model,
-        peak,
-        cost.params,
-        cost.macs,
-        tuple(training),
-        tuple(inference),
-        tuple(latency),
-        group.training_memory,
-        group.inference_memory,
+        model=model,
+        peak=peak,
+        params=cost.params,
+        macs=cost.macs,
+        training=tuple(training),
+        inference=tuple(inference),
+        latency=tuple(latency),
+        training_memory=sum(one.training_memory for one in workers),
+        inference_memory=sum(one.inference_memory for one in workers),
+        training_compile_seconds=max(one.training_compile for one in workers) if setting.compile else None,
+        inference_compile_seconds=max(one.inference_compile for one in workers) if setting.compile else None,
     )
 
 

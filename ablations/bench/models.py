@@ -123,6 +123,14 @@ class BenchmarkedModel:
     def label(self) -> str:
         return f"{self.title} ({self.source}, {self.memory_format})"
 
+    @property
+    def place(self) -> str:
+        return f"bench {self.label}"
+
+    @property
+    def smaller(self) -> str:
+        return "reduce --batch-size"
+
 
 def benchmarked_models(
     designs: Mapping[str, str],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,13 @@ def ratios(bench: Bench) -> list[Ratio]:
 
 
 def _ratio(ours: Measurement, reference: Measurement, what: str) -> Ratio:
-    rounds = zip(getattr(ours, what), getattr(reference, what), strict=True)
-    speedups = [one / other for one, other in rounds]
-    return Ratio(ours.model.label, reference.model, what, statistics.median(speedups), min(speedups), max(speedups))
+    return Ratio(ours.model.label, reference.model, what, *speedups(getattr(ours, what), getattr(reference, what)))
+
+
+def speedups(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Return median, minimum and maximum over the rounds of our throughput divided by theirs."""
+    found = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return statistics.median(found), min(found), max(found)
 
 
 def table_rows(bench: Bench) -> list[SpeedRow]:
@@ -67,6 +71,8 @@ def table_rows(bench: Bench) -> list[SpeedRow]:
             latency_p95_ms=one.latency_p95,
             train_memory_mb=one.training_memory,
             inference_memory_mb=one.inference_memory,
+            train_compile_seconds=one.training_compile_seconds,
+            inference_compile_seconds=one.inference_compile_seconds,
             train_ratio=speedups.get((one.model, "training"), ""),
             inference_ratio=speedups.get((one.model, "inference"), ""),
         )
@@ -82,6 +88,7 @@ def for_study(bench: Bench) -> list[dict[str, Any]]:
             "batch_size": one.model.setting.batch_size,
             "device": one.model.setting.device,
             "precision": one.model.setting.precision,
+            "compiled": one.model.setting.compile,
             "train_images_per_second": statistics.median(one.training),
             "inference_images_per_second": statistics.median(one.inference),
             "latency_ms": statistics.median(one.latency),
@@ -94,7 +101,8 @@ def for_study(bench: Bench) -> list[dict[str, Any]]:
 def with_other_settings(entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """Put the entries of a `bench.json` with another setting before new ones; a corrupt file has none.
 
-    A setting is a device, a batch size and a precision, which entries of earlier versions lack.
+    A setting is a device, a batch size, a precision and whether networks were compiled. Entries of earlier versions
+    may lack the precision, which could be any.
     """
     try:
         before = json.loads(path.read_bytes())
@@ -106,7 +114,7 @@ def with_other_settings(entries: list[dict[str, Any]], path: Path) -> list[dict[
 
 
 def _setting(line: dict[str, Any]) -> tuple[Any, ...]:
-    return line["device"], line["batch_size"], line.get("precision", "float32")
+    return line["device"], line["batch_size"], line.get("precision"), line.get("compiled", False)
 
 
 def subtitle(bench: Bench, varied: Collection[str]) -> str:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.nn import functional as F
 
 from ablations.bench.memory import peak_memory, reset_peak_memory
-from ablations.bench.models import MEMORY_FORMATS, BenchmarkedModel, build_benchmarked
+from ablations.bench.models import MEMORY_FORMATS, BenchmarkedModel, Setting, build_benchmarked
 from ablations.errors import RequestError, RunError, one_line
 from ablations.machine import give_back_memory, prepare_process
 from ablations.seeding import generator
@@ -85,6 +88,16 @@ def synchronize(device: str) -> None:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What a worker measures before the rounds: memory that each task needs (MB), and time to compile it (s)."""
+
+    inference_memory: float
+    training_memory: float
+    training_compile: float = 0.0
+    inference_compile: float = 0.0
+
+
+@dataclass(frozen=True)
 class _Failure:
     """Why a worker ended."""
 
@@ -92,25 +105,56 @@ class _Failure:
     out_of_memory: bool
 
 
-class WorkerGroup:
-    """The worker processes of a benchmarked model, one per job. Memory is in MB, summed over the workers."""
+class Subject(Protocol):
+    """What a group of workers measures."""
 
-    def __init__(self, model: BenchmarkedModel):
-        self.model = model
+    @property
+    def place(self) -> str: ...  # as errors begin
+
+    @property
+    def smaller(self) -> str: ...  # how to reduce the batch size
+
+    @property
+    def setting(self) -> Setting: ...
+
+
+class WorkerGroup:
+    """The worker processes of a benchmarked model or training loop, one per job.
+
+    Args:
+        subject: What to measure.
+        work: Called in each worker with the subject, a pipe and the plugins to load. It sends what it has measured
+            beforehand, then the seconds of each requested round.
+        seconds: Target duration of a round; it has at least one step.
+        probe: Steps whose time tells how many steps that takes.
+        daemon: Whether a worker may have no processes of its own, and ends with this one.
+
+    Attributes:
+        prepared: What the workers have measured beforehand.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        work: Callable[[Any, Connection, tuple[str, ...]], None],
+        seconds: float = ROUND_SECONDS,
+        probe: int = 1,
+        daemon: bool = True,
+    ):
+        self.subject, self.seconds, self.probe = subject, seconds, probe
         self.steps: dict[Task, int] = {}  # per round
         context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        context.set_forkserver_preload([__name__])  # on macOS a process that has loaded torch must not fork
+        context.set_forkserver_preload([work.__module__])  # on macOS a process that has loaded torch must not fork
         self.processes, self.pipes = [], []
         needed = tuple(one.name for one in plugins())
-        for _ in range(model.setting.jobs):
+        for _ in range(subject.setting.jobs):
             pipe, workers_pipe = context.Pipe()
-            process = context.Process(target=_work, args=(model, workers_pipe, needed), daemon=True)
+            process = context.Process(target=work, args=(subject, workers_pipe, needed), daemon=daemon)
             process.start()
             workers_pipe.close()
             self.processes.append(process)
             self.pipes.append(pipe)
-        memories = [self._receive(pipe) for pipe in self.pipes]
-        self.inference_memory, self.training_memory = (sum(column) for column in zip(*memories, strict=True))
+        self.prepared: list[Any] = [self._receive(pipe) for pipe in self.pipes]
 
     def latencies(self, count: int) -> list[float]:
         """Return the latencies of one image in seconds: `count` per worker, all workers at once."""
@@ -119,8 +163,8 @@ class WorkerGroup:
     def throughput(self, task: Task) -> float:
         """Run one round; return the images/s of all workers together."""
         if task not in self.steps:
-            self.steps[task] = max(int(ROUND_SECONDS / self._slowest(task, 1)), 1)
-        setting, steps = self.model.setting, self.steps[task]
+            self.steps[task] = max(int(self.seconds * self.probe / self._slowest(task, self.probe)), 1)
+        setting, steps = self.subject.setting, self.steps[task]
         return setting.jobs * setting.batch_size * steps / self._slowest(task, steps)
 
     def close(self) -> None:
@@ -149,31 +193,26 @@ class WorkerGroup:
         if not isinstance(received, _Failure):
             return received
         if not received.out_of_memory:
-            raise RunError(f"bench {self.model.label}: {received.reason}")
-        size = self.model.setting.batch_size
+            raise RunError(f"{self.subject.place}: {received.reason}")
+        size = self.subject.setting.batch_size
         raise RequestError(
-            f"bench {self.model.label}: not enough memory for a batch of {size} images; reduce --batch-size"
+            f"{self.subject.place}: not enough memory for a batch of {size} images; {self.subject.smaller}"
         )
 
 
-def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) -> None:
-    """Send the memory that inference and training need, then time tasks on request until the pipe closes."""
+def work_model(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) -> None:
+    """Send what `prepared` measures, then time tasks on request until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     device = model.setting.device
-    for name in needed:
-        load_plugin(name) if name.endswith(".py") else load_installed_plugin(name)
+    load_plugins(needed)
     arithmetic = gpu_arithmetic(device, model.setting.precision)  # alike for ours and for reference implementations
-    with suppress(EOFError, BrokenPipeError), _failure_sent(pipe), arithmetic:
+    with suppress(EOFError, BrokenPipeError), failure_sent(pipe), arithmetic:
         prepare_process(model.setting.threads)
+        if model.setting.compile:
+            import_module("torch._dynamo")  # counts as one of the libraries, too
         before = _memory_of_libraries(model)
         runner = ModelRunner(model)
-        give_back_memory()
-        reset_peak_memory(device)
-        runner.infer()
-        inference = peak_memory(device) - before
-        reset_peak_memory(device)
-        runner.time("train_step", 2)
-        pipe.send((inference, peak_memory(device) - before))
+        pipe.send(prepared(runner, before))
         while True:
             give_back_memory()  # the other models' workers need it until the next round
             task, steps, count = pipe.recv()
@@ -181,8 +220,56 @@ def _work(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...]) ->
             pipe.send([runner.time(task, steps) for _ in range(count)])
 
 
+def load_plugins(names: tuple[str, ...]) -> None:
+    """Load the plugins of the parent process."""
+    for name in names:
+        load_plugin(name) if name.endswith(".py") else load_installed_plugin(name)
+
+
+def prepared(runner: ModelRunner, before: float) -> Prepared:
+    """Compile if asked to, then measure the memory that the tasks need beyond `before` (MB), the libraries' own."""
+    device = runner.setting.device
+    give_back_memory()
+    compile_seconds: dict[Task, float] = {}
+    if runner.setting.compile:
+        without = reset_peak_memory(device)
+        compile_seconds = _compile_seconds(runner)
+        runner.optimizer.zero_grad()
+        runner.optimizer.state.clear()
+        give_back_memory()
+        before += reset_peak_memory(device) - without  # the compiler is another library
+    reset_peak_memory(device)
+    runner.infer()
+    inference = peak_memory(device) - before
+    reset_peak_memory(device)
+    runner.time("train_step", 2)
+    seconds = (compile_seconds.get(task, 0.0) for task in ("train_step", "infer"))
+    return Prepared(inference, peak_memory(device) - before, *seconds)
+
+
+def _compile_seconds(runner: ModelRunner) -> dict[Task, float]:
+    """Run each task for the first time, with an empty cache of the compiler; return the seconds that this added."""
+    # one image comes last: by another batch size than before, torch would compile the other tasks for any batch size
+    tasks: tuple[Task, ...] = ("infer", "train_step", "infer_one")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, _environment("TORCHINDUCTOR_CACHE_DIR", folder):
+        return {task: max(runner.time(task, 1) - runner.time(task, 1), 0.0) for task in tasks}
+
+
 @contextmanager
-def _failure_sent(pipe: Connection) -> Iterator[None]:
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def failure_sent(pipe: Connection) -> Iterator[None]:
     """Send an error to the parent process, which raises it, rather than print a traceback."""
     try:
         yield

@@ -155,7 +155,31 @@ def _benched(
             for row in ran.rows
         }
         return names, ran.steps
-    return {name: check_reference(name) if is_reference(name) else name for name in designs}, designs[0]
+    return {name: check_reference(name) if is_reference(name) else _design_alone(name) for name in designs}, designs[0]
+
+
+# Settings of a recipe that a benchmark has options for.
+_OPTIONS = {
+    "batch_size": "--batch-size",
+    "image_size": "--image-size",
+    "precision": "--precision",
+    "compile": "--compile",
+    "activation_checkpointing": "--recompute",
+    "channels_last": "--memory-format",
+}
+
+
+def _design_alone(name: str) -> str:
+    """Leave the recipe's settings out of a design's name; raise RequestError if the benchmark would ignore one."""
+    from ablations.studies.variants import variant
+    from modernize.design import RECIPE, split_commas
+
+    for key in variant(name).settings:
+        if key in _OPTIONS:
+            raise RequestError(
+                f"bench {name}: {RECIPE}{key} is not taken from a name; leave it out and set {_OPTIONS[key]}"
+            )
+    return ",".join(part for part in split_commas(name) if not part.strip().startswith(RECIPE))
 
 
 def _row_name(base: str, row: Row) -> str:

@@ -75,7 +75,7 @@ def side(name: str, images: Images, results: Results | None) -> Side:
     """Return one side of a comparison; raises DesignError or RequestError."""
     from ablations.studies.variants import setting_texts, variant
     from modernize.design import Design
-    from modernize.plan import compile_plan, trace
+    from modernize.plan import compile_plan, total_cost, trace
     from modernize.reference import check_reference, is_reference
     from reports.two_designs import Side
 
@@ -87,10 +87,9 @@ def side(name: str, images: Images, results: Results | None) -> Side:
         return Side(name, None, *_cost(reference, images, results, row), settings, known)
     one = variant(name) if row is None else None
     design = one.design if one else Design().with_flags(row.flags if row else {})
-    steps = trace(compile_plan(design, images.channels, images.classes), images.size)
-    costs = sum(step.params for step in steps), sum(step.macs for step in steps)
+    cost = total_cost(trace(compile_plan(design, images.channels, images.classes), images.size))
     changed = one.settings if one else row.settings if row else {}
-    return Side(name, design, *costs, setting_texts(changed), known)
+    return Side(name, design, cost.params, cost.macs, cost.activations, setting_texts(changed), known)
 
 
 def _arguments(reference: str) -> dict[str, str]:
@@ -101,17 +100,22 @@ def _arguments(reference: str) -> dict[str, str]:
     return {key: shown_value(value) for key, value in settings_of(reference).items()} if is_call(reference) else {}
 
 
-def _cost(reference: str, images: Images, results: Results | None, row: StudyRow | None) -> tuple[int, int]:
-    """Return parameters and MACs of a reference model, as its runs recorded them or counted now."""
+def _cost(reference: str, images: Images, results: Results | None, row: StudyRow | None) -> tuple[int, int, int | None]:
+    """Return parameters, MACs and activations of a reference model, as its runs recorded them or counted now.
+
+    Runs of earlier versions did not record activations.
+    """
     from modernize.cost import count
 
     if results and row:
         runs = results.runs[results.runs["row"] == row.row]
         recorded = runs[["params", "macs"]].dropna()
         if len(recorded) and results.images(row.row) == (images.size.height, images.channels, images.classes):
-            return int(recorded["params"].iloc[0]), int(recorded["macs"].iloc[0])
+            activations = runs["activations"].dropna()
+            found = int(activations.iloc[0]) if len(activations) else None
+            return int(recorded["params"].iloc[0]), int(recorded["macs"].iloc[0]), found
     cost = count(reference, images.size, images.channels, images.classes)
-    return cost.params, cost.macs
+    return cost.params, cost.macs, cost.activations
 
 
 def some(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from ablations.errors import RequestError, writing
 if TYPE_CHECKING:
     from ablations.cli.compared import Images
     from modernize.arguments import Size
+    from modernize.plan import Cost, Step
     from reports.two_designs import Side
 
 
@@ -42,23 +43,28 @@ def show(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Show the layers of a design, with parameters and MACs."""
+    """Show the layers of a design: parameters, MACs, activations."""
     from ablations.studies.variants import counted_at, variant
-    from modernize.plan import compile_plan, trace
+    from modernize.plan import compile_plan, total_cost, trace
 
     one = variant(design)
     size, channels, classes = image_settings(design, image_size or counted_at(one.settings), in_channels, num_classes)
     plan = compile_plan(one.design, channels, classes)
     steps = trace(plan, size)
     click.echo(shown(f"{design}, {channels}×{size.height}×{size.width}"))
-    rows = [(step.path, str(step.layer), _size(step.out_size), f"{step.params:,}", f"{step.macs:,}") for step in steps]
-    params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
-    rows.append(("total", f"{macs / 1e9:.3g} GFLOPs", "", f"{params:,}", f"{macs:,}"))
-    print_words(("layer", "what", "out", "parameters", "MACs"), rows, right=2)
+    rows = [(step.path, str(step.layer), _size(step.out_size), *_amounts(step)) for step in steps]
+    cost = total_cost(steps)
+    rows.append(("total", f"{cost.gflops:.3g} GFLOPs", "", *_amounts(cost)))
+    print_words(("layer", "what", "out", "parameters", "MACs", "activations"), rows, right=2)
     if diagram:
         from reports.diagrams import diagram as draw
 
         _write_diagram(diagram, draw(plan, design))
+
+
+def _amounts(cost: Step | Cost) -> tuple[str, str, str]:
+    """Format what a layer or a network costs."""
+    return f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activations:,}"
 
 
 def _size(size: Size) -> str:
@@ -92,7 +98,7 @@ def count(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Count parameters and MACs, next to published GFLOPs.
+    """Count parameters, MACs and activations, next to published GFLOPs.
 
     Give DESIGNs, or --roadmap for all its rows."""
     if bool(designs) == bool(roadmap_name):
@@ -114,7 +120,7 @@ def count(
         design, own = (one, {}) if isinstance(one, str) else (one.design, one.settings)
         images = image_settings(name, image_size or counted_at(own), in_channels, num_classes)
         cost = count_cost(design, *images)
-        costs.append(CostRow(name, name, cost.params, cost.macs))
+        costs.append(CostRow(name, name, cost.params, cost.macs, cost.activations))
     if steps:
         for row in steps.rows:
             resolution = counted_at(read_settings(row.recipe))
@@ -122,7 +128,7 @@ def count(
             cost = count_cost(row.design, *images)
             printed = prints_costs(steps, images) or (resolution is not None and image_size is None)
             beside = (row.printed.gflops, row.note) if printed else (None, "")
-            costs.append(CostRow(row.name, row.label, cost.params, cost.macs, *beside))
+            costs.append(CostRow(row.name, row.label, cost.params, cost.macs, cost.activations, *beside))
     source = steps.source if steps else THE_PAPER
     table = cost_table(costs, f"Cost of {roadmap_name or 'designs'}", "row" if roadmap_name else "design", source)
     print_table(table, form, widest=100)
@@ -148,7 +154,7 @@ def compare(
     in_channels: int | None,
     num_classes: int | None,
 ) -> None:
-    """Compare two designs: flags, parameters, MACs and accuracy.
+    """Compare two designs: flags, costs and accuracy.
 
     A and B are designs, torchvision:NAME, timm:NAME or FILE.py:FUNCTION(setting=value), or rows of --results. Both are
     counted for the same images: those of A's roadmap or of the row A, unless overridden. The accuracy comes from

@@ -12,6 +12,7 @@ from ablations.cli.bench import bench
 from ablations.cli.data import data
 from ablations.cli.designs import compare, count, flags, show
 from ablations.cli.export import export
+from ablations.cli.loops import loops
 from ablations.cli.pack import pack
 from ablations.cli.recipe import recipe
 from ablations.cli.report import report
@@ -112,5 +113,5 @@ def cli() -> None:
     """
 
 
-for command in (flags, recipe, show, count, compare, bench, data, train, run, status, report, export, pack):
+for command in (flags, recipe, show, count, compare, bench, loops, data, train, run, status, report, export, pack):
     cli.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -51,17 +52,19 @@ def print_table(table: Table, form: str = "table", widest: int | None = None) ->
 def print_words(headings: Sequence[str], rows: Sequence[Sequence[str]], right: int | None = None) -> None:
     """Print rows of words in columns, those from `right` on flush right; the last column may wrap if all are left.
 
-    Columns that do not fit beside each other are printed below each other, each time with the first column.
+    Columns that do not fit beside each other are printed below each other, each time with the first column; columns of
+    numbers only on a terminal or if COLUMNS is set, because pipes and files have no width.
     """
     from rich.cells import cell_len
 
     lines = [[shown(word) for word in row] for row in (headings, *rows)]
     widths = [max(cell_len(line[place]) for line in lines) for place in range(len(headings))]
+    room = width() if right is None or _is_limited() else sum(widths) + 2 * len(widths)
     if right is None:
         widths[-1] = min(widths[-1], NARROWEST)
     parts: list[list[int]] = [[0]]
     for place in range(1, len(widths)):
-        if len(parts[-1]) > 1 and sum(widths[one] + 2 for one in (*parts[-1], place)) - 2 > width():
+        if len(parts[-1]) > 1 and sum(widths[one] + 2 for one in (*parts[-1], place)) - 2 > room:
             parts.append([0])
         parts[-1].append(place)
     for number, part in enumerate(parts):
@@ -69,6 +72,11 @@ def print_words(headings: Sequence[str], rows: Sequence[Sequence[str]], right: i
         wraps = right is None and part[-1] == len(widths) - 1
         flush = [right is not None and place >= right for place in part]
         _print_columns([[line[place] for place in part] for line in lines], flush, wraps)
+
+
+def _is_limited() -> bool:
+    """Whether standard output has a width: that of a terminal, or one that the user sets."""
+    return "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
 
 
 def _print_columns(lines: Sequence[Sequence[str]], right: Sequence[bool], wraps: bool) -> None:

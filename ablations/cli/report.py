@@ -17,7 +17,7 @@ from ablations.errors import RequestError, RunError, writing
 if TYPE_CHECKING:
     from reports.view import View
 
-ORDER_KEYS = ("difference", "top1", "loss", "params", "macs", "label")  # those of `reports.view.ORDERS`
+ORDER_KEYS = ("difference", "top1", "loss", "params", "macs", "activations", "label")  # those of `reports.view.ORDERS`
 WIDTHS = {"column": 82.55, "page": 174.625}  # millimeters: 3.25 and 6.875 inches
 NARROWEST, WIDEST = 70.0, 400.0
 LEAST = 2.75  # inches that figures need beside text of 9 points

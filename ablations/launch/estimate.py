@@ -71,12 +71,12 @@ def _rows(session: Session, study: Study, states: Mapping[str, State]) -> Iterat
     width, recipes = max(map(len, runs)), recipe_of_each_row(study)
     for row, (first, *others) in runs.items():
         data = session.load(first)
-        params, macs = first.cost(data)
+        cost = first.cost(data)
         counts = Counter(states[run.name].status for run in (first, *others))
         parts = [f"{counts[one]} of {len(others) + 1} {words}" for one, words in SHOWN.items() if one in counts]
         begun = f"  {', '.join(parts)}" if set(counts) != {"left"} else ""
         yield (
-            f"  {row:<{width}}  {params / 1e6:9.3f} M parameters  {macs / 1e6:10.2f} M MACs  "
+            f"  {row:<{width}}  {cost.params / 1e6:9.3f} M parameters  {cost.macs / 1e6:10.2f} M MACs  "
             f"{first.images(data):>11,} images  recipe {recipes[row]}{begun}"
         )
 
@@ -117,7 +117,7 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
     prepare_arithmetic(machine.devices[0], *(run.recipe.deterministic for run in left))
     timed = {_how(run): run for run in reversed(left)}  # the first of each precision, memory format, …
     per_mac = {
-        how: 1 / (images_per_second(run, load(run), machine) * run.cost(load(run), training=True)[1])
+        how: 1 / (images_per_second(run, load(run), machine) * run.cost(load(run), training=True).macs)
         for how, run in timed.items()
     }
     run_of = {run.recipe: run for run in reversed(left)}  # the first of each recipe: all its runs read alike
@@ -126,7 +126,7 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
     seconds = []
     for run in left:
         data = load(run)
-        each, read = run.cost(data, training=True)[1] * per_mac[_how(run)], prepare[run.recipe]
+        each, read = run.cost(data, training=True).macs * per_mac[_how(run)], prepare[run.recipe]
         train, test = len(data.train), len(data.test)
         evaluation = both(each * after_training(run, train, test), read * test)
         seconds.append((shares[run.name] * run.images(data) * both(each, read) + evaluation) / processes)
@@ -201,7 +201,7 @@ def images_per_second(run: RunConfig, data: DataSet, machine: Machine) -> float:
     prepare_process(machine.threads)
     device = machine.devices[0]
     most, most_macs = (SAMPLE, SAMPLE_MACS) if device == "cpu" else (GPU_SAMPLE, GPU_SAMPLE_MACS)
-    batch = max(min(run.recipe.batch_size, most, most_macs // run.cost(data, training=True)[1]), 2)
+    batch = max(min(run.recipe.batch_size, most, most_macs // run.cost(data, training=True).macs), 2)
     form = torch.channels_last if run.recipe.channels_last else torch.contiguous_format
     network = build_network(run, data).to(device).to(memory_format=form)
     if run.recipe.activation_checkpointing:

@@ -41,7 +41,7 @@ def train_one(
     """
     data = load_data(config, data_dir)
     config.check(data, processes())
-    _, macs = config.cost(data, training=True)
+    macs = config.cost(data, training=True).macs
     requested, config = config, _for_folder(_with_weights(config, data, folder), folder)
     device = own_device(device)
     check_arithmetic(device, config.recipe.precision, config.recipe.deterministic)

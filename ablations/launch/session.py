@@ -53,7 +53,7 @@ class Session:
         work = {}
         for run in self.study.runs:
             data = self.load(run)
-            work[run.name] = float(run.cost(data, training=True)[1] * run.images(data))
+            work[run.name] = float(run.cost(data, training=True).macs * run.images(data))
         display = Display(progress_console(quiet), work, ended)
         display.print(f"{self.study.name}: {len(work)} runs, {len(ended)} finished; {how}; folder {self.folder}")
         if self.study.weights is not None:

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Protocol
 
 from modernize.design import Design
-from modernize.plan import compile_plan, trace
+from modernize.plan import Cost, compile_plan, total_cost, trace
 from modernize.zero_init import zeroed_layers
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def least_fan_in(config: HasNetwork) -> int:
         return smallest_fan_in(build(config.design))
 
 
-def count_network(config: HasNetwork, data: DataSet, image_size: int) -> tuple[int, int]:
-    """Count a run's parameters and MACs at a resolution; raises DesignError if the images do not fit the network."""
+def count_network(config: HasNetwork, data: DataSet, image_size: int) -> Cost:
+    """Count what a run's network costs at a resolution; raises DesignError if the images do not fit the network."""
     images = (image_size, data.channels, len(data.classes))
     if config.reference is None:
         return count_design(config.design, *images)
@@ -125,18 +125,14 @@ def count_network(config: HasNetwork, data: DataSet, image_size: int) -> tuple[i
 
 
 @functools.cache
-def count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> tuple[int, int]:
-    """Count a design's parameters and MACs."""
-    steps = trace(compile_plan(design, in_channels, num_classes), image_size)
-    return sum(step.params for step in steps), sum(step.macs for step in steps)
+def count_design(design: Design, image_size: int, in_channels: int, num_classes: int) -> Cost:
+    """Count what a design costs."""
+    return total_cost(trace(compile_plan(design, in_channels, num_classes), image_size))
 
 
 @functools.cache
-def _count_reference(
-    name: str, code_sha256: str | None, image_size: int, in_channels: int, num_classes: int
-) -> tuple[int, int]:
+def _count_reference(name: str, code_sha256: str | None, image_size: int, in_channels: int, num_classes: int) -> Cost:
     """Count a reference model; `code_sha256` makes the cache forget another content of a user's file."""
     from modernize.reference import count_reference
 
-    cost = count_reference(name, image_size, in_channels, num_classes)
-    return cost.params, cost.macs
+    return count_reference(name, image_size, in_channels, num_classes)

@@ -76,6 +76,7 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "largest_class_top1": result.get("largest_class_top1"),
                     "params": result.get("params"),
                     "macs": result.get("macs"),
+                    "activations": result.get("activations"),
                     **{key: result.get(key) for key in ("image_size", "in_channels", "num_classes")},
                     "images_seen": result.get("images_seen", state.last.get("images")),
                     "images_per_second": result.get("images_per_second"),
@@ -100,7 +101,8 @@ EVALUATION = (
 )
 PER_CLASS = ("balanced_accuracy", "largest_class_top1")
 TIME_AND_PLACE = ("processor_seconds", *HOW_MADE, "warnings", "settings")
-_NEWER = ("stage", "added", *EVALUATION, *PER_CLASS, "weights", *TIME_AND_PLACE)  # recorded by later versions only
+# Recorded by later versions only:
+_NEWER = ("stage", "added", "activations", *EVALUATION, *PER_CLASS, "weights", *TIME_AND_PLACE)
 
 
 def _evaluations(study: Study, folder: Path, states: Mapping[str, State]) -> dict[str, dict[str, Any]]:

@@ -34,6 +34,7 @@ from ablations.training.callbacks import Callbacks, NullCallbacks
 from ablations.training.distributed import ALONE, Group, another_process_ended, is_going_to_restart
 from ablations.training_config import TrainingConfig
 from modernize.design import Design, DesignError
+from modernize.plan import Cost
 from modernize.yaml_file import as_yaml
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ class RunConfig(BaseModel):
         """Return the resolution in pixels at which this run is evaluated, and for which its cost is counted."""
         return self.recipe.evaluated_at(data.image_size)
 
-    def cost(self, data: DataSet, training: bool = False) -> tuple[int, int]:
-        """Count parameters and MACs for this dataset; raises RequestError if its images are too small.
+    def cost(self, data: DataSet, training: bool = False) -> Cost:
+        """Count what the network costs for this dataset; raises RequestError if its images are too small.
 
-        MACs are at the resolution of evaluation, or at that of `training`.
+        MACs and activations are at the resolution of evaluation, or at that of `training`.
         """
         size = data.image_size if training else self.image_size(data)
         try:
@@ -241,8 +242,7 @@ def execute(
 
     check_code(config)
     check_plugins(config.plugins, f"run {folder}")
-    params, macs = config.cost(data)
-    facts = {"row": config.row, "seed": config.seed, "params": params, "macs": macs, "data_checksum": data.checksum}
+    facts = {"row": config.row, "seed": config.seed, **asdict(config.cost(data)), "data_checksum": data.checksum}
     facts |= {"image_size": config.image_size(data), "in_channels": data.channels, "num_classes": len(data.classes)}
     facts["classes"] = list(data.classes)
     facts |= {"files_checksum": data.files_checksum} if data.files_checksum else {}

@@ -161,7 +161,7 @@ def _work(run: RunConfig, begun: dict[str, Any] | None) -> tuple[float | None, f
     shape = begun["images"]
     try:
         size = run.recipe.image_size or shape["size"]
-        macs = count_design(run.design, size, shape["channels"], shape["classes"])[1]
+        macs = count_design(run.design, size, shape["channels"], shape["classes"]).macs
     except DesignError:
         return None, None
     return float(macs * run.images_of(train)), float(macs * after_training(run, train, test))

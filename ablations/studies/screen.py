@@ -28,7 +28,7 @@ from ablations.studies.variants import (
 from ablations.training_config import TrainingConfig
 from modernize.design import RECIPE, Design, DesignError, plain
 from modernize.names import nearest
-from modernize.plan import compile_plan, trace
+from modernize.plan import compile_plan, total_cost, trace
 from modernize.roadmap import Roadmap, roadmap, roadmap_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def combination_costs(
         shown = base.with_values(chosen)
         plan = compile_plan(shown.design, images.in_channels, images.num_classes)
         size = shown.settings.get("image_size") or images.image_size
-        macs = float(sum(step.macs for step in trace(plan, size)))
+        macs = float(total_cost(trace(plan, size)).macs)
         return macs * float(chosen.get(f"{RECIPE}max_epochs", 1.0))
 
     costs = np.full(2 ** len(values), np.inf)

@@ -41,24 +41,24 @@ class Task:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a choice of settings loses on steps that it has not seen, over all halves of the steps.
+    """What a choice of settings loses on steps that it has not seen, over all splits of the steps into two parts.
 
     Attributes:
         best: The setting chosen on all steps.
         whole: Its agreement on all steps, by the regime that scores.
-        on_halves: Its mean agreement on halves: what is lost from it to `unseen` is the optimism of the choice.
-        seen: Mean agreement of the setting chosen on a half, on that half, by the regime that chooses.
-        unseen: Mean agreement of the setting chosen on a half, on the other half, by the regime that scores.
+        on_parts: Its mean agreement on the steps left out: from it to `unseen`, the optimism of the choice is lost.
+        seen: Mean agreement of the setting chosen on a part, on that part, by the regime that chooses.
+        unseen: Mean agreement of the setting chosen on a part, on the steps left out, by the regime that scores.
         low: 5% quantile of `unseen` over splits.
         high: Its 95% quantile.
-        at_random: Mean agreement of all settings on halves: what choosing at random gives.
+        at_random: Mean agreement of all settings on the steps left out: what choosing at random gives.
         splits: Number of splits.
         chosen: How often each setting was chosen.
     """
 
     best: str
     whole: float
-    on_halves: float
+    on_parts: float
     seen: float
     unseen: float
     low: float
@@ -78,14 +78,17 @@ class OfNoise:
     high: float
 
 
-def leave_out(task: Task) -> LeftOut:
-    """Choose a setting on every half of the steps, and score it on the other half."""
-    steps = len(task.choose) - 1
-    halves = splits(steps)
-    chosen_by, scored_by = (_by_setting(task, theirs, halves) for theirs in (task.choose, task.score))
-    best = chosen_by.argmax(axis=0)  # of each half
-    others = halves.other
-    unseen = scored_by[best, others]
+def leave_out(task: Task, left: int | None = None) -> LeftOut:
+    """Choose a setting on a part of the steps and score it on those left out, in all ways.
+
+    Args:
+        task: The settings.
+        left: How many steps are left out [default: half of them].
+    """
+    ways = splits(len(task.choose) - 1, left)
+    chosen_by, scored_by = (_by_setting(task, theirs, ways) for theirs in (task.choose, task.score))
+    best = chosen_by[:, ways.choose].argmax(axis=0)
+    unseen = scored_by[best, ways.score]
     names = list(task.ours)
     whole_choose, whole_score = (_whole(task, theirs) for theirs in (task.choose, task.score))
     winner = int(whole_choose.argmax())
@@ -93,12 +96,12 @@ def leave_out(task: Task) -> LeftOut:
     return LeftOut(
         best=names[winner],
         whole=float(whole_score[winner]),
-        on_halves=float(scored_by[winner].mean()),
-        seen=float(chosen_by.max(axis=0).mean()),
+        on_parts=float(scored_by[winner, ways.score].mean()),
+        seen=float(chosen_by[:, ways.choose].max(axis=0).mean()),
         unseen=float(unseen.mean()),
         low=float(low),
         high=float(high),
-        at_random=float(scored_by.mean()),
+        at_random=float(scored_by[:, ways.score].mean()),
         splits=len(best),
         chosen=dict(Counter(names[place] for place in best).most_common()),
     )
@@ -107,48 +110,51 @@ def leave_out(task: Task) -> LeftOut:
 def of_noise(task: Task, seed: int = 0) -> OfNoise:
     """Repeat a search with as many settings and seeds whose rows are noise alone: equal rows, independent noise."""
     rng = np.random.default_rng(seed)
-    halves = splits(len(task.choose) - 1, _NULL_SPLITS)
+    ways = splits(len(task.choose) - 1, most=_NULL_SPLITS)
     whole, unseen = [], []
     for _ in range(_NULL_STUDIES):
         ours = {name: rng.standard_normal(rows.shape) for name, rows in task.ours.items()}
         made = Task(ours, task.choose, task.score, task.own_recipe)
-        chosen_by, scored_by = (_by_setting(made, theirs, halves) for theirs in (task.choose, task.score))
+        chosen_by, scored_by = (_by_setting(made, theirs, ways) for theirs in (task.choose, task.score))
         whole.append(_whole(made, task.choose).max())
-        unseen.append(scored_by[chosen_by.argmax(axis=0), halves.other].mean())
+        unseen.append(scored_by[chosen_by[:, ways.choose].argmax(axis=0), ways.score].mean())
     low, high = np.quantile(unseen, [0.05, 0.95])
     return OfNoise(float(np.mean(whole)), float(np.mean(unseen)), float(low), float(high))
 
 
 @dataclass(frozen=True)
-class Halves:
-    """Parts of the steps, in groups of one size; `other` is the place of the complement of each, in all groups."""
+class Splits:
+    """Parts of the steps, in groups of one size; `choose` and `score` are places in all groups, a pair per split."""
 
     groups: tuple[Steps, ...]
-    other: Steps
+    choose: Steps
+    score: Steps
 
 
-def splits(steps: int, most: int | None = None) -> Halves:
-    """Return all halves of the steps, or `most` of them at random with their complements.
+def splits(steps: int, left: int | None = None, most: int | None = None) -> Splits:
+    """Return all ways to leave out `left` of the steps, or half of them; `most` are chosen at random.
 
-    Of an odd number of steps both parts choose in turn: the smaller and the larger.
+    Of an odd number of steps, the smaller and the larger half are left out in turn.
     """
-    small = steps // 2
+    small = steps // 2 if left is None else left
     parts = list(combinations(range(steps), small))
-    if 2 * small == steps:
+    if left is None and 2 * small == steps:
         parts = [part for part in parts if 0 in part]
     if most is not None and len(parts) > most:
         places = np.random.default_rng(0).choice(len(parts), most, replace=False)
         parts = [parts[place] for place in sorted(places)]
-    complements = [tuple(step for step in range(steps) if step not in part) for part in parts]
-    count = len(parts)
-    other = np.concatenate([np.arange(count, 2 * count), np.arange(count)])
-    return Halves((np.array(parts), np.array(complements)), other)
+    others = [tuple(step for step in range(steps) if step not in part) for part in parts]
+    first, second = np.arange(len(parts)), np.arange(len(parts), 2 * len(parts))
+    groups = np.array(parts), np.array(others)
+    if left is not None:
+        return Splits(groups, choose=second, score=first)
+    return Splits(groups, choose=np.concatenate([first, second]), score=np.concatenate([second, first]))
 
 
-def _by_setting(task: Task, theirs: Floats, halves: Halves) -> Floats:
+def _by_setting(task: Task, theirs: Floats, ways: Splits) -> Floats:
     """The agreement of each setting on each part, averaged over its seeds, (settings, parts)."""
     rows = np.concatenate(list(task.ours.values()))
-    scores = np.concatenate([agreement_on(rows, theirs, group, task.own_recipe) for group in halves.groups], axis=1)
+    scores = np.concatenate([agreement_on(rows, theirs, group, task.own_recipe) for group in ways.groups], axis=1)
     return _over_seeds(scores, task)
 
 

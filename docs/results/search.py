@@ -1,7 +1,7 @@
 """The search for a setting that agrees with the paper: each setting's agreement and cost, and which factors matter.
 
-python docs/results/search.py [FOLDER] prints its tables. FOLDER holds a study folder per setting, by default `search`
-beside this file; `settings/factors.csv` has the levels of the factors of each setting of the screen.
+python docs/results/search.py [FOLDER] prints its tables. FOLDER holds a study folder per setting, by default `settings`
+beside this file, where `factors.csv` has the levels of the factors of each setting of the screen.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from ablations.studies.folder import read_study
 from ablations.studies.results import study_runs
 from modernize.roadmap import roadmap
 from reports.paper_agreement import PaperAgreement, Scored, paper_agreement, printed, row_means
-from reports.statistics.agreement import Agreement
+from reports.statistics.agreement import Agreement, rank_correlation
 from reports.statistics.screening import Screening, screen_effects
 from reports.tables import interval, number, p_value, signed
 
-FOLDER, FACTORS = RESULTS / "search", RESULTS / "settings/factors.csv"
+FOLDER, FACTORS = RESULTS / "settings", RESULTS / "settings/factors.csv"
 STEPS = roadmap("pocket")
 ADOPTED = [row for row in STEPS.rows if row.adopted]
 CHOOSES, SCORES = "ResNet-50", "ResNet-200"  # the regime that chooses a setting, and the one that only scores it
+FEW = 4  # steps left out, so that the choice sees most of them
+MOST_SECONDS = 2.5  # of a cheap setting, relative to the combination of all low levels
 MEASURES: dict[Scored, str] = {"top1": "top-1", "loss": "test loss", "ema_top1": "EMA top-1"}
 
 
@@ -97,18 +99,18 @@ class Setting:
 
 
 def settings(folder: Path = FOLDER) -> list[Setting]:
-    """Read all settings of a search, in the order of their names; runs that are not finished are left out."""
-    runs = {
-        path.parent.name: finished(study_runs(read_study(path.parent), path.parent))
-        for path in sorted(folder.glob("*/study.yaml"))
-    }
-    sds = _noise({name: one for name, one in runs.items() if len(one)})
-    return [Setting(name, one, sds[str(one["dataset"].iloc[0])]) for name, one in runs.items() if len(one)]
+    """Read all settings of a search that have run to the end, in the order of their names; failed runs are left out."""
+    read = {path.parent.name: study_runs(read_study(path.parent), path.parent) for path in folder.glob("*/study.yaml")}
+    ended = {name: runs for name, runs in sorted(read.items()) if set(runs["status"]) <= {"done", "failed"}}
+    runs = {name: _with_averaged(one[one["status"] == "done"].reset_index(drop=True)) for name, one in ended.items()}
+    sds = _noise(runs)
+    return [Setting(name, one, sds[str(one["dataset"].iloc[0])]) for name, one in runs.items()]
 
 
-def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs."""
-    return runs[runs["status"] == "done"].reset_index(drop=True)
+def _with_averaged(runs: pd.DataFrame) -> pd.DataFrame:
+    """Give rows whose recipe has no EMA weights, as the original one, their top-1: the same steps count for both."""
+    averaged = pd.to_numeric(runs["ema_top1"])
+    return runs.assign(ema_top1=averaged.fillna(runs["top1"]) if averaged.notna().any() else averaged)
 
 
 def _noise(runs: Mapping[str, pd.DataFrame]) -> dict[str, dict[Scored, float]]:
@@ -164,20 +166,40 @@ def effects(tried: Sequence[Setting], factors: Factors, measure: Scored = "top1"
     return screen_effects(np.array(responses), np.array(list(factors.signs.values()), dtype=np.int8), factors.names)
 
 
-def predicted(found: Screening, factors: Factors, mean: float) -> list[tuple[float, dict[str, str]]]:
-    """Return the agreement that main effects predict for every combination of levels, the highest first."""
-    halves = found.effects.set_index("flag")["effect"].reindex(factors.names).to_numpy(float) / 2
-    every = [
-        (
-            mean + float(np.dot(halves, signs)),
-            {
-                factor: levels[int(sign > 0)]
-                for (factor, levels), sign in zip(factors.levels.items(), signs, strict=True)
-            },
+@dataclass(frozen=True)
+class Prediction:
+    """What main effects predict of a combination of levels: its agreement, and its cost relative to all low levels."""
+
+    levels: Mapping[str, str]
+    agreement: float
+    seconds: float
+    work: float
+
+
+def predicted(tried: Sequence[Setting], factors: Factors) -> list[Prediction]:
+    """Predict every combination of levels, the highest agreement first; factors multiply costs."""
+    by_name = {setting.name: setting for setting in tried}
+    screened = [by_name[name] for name in factors.signs]
+    signs = np.array(list(factors.signs.values()), dtype=float)
+    every = np.array(list(product((-1.0, 1.0), repeat=len(factors.levels))))
+
+    def fitted(values: Sequence[float], at: np.ndarray) -> np.ndarray:
+        halves = np.linalg.lstsq(np.column_stack([np.ones(len(signs)), signs]), np.array(values), rcond=None)[0]
+        return np.asarray(halves[0] + at @ halves[1:])
+
+    low = -np.ones((1, len(factors.levels)))
+    agreements = fitted([setting.response() for setting in screened], every)
+    costs = []
+    for logarithms in ([math.log(one.seconds) for one in screened], [math.log(one.work) for one in screened]):
+        costs.append(np.exp(fitted(logarithms, every) - fitted(logarithms, low)))
+    found = [
+        Prediction(
+            {name: pair[int(sign > 0)] for (name, pair), sign in zip(factors.levels.items(), line, strict=True)},
+            *(float(values[place]) for values in (agreements, *costs)),
         )
-        for signs in product((-1, 1), repeat=len(halves))
+        for place, line in enumerate(every)
     ]
-    return sorted(every, key=lambda one: -one[0])
+    return sorted(found, key=lambda one: -one.agreement)
 
 
 # ---- does the choice carry over
@@ -217,14 +239,14 @@ def table(heads: Sequence[str], lines: Iterator[Sequence[str]], words: int = 1) 
 
 def settings_table(tried: Sequence[Setting]) -> str:
     """Return every setting with its cost and its agreement by top-1, the best first."""
-    heads = ["setting", "seeds", "core-seconds", "T MACs", f"agreement, {CHOOSES}", f"agreement, {SCORES}"]
+    heads = ["setting", "rows", "seeds", "core-seconds", "T MACs", f"agreement, {CHOOSES}", f"agreement, {SCORES}"]
     for regime in (CHOOSES, SCORES):
         heads += [f"pairs in order, {regime}", "95% CI", f"rank correlation, {regime}", "95% CI"]
 
     def lines() -> Iterator[list[str]]:
         for setting in sorted(tried, key=lambda one: -one.response()):
             found = setting.agreement()
-            cells = [setting.name, ", ".join(map(str, setting.seeds))]
+            cells = [setting.name, str(setting.runs["row"].nunique()), ", ".join(map(str, setting.seeds))]
             cells += [f"{setting.seconds:,.0f}", f"{setting.work / 1e12:.2f}"]
             cells += [number(setting.response("top1", regime), 3) for regime in (CHOOSES, SCORES)]
             for regime in (CHOOSES, SCORES):
@@ -258,7 +280,7 @@ def measures_compared(tried: Sequence[Setting]) -> str:
     parts = []
     for measure in ("loss", "ema_top1"):
         paired = [setting.response(measure) - setting.response() for setting in tried if measure in setting.measures]
-        if len(paired) > 1:
+        if len(paired) > 1:  # a standard error needs two
             error = float(np.std(paired, ddof=1)) / math.sqrt(len(paired))
             mean = signed(float(np.mean(paired)), 3)
             parts.append(
@@ -296,53 +318,58 @@ def effects_table(tried: Sequence[Setting], factors: Factors) -> str:
 
 
 def predictions(tried: Sequence[Setting], factors: Factors, shown: int = 3) -> str:
-    """Return the combinations of levels with the highest predicted agreement, all and the cheap ones."""
-    responses = [setting.response() for setting in tried if setting.name in factors.signs]
-    every = predicted(effects(tried, factors), factors, float(np.mean(responses)))
-    cheap = [one for one in every if relative_cost(one[1]) <= 2.5]
-    lines = []
-    for what, chosen in (("of all combinations", every), ("at a cost of at most 2.5", cheap)):
-        for value, levels in chosen[:shown]:
-            named = ", ".join(f"{factor}={level}" for factor, level in levels.items())
-            lines.append(f"- {what}: {value:.3f}, relative cost {relative_cost(levels):.3g}: {named}")
-    return "\n".join(lines)
+    """Return the combinations of levels with the highest predicted agreement: of all, and of the cheap ones."""
+    every = predicted(tried, factors)
+    cheap = [one for one in every if one.seconds <= MOST_SECONDS]
+    heads = ["combinations", "agreement", "core-seconds", "MACs", "levels"]
 
+    def lines() -> Iterator[list[str]]:
+        for what, chosen in (("all", every), (f"core-seconds ≤ {MOST_SECONDS:g}", cheap)):
+            for one in chosen[:shown]:
+                named = ", ".join(f"{factor}={level}" for factor, level in one.levels.items())
+                yield [what, f"{one.agreement:.3f}", f"{one.seconds:.2f}", f"{one.work:.2f}", named]
 
-def relative_cost(levels: Mapping[str, str]) -> float:
-    """Return the cost of a run in MACs, relative to 20,000 images of 32 pixels."""
-    images, size = (float(levels.get(key, usual)) for key, usual in (("images", 20_000), ("image_size", 32)))
-    return images / 20_000 * (size / 32) ** 2
+    return f"{table(heads, lines())}\n\nCosts are relative to the combination of all low levels."
 
 
 def carries_over(tried: Sequence[Setting]) -> str:
     """Return the leave-steps-out estimates, by each measure and regime, and the choice across regimes."""
-    heads = [
-        "measure",
-        "chosen by",
-        "scored by",
-        "setting chosen on all steps",
-        "its agreement",
-        "its agreement on halves",
-    ]
-    heads += ["chosen and scored on a half", "scored on the other half", "90% of halves", "a setting at random"]
+    heads = ["measure", "chosen by", "scored by", "steps left out", "setting chosen on all steps", "its agreement"]
+    heads += ["on steps left out", "chosen and scored on the other steps", "scored on steps left out", "90% of splits"]
+    heads += ["a setting at random"]
+    ways = [(CHOOSES, CHOOSES, None), (CHOOSES, CHOOSES, FEW), (CHOOSES, SCORES, None), (SCORES, SCORES, None)]
 
     def lines() -> Iterator[list[str]]:
         for measure in MEASURES:
-            for choose, score in ((CHOOSES, CHOOSES), (CHOOSES, SCORES), (SCORES, SCORES)):
+            for choose, score, left in ways:
                 made = task(tried, measure, choose, score)
                 if len(made.ours) > 1:
-                    yield [MEASURES[measure], choose, score, *_left_out(leave_out(made))]
+                    out = "half" if left is None else f"{left} of {len(ADOPTED) - 1}"
+                    yield [MEASURES[measure], choose, score, out, *_left_out(leave_out(made, left))]
 
     noise = of_noise(task(tried))
     return (
-        f"{table(heads, lines(), words=4)}\n\nAs many settings of noise alone: the best has an agreement of "
-        f"{noise.whole:.2f} on all steps; chosen on a half, it scores {noise.unseen:.2f} on the other (90% of "
-        f"simulated searches: {noise.low:.2f} to {noise.high:.2f})."
+        f"{table(heads, lines(), words=5)}\n\n{across_regimes(tried)} As many settings of noise alone: the best has an "
+        f"agreement of {noise.whole:.2f} on all steps; chosen on a half, it scores {noise.unseen:.2f} on the other "
+        f"(90% of simulated searches: {noise.low:.2f} to {noise.high:.2f})."
+    )
+
+
+def across_regimes(tried: Sequence[Setting]) -> str:
+    """Return how the setting chosen by one regime scores by the other, on all steps by top-1."""
+    chooses, scores = ({one.name: one.response("top1", regime) for one in tried} for regime in (CHOOSES, SCORES))
+    chosen, best = max(chooses, key=lambda name: chooses[name]), max(scores, key=lambda name: scores[name])
+    rho = rank_correlation(list(chooses.values()), list(scores.values())).rho
+    return (
+        f"On all steps by top-1, {chosen} is chosen by the {CHOOSES} regime and scores {scores[chosen]:.3f} by the "
+        f"{SCORES} regime, where the best, {best}, scores {scores[best]:.3f} and all settings score "
+        f"{sum(scores.values()) / len(scores):.3f} on average; over settings, the two agreements have a rank "
+        f"correlation of {number(rho)}."
     )
 
 
 def _left_out(found: LeftOut) -> list[str]:
-    numbers = [f"{value:.3f}" for value in (found.whole, found.on_halves, found.seen, found.unseen)]
+    numbers = [f"{value:.3f}" for value in (found.whole, found.on_parts, found.seen, found.unseen)]
     return [found.best, *numbers, f"{found.low:.2f} to {found.high:.2f}", f"{found.at_random:.3f}"]
 
 

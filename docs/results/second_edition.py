@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import search
-from edition import RESULTS, Edition, agreement_of, cost, report_of, study_blocks
+from collections.abc import Iterator
+from typing import Any
 
-# Studies whose folders beside this file hold study.yaml and results.csv; each has the blocks verdicts-NAME and
-# table-NAME, a roadmap agreement-NAME, too.
+import numpy as np
+import search
+from edition import RESULTS, Edition, agreement_of, cost, main_table, report_of, study_blocks
+
+from reports.formats import markdown
+from reports.paper_agreement import printed
+from reports.report import Report
+from reports.tables import interval, signed
+
+# Studies whose folders beside this file hold study.yaml and results.csv. Each has the blocks verdicts-NAME and
+# table-NAME; a roadmap has agreement-NAME, agreement-table-NAME and steps-NAME, too.
 STUDIES: tuple[str, ...] = ()
 
 
@@ -17,8 +26,66 @@ def blocks() -> dict[str, str]:
     for name, report in reports.items():
         parts |= study_blocks(report, name)
         if report.kind == "roadmap":
-            parts[f"agreement-{name}"] = " ".join(agreement_of(report))
+            parts |= roadmap_blocks(report, name)
     return {**parts, "cost": cost(list(reports.values()))} if reports else parts
+
+
+def roadmap_blocks(report: Report, name: str) -> dict[str, str]:
+    """Return the agreement of a roadmap with the paper, over all steps and step by step."""
+    tables = {table.name: markdown(table).split("\n\n") for table in report.tables}
+    return {
+        f"agreement-{name}": " ".join(agreement_of(report)),
+        f"agreement-table-{name}": "\n\n".join(tables["agreement"][2:4]),
+        f"steps-{name}": steps_table(report),
+    }
+
+
+def steps_table(report: Report) -> str:
+    """Return for each of the paper's steps its change in both regimes and here, and whether the signs are the same."""
+    lines = list(_steps(report))
+    heads = ["step", *(f"{regime} (pp)" for regime in printed(report.steps)), "here (pp)", "95% CI", "verdict"]
+    heads += [f"sign of {regime}" for regime in printed(report.steps)]
+
+    def cells() -> Iterator[list[str]]:
+        for line in lines:
+            here = [signed(line["difference"]), interval(line["low"], line["high"]), line["verdict"]]
+            yield [line["label"], *map(signed, line["papers"]), *here, *map(_same, line["same"])]
+
+    return f"{search.table(heads, cells())}\n\n{_counted(lines, list(printed(report.steps)))}"
+
+
+def _same(sign: bool | None) -> str:
+    return {True: "same", False: "opposite", None: "–"}[sign]
+
+
+def _steps(report: Report) -> Iterator[dict[str, Any]]:
+    """The comparisons of a roadmap's table with the paper's changes beside them."""
+    for line in main_table(report).frame.dropna(subset=["difference"]).to_dict("records"):
+        row, base = line["row"], line["base"]
+        papers, clear = [], []
+        for theirs in printed(report.steps).values():
+            change = round(theirs.means[row] - theirs.means[base], 2)
+            papers.append(change)
+            clear.append(abs(change) > 2 * float(np.hypot(theirs.errors[row], theirs.errors[base])))
+        same = [None if change == 0 else (change > 0) == (line["difference"] > 0) for change in papers]
+        yield {str(key): value for key, value in line.items()} | {"papers": papers, "clear": clear, "same": same}
+
+
+def _counted(lines: list[dict[str, Any]], regimes: list[str]) -> str:
+    """Count the significant steps and those of the paper's sign."""
+    significant = [line for line in lines if line["verdict"] in ("better", "worse")]
+    parts = [f"Significant here: {len(significant)} of {len(lines)} steps."]
+    for place, regime in enumerate(regimes):
+        clear = [line for line in lines if line["clear"][place]]
+        same, same_clear, same_significant = (
+            sum(line["same"][place] is True for line in some) for some in (lines, clear, significant)
+        )
+        parts.append(
+            f"Same sign as in the {regime} regime: {same} of {len(lines)} steps, {same_significant} of the "
+            f"{len(significant)} significant ones, and {same_clear} of the {len(clear)} whose printed change is larger "
+            "than twice its standard error."
+        )
+    return " ".join(parts)
 
 
 PAGED = tuple(name for name in STUDIES if name == "roadmap")

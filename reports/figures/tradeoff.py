@@ -1,4 +1,4 @@
-"""Top-1 against cost (MACs, parameters, latency), and the Pareto front."""
+"""Top-1 against cost (MACs, parameters, activations, latency), and the Pareto front."""
 
 from __future__ import annotations
 

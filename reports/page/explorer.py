@@ -280,7 +280,7 @@ def _cost(layers: Layers, size: Size) -> tuple[int, int, Size]:
     """Return parameters, MACs and output size of layers in sequence; the last two are -1 for too small an input."""
     params = macs = 0
     for layer in layers:
-        size, own_params, own_macs = layer_cost(layer, size)
+        size, own_params, own_macs, _ = layer_cost(layer, size)
         params, macs = params + own_params, macs + own_macs
         if min(size) < 1:
             return sum(layer.params for layer in layers), -1, _NONE

@@ -45,7 +45,7 @@ _DESCRIBED: tuple[str, ...] = (
     "high",
     "p_adjusted",
 )
-_DESCRIBED += ("verdict", "marks", "macs", "params", "paper_top1", "paper_change")
+_DESCRIBED += ("verdict", "marks", "macs", "params", "activations", "paper_top1", "paper_change")
 _DESCRIBED += ("class", "predicted", "recall_mean", "recall_sd", "share_mean", "share_sd", "test_images")
 _DESCRIBED += ("worth", "se", "in_paper_order", "min", "max")
 
@@ -114,6 +114,6 @@ def _formatted(name: str, value: Any, plot: Plot) -> str:
     if isinstance(value, str):
         return shown(value)
     number = float(value)
-    if name in ("macs", "params", "seeds", "test_images"):
+    if name in ("macs", "params", "activations", "seeds", "test_images"):
         return f"{number:,.0f}"
     return fixed(number, 3 if name == "p_adjusted" else MEASURES[plot.measure].digits)

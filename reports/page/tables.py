@@ -14,7 +14,7 @@ _PARTS = {
     "results": ("mean", "top1_mean", "ema_mean", "loss_mean", "seeds"),
     "difference": ("difference", "change", "interval", "p_adjusted", "verdict"),
     "printed": ("paper_gflops", "paper_top1", "paper_change"),
-    "cost": ("params", "macs"),
+    "cost": ("params", "macs", "activations"),
     "speed": (),  # all others
 }
 
