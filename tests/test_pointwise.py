@@ -27,7 +27,8 @@ def is_fast(y: Tensor) -> bool:
 def accelerated(conv: nn.Conv2d) -> nn.Conv2d:
     block = copy.deepcopy(modernize.build("pocket,depths=1-1", 10, 1).stages[0].get_submodule("blocks.0"))
     block.residual = nn.Sequential(conv)
-    return modernize.accelerate(block).residual[0]
+    modernize.accelerate(block)
+    return conv
 
 
 @pytest.mark.parametrize(("channels", "outputs", "side", "stride", "bias"), POCKET)
@@ -68,8 +69,12 @@ def test_a_pointwise_convolution_has_first_and_second_derivatives(stride: int) -
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64).to(memory_format=NHWC).requires_grad_()
     weight = torch.randn(2, 3, 1, 1, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *leaves: pointwise_conv2d(*leaves, stride), (x, weight, bias))
-    assert torch.autograd.gradgradcheck(lambda *leaves: pointwise_conv2d(*leaves, stride), (x, weight, bias))
+    assert torch.autograd.gradcheck(
+        lambda x, weight, bias: pointwise_conv2d(x, weight, bias, stride), (x, weight, bias)
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda x, weight, bias: pointwise_conv2d(x, weight, bias, stride), (x, weight, bias)
+    )
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="oneDNN sums in another order")

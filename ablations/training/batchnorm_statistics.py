@@ -108,7 +108,8 @@ CHUNK = 2**16  # values that are computed on at once in float64, in the cache of
 def _var_mean(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Compute variance and mean per channel (C) of (N, C, ...), as `torch.var_mean` does on a CPU, but faster.
 
-    Both sum in float64 and round at the end, so float32 results are the same bits. torch divides for every value.
+    Both sum in float64 and round at the end, so float32 results are the same bits, except at a tie. torch divides for
+    every value.
     """
     channels = inputs.shape[1]
     rows = inputs.movedim(1, -1).reshape(-1, channels)  # a view, if the memory format is channels-last
