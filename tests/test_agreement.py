@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from modernize.roadmap import roadmap
+from reports.agreement_table import agreement_table
+from reports.paper_agreement import paper_agreement
 from reports.statistics import Means, agreement, pairwise_accuracy, rerun_agreement
 from reports.statistics.agreement import change_correlation
 
@@ -62,6 +65,25 @@ def test_the_correlation_of_the_papers_two_regimes() -> None:
     changes = [both[regime].diff().iloc[1:].round(2) for regime in ("resnet50", "resnet200")]  # equal changes are ties
     found = agreement(small, large, of="changes").value
     assert found == pytest.approx(stats.spearmanr(*changes).statistic) and found == pytest.approx(0.80, abs=0.005)
+
+
+def test_the_table_has_every_measure_with_both_regimes_and_the_regimes_with_each_other() -> None:
+    runs = pd.read_csv(HOME / "docs/results/first-edition/confirmation/results.csv")
+    averaged = runs.assign(ema_top1=runs["top1"].where(runs["row"] != "resnet"))  # no EMA weights in one row
+    table = agreement_table(averaged, roadmap("pocket"))
+    assert table is not None
+    lines = {(line["measure"], line["with"]): line for line in table.frame.to_dict("records")}
+    assert [line["steps"] for line in lines.values()] == [13, 13, 13, 13, 12, 12, 13]
+    assert {line["rows"] for line in lines.values()} == {16}
+    for found in paper_agreement(runs, roadmap("pocket"), "loss"):
+        line, pairs = lines["test loss", f"{found.target} regime"], found.pairs
+        assert (line["pairs"], line["pairs_low"], line["pairs_high"]) == (pairs.value, pairs.low, pairs.high)
+    top1, ema = (lines[measure, "ResNet-50 regime"]["pairs"] for measure in ("top-1", "EMA top-1"))
+    assert top1 == ema != lines["top-1", "ResNet-200 regime"]["pairs"]
+    one_seed = agreement_table(runs[runs["seed"] == 10], roadmap("pocket"))
+    assert one_seed and ["to" in cells[3].text for cells in one_seed.rows] == [False] * 4 + [True]
+    few = runs[runs["row"].isin(["resnet", "width"])]
+    assert agreement_table(few, roadmap("pocket")) is None
 
 
 def test_the_interval_covers_the_agreement_of_the_true_means() -> None:

@@ -73,3 +73,18 @@ def test_all_were_published_and_done(module: Callable[[str], ModuleType]) -> Non
     assert {name for name in STUDIES if name.startswith("first-edition/")} == files
     for name in STUDIES:
         assert (module("edition").report_of(RESULTS / name).runs["status"] == "done").all(), name
+
+
+def test_each_step_is_counted_by_its_verdict_and_its_sign(module: Callable[[str], ModuleType]) -> None:
+    report = module("edition").report_of(RESULTS / "first-edition/confirmation")
+    parts = module("second_edition").roadmap_blocks(report, "one")
+    _head, _marks, *lines = parts["steps-one"].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    verdicts = report.tables[-1].frame["verdict"]
+    significant = verdicts.isin(["better", "worse"]).sum()
+    assert f"Significant here: {significant} of {len(lines)} steps." in parts["steps-one"] and len(lines) == 16
+    for _label, small, large, here, _interval, _verdict, same_small, same_large in cells:
+        for paper, same in ((small, same_small), (large, same_large)):
+            assert same == ("–" if paper == "0.00" else "same" if paper[0] == here[0] else "opposite")
+    assert f"ResNet-50 regime: {sum(line[6] == 'same' for line in cells)} of 16 steps" in parts["steps-one"]
+    assert parts["agreement-table-one"].count("ResNet-200 regime |") == 3  # by two measures, and the two regimes

@@ -214,3 +214,16 @@ def test_all_measures_are_compared_on_the_same_steps(module: Callable[[str], Mod
     assert made.agreement("ema_top1")["ResNet-50"].steps == made.agreement()["ResNet-50"].steps == 13
     without = search._with_averaged(runs.assign(ema_top1=np.nan))
     assert without["ema_top1"].isna().all()
+
+
+def test_the_settings_of_a_search_are_read_from_their_folders(module: Callable[[str], ModuleType]) -> None:
+    """Those of the first edition, whose page names the setting chosen."""
+    search = module("search")
+    tried = search.settings(HOME / "docs/results/first-edition/search")
+    assert len(tried) == 9 and all(setting.seeds == [0] and setting.measures == ("top1", "loss") for setting in tried)
+    assert (
+        search.settings_table(tried).splitlines()[2].startswith("| 2-kaiming | 17 | 0 | 191 | 1.80 | 0.718 | 0.688 |")
+    )
+    assert search.measures_compared(tried).startswith(
+        "Mean difference in agreement with the ResNet-50 regime: test loss"
+    )

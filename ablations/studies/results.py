@@ -18,7 +18,8 @@ from ablations.store import read_log, write_bytes
 from ablations.studies.evaluated_images import evaluated_images, on_common_images, read_predictions, train_top1
 from ablations.studies.folder import is_published, read_study, run_folder, write_study
 from ablations.studies.how_made import HOW_MADE, all_settings, full_name, how_made
-from ablations.studies.run import State, finished, locked, read_state
+from ablations.studies.networks import count_design
+from ablations.studies.run import RunConfig, State, finished, locked, read_state
 from ablations.studies.schema import Study
 from ablations.studies.stages import START, retried, stage_numbers
 from reports.predictions import Predicted
@@ -76,7 +77,7 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                     "largest_class_top1": result.get("largest_class_top1"),
                     "params": result.get("params"),
                     "macs": result.get("macs"),
-                    "activations": result.get("activations"),
+                    "activations": _activations(run, result),
                     **{key: result.get(key) for key in ("image_size", "in_channels", "num_classes")},
                     "images_seen": result.get("images_seen", state.last.get("images")),
                     "images_per_second": result.get("images_per_second"),
@@ -91,6 +92,20 @@ def _runs_in_folders(study: Study, folder: Path) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _activations(run: RunConfig, result: Mapping[str, Any]) -> int | None:
+    """Return a run's activations; those of a design that an earlier version trained are counted now.
+
+    None if parameters and MACs are not those that it recorded, or the count would need torch.
+    """
+    if "activations" in result or run.reference is not None or run.design.added:
+        return result.get("activations")
+    recorded = [result.get(name) for name in ("image_size", "in_channels", "num_classes", "params", "macs")]
+    if None in recorded:
+        return None
+    cost = count_design(run.design, *recorded[:3])
+    return cost.activations if [cost.params, cost.macs] == recorded[3:] else None
 
 
 _BETWEEN_WARNINGS = " | "
