@@ -27,6 +27,7 @@ from ablations.bench import Setting
 from ablations.bench.loops import (
     LoopMeasurement,
     TimedLoop,
+    _network,
     loop_rows,
     processor_seconds,
     run_loop,
@@ -57,6 +58,12 @@ def loops(recipe: TrainingConfig = RECIPE, against: tuple[str, ...] = ("tensor",
     """Return loops that end after the recipe's epochs, as measured ones do not."""
     timed = timed_loops([TINY], against, "digits", Path("unused"), recipe, Setting(threads=1))
     return [replace(one, recipe=recipe) for one in timed]
+
+
+def test_all_loops_have_the_initialization_of_the_recipe(digits: DataSet) -> None:
+    for loop in loops(RECIPE.model_copy(update={"zero_init_residual": True})):
+        norms = [one for one in _network(loop, digits).modules() if isinstance(one, nn.BatchNorm2d)]
+        assert any(not norm.weight.any() for norm in norms), loop.words
 
 
 def test_all_loops_train_the_network_to_the_same_accuracy(digits: DataSet) -> None:
