@@ -6,6 +6,9 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +24,16 @@ from commands import ablations, ablations_here
 from torch import Tensor, nn
 
 from ablations.bench import Setting
-from ablations.bench.loops import LoopMeasurement, TimedLoop, loop_rows, run_loop, timed_loops, work_loop
+from ablations.bench.loops import (
+    LoopMeasurement,
+    TimedLoop,
+    _network,
+    loop_rows,
+    processor_seconds,
+    run_loop,
+    timed_loops,
+    work_loop,
+)
 from ablations.bench.plain_loops import LOOPS
 from ablations.data.batches import mean_and_std
 from ablations.data.datasets import DataSet, load
@@ -46,6 +58,12 @@ def loops(recipe: TrainingConfig = RECIPE, against: tuple[str, ...] = ("tensor",
     """Return loops that end after the recipe's epochs, as measured ones do not."""
     timed = timed_loops([TINY], against, "digits", Path("unused"), recipe, Setting(threads=1))
     return [replace(one, recipe=recipe) for one in timed]
+
+
+def test_all_loops_have_the_initialization_of_the_recipe(digits: DataSet) -> None:
+    for loop in loops(RECIPE.model_copy(update={"zero_init_residual": True})):
+        norms = [one for one in _network(loop, digits).modules() if isinstance(one, nn.BatchNorm2d)]
+        assert any(not norm.weight.any() for norm in norms), loop.words
 
 
 def test_all_loops_train_the_network_to_the_same_accuracy(digits: DataSet) -> None:
@@ -132,13 +150,18 @@ def test_the_trainers_speedup_is_over_each_loop_of_the_same_design_round_by_roun
     ones, tens = (1.0, 1.0, 1.0), (10.0, 10.0, 10.0)
     speeds = [(10.0, 20.0, 40.0), (5.0, 20.0, 10.0), tens, ones, ones, (4.0, 2.0, 1.0)]
     subjects = [trainer, accelerated, plain, other, *elsewhere]
-    measured = [LoopMeasurement(one, rounds, 1.0) for one, rounds in zip(subjects, speeds, strict=True)]
+    measured = [
+        LoopMeasurement(one, rounds, tuple(8 / speed for speed in rounds), 1.0)
+        for one, rounds in zip(subjects, speeds, strict=True)
+    ]
     rows = loop_rows(measured)
     assert [row.ratio for row in rows] == [
         "",
         *("2.00 (1.00 to 4.00)", "2.00 (1.00 to 4.00)", "20.00 (10.00 to 40.00)"),
         *("", "0.50 (0.25 to 1.00)"),
     ]
+    assert [row.processor_ratio for row in rows] == [row.ratio for row in rows]
+    assert [row.processor_seconds for row in rows[:2]] == [0.4, 0.8]
     assert [(row.train_images_per_second, row.low, row.high) for row in rows[:2]] == [(20, 10, 40), (10, 5, 20)]
     assert [row.label for row in rows[:4]] == [
         f"{TINY} (Trainer)",
@@ -166,17 +189,18 @@ def wrong(network, train, recipe):
     yield
     raise KeyError("lost")
 """
-QUICK = ("--data", "digits", "--recipe", "quick,image_size=8,batch_size=16", "--threads", "1", "--repeats", "2")
+RECIPE_NAME = "quick,image_size=8,batch_size=16,workers=1"
+QUICK = ("--data", "digits", "--recipe", RECIPE_NAME, "--threads", "1", "--repeats", "2")
 
 
 @pytest.mark.slow
-def test_the_command_measures_all_loops_and_one_of_the_users(tmp_path: Path) -> None:
+def test_the_command_measures_loops_with_processes_and_one_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    arguments = ("--against", "tensor,dataloader,own.py:mine", "--format", "csv", "--out", "all.json")
-    done = ablations("loops", "pocket,depths=1-1,width=4", *QUICK, *arguments, cwd=tmp_path)
+    arguments = ("--against", "dataloader,own.py:mine", "--format", "csv", "--out", "all.json")
+    done = ablations("loops", "pocket,depths=1-1,width=4", *QUICK, *arguments, cwd=tmp_path, timeout=1800)
     assert done.returncode == 0, done.stderr
     whole = json.loads((tmp_path / "all.json").read_text())["measured"]
-    assert [one["loop"] for one in whole] == ["trainer", "tensor", "tensor", "dataloader", "own.py:mine"]
+    assert [one["loop"] for one in whole] == ["trainer", "dataloader", "own.py:mine"]
     assert all(len(one["training"]) == 2 and min(one["training"]) > 0 for one in whole)
     table = pd.read_csv(io.StringIO(done.stdout))
     assert table["train_images_per_second"].tolist() == pytest.approx([median(one["training"]) for one in whole])
@@ -197,11 +221,24 @@ def worked(name: str, requests: int) -> list[Any]:
     return received
 
 
+@pytest.mark.linux
+def test_processor_time_counts_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
+        monkeypatch.setattr(multiprocessing, "active_children", lambda: [worker])
+        begun = time.monotonic()
+        while (processor_seconds() or 0.0) - time.process_time() < 0.2:
+            assert time.monotonic() - begun < 60
+            time.sleep(0.02)
+        worker.kill()
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [worker])  # ended
+    assert processor_seconds() is None
+
+
 def test_a_worker_times_a_loop_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     start, first, second = worked("own.py:mine", 2)
-    assert start > 0 and len(first) == len(second) == 1 and min(first[0], second[0]) > 0
+    assert start > 0 and min(*first, *second) > 0 and len(first) == len(second) == 2  # seconds, and processor time
     assert worked("own.py:short", 1)[-1].reason == "RunError: the loop has ended; it must go on until it is closed"
     assert worked("own.py:wrong", 1)[-1].reason.endswith("own.py, line 17, in wrong: KeyError: 'lost'")
 

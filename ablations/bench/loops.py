@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
 import statistics
 import tempfile
@@ -91,13 +93,20 @@ class TimedLoop:
 
 @dataclass(frozen=True)
 class LoopMeasurement:
-    """The results of one loop: throughput of each round, all jobs together (images/s), and seconds to the first step.
+    """The results of one loop.
 
-    The latter includes loading the dataset, building the network and starting worker processes, but no imports.
+    Attributes:
+        loop: The loop.
+        training: Throughput of each round, all jobs together (images/s).
+        processor: Processor time of each round, over all processes and worker processes (s per 1,000 images); none
+            where the system does not tell.
+        start_seconds: Time until the end of the first step: loading the dataset, building the network and starting
+            worker processes, but no imports (s).
     """
 
     loop: TimedLoop
     training: tuple[float, ...]
+    processor: tuple[float, ...]
     start_seconds: float
 
 
@@ -137,12 +146,12 @@ def _check(name: str, recipe: TrainingConfig) -> None:
         raise RequestError(f"--against {name}: unknown; choose {', '.join(LOOPS)} or FILE.py:FUNCTION")
     fields = TrainingConfig.model_fields
     lacking = [key for key in fields if key not in PLAIN and getattr(recipe, key) != fields[key].default]
-    lacking = [key for key in lacking if fields[key].default is not None or getattr(recipe, key) is not None]
     if lacking or recipe.precision == "fp16":
         key = lacking[0] if lacking else "precision"
+        default = "null" if fields[key].default is None else fields[key].default
         raise RequestError(
-            f"--against {name}: the loop lacks {key}={getattr(recipe, key)} of the recipe; change the recipe, as in "
-            f"--recipe quick,{key}={fields[key].default}, or compare a loop of your own"
+            f"--against {name}: the loop lacks {key}={getattr(recipe, key)} of the recipe; set {key}={default} in "
+            "--recipe, or compare a loop of your own"
         )
 
 
@@ -173,13 +182,14 @@ def _interleaved(loops: Sequence[TimedLoop], repeats: int, report: Callable[[str
             report(f"preparing {loop.label}")
             groups.append(WorkerGroup(loop, work_loop, ROUND_SECONDS, PROBE, daemon=False))  # a DataLoader has workers
             stack.callback(groups[-1].close)
-        throughputs: list[list[float]] = [[] for _ in groups]
+        rounds: list[list[tuple[float, float | None]]] = [[] for _ in groups]
         for number in range(repeats):
-            for group, rounds in zip(groups, throughputs, strict=True):
-                rounds.append(group.throughput("train_step"))
+            for group, found in zip(groups, rounds, strict=True):
+                found.append(group.round("train_step"))
             report(f"{loops[0].name}: round {number + 1} of {repeats}")
-        for loop, group, rounds in zip(loops, groups, throughputs, strict=True):
-            yield LoopMeasurement(loop, tuple(rounds), max(group.prepared))
+        for loop, group, found in zip(loops, groups, rounds, strict=True):
+            used = tuple(1000 * seconds for _, seconds in found if seconds is not None)
+            yield LoopMeasurement(loop, tuple(speed for speed, _ in found), used, max(group.prepared))
 
 
 # ---- In a worker process
@@ -206,19 +216,34 @@ class Clock:
             _task, steps, _count = self.pipe.recv()
             for _ in range(self.setting.warmup):
                 yield
-            began = self._now()
+            used, began = processor_seconds(), self._now()
             for _ in range(steps):
                 yield
-            self.pipe.send([self._now() - began])
+            seconds = self._now() - began
+            self.pipe.send([seconds] if used is None else [seconds, (processor_seconds() or used) - used])
 
     def _now(self) -> float:
         synchronize(self.setting.device)
         return time.perf_counter()
 
 
+def processor_seconds() -> float | None:
+    """Return the processor time of this process and of its workers, which are alive; None where that is not known."""
+    used = time.process_time()
+    for child in multiprocessing.active_children():
+        try:
+            fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            return None
+        used += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
 def work_loop(loop: TimedLoop, pipe: Connection, needed: tuple[str, ...]) -> None:
     """Send the seconds until the end of the first step, then time steps on request until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a DataLoader's workers start as in a script: this process has another default, since a server has made it
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     load_plugins(needed)
     arithmetic = gpu_arithmetic(loop.setting.device, loop.recipe.precision)
     with suppress(EOFError, BrokenPipeError), failure_sent(pipe), arithmetic:
@@ -273,9 +298,10 @@ class _Ticking(NullCallbacks):
 def _network(loop: TimedLoop, data: DataSet) -> nn.Module:
     """Build the network as a run with this recipe does."""
     recipe, images = loop.recipe, (len(data.classes), data.channels, loop.recipe.drop_path_rate)
+    scale, zeroed = recipe.head_init_scale, recipe.zero_init_residual
     if is_reference(loop.design):
-        return build_reference(loop.design, *images, data.image_size, recipe.head_init_scale)
-    return build(loop.design, *images, recipe.head_init_scale, recipe.init)
+        return build_reference(loop.design, *images, data.image_size, scale, zeroed)
+    return build(loop.design, *images, scale, recipe.init, zeroed)
 
 
 def _steps(loop: TimedLoop, network: nn.Module, train: Split) -> Generator[None]:
@@ -304,10 +330,25 @@ def loop_rows(measured: Sequence[LoopMeasurement]) -> list[LoopRow]:
     rows = []
     for one in measured:
         trainer = trainers[one.loop.name]
-        ratio = "" if one is trainer else "{:.2f} ({:.2f} to {:.2f})".format(*speedups(trainer.training, one.training))
-        speed = statistics.median(one.training)
-        rows.append(LoopRow(one.loop.label, speed, min(one.training), max(one.training), one.start_seconds, ratio))
+        known = bool(one.processor and trainer.processor)
+        saved = _words(speedups(one.processor, trainer.processor)) if known and one is not trainer else ""
+        rows.append(
+            LoopRow(
+                label=one.loop.label,
+                train_images_per_second=statistics.median(one.training),
+                low=min(one.training),
+                high=max(one.training),
+                processor_seconds=statistics.median(one.processor) if known else None,
+                start_seconds=one.start_seconds,
+                ratio="" if one is trainer else _words(speedups(trainer.training, one.training)),
+                processor_ratio=saved,
+            )
+        )
     return rows
+
+
+def _words(ratio: tuple[float, float, float]) -> str:
+    return "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
 
 
 def loop_subtitle(measured: Sequence[LoopMeasurement], recipe_name: str) -> str:
@@ -330,6 +371,7 @@ def loops_json(measured: Sequence[LoopMeasurement]) -> str:
             "recipe": one.loop.recipe.model_dump(mode="json", exclude={"max_epochs"}),
             "setting": asdict(one.loop.setting),
             "training": one.training,
+            "processor": one.processor,
             "start_seconds": one.start_seconds,
         }
         for one in measured

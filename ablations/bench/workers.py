@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
 
@@ -162,19 +161,25 @@ class WorkerGroup:
 
     def throughput(self, task: Task) -> float:
         """Run one round; return the images/s of all workers together."""
+        return self.round(task)[0]
+
+    def round(self, task: Task) -> tuple[float, float | None]:
+        """Run one round; return the images/s of all workers together, and their processor time per image (s) if known.
+
+        A worker whose processor time counts sends it behind the round's seconds.
+        """
         if task not in self.steps:
-            self.steps[task] = max(int(self.seconds * self.probe / self._slowest(task, self.probe)), 1)
+            probed = max(seconds for seconds, *_ in self._request(task, self.probe, 1))
+            self.steps[task] = max(int(self.seconds * self.probe / probed), 1)
         setting, steps = self.subject.setting, self.steps[task]
-        return setting.jobs * setting.batch_size * steps / self._slowest(task, steps)
+        images, replies = setting.jobs * setting.batch_size * steps, self._request(task, steps, 1)
+        used = [seconds for _, *more in replies for seconds in more]
+        return images / max(seconds for seconds, *_ in replies), sum(used) / images if used else None
 
     def close(self) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
             pipe.close()
             process.join()
-
-    def _slowest(self, task: Task, steps: int) -> float:
-        """Return the seconds that the slowest worker takes for `steps` steps."""
-        return max(seconds for (seconds,) in self._request(task, steps, 1))
 
     def _request(self, task: Task, steps: int, count: int) -> list[list[float]]:
         """Let all workers time `steps` steps `count` times, after their warm-up; return each worker's seconds."""
@@ -209,7 +214,7 @@ def work_model(model: BenchmarkedModel, pipe: Connection, needed: tuple[str, ...
     with suppress(EOFError, BrokenPipeError), failure_sent(pipe), arithmetic:
         prepare_process(model.setting.threads)
         if model.setting.compile:
-            import_module("torch._dynamo")  # counts as one of the libraries, too
+            torch.compile(torch.nn.Identity())  # compiles nothing yet, but loads libraries, whose memory is not counted
         before = _memory_of_libraries(model)
         runner = ModelRunner(model)
         pipe.send(prepared(runner, before))
