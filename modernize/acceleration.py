@@ -19,8 +19,9 @@ from torch.nn.modules import module as hooks_of_all
 from modernize.depthwise import COLUMNS, depthwise_conv2d
 from modernize.design import read_object
 from modernize.network import Block, GlobalResponseNorm, LayerNorm2d, LayerScale, Network, StochasticDepth
+from modernize.pointwise import is_slow_pointwise, is_small, pointwise_conv2d
 
-ROUNDING = 3  # raised when training steps come to round differently than before, and where: ablations/studies/older.py
+ROUNDING = 4  # raised when training steps come to round differently than before, and where: ablations/studies/older.py
 _TENSORS = (Tensor, nn.Parameter)
 _FAST_DTYPES = (torch.float32, torch.bfloat16)
 _CAST_BY_AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,8 +34,28 @@ class DepthwiseConv2d(nn.Conv2d):
         weight, bias = self.weight, self.bias  # read once: a parametrization may compute, and change, what it returns
         if _is_strided_cpu(x) and torch.is_grad_enabled() and not _is_transformed() and _is_slow(self, weight):
             cast_x, cast_weight, cast_bias = _autocast(x, weight, bias)
-            if cast_x.dtype is cast_weight.dtype and cast_x.dtype in _FAST_DTYPES:
-                return depthwise_conv2d(cast_x, cast_weight, cast_bias)
+            stride = self.stride[0]
+            dtypes = _FAST_DTYPES if stride == 1 else (torch.float32,)
+            if cast_x.dtype is cast_weight.dtype and cast_x.dtype in dtypes:
+                return depthwise_conv2d(cast_x, cast_weight, cast_bias, stride)
+        return self._conv_forward(x, weight, bias)
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """Conv2d whose gradient is fast for a 1×1 kernel, from many channels to few or with a stride, on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if (
+            _is_strided_cpu(x)
+            and x.dtype is weight.dtype is torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and torch.is_grad_enabled()
+            and not _is_transformed()
+            and _is_pointwise(self, weight)
+            and is_small(x, self.stride[0])
+        ):
+            return pointwise_conv2d(x, weight, bias, self.stride[0])
         return self._conv_forward(x, weight, bias)
 
 
@@ -60,8 +81,21 @@ def _is_slow(conv: nn.Conv2d, weight: Tensor) -> bool:
         and kernel % 2 == 1
         and weight.shape == (conv.groups, 1, kernel, kernel)
         and conv.padding == (kernel // 2, kernel // 2)
-        and conv.stride == conv.dilation == (1, 1)
+        and (conv.stride == (1, 1) or (conv.stride == (2, 2) and conv.bias is None))
+        and conv.dilation == (1, 1)
         and conv.padding_mode == "zeros"
+    )
+
+
+def _is_pointwise(conv: nn.Conv2d, weight: Tensor) -> bool:
+    """Return whether oneDNN's gradient of a 1×1 convolution is slow, and `pointwise_conv2d` computes the same."""
+    return (
+        type(weight) in _TENSORS
+        and weight.shape[2:] == (1, 1)
+        and conv.groups == 1
+        and conv.padding == (0, 0)
+        and conv.stride in ((1, 1), (2, 2))
+        and is_slow_pointwise(weight.shape[1], weight, conv.stride[0])
     )
 
 
@@ -109,6 +143,7 @@ _SEQUENTIAL = (nn.Sequential, InPlaceSequential)
 _NEW = (
     nn.Conv2d,
     DepthwiseConv2d,
+    PointwiseConv2d,
     nn.BatchNorm2d,
     nn.SyncBatchNorm,
     LayerNorm2d,
@@ -155,12 +190,24 @@ def _is_transformed() -> bool:
 
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: DepthwiseConv2d,
     nn.GELU: ChannelsLastGELU,
     nn.Sequential: InPlaceSequential,
     Block: InPlaceBlock,
 }
-_PLAIN = {faster: plain for plain, faster in _FASTER.items()}
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    **{faster: plain for plain, faster in _FASTER.items()},
+    DepthwiseConv2d: nn.Conv2d,
+    PointwiseConv2d: nn.Conv2d,
+}
+
+
+def _faster(module: nn.Module) -> type[nn.Module] | None:
+    """Return the faster class of a module; None if it has none."""
+    if type(module) is nn.Conv2d:
+        if _is_slow(module, module.weight):
+            return DepthwiseConv2d
+        return PointwiseConv2d if _is_pointwise(module, module.weight) else None
+    return _FASTER.get(type(module))
 
 
 def accelerate(network: nn.Module) -> nn.Module:
@@ -169,8 +216,10 @@ def accelerate(network: nn.Module) -> nn.Module:
     Do this to train with a loop of your own; `Trainer` does it by itself. Tools that look for torch's own modules, such
     as quantization, need the plain network: call `decelerate` first.
 
-    - Wide depthwise convolutions get a fast gradient, for float32, bfloat16 and bfloat16 autocast on a CPU. Others, and
-      those whose stride, padding or dilation was changed, are computed as before.
+    - Wide depthwise convolutions get a fast gradient, for float32, bfloat16 and bfloat16 autocast on a CPU; with stride
+      2 for float32 and without a bias. Others, and those whose padding or dilation was changed, are computed as before.
+    - 1×1 convolutions of images up to 16×16 pixels, from many channels to few or with stride 2, get a fast gradient for
+      float32 on a CPU.
     - GELU reads channels-last tensors as contiguous ones.
     - The shortcut is added, and ReLU applied, in place, unless a hook sees the tensor.
 
@@ -215,9 +264,11 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
 
 def _swap(network: nn.Module) -> list[nn.Module]:
     """Give modules their faster class; return these modules."""
-    swapped = [module for module in {*_swappable(network)} if type(module) in _FASTER]
-    for module in swapped:
-        module.__class__ = _FASTER[type(module)]
+    swapped = []
+    for module in {*_swappable(network)}:
+        if (faster := _faster(module)) is not None:
+            module.__class__ = faster
+            swapped.append(module)
     return swapped
 
 
@@ -235,7 +286,7 @@ def _swappable(network: nn.Module) -> Iterator[nn.Module]:
         elif isinstance(part, Block):
             yield part
             for module in part.modules():
-                if type(module) is nn.GELU or (type(module) is nn.Conv2d and _is_slow(module, module.weight)):
+                if type(module) in (nn.GELU, nn.Conv2d):
                     yield module
             if _has_relu(part.residual):
                 yield part.residual

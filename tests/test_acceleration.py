@@ -332,8 +332,15 @@ def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_
     first = sessions["sessions"][0]
     del first["rounding"]
 
-    def told(device: str | None = None, norm: str = "ln", kernel: int = 7, rounding: int = 1, **recipe: Any) -> bool:
-        session = {**first, "device": device or first["device"], "rounding": rounding}
+    def told(
+        device: str = "cpu (AVX512)",
+        norm: str = "ln",
+        kernel: int = 7,
+        rounding: int = 1,
+        threads: int = 1,
+        **recipe: Any,
+    ) -> bool:
+        session = {**first, "device": device, "rounding": rounding, "threads": threads}
         write_json(run / "environment.json", {"sessions": [session]})
         changed = {
             "recipe": config["recipe"] | recipe,
@@ -341,7 +348,7 @@ def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_
         }
         (run / "config.yaml").write_text(yaml.safe_dump(config | changed))
         found = older_versions([run, tmp_path / "none"])
-        float32_on_gpu = device is not None and recipe.get("precision") == "float32"
+        float32_on_gpu = not device.startswith("cpu") and recipe.get("precision") == "float32"
         assert all(("in TF32" if float32_on_gpu else "round differently") in text for text in found)
         return len(found) == 1
 
@@ -351,3 +358,5 @@ def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_
     assert not told("NVIDIA A100", norm="bn") and not told(rounding=2) and not told("NVIDIA A100", rounding=2)
     assert told("NVIDIA A100", precision="float32") and told("NVIDIA A100", precision="float32", rounding=2)
     assert not told("NVIDIA A100", precision="float32", rounding=3)
+    assert told("cpu (AVX2)", precision="float32", rounding=3) and told(threads=2, precision="float32", rounding=3)
+    assert not told(threads=2, rounding=3) and not told(threads=2, precision="float32", rounding=4)

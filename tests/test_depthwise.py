@@ -351,7 +351,7 @@ def test_the_state_is_conv2ds(bias: bool) -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
     ("design", "fast"),
-    [("pocket@separate-downsampling", 7), ("pocket@kernel-11", 4), ("pocket@inverted-bottleneck", 0)],
+    [("pocket@separate-downsampling", 7), ("pocket@kernel-11", 7), ("pocket@inverted-bottleneck", 0)],
 )
 def test_an_accelerated_network_is_the_plain_one(design: str, fast: int, layout: str) -> None:
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ from ablations.data.image_files import DamagedImageError
 from ablations.recipes import TrainingConfig, load_recipe, recipe_names
 from ablations.seeding import generator
 from ablations.store import read_json
+from ablations.training.batchnorm_statistics import _var_mean
 from ablations.training.checkpoint import checkpoints, read_checkpoint
 from ablations.training.corrupt_images import DamagedDataError
 from ablations.training.trainer import Interrupted, Trainer
@@ -57,6 +58,19 @@ def test_the_first_layers_statistics_are_those_of_the_training_images(digits: Da
     assert norm.running_mean is not None and norm.running_var is not None
     torch.testing.assert_close(norm.running_mean.double(), inputs.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(norm.running_var.double(), inputs.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 12, 16, 16), (2, 3, 1, 1), (500, 10), (9, 700)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_variance_and_mean_are_torchs_to_the_bit(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(shape) * 3 + 100).to(dtype)
+    inputs = inputs.to(memory_format=torch.channels_last) if len(shape) == 4 else inputs
+    theirs = torch.var_mean(inputs, [0, *range(2, len(shape))], correction=0)
+    for ours, their in zip(_var_mean(inputs), theirs, strict=True):
+        if dtype is torch.float32:
+            assert torch.equal(ours, their)
+        torch.testing.assert_close(ours, their)
 
 
 class Norms(nn.Module):
@@ -236,7 +250,7 @@ def test_images_from_files_are_seen_without_augmentation_and_corrupt_ones_skippe
     first_norm(run.model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with pytest.warns(UserWarning, match="image 5: broken"):
         run.train()
-    assert len(seen[-2]) == 191, "the pass over all images, before that of the evaluation"
+    assert len(seen[-3]) == 191, "the pass over all images, before the two of the evaluation"
     plain = torch.cat([run.placement.inputs(batch)[0] for batch in run.feeds.plain.evaluation(torch.arange(192), 64)])
     assert plain.shape == (191, 1, 8, 8)
     test = torch.cat([run.placement.inputs(batch)[0] for batch in run.feeds.test.evaluation(torch.arange(192), 64)])

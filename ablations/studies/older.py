@@ -67,7 +67,7 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
     """Count the unfinished runs whose remaining steps round otherwise than those before."""
     from modernize.acceleration import ROUNDING
 
-    older, in_tf32 = [], []
+    older, in_tf32, on_other_cpus = [], [], []
     for folder, first in begun:
         if (version := first.get("rounding", 1)) >= ROUNDING or (folder / "result.json").exists():
             continue
@@ -78,8 +78,11 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
         recipe, flags = config["recipe"], config["flags"]  # a reference model has no flags, and none of our modules
         if version < 2 and flags and (recipe.get("compile") or _rounded_otherwise(recipe, flags, first)):
             older.append(first)
-        if recipe.get("precision", "float32") == "float32" and not str(first["device"]).startswith("cpu"):
+        float32 = recipe.get("precision", "float32") == "float32"
+        if version < 3 and float32 and not str(first["device"]).startswith("cpu"):
             in_tf32.append(first)
+        if flags and float32 and str(first["device"]).startswith("cpu") and not _sums_in_one_order(first):
+            on_other_cpus.append(first)
     if older:
         yield (
             f"{_runs(older)} began with an earlier version, whose compiled, bf16 and fp16 steps round differently; "
@@ -90,6 +93,17 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
             f"{_runs(in_tf32)} began with an earlier version, which computed float32 convolutions on a GPU in TF32; "
             f"the remaining steps compute them in float32, so the result may differ from that of an uninterrupted run"
         )
+    if on_other_cpus:
+        yield (
+            f"{_runs(on_other_cpus)} began with an earlier version, whose gradients of 1×1 and strided convolutions "
+            f"round differently without AVX-512 or with several threads; the result may differ in the last bits from "
+            f"that of an uninterrupted run"
+        )
+
+
+def _sums_in_one_order(first: dict[str, Any]) -> bool:
+    """Return whether gradients of 1×1 and strided convolutions are the bits of earlier versions."""
+    return bool(first["threads"] == 1 and first["device"] == "cpu (AVX512)")
 
 
 def _rounded_otherwise(recipe: dict[str, Any], flags: dict[str, Any], first: dict[str, Any]) -> bool:

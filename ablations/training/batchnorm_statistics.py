@@ -91,13 +91,33 @@ class _Statistics:
         """Add the inputs of a forward pass (N, C, ...)."""
         others = [dimension for dimension in range(inputs.dim()) if dimension != 1]
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))  # under autocast they have 16 bits
-        variance, mean = (found.double() for found in torch.var_mean(wide, others, correction=0))
+        on_cpu = wide.device.type == "cpu"
+        found = _var_mean(wide) if on_cpu else torch.var_mean(wide, others, correction=0)
+        variance, mean = (statistic.double() for statistic in found)
         count = inputs.numel() // inputs.shape[1]
         total = self.values + count
         difference = mean - self.mean
         self.squares = self.squares + variance * count + difference.square() * (self.values * count / total)
         self.mean = self.mean + difference * (count / total)
         self.values = total
+
+
+CHUNK = 2**16  # values that are computed on at once in float64, in the cache of a core
+
+
+def _var_mean(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute variance and mean per channel (C) of (N, C, ...), as `torch.var_mean` does on a CPU, but faster.
+
+    Both sum in float64 and round at the end, so float32 results are the same bits, except at a tie. torch divides for
+    every value.
+    """
+    channels = inputs.shape[1]
+    rows = inputs.movedim(1, -1).reshape(-1, channels)  # a view, if the memory format is channels-last
+    parts = rows.split(max(CHUNK // channels, 1))
+    ones = rows.new_ones(len(parts[0]), dtype=torch.float64)
+    mean = sum(ones[: len(part)] @ part.double() for part in parts) / len(rows)
+    squares = sum(ones[: len(part)] @ part.double().sub_(mean).square_() for part in parts)
+    return (squares / len(rows)).to(inputs.dtype), mean.to(inputs.dtype)
 
 
 @contextmanager

@@ -1,0 +1,101 @@
+"""1×1 and strided convolutions with a fast gradient are torch's; on one thread of AVX-512, to the bit."""
+
+from __future__ import annotations
+
+import copy
+from itertools import product
+
+import pytest
+import torch
+from test_depthwise import all_equal, all_near, answers
+from torch import Tensor, nn
+
+import modernize
+from modernize.acceleration import DepthwiseConv2d, PointwiseConv2d
+from modernize.pointwise import pointwise_conv2d
+
+NHWC = torch.channels_last
+# channels, output channels, resolution, stride, bias: what the pocket roadmap has
+POCKET = [(48, 24, 16, 1, False), (72, 18, 16, 1, True), (144, 36, 8, 1, False), (48, 96, 16, 2, False)]
+POCKET += [(18, 36, 16, 2, False), (192, 384, 4, 2, True)]
+
+
+def is_fast(y: Tensor) -> bool:
+    return y.grad_fn is not None and "Pointwise" in y.grad_fn.name()
+
+
+def accelerated(conv: nn.Conv2d) -> nn.Conv2d:
+    block = copy.deepcopy(modernize.build("pocket,depths=1-1", 10, 1).stages[0].get_submodule("blocks.0"))
+    block.residual = nn.Sequential(conv)
+    modernize.accelerate(block)
+    return conv
+
+
+@pytest.mark.parametrize(("channels", "outputs", "side", "stride", "bias"), POCKET)
+def test_a_pointwise_convolutions_gradients_are_conv2ds(
+    channels: int, outputs: int, side: int, stride: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(channels, outputs, 1, stride, bias=bias).to(memory_format=NHWC)
+    conv = accelerated(copy.deepcopy(plain))
+    assert type(conv) is PointwiseConv2d
+    x = torch.randn(32, channels, side, side).to(memory_format=NHWC)
+    grad = torch.randn_like(plain(x))
+    assert is_fast(conv(x))
+    exact = copy.deepcopy(plain).double()
+    all_near(
+        answers(conv, x, conv.parameters(), grad),
+        answers(exact, x.double(), exact.parameters(), grad.double()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "change"),
+    list(product([(7, 64, 8, 8), (8, 64, 9, 9), (8, 64, 32, 32)], [2], ["none"]))
+    + [((8, 64, 8, 8), 1, change) for change in ("contiguous", "float64", "padding", "groups", "wide")],
+)
+def test_elsewhere_a_pointwise_convolution_is_torchs(shape: tuple[int, ...], stride: int, change: str) -> None:
+    outputs = 96 if change == "wide" else 32
+    conv = PointwiseConv2d(64, outputs, 1, stride, int(change == "padding"), groups=1 + (change == "groups"))
+    x = torch.randn(shape).to(memory_format=torch.contiguous_format if change == "contiguous" else NHWC)
+    if change == "float64":
+        conv, x = conv.double(), x.double()
+    assert not is_fast(conv(x))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pointwise_convolution_has_first_and_second_derivatives(stride: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64).to(memory_format=NHWC).requires_grad_()
+    weight = torch.randn(2, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, weight, bias: pointwise_conv2d(x, weight, bias, stride), (x, weight, bias)
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda x, weight, bias: pointwise_conv2d(x, weight, bias, stride), (x, weight, bias)
+    )
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="oneDNN sums in another order")
+def test_on_one_thread_the_gradients_are_torchs_to_the_bit() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        cases: list[tuple[nn.Conv2d, int, int]] = [
+            (nn.Conv2d(channels, outputs, 1, stride, bias=bias), channels, side)
+            for channels, outputs, side, stride, bias in POCKET
+        ]
+        for kernel, (channels, side) in product((5, 7, 9, 11), ((18, 16), (36, 8), (72, 4))):
+            conv = nn.Conv2d(channels, channels, kernel, 2, kernel // 2, groups=channels, bias=False)
+            cases.append((conv, channels, side))
+        for plain, channels, side in cases:
+            plain = plain.to(memory_format=NHWC)
+            conv = accelerated(copy.deepcopy(plain))
+            assert type(conv) in (PointwiseConv2d, DepthwiseConv2d)
+            x = torch.randn(128, channels, side, side).to(memory_format=NHWC)
+            grad = torch.randn_like(plain(x))
+            ours = answers(conv, x, conv.parameters(), grad)
+            assert all_equal(ours, answers(plain, x, plain.parameters(), grad)), plain
+    finally:
+        torch.set_num_threads(threads)
