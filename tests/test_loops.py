@@ -27,6 +27,7 @@ from ablations.bench import Setting
 from ablations.bench.loops import (
     LoopMeasurement,
     TimedLoop,
+    _network,
     loop_rows,
     processor_seconds,
     run_loop,
@@ -253,3 +254,14 @@ def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], words: str) -> 
     done = ablations_here("loops", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert words in done.stderr
+
+
+def test_a_round_begins_after_the_batches_that_the_loaders_workers_had_prepared() -> None:
+    many = RECIPE.model_copy(update={"workers": 16})
+    assert {one.setting.warmup for one in loops(many)} == {48}, "16 workers prepare 32 batches while they wait"
+    assert {one.setting.warmup for one in loops()} == {12}
+
+
+def test_loops_train_the_recipes_starting_weights(digits: DataSet) -> None:
+    zeroed = loops(RECIPE.model_copy(update={"zero_init_residual": True}), against=())[0]
+    assert not all(weights.any() for name, weights in _network(zeroed, digits).named_parameters() if "weight" in name)
