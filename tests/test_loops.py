@@ -60,6 +60,12 @@ def loops(recipe: TrainingConfig = RECIPE, against: tuple[str, ...] = ("tensor",
     return [replace(one, recipe=recipe) for one in timed]
 
 
+def test_all_loops_have_the_initialization_of_the_recipe(digits: DataSet) -> None:
+    for loop in loops(RECIPE.model_copy(update={"zero_init_residual": True})):
+        norms = [one for one in _network(loop, digits).modules() if isinstance(one, nn.BatchNorm2d)]
+        assert any(not norm.weight.any() for norm in norms), loop.words
+
+
 def test_all_loops_train_the_network_to_the_same_accuracy(digits: DataSet) -> None:
     """On real images; an error in a loop's labels, crops, normalization or schedule costs more than seeds differ by."""
     found = {}
@@ -260,8 +266,3 @@ def test_a_round_begins_after_the_batches_that_the_loaders_workers_had_prepared(
     many = RECIPE.model_copy(update={"workers": 16})
     assert {one.setting.warmup for one in loops(many)} == {48}, "16 workers prepare 32 batches while they wait"
     assert {one.setting.warmup for one in loops()} == {12}
-
-
-def test_loops_train_the_recipes_starting_weights(digits: DataSet) -> None:
-    zeroed = loops(RECIPE.model_copy(update={"zero_init_residual": True}), against=())[0]
-    assert not all(weights.any() for name, weights in _network(zeroed, digits).named_parameters() if "weight" in name)

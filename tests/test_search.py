@@ -216,6 +216,25 @@ def test_all_measures_are_compared_on_the_same_steps(module: Callable[[str], Mod
     assert without["ema_top1"].isna().all()
 
 
+def test_measures_are_compared_over_the_screen_alone(module: Callable[[str], ModuleType]) -> None:
+    """The protocol decides by round 1; settings tried later do not count."""
+    search = module("search")
+
+    def made(name: str, top1: np.ndarray) -> Any:
+        runs = setting_of(search, name, top1).runs
+        losses = [3 - value / 50 for value in PAPER["ResNet-50"]]  # by loss in the paper's order
+        return search.Setting(name, runs.assign(loss=losses), dict.fromkeys(search.MEASURES, 1.0))
+
+    alike, reverse = PAPER["ResNet-50"], PAPER["ResNet-50"][::-1]
+    tried = [made("1", alike), made("2", alike), made("later", reverse)]
+    factors = search.Factors({"f": ("off", "on")}, {"1": (-1,), "2": (1,)})
+    found = search.responses_table(tried, factors)
+    assert "test loss minus top-1: 0.000 (standard error 0.000, 2 settings)" in found
+    assert "| later |" in found and "| mean of the screen | 1.000 |" in found
+    few = search.responses_table(tried[2:], factors)
+    assert few.endswith("|") and "mean of the screen" not in few
+
+
 def test_the_settings_of_a_search_are_read_from_their_folders(module: Callable[[str], ModuleType]) -> None:
     """Those of the first edition, whose page names the setting chosen."""
     search = module("search")

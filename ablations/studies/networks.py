@@ -44,11 +44,10 @@ def build_network(config: HasNetwork, data: DataSet) -> nn.Module:
     return build(config.design, classes, data.channels, rate, scale, recipe.init, zeroed)
 
 
-def check_network(config: HasNetwork) -> None:
+def check_network(config: HasNetwork, data: DataSet) -> None:
     """Raise DesignError or ValueError if the recipe has settings of layers that the run's network does not know."""
     from ablations.training.layer_decay import learning_rate_factors
     from ablations.training.mup import mup_factors
-    from modernize.reference import without_weights
 
     recipe = config.recipe
     if config.reference is None:
@@ -57,7 +56,7 @@ def check_network(config: HasNetwork) -> None:
         return
     if recipe.layer_decay is None and recipe.mup_fan_in is None and not recipe.zero_init_residual:
         return
-    network = without_weights(config.reference, zero_init_residual=recipe.zero_init_residual)
+    network = _without_weights(config.reference, data, recipe.zero_init_residual)
     if recipe.layer_decay is not None:
         learning_rate_factors(network, recipe.layer_decay)
     if recipe.mup_fan_in is not None:
@@ -76,10 +75,11 @@ def empty_network(config: HasNetwork, data: DataSet) -> nn.Module:
     return network.to_empty(device="cpu")
 
 
-def _without_weights(reference: str, data: DataSet) -> nn.Module:
+def _without_weights(reference: str, data: DataSet, zero_init_residual: bool = False) -> nn.Module:
     from modernize.reference import without_weights
 
-    return without_weights(reference, len(data.classes), data.channels, 0.0, data.image_size)
+    images = (len(data.classes), data.channels, 0.0, data.image_size)
+    return without_weights(reference, *images, zero_init_residual=zero_init_residual)
 
 
 def classifier_of(config: HasNetwork, network: nn.Module, data: DataSet) -> frozenset[str]:
@@ -100,18 +100,17 @@ def has_batch_norm(config: HasNetwork, data: DataSet) -> bool:
     return any(isinstance(module, _BatchNorm) for module in _without_weights(config.reference, data).modules())
 
 
-def least_fan_in(config: HasNetwork) -> int:
+def least_fan_in(config: HasNetwork, data: DataSet) -> int:
     """Return the smallest fan-in of the run's weights whose learning rate the recipe sets by it; 0 if it does not."""
     import torch
 
     from ablations.training.mup import smallest_fan_in
     from modernize.models import build
-    from modernize.reference import without_weights
 
     if config.recipe.mup_fan_in is None:
         return 0
     if config.reference is not None:
-        return smallest_fan_in(without_weights(config.reference))
+        return smallest_fan_in(_without_weights(config.reference, data))
     with torch.device("meta"):
         return smallest_fan_in(build(config.design))
 

@@ -131,7 +131,7 @@ class RunConfig(BaseModel):
             )
         try:
             check_batch(self.recipe, len(data.train), processes)
-            check_network(self)
+            check_network(self, data)
         except ValueError as error:
             raise RequestError(f"{error} ({self.row} on {data.name}, recipe {self.recipe_name})") from None
 
@@ -145,7 +145,7 @@ class RunConfig(BaseModel):
             processes=processes,
             batch_norm=has_batch_norm(self, data),
             from_weights=self.weights is not None,
-            smallest_fan_in=least_fan_in(self),
+            smallest_fan_in=least_fan_in(self, data),
         )
         return doubts(self.recipe, facts)
 

@@ -223,7 +223,7 @@ def blocks(folder: Path = FOLDER, path: Path = FACTORS) -> dict[str, str]:
     factors = read_factors(path)
     parts = {
         "search-settings": settings_table(tried),
-        "search-responses": responses_table(tried),
+        "search-responses": responses_table(tried, factors),
         "search-carries-over": carries_over(tried),
     }
     if set(factors.signs) <= {setting.name for setting in tried}:
@@ -261,22 +261,24 @@ def _cells(found: Agreement) -> tuple[str, str]:
     return number(found.value), "–" if math.isnan(found.low) else f"{low} to {high}"
 
 
-def responses_table(tried: Sequence[Setting]) -> str:
-    """Return the agreement by each measure and regime, and which measure the rule of the protocol takes."""
+def responses_table(tried: Sequence[Setting], factors: Factors) -> str:
+    """Return the agreement by each measure and regime, and how measures differ over the screen, as the rule asks."""
+    screened = [setting for setting in tried if setting.name in factors.signs]
     pairs = [(measure, regime) for measure in MEASURES for regime in (CHOOSES, SCORES)]
     heads = ["setting", *(f"{MEASURES[measure]}, {regime}" for measure, regime in pairs)]
 
     def lines() -> Iterator[list[str]]:
         for setting in tried:
             yield [setting.name, *(number(setting.response(*pair), 3) for pair in pairs)]
-        means = pd.DataFrame([[setting.response(*pair) for pair in pairs] for setting in tried]).mean()
-        yield ["mean", *(number(mean, 3) for mean in means)]
+        if screened:
+            means = pd.DataFrame([[setting.response(*pair) for pair in pairs] for setting in screened]).mean()
+            yield ["mean of the screen", *(number(mean, 3) for mean in means)]
 
-    return f"{table(heads, lines())}\n\n{measures_compared(tried)}"
+    return f"{table(heads, lines())}\n\n{measures_compared(screened)}".rstrip()
 
 
 def measures_compared(tried: Sequence[Setting]) -> str:
-    """Return how the other measures' agreement differs from top-1's, over settings."""
+    """Return how the other measures' agreement differs from top-1's, over settings; empty with fewer than two."""
     parts = []
     for measure in ("loss", "ema_top1"):
         paired = [setting.response(measure) - setting.response() for setting in tried if measure in setting.measures]
@@ -286,7 +288,7 @@ def measures_compared(tried: Sequence[Setting]) -> str:
             parts.append(
                 f"{MEASURES[measure]} minus top-1: {mean} (standard error {error:.3f}, {len(paired)} settings)"
             )
-    return f"Mean difference in agreement with the {CHOOSES} regime: {'; '.join(parts)}."
+    return f"Mean difference in agreement with the {CHOOSES} regime: {'; '.join(parts)}." if parts else ""
 
 
 def effects_table(tried: Sequence[Setting], factors: Factors) -> str:
