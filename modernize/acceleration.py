@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks_of_all
 
-from modernize.depthwise import COLUMNS, depthwise_conv2d
+from modernize.depthwise import COLUMNS, LARGEST_STRIDED, depthwise_conv2d, is_channels_last
 from modernize.design import read_object
 from modernize.network import Block, GlobalResponseNorm, LayerNorm2d, LayerScale, Network, StochasticDepth
 from modernize.pointwise import is_slow_pointwise, is_small, pointwise_conv2d
@@ -36,7 +36,8 @@ class DepthwiseConv2d(nn.Conv2d):
             cast_x, cast_weight, cast_bias = _autocast(x, weight, bias)
             stride = self.stride[0]
             dtypes = _FAST_DTYPES if stride == 1 else (torch.float32,)
-            if cast_x.dtype is cast_weight.dtype and cast_x.dtype in dtypes:
+            exact = stride == 1 or is_channels_last(cast_x)
+            if exact and cast_x.dtype is cast_weight.dtype and cast_x.dtype in dtypes:
                 return depthwise_conv2d(cast_x, cast_weight, cast_bias, stride)
         return self._conv_forward(x, weight, bias)
 
@@ -81,7 +82,7 @@ def _is_slow(conv: nn.Conv2d, weight: Tensor) -> bool:
         and kernel % 2 == 1
         and weight.shape == (conv.groups, 1, kernel, kernel)
         and conv.padding == (kernel // 2, kernel // 2)
-        and (conv.stride == (1, 1) or (conv.stride == (2, 2) and conv.bias is None))
+        and (conv.stride == (1, 1) or (conv.stride == (2, 2) and conv.bias is None and kernel <= LARGEST_STRIDED))
         and conv.dilation == (1, 1)
         and conv.padding_mode == "zeros"
     )
@@ -217,9 +218,10 @@ def accelerate(network: nn.Module) -> nn.Module:
     as quantization, need the plain network: call `decelerate` first.
 
     - Wide depthwise convolutions get a fast gradient, for float32, bfloat16 and bfloat16 autocast on a CPU; with stride
-      2 for float32 and without a bias. Others, and those whose padding or dilation was changed, are computed as before.
+      2 for kernels up to 13×13, channels-last float32 and without a bias. Others, and those whose padding or dilation
+      was changed, are computed as before.
     - 1×1 convolutions of images up to 16×16 pixels, from many channels to few or with stride 2, get a fast gradient for
-      float32 on a CPU.
+      channels-last batches of 16 or more in float32 on a CPU.
     - GELU reads channels-last tensors as contiguous ones.
     - The shortcut is added, and ReLU applied, in place, unless a hook sees the tensor.
 

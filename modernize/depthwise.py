@@ -16,6 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 COLUMNS = 3  # the widest kernel with a fast gradient
+LARGEST_STRIDED = 13  # oneDNN sums the gradient of larger strided kernels in another order
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether oneDNN reads images (N, C, H, W) as channels-last; one channel or pixel is contiguous, too."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
@@ -98,11 +104,12 @@ def strided_weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, stride: int
     kernel = weight.shape[-1]
     middle, (height, width) = kernel // 2, x.shape[-2:]
     rows, columns = (stride * (side - 1) for side in grad.shape[-2:])  # from the first window to the last
+    right, below = columns + kernel - middle - width, rows + kernel - middle - height
+    padded = F.pad(x, (middle, right, middle, below))
     parts = []
     for first in range(0, kernel, COLUMNS):
         count = min(COLUMNS, kernel - first)
-        right, below = first + columns + count - middle - width, rows + kernel - middle - height
-        shifted = F.pad(x, (middle - first, right, middle, below))
+        shifted = padded[..., first : first + columns + count]
         parts.append(_kernel_gradient(shifted, grad, (len(weight), 1, kernel, count), [stride] * 2, [0, 0]))
     return torch.cat(parts, -1)
 

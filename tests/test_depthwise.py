@@ -373,10 +373,11 @@ def test_an_accelerated_network_is_the_plain_one(design: str, fast: int, layout:
             return [*found, *network.buffers(), network.eval()(x)]
 
     ours = trained(accelerated)
-    assert seen.count(True) == len(convs) == fast
+    taken = sum(layout == "channels_last" or conv.stride == (1, 1) for conv in convs)
+    assert len(convs) == fast and seen.count(True) == taken
     all_near(ours, trained(network), 1e-4)
     all_near(trained(modernize.decelerate(accelerated)), trained(network), 0)
-    assert seen.count(True) == fast
+    assert seen.count(True) == taken
 
 
 # GELU -----------------------------------------------------------------------------------------------------------------

@@ -260,3 +260,9 @@ def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], words: str) -> 
     done = ablations_here("loops", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert words in done.stderr
+
+
+def test_a_round_begins_after_the_batches_that_the_loaders_workers_had_prepared() -> None:
+    many = RECIPE.model_copy(update={"workers": 16})
+    assert {one.setting.warmup for one in loops(many)} == {48}, "16 workers prepare 32 batches while they wait"
+    assert {one.setting.warmup for one in loops()} == {12}

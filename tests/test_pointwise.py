@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import modernize
 from modernize.acceleration import DepthwiseConv2d, PointwiseConv2d
+from modernize.depthwise import depthwise_conv2d
 from modernize.pointwise import pointwise_conv2d
 
 NHWC = torch.channels_last
@@ -51,8 +52,8 @@ def test_a_pointwise_convolutions_gradients_are_conv2ds(
 
 @pytest.mark.parametrize(
     ("shape", "stride", "change"),
-    list(product([(7, 64, 8, 8), (8, 64, 9, 9), (8, 64, 32, 32)], [2], ["none"]))
-    + [((8, 64, 8, 8), 1, change) for change in ("contiguous", "float64", "padding", "groups", "wide")],
+    list(product([(15, 64, 8, 8), (16, 64, 9, 9), (16, 64, 32, 32)], [2], ["none"]))
+    + [((16, 64, 8, 8), 1, change) for change in ("contiguous", "float64", "padding", "groups", "wide")],
 )
 def test_elsewhere_a_pointwise_convolution_is_torchs(shape: tuple[int, ...], stride: int, change: str) -> None:
     outputs = 96 if change == "wide" else 32
@@ -61,6 +62,26 @@ def test_elsewhere_a_pointwise_convolution_is_torchs(shape: tuple[int, ...], str
     if change == "float64":
         conv, x = conv.double(), x.double()
     assert not is_fast(conv(x))
+
+
+def test_a_strided_depthwise_convolution_is_torchs_unless_images_are_channels_last() -> None:
+    conv = DepthwiseConv2d(8, 8, 7, 2, 3, groups=8, bias=False)
+    x = torch.randn(16, 8, 8, 8)
+    fast, plain = (conv(images).grad_fn.name() for images in (x.to(memory_format=NHWC), x))
+    assert "Depthwise" in fast and "Depthwise" not in plain
+    assert type(accelerated(nn.Conv2d(8, 8, 15, 2, 7, groups=8, bias=False))) is nn.Conv2d
+
+
+@pytest.mark.parametrize(("kernel", "side"), [(7, 1), (7, 2), (11, 3), (13, 5)])
+def test_a_strided_kernel_may_be_much_larger_than_the_image(kernel: int, side: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 8, kernel, 2, kernel // 2, groups=8, bias=False).double()
+    x = torch.randn(16, 8, side, side, dtype=torch.float64)
+    grad = torch.randn_like(plain(x))
+    ours = depthwise_conv2d(leaf := x.clone().requires_grad_(), plain.weight, None, 2)
+    found = torch.autograd.grad(ours, (leaf, plain.weight), grad)
+    expected = torch.autograd.grad(plain(leaf), (leaf, plain.weight), grad)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

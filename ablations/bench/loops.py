@@ -23,7 +23,7 @@ from torch import nn
 
 from ablations.bench.measure import machine_name
 from ablations.bench.models import Setting
-from ablations.bench.plain_loops import LOOPS, PLAIN
+from ablations.bench.plain_loops import LOOPS, PLAIN, loader_workers
 from ablations.bench.results import speedups
 from ablations.bench.workers import WorkerGroup, failure_sent, load_plugins, synchronize
 from ablations.data.batches import mean_and_std
@@ -43,7 +43,7 @@ from modernize.user_code import UserCodeError, call_function, failures_of, funct
 from reports.loop_table import LoopRow
 
 TRAINER = "trainer"
-WARMUP = 12  # steps before a round: more batches than a DataLoader prepares while other loops take their turns
+WARMUP = 12  # least steps before a round
 ROUND_SECONDS, PROBE = 2.0, 4  # target duration of a round; steps whose time tells how many steps that takes
 ENDLESS = 1e6  # epochs
 
@@ -123,7 +123,8 @@ def timed_loops(
     """
     for name in against:
         _check(name, recipe)
-    setting = replace(setting, warmup=WARMUP, batch_size=recipe.batch_size, precision=recipe.precision).with_threads()
+    warmup = max(WARMUP, 3 * loader_workers(recipe))  # each prepares 2 batches while other loops take their turns
+    setting = replace(setting, warmup=warmup, batch_size=recipe.batch_size, precision=recipe.precision).with_threads()
     common = (data, data_dir, recipe.model_copy(update={"max_epochs": ENDLESS}), setting)
     loops = []
     for design in designs:

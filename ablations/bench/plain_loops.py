@@ -73,6 +73,11 @@ class Pictures(Dataset):
         return self.transform(to_pil_image(self.images[index])), self.labels[index]
 
 
+def loader_workers(recipe: TrainingConfig) -> int:
+    """Return the number of worker processes of a DataLoader."""
+    return usable_cores() if recipe.workers is None else recipe.workers
+
+
 def dataloader_loop(network: nn.Module, train: Split, recipe: TrainingConfig) -> Iterator[None]:
     """Train on torch's DataLoader, whose worker processes transform image by image with torchvision's transforms."""
     device, size = next(network.parameters()).device, recipe.image_size or train.images.shape[1]
@@ -84,7 +89,7 @@ def dataloader_loop(network: nn.Module, train: Split, recipe: TrainingConfig) ->
         T.ToTensor(),
         T.Normalize(mean, std),
     ]
-    workers = usable_cores() if recipe.workers is None else recipe.workers
+    workers = loader_workers(recipe)
     loader = DataLoader(
         Pictures(train, T.Compose(steps)),
         batch_size=recipe.batch_size,
