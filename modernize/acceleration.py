@@ -56,7 +56,7 @@ class PointwiseConv2d(nn.Conv2d):
             and _is_pointwise(self, weight)
             and is_small(x, self.stride[0])
         ):
-            return pointwise_conv2d(x, weight, bias, self.stride[0])
+            return pointwise_conv2d(x, weight, self.stride[0])
         return self._conv_forward(x, weight, bias)
 
 
@@ -94,6 +94,7 @@ def _is_pointwise(conv: nn.Conv2d, weight: Tensor) -> bool:
         type(weight) in _TENSORS
         and weight.shape[2:] == (1, 1)
         and conv.groups == 1
+        and conv.bias is None
         and conv.padding == (0, 0)
         and conv.stride in ((1, 1), (2, 2))
         and is_slow_pointwise(weight.shape[1], weight, conv.stride[0])
@@ -221,7 +222,7 @@ def accelerate(network: nn.Module) -> nn.Module:
       2 for kernels up to 13×13, channels-last float32 and without a bias. Others, and those whose padding or dilation
       was changed, are computed as before.
     - 1×1 convolutions of images up to 16×16 pixels, from many channels to few or with stride 2, get a fast gradient for
-      channels-last batches of 16 or more in float32 on a CPU.
+      channels-last batches of 16 or more in float32 on a CPU, if they have no bias.
     - GELU reads channels-last tensors as contiguous ones.
     - The shortcut is added, and ReLU applied, in place, unless a hook sees the tensor.
 

@@ -2,8 +2,8 @@
 
 oneDNN's kernel gradient is slow from many channels to few, and its input gradient with a stride. Both are computed here
 as the gradients of another convolution of equal products: with input and output gradient exchanged, and of the
-subsampled images. The bias gradient comes from a convolution of one channel. On one thread of the CPU with
-AVX-512 where this was tested all are the same bits as torch's own.
+subsampled images. On one thread of the CPU with AVX-512 where this was tested both are the same bits as torch's own.
+Convolutions with a bias keep torch's gradients: to sum the bias' in the same order takes what the exchange saves.
 """
 
 from __future__ import annotations
@@ -33,30 +33,29 @@ def is_small(x: Tensor, stride: int) -> bool:
     return fits and is_channels_last(x)
 
 
-def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+def pointwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolve (N, C, H, W) with (D, C, 1, 1) to (N, D, H / stride, W / stride)."""
-    return _Pointwise.apply(x, weight, bias, stride)
+    return _Pointwise.apply(x, weight, stride)
 
 
 class _Pointwise(torch.autograd.Function):
     # No rules for vmap and forward mode: torch.compile refuses a function that has them.
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return F.conv2d(_subsampled(x, stride), weight, bias)
+        return F.conv2d(_subsampled(x, stride), weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        wants_x, wants_weight, _ = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         with without_autocast():
             inputs = _subsampled(x, ctx.stride)
             return (
                 _input_gradient(x, inputs, weight, grad, ctx.stride) if wants_x else None,
                 _weight_gradient(inputs, weight, grad) if wants_weight else None,
-                _bias_gradient(inputs, grad) if wants_bias else None,
                 None,
             )
 
@@ -68,9 +67,7 @@ def _subsampled(x: Tensor, stride: int) -> Tensor:
 
 
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
-    )
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted)
 
 
 def _input_gradient(x: Tensor, inputs: Tensor, weight: Tensor, grad: Tensor, stride: int) -> Tensor:
@@ -88,9 +85,3 @@ def _weight_gradient(inputs: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
         exchanged = weight.new_empty((channels, outputs, 1, 1))
         return _gradients(inputs, grad, exchanged, (False, True, False))[1].transpose(0, 1)
     return _gradients(grad, inputs, weight, (False, True, False))[1]
-
-
-def _bias_gradient(inputs: Tensor, grad: Tensor) -> Tensor:
-    """Sum the output gradient in the order in which oneDNN's kernel gradient does."""
-    one = inputs.new_zeros((len(inputs), 1, *inputs.shape[2:]))
-    return _gradients(grad, one, grad.new_zeros((grad.shape[1], 1, 1, 1)), (False, True, True))[2]
