@@ -104,12 +104,13 @@ def strided_weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, stride: int
     kernel = weight.shape[-1]
     middle, (height, width) = kernel // 2, x.shape[-2:]
     rows, columns = (stride * (side - 1) for side in grad.shape[-2:])  # from the first window to the last
-    right, below = columns + kernel - middle - width, rows + kernel - middle - height
-    padded = F.pad(x, (middle, right, middle, below))
-    parts = []
+    below, parts = rows + kernel - middle - height, []
     for first in range(0, kernel, COLUMNS):
         count = min(COLUMNS, kernel - first)
-        shifted = padded[..., first : first + columns + count]
+        start, length = first - middle, columns + count  # what these columns meet; all may be padding
+        met = x[..., min(max(start, 0), width) : max(start + length, 0)]
+        left = min(max(-start, 0), length)
+        shifted = F.pad(met, (left, length - left - met.shape[-1], middle, below))
         parts.append(_kernel_gradient(shifted, grad, (len(weight), 1, kernel, count), [stride] * 2, [0, 0]))
     return torch.cat(parts, -1)
 
