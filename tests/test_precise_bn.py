@@ -250,7 +250,7 @@ def test_images_from_files_are_seen_without_augmentation_and_corrupt_ones_skippe
     first_norm(run.model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with pytest.warns(UserWarning, match="image 5: broken"):
         run.train()
-    assert len(seen[-3]) == 191, "the pass over all images, before the two of the evaluation"
+    assert len(seen[-2]) == 191, "the pass over all images, before that of the evaluation"
     plain = torch.cat([run.placement.inputs(batch)[0] for batch in run.feeds.plain.evaluation(torch.arange(192), 64)])
     assert plain.shape == (191, 1, 8, 8)
     test = torch.cat([run.placement.inputs(batch)[0] for batch in run.feeds.test.evaluation(torch.arange(192), 64)])

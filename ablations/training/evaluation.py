@@ -17,7 +17,6 @@ from ablations.training.distributed import Group
 from ablations.training.precision import Placement
 
 EVALUATION_BATCH = 512  # max images per batch
-EVALUATION_BATCH_ON_CPU = 128  # features of small images stay in the cache; the results are the same bits
 EVALUATION_PIXELS = 2**23  # max pixels per batch: 167 images at a resolution of 224
 
 
@@ -94,8 +93,6 @@ def predict(
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
     model.eval()
-    if placement.device.type == "cpu":
-        batch_size = min(batch_size, EVALUATION_BATCH_ON_CPU)
     predictions: Predictions = []
     checked = False
     for batch in feed.evaluation(torch.arange(len(feed))[group.rank :: group.size], batch_size):
