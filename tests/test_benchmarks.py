@@ -136,7 +136,7 @@ def test_what_a_study_costs_besides_training(tmp_path: Path, fashion_dir: Path) 
     seconds = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
     paths = sorted((tmp_path / "study").glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime)
-    assert len(paths) == 17
+    assert len(paths) == 4 * 17  # seeds and rows
     jobs = usable_cores()
     idle = sum(paths[-1].stat().st_mtime - path.stat().st_mtime for path in paths[-jobs:])  # nothing left to take
     busy = sum(one["seconds"] + one["evaluation_seconds"] for one in map(read_json, paths))
