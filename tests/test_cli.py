@@ -95,7 +95,7 @@ def test_launching_loads_neither_reports_nor_statistics() -> None:
 
 
 def test_status_and_compare_read_a_published_study() -> None:
-    results = str(Path(__file__).parent.parent / "docs" / "results" / "roadmap")
+    results = str(Path(__file__).parent.parent / "docs" / "results" / "first-edition" / "roadmap")
     assert "51 runs: 51 finished" in ablations_here("status", results).stdout
     done = ablations_here("compare", "pocket@kernel-7", "pocket@gelu", "--results", results)
     assert done.returncode == 0 and "top-1" in done.stdout and "not run" not in done.stdout, done.stdout

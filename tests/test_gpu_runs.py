@@ -21,7 +21,7 @@ from commands import ablations_here
 
 import modernize
 from ablations.bench import BenchmarkedModel, Setting
-from ablations.bench.workers import WorkerGroup, work_model
+from ablations.bench.workers import Prepared, WorkerGroup, work_model
 from ablations.data.datasets import DataSet, load
 from ablations.errors import RequestError, RunError
 from ablations.launch.estimate import describe_plan
@@ -267,9 +267,9 @@ class Live:
     """Workers that only count themselves."""
 
     now, most = 0, 0
-    training_memory = inference_memory = 1.0
+    prepared = (Prepared(1.0, 1.0),)
 
-    def __init__(self, model: BenchmarkedModel):
+    def __init__(self, model: BenchmarkedModel, _work: object):
         self.model = model
         Live.now += 1
         Live.most = max(Live.most, Live.now)

@@ -139,7 +139,11 @@ def report_with(view: View) -> Report:
 def test_rows_that_are_left_out_change_no_verdict_and_no_p_value(report_of: Callable[[str], Report]) -> None:
     whole, part = report_of("roadmap"), report_with(View(rows=ROWS))
     numbers = ["difference", "low", "high", "p", "p_adjusted", "verdict"]
+    assert [table.name for table in whole.tables] == [table.name for table in part.tables]
     for before, after in zip(whole.tables, part.tables, strict=True):
+        if after.name == "agreement":  # has no rows of the study: it is that of the whole study
+            pd.testing.assert_frame_equal(after.frame, before.frame)
+            continue
         assert list(after.frame["row"]) == list(ROWS)
         kept = before.frame.set_index("row").loc[list(ROWS)]
         shared = [name for name in numbers if name in kept]
@@ -158,6 +162,8 @@ def test_rows_that_are_left_out_change_no_verdict_and_no_p_value(report_of: Call
 def test_rows_come_in_the_order_asked_for(report_of: Callable[[str], Report]) -> None:
     compared = report_of("roadmap").tables[-1]
     for key, (column, largest_first) in ORDERS.items():
+        if key == "activations":  # not counted when the study was published
+            continue
         frame = compared.frame.set_index("row").loc[
             shown_rows(report_of("roadmap").runs, [compared], View(order=(key,)))
         ]
