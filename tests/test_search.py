@@ -80,6 +80,17 @@ def test_less_loss_is_better_and_missing_rows_and_side_branches_are_left_out() -
     assert (adopted.pairs.rows, adopted.response) == (12, pytest.approx(1.0))
 
 
+def test_each_row_takes_the_learning_rate_with_its_highest_mean_and_pays_for_all(
+    module: Callable[[str], ModuleType],
+) -> None:
+    low = runs_of({"stem": [50.0, 52.0, 90.0], "norm": [40.0, 44.0, 90.0]})  # seed 2 at this rate alone
+    high = runs_of({"stem": [54.0, 49.0], "norm": [41.0, 42.0]})
+    both = [one.assign(processor_seconds=3.0) for one in (low, high)]
+    found = module("search").best_rates(both).set_index(["row", "seed"]).sort_index()
+    assert found["top1"].to_dict() == {("stem", 0): 54, ("stem", 1): 49, ("norm", 0): 40, ("norm", 1): 44}
+    assert set(found["processor_seconds"]) == {6.0} and set(found["images_seen"]) == {2000}
+
+
 # ---- leave steps out
 
 

@@ -33,6 +33,7 @@ STEPS = roadmap("pocket")
 ADOPTED = [row for row in STEPS.rows if row.adopted]
 CHOOSES, SCORES = "ResNet-50", "ResNet-200"  # the regime that chooses a setting, and the one that only scores it
 FEW = 4  # steps left out, so that the choice sees most of them
+RATES = ("21", "27", "28")  # settings that differ in the learning rate only
 MOST_SECONDS = 2.5  # of a cheap setting, relative to the combination of all low levels
 MEASURES: dict[Scored, str] = {"top1": "top-1", "loss": "test loss", "ema_top1": "EMA top-1"}
 
@@ -104,7 +105,22 @@ def settings(folder: Path = FOLDER) -> list[Setting]:
     ended = {name: runs for name, runs in sorted(read.items()) if set(runs["status"]) <= {"done", "failed"}}
     runs = {name: _with_averaged(one[one["status"] == "done"].reset_index(drop=True)) for name, one in ended.items()}
     sds = _noise(runs)
+    if set(RATES) <= set(runs):
+        runs["per-row"] = best_rates([runs[name] for name in RATES])
     return [Setting(name, one, sds[str(one["dataset"].iloc[0])]) for name, one in runs.items()]
+
+
+def best_rates(settings: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return for each row the runs at the learning rate with the highest mean top-1, over the seeds that all have.
+
+    The cost of a row is that of its runs at every rate.
+    """
+    seeds = set.intersection(*(set(one["seed"]) for one in settings))
+    tried = pd.concat([one[one["seed"].isin(seeds)].assign(rate=place) for place, one in enumerate(settings)])
+    best = tried.groupby(["row", "rate"])["top1"].mean().unstack().idxmax(axis=1)
+    chosen = tried[tried["rate"] == tried["row"].map(best)].drop(columns="rate").set_index(["row", "seed"])
+    costs = tried.groupby(["row", "seed"])[["seconds", "processor_seconds", "images_seen"]].sum()
+    return chosen.assign(**{column: costs[column] for column in costs}).reset_index()
 
 
 def _with_averaged(runs: pd.DataFrame) -> pd.DataFrame:
