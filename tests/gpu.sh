@@ -74,10 +74,11 @@ table 60 "pocket training: the Trainer and plain loops" "${ablations[@]}" loops 
   --recipe "quick,precision=bf16" --threads 4 --repeats 3 --out "$out/loops.json"
 
 # ---- Studies
-step 30 "estimate of the pocket study" "${ablations[@]}" run quick --data-dir "$data" --device cuda:0 --dry-run
+step 30 "estimate of the pocket study" "${ablations[@]}" run quick --data fashion_mnist --data-dir "$data" \
+  --device cuda:0 --dry-run
 for count in 1 2 4 8; do
-  step $((count == 1 ? 60 : 50)) "the pocket study, $count per GPU" "${ablations[@]}" run quick --data-dir "$data" \
-    --device cuda:0 --budget 15000images --seeds 0 --per-gpu "$count" --out "$out/per-gpu-$count"
+  step $((count == 1 ? 60 : 50)) "the pocket study, $count per GPU" "${ablations[@]}" run quick --data fashion_mnist \
+    --data-dir "$data" --device cuda:0 --budget 15000images --seeds 0 --per-gpu "$count" --out "$out/per-gpu-$count"
 done
 step 40 "pictures for the next step" "$python" tests/gpu_pictures.py "$out/pictures"
 step 100 "paper_enhanced on generated pictures, decoded" "${ablations[@]}" train convnext_tiny --recipe paper_enhanced \

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.benchmark
 SETTINGS = ((1, 1), (2, 1), (1, 2))  # jobs side by side, threads of each
 STEP = Setting(threads=1, batch_size=128, image_size=32, in_channels=1, num_classes=10)
 STEPS = 4  # in a turn
+QUICK = {"base": "pocket", "recipe": "quick", "original_recipe": "quick_original", "data": "fashion_mnist"}
 
 
 def test_two_jobs_of_one_thread_against_one(tmp_path: Path, fashion_dir: Path) -> None:
@@ -35,7 +36,9 @@ def test_two_jobs_of_one_thread_against_one(tmp_path: Path, fashion_dir: Path) -
     seconds, results = {}, {}
     for jobs, threads in SETTINGS:
         folder = tmp_path / f"{jobs}x{threads}"
-        arguments = ("run", "quick", "--budget", "5000images", "--data-dir", fashion_dir, "--out", folder)
+        study = folder.with_suffix(".yaml")
+        study.write_text(json.dumps({"kind": "roadmap", **QUICK, "seeds": [0], "budget": "5000 images"}))
+        arguments = ("run", study, "--data-dir", fashion_dir, "--out", folder)
         begun = time.monotonic()
         done = ablations(*arguments, "--jobs", str(jobs), "--threads", str(threads), timeout=3600)
         seconds[jobs, threads] = time.monotonic() - begun
@@ -54,7 +57,7 @@ def test_the_runners_step_against_the_bare_step(fashion_dir: Path) -> None:
 
     Prints the row, images a processor second of both, and their ratio.
     """
-    study = load_study("quick", {}, {})
+    study = load_study("roadmap", {**QUICK, "seeds": [0]}, {})
     data = load_data(study.runs[0], fashion_dir)
     found = {}
     print("\nrow,run,bare,ratio")
@@ -130,9 +133,11 @@ def test_the_runner_against_a_plain_script(tmp_path: Path, fashion_dir: Path) ->
 
 
 def test_what_a_study_costs_besides_training(tmp_path: Path, fashion_dir: Path) -> None:
-    """The quick study: start, data, checkpoints and bookkeeping take less than 5% of its wall time."""
+    """The roadmap on Fashion-MNIST: start, data, checkpoints and bookkeeping take less than 5% of its wall time."""
+    file = tmp_path / "roadmap.yaml"
+    file.write_text(json.dumps({"kind": "roadmap", **QUICK, "seeds": [0, 1, 2, 3], "budget": "10000 images"}))
     begun = time.monotonic()
-    done = ablations("run", "quick", "--data-dir", fashion_dir, "--out", tmp_path / "study", timeout=3600)
+    done = ablations("run", file, "--data-dir", fashion_dir, "--out", tmp_path / "study", timeout=3600)
     seconds = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
     paths = sorted((tmp_path / "study").glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime)
