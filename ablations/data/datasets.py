@@ -20,6 +20,7 @@ import torch
 from ablations.data import hugging_face, own_data, torchvision_sets
 from ablations.data.cifar import cifar
 from ablations.data.decode import DamagedImageError, decoded, max_pixels
+from ablations.data.downloads import download_folder
 from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
 from ablations.data.inventory import Account, shown
 from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
@@ -173,10 +174,9 @@ def _download_fashion(data_dir: Path) -> Path:
     failures = [f"{data_dir} and {Path('/') / _FASHION_UNPACKED} do not contain it"]
     for source, download in (("torchvision's download", _torchvision_fashion), ("apt-get download", _apt_fashion)):
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
-                download(Path(scratch))
-                folder = next(filter(_holds_fashion, _fashion_places(Path(scratch))), None)
+            with download_folder(data_dir) as scratch:
+                download(scratch)
+                folder = next(filter(_holds_fashion, _fashion_places(scratch)), None)
                 if folder:
                     return _moved(folder, data_dir / folder.relative_to(scratch))
             failures.append(f"{source} contains no such files")

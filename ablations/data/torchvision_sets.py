@@ -6,7 +6,6 @@ To add one, add a line to `SETS`.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ablations.data.downloads import download_folder
 from ablations.data.held import held
 from ablations.data.image_files import ImageFiles
 from ablations.data.map_images import map_images
@@ -243,13 +243,12 @@ def _parameters(written: str) -> Mapping[str, Any]:
 def _download(name: str, written: str, settings: Options, data_dir: Path, missing: list[str]) -> None:
     """Download a dataset into a temporary folder, and move what is missing once all is there."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
-            _constructed(written, settings, Path(scratch), download=True)
+        with download_folder(data_dir) as scratch:
+            _constructed(written, settings, scratch, download=True)
             for file in missing:
                 (data_dir / file).parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(OSError):  # another process has just put it there
-                    (Path(scratch) / file).rename(data_dir / file)
+                    (scratch / file).rename(data_dir / file)
     except Exception as error:  # a download may raise anything
         raise RequestError(
             f"dataset {name}: {data_dir} does not contain {' and '.join(missing)}, and torchvision's download failed "
