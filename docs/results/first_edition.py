@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
-from edition import HOME, RESULTS, Edition, agreement_of, cost, main_table, minus, report_of, study_blocks, work
+from edition import RESULTS, Edition, agreement_of, cost, main_table, minus, report_of, study_blocks, work
 
 from modernize.roadmap import roadmap
 from reports.report import Report
@@ -130,4 +130,4 @@ def confirmation(search: list[Setting]) -> str:
     )
 
 
-EDITION = Edition(FOLDER, STUDIES, ("roadmap",), (HOME / "README.md", FOLDER / "README.md"), blocks)
+EDITION = Edition(FOLDER, STUDIES, ("roadmap",), (FOLDER / "README.md",), blocks)

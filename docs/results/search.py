@@ -34,6 +34,18 @@ ADOPTED = [row for row in STEPS.rows if row.adopted]
 CHOOSES, SCORES = "ResNet-50", "ResNet-200"  # the regime that chooses a setting, and the one that only scores it
 FEW = 4  # steps left out, so that the choice sees most of them
 RATES = ("21", "27", "28")  # settings that differ in the learning rate only
+ROUND_2 = {
+    "21": "the highest agreement predicted",
+    "22": "64 pixels",
+    "23": "60,000 images",
+    "24": "width 24",
+    "25": "twice the depth",
+    "26": "60,000 images, stochastic depth, Mixup",
+    "27": "learning rate 1e-3",
+    "28": "learning rate 4e-3",
+    "per-row": "the best learning rate of each row",
+}
+QUICK = 51  # runs of a study of 17 rows with three seeds, on two cores
 MOST_SECONDS = 2.5  # of a cheap setting, relative to the combination of all low levels
 MEASURES: dict[Scored, str] = {"top1": "top-1", "loss": "test loss", "ema_top1": "EMA top-1"}
 
@@ -241,6 +253,7 @@ def blocks(folder: Path = FOLDER, path: Path = FACTORS) -> dict[str, str]:
         "search-settings": settings_table(tried),
         "search-responses": responses_table(tried, factors),
         "search-carries-over": carries_over(tried),
+        "search-round-2": round_2(tried),
     }
     if set(factors.signs) <= {setting.name for setting in tried}:
         parts |= {"search-effects": effects_table(tried, factors), "search-predicted": predictions(tried, factors)}
@@ -275,6 +288,25 @@ def settings_table(tried: Sequence[Setting]) -> str:
 def _cells(found: Agreement) -> tuple[str, str]:
     low, high = number(found.low), number(found.high)
     return number(found.value), "–" if math.isnan(found.low) else f"{low} to {high}"
+
+
+def round_2(tried: Sequence[Setting]) -> str:
+    """Return the settings of the second round: agreement by seed, and the time of a study with them."""
+    heads = ["setting", "what it is", "seeds", f"agreement by seed, {CHOOSES}", f"mean, {CHOOSES}", f"mean, {SCORES}"]
+    heads += ["minutes for 17 rows, 3 seeds"]
+
+    def lines() -> Iterator[list[str]]:
+        for setting in sorted((one for one in tried if one.name in ROUND_2), key=lambda one: -one.response()):
+            minutes = setting.seconds / setting.runs["run"].nunique() * QUICK / 2 / 60
+            by_seed = ", ".join(number(value, 3) for value in setting.by_seed())
+            cells = [setting.name, ROUND_2[setting.name], ", ".join(map(str, setting.seeds)), by_seed]
+            yield [
+                *cells,
+                *(number(setting.response("top1", regime), 3) for regime in (CHOOSES, SCORES)),
+                f"{minutes:.0f}",
+            ]
+
+    return table(heads, lines(), words=2)
 
 
 def responses_table(tried: Sequence[Setting], factors: Factors) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import search
-from edition import RESULTS, Edition, agreement_of, cost, main_table, report_of, study_blocks
+from edition import HOME, RESULTS, Edition, agreement_of, cost, main_table, report_of, study_blocks
 
 from reports.formats import markdown
 from reports.paper_agreement import printed
@@ -16,7 +16,7 @@ from reports.tables import interval, signed
 
 # Studies whose folders beside this file hold study.yaml and results.csv. Each has the blocks verdicts-NAME and
 # table-NAME; a roadmap has agreement-NAME, agreement-table-NAME and steps-NAME, too.
-STUDIES: tuple[str, ...] = ()
+STUDIES = ("roadmap", "predicted")
 
 
 def blocks() -> dict[str, str]:
@@ -89,4 +89,4 @@ def _counted(lines: list[dict[str, Any]], regimes: list[str]) -> str:
 
 
 PAGED = tuple(name for name in STUDIES if name == "roadmap")
-EDITION = Edition(RESULTS, STUDIES, PAGED, (RESULTS / "README.md",), blocks)
+EDITION = Edition(RESULTS, STUDIES, PAGED, (HOME / "README.md", RESULTS / "README.md"), blocks)
