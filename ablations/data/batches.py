@@ -62,8 +62,7 @@ class Batches:
         self.device = device
         self.size = split.images.shape[1]
         self.padding = crop_padding
-        padded = torch.nn.functional.pad(split.images, (0, 0, crop_padding, crop_padding, crop_padding, crop_padding))
-        self.images = padded.to(device)
+        self.images = split.images.to(device)
         self.labels = split.labels.cpu()  # read without waiting for a GPU
         self.labels_there = split.labels.to(device)
         self.scale = (1 / std).to(device)
@@ -84,9 +83,8 @@ class Batches:
 
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return the unaugmented images of these indices and their labels."""
-        middle = slice(self.padding, self.padding + self.size)
         (indices,) = to_device(self.device, indices)
-        return self._normalized(self.images[indices][:, middle, middle]), self.labels_there[indices]
+        return self._normalized(self.images.index_select(0, indices)), self.labels_there[indices]
 
     def augmented(self, micro_batch: MicroBatch, config: TrainingConfig, seed: int) -> tuple[Tensor, Tensor]:
         """Return a micro-batch's images after random crop, horizontal flip and random erasing, and their labels.
@@ -103,8 +101,10 @@ class Batches:
         columns = left + torch.where(flipped, offsets.flip(0), offsets)
         boxes = [erased_boxes(count, self.size, config.erasing, random)[own]] if config.erasing else []
         indices, rows, columns, *boxes = to_device(self.device, micro_batch.indices, top + offsets, columns, *boxes)
-        images = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-        images = self._normalized(images)
+        # padded batch by batch: all images padded would be a second copy of them
+        padded = torch.nn.functional.pad(self.images.index_select(0, indices), (0, 0, *[self.padding] * 4))
+        places = torch.arange(len(indices), device=self.device)[:, None, None]
+        images = self._normalized(padded[places, rows[:, :, None], columns[:, None, :]])
         if boxes:
             noise = generator(seed, "noise", epoch, position, micro_batch.first, device=self.device)
             images = erased(images, boxes[0], noise if config.erasing_fill == "noise" else None)
@@ -157,14 +157,4 @@ def mean_and_std(split: Split) -> tuple[Tensor, Tensor]:
 
     A split that has a normalization of its own keeps it.
     """
-    if split.normalization is not None:
-        return split.normalization
-    values = torch.arange(256, dtype=torch.float64)
-    means, stds = [], []
-    for channel in split.images.unbind(-1):
-        counts = torch.bincount(channel.flatten(), minlength=256).double()
-        mean = (counts @ values) / counts.sum()
-        means.append(mean)
-        variance = (counts @ (values - mean) ** 2) / counts.sum()
-        stds.append(variance.sqrt() if variance else torch.ones_like(variance))
-    return torch.stack(means).float(), torch.stack(stds).float()
+    return split.measured if split.normalization is None else split.normalization

@@ -24,7 +24,7 @@ from ablations.data.downloads import download_folder
 from ablations.data.folders import ClassFolders, account_for, class_folders, is_folder
 from ablations.data.inventory import Account, shown
 from ablations.data.shards import check_labels, shard_notes, shard_paths, shards
-from ablations.data.splits import DataSet, Images, Loader, Split, Wanted, assemble, check_memory
+from ablations.data.splits import PART, DataSet, Images, Loader, Split, Wanted, assemble, check_memory
 from ablations.errors import RequestError, one_line
 from ablations.seeding import generator
 from modernize.design import printable
@@ -113,13 +113,13 @@ def _resized(data: DataSet, size: int, interpolation: str) -> DataSet:
     assert isinstance(data.train, Split) and isinstance(data.test, Split)
 
     def resize(split: Split) -> Split:
-        resized = [
-            torch.nn.functional.interpolate(
-                images.permute(0, 3, 1, 2), (size, size), mode=interpolation, antialias=True
+        resized = split.images.new_empty(len(split), size, size, data.channels)
+        for images, place in zip(split.images.split(PART), resized.split(PART), strict=True):
+            channels_first = images.permute(0, 3, 1, 2)
+            place[:] = torch.nn.functional.interpolate(
+                channels_first, (size, size), mode=interpolation, antialias=True
             ).permute(0, 2, 3, 1)
-            for images in split.images.split(4096)
-        ]
-        return replace(split, images=torch.cat(resized).contiguous())
+        return replace(split, images=resized)
 
     return replace(data, train=resize(data.train), test=resize(data.test), image_size=size)
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ablations.data.labels import label_tensor
 from ablations.data.map_images import MapImages, Normalization
 from ablations.errors import RequestError
 from ablations.seeding import generator
+
+PART = 1024  # images that are copied at once where all would take much memory
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,20 @@ class Split:
     def take(self, indices: Tensor) -> Split:
         """Return the split of these indices."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    @cached_property
+    def measured(self) -> Normalization:
+        """Mean and standard deviation per channel of the images, exact; a constant channel has 1."""
+        values = torch.arange(256, dtype=torch.float64)
+        means, stds = [], []
+        for channel in self.images.unbind(-1):
+            parts = channel.split(PART)  # flattening makes a copy
+            counts = torch.stack([torch.bincount(part.flatten(), minlength=256) for part in parts]).sum(0).double()
+            mean = (counts @ values) / counts.sum()
+            means.append(mean)
+            variance = (counts @ (values - mean) ** 2) / counts.sum()
+            stds.append(variance.sqrt() if variance else torch.ones_like(variance))
+        return torch.stack(means).float(), torch.stack(stds).float()
 
 
 Images = Split | ImageFiles | MapImages
@@ -139,7 +156,8 @@ def assemble(
         if not len(images):
             raise RequestError(f"dataset {name}: the {part} split has no images")
         labels = label_tensor(labels, f"dataset {name}: {part} split", len(images), len(classes))
-        digest.update(repr(images.shape).encode() + images.tobytes() + labels.numpy().tobytes())
+        for content in (repr(images.shape).encode(), images, labels.numpy()):
+            digest.update(content)  # an array without a copy
         images = images[..., None] if images.ndim == 3 else images
         return Split(torch.tensor(images), labels)
 
