@@ -184,7 +184,8 @@ def read_state(folder: Path) -> State:
         status = "running" if is_locked(folder) else "stopped" if started else "left"
         return State(status, {}, log[-1] if log else {})
     except DamagedError as error:
-        return State("failed", {"reason": str(error)}, {})
+        reason = str(error).replace(str(folder / "result.json"), "result.json")  # for readers on other machines
+        return State("failed", {"reason": reason}, {})
 
 
 def finished(folder: Path) -> bool:
