@@ -406,7 +406,10 @@ def environment(device: str, config: RunConfig, data: DataSet, processes: int) -
         "threads": torch.get_num_threads(),
         "processes": processes,
         "seed": config.seed,
-        "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+        "data": {
+            **{"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+            **({"folder": Path(data.place).resolve().name} if data.account else {}),  # of the user's own images
+        },
         "images": {"size": data.image_size, "channels": data.channels, "classes": len(data.classes)},
         "decoder": VERSION,
         "rounding": ROUNDING,
