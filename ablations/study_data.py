@@ -40,7 +40,7 @@ RUNS = {
     **dict.fromkeys(("compared_top1", "compared_loss"), _NUMBER),
     **dict.fromkeys(("not_compared", "weights"), _TEXT),
     "processor_seconds": _NUMBER,
-    **dict.fromkeys(("machine", "software", "warnings"), _TEXT),
+    **dict.fromkeys(("machine", "software", "data_folder", "warnings"), _TEXT),
 }
 CURVES = {
     **dict.fromkeys(("row", "label"), _TEXT),

@@ -46,7 +46,7 @@ def facts(runs: pd.DataFrame) -> str:
 
 def _line(runs: pd.DataFrame) -> Iterator[str]:
     yield f"study {', '.join(distinct(runs, 'study'))}"
-    yield f"data {', '.join(distinct(runs, 'dataset'))}"
+    yield f"data {_dataset(runs)}"
     yield describe_images(runs)
     yield "on the validation split" if "validation" in distinct(runs, "evaluate") else ""
     yield _recipe_words(runs)
@@ -122,8 +122,14 @@ def _images_words(images: int, batch: int, epochs: str, with_batch: bool) -> str
     return f"{steps} of {batch:,} images ({epochs} epoch{'s' * (epochs != '1')})" if with_batch else steps
 
 
+def _dataset(runs: pd.DataFrame) -> str:
+    """Name the dataset, and the folder of the user's own images."""
+    folders = distinct(runs, "data_folder")
+    return ", ".join(distinct(runs, "dataset")) + (f" ({', '.join(folders)})" if folders else "")
+
+
 def _data(runs: pd.DataFrame) -> str:
-    parts = [", ".join(distinct(runs, "dataset"))]
+    parts = [_dataset(runs)]
     split = "validation" if "validation" in distinct(runs, "evaluate") else "test"
     images = pd.to_numeric(runs["test_images"]).dropna() if "test_images" in runs else ()
     parts.append(f"{int(max(images)):,} {split} images" if len(images) else f"{split} split")

@@ -92,6 +92,7 @@ def _ways(table: Table, layout: Layout) -> Iterator[_Way]:
     ways += [(means, _MEANS)] if not matrix else []
     ways += [(turned(means), _MEANS)] if classes else []
     ways += [(_in_whole_percent(means), _WHOLE)] if matrix or classes else []
+    ways += [(_in_one_column(table), "")] if [one.name for one in table.columns[:2]] == ["change", "where"] else []
     for one, changed in ways:
         for gap in _GAPS if changed == _WHOLE else gaps:
             yield _way(one, layout, gap, changed)
@@ -151,6 +152,16 @@ def _cell(cell: Cell, column: Column, size: float, letters: int) -> float:
 def _with_columns(table: Table, places: Sequence[int]) -> Table:
     rows = tuple(tuple(row[place] for place in places) for row in table.rows)
     return replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
+
+
+def _in_one_column(table: Table) -> Table:
+    """Return the table with the words of its first two columns in one."""
+    first, second = table.columns[:2]
+    column = replace(first, title=f"{first.title}, {second.title}")
+    rows = tuple(
+        (Cell(f"{one.text}, {other.text}", one.marks + other.marks), *rest) for one, other, *rest in table.rows
+    )
+    return replace(table, columns=(column, *table.columns[2:]), rows=rows)
 
 
 def _without_deviations(table: Table) -> Table:

@@ -13,7 +13,7 @@ from reports.study_tables import about_looks, compared_rows, verdict_words
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, difference_columns, effect_cells
 
 PAIRS = "pairs"
-_ADDED = ("label", "params_ratio", "macs_ratio", "note", "marks")
+_ADDED = ("label", "params_ratio", "macs_ratio", "activations_ratio", "note", "marks")
 
 
 def compares_pairs(runs: pd.DataFrame) -> bool:
@@ -28,7 +28,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
     footnotes, cells, frame, settings = Footnotes(), [], [], settings_of(runs)
     for line in compared.to_dict("records"):
         one, other = rows[line["row"]], rows[line["base"]]
-        costs = [_ratio(getattr(one, name), getattr(other, name)) for name in ("params", "macs")]
+        costs = [_ratio(getattr(one, name), getattr(other, name)) for name in ("params", "macs", "activations")]
         notes = recipe_note([one.recipe], [other.recipe], (), "the second design's", settings)
         notes += [line["note"]] if line["note"] else []
         marks = [*(f"{one.label} {mark}" for mark in one.marks), *(f"{other.label} {mark}" for mark in other.marks)]
@@ -43,7 +43,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
         )
         frame.append([label, *costs, "; ".join(notes), "; ".join(marks)])
     words = [
-        "Each line is the first design minus the second; params and MACs are those of the first over the second's.",
+        "Each line is the first design minus the second; costs are those of the first over the second's.",
         legend(compared, measure),
         *about_looks(runs, compared, measure),
     ]
@@ -56,6 +56,7 @@ def pairs_table(runs: pd.DataFrame, measure: Measure = "top1") -> Table:
             Column("label", "designs", number=False),
             Column("params_ratio", "params (ratio)"),
             Column("macs_ratio", "MACs (ratio)"),
+            Column("activations_ratio", "activations (ratio)"),
             *difference_columns(measure),
         ),
         rows=tuple(cells),

@@ -97,8 +97,8 @@ class Report:
                 loss on the test images that all runs read), ema_top1, note, loss, params, macs, activations,
                 image_size, in_channels, num_classes, images_seen, images_per_second, seconds, train_top1, chance_top1,
                 test_images, evaluated_images, unread (names), data_checksum, compared_images, weights (that runs
-                start from; None: newly initialized), processor_seconds, machine, software (None: not recorded),
-                settings (of the recipe, as in its name)
+                start from; None: newly initialized), processor_seconds, machine, software, data_folder (None: not
+                recorded), settings (of the recipe, as in its name)
     designs     for each row all its design flags, as `Design.flags()` gives them; not for reference models
     summary     what helped, what hurt, what is inconclusive and what would settle it
     tables      in the order to show them, the main one first; `frame` of each has the raw numbers

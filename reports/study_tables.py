@@ -83,7 +83,7 @@ def references_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None) -> T
     if runs.empty:
         return None
     title = "Reference models, trained with the same recipe"
-    return _table("references", title, "network", runs, compare(runs, []), bench)
+    return _table("references", title, "model", runs, compare(runs, []), bench)
 
 
 def designs_table(runs: pd.DataFrame, bench: pd.DataFrame | None = None, measure: Measure = "top1") -> Table:

@@ -640,8 +640,15 @@ def test_a_job_that_was_killed_is_started_again_and_goes_on(tmp_path: Path, long
     """As is one out of time for the sixth time, after which submitit gives up."""
     folder = tmp_path / "study"
     process = started("run", *LONG, "--out", folder, "--cluster", "local")
+
+    def tasks() -> list[int]:
+        return [pid for pid, words in jobs_of(folder).items() if "submitit.core._submit" in words]
+
+    if number == signal.SIGTERM:  # before its first log line, too
+        until(lambda: tasks() or process.poll() is not None)
+        os.kill(tasks()[0], number)
     half_way(folder / "runs" / RUN)
-    (task,) = (pid for pid, words in jobs_of(folder).items() if "submitit.core._submit" in words)
+    (task,) = tasks()
     os.kill(task, number)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, ""), out + err

@@ -31,7 +31,7 @@ from ablations.data import datasets as data
 from ablations.data.datasets import DataSet, Split
 from ablations.errors import RequestError
 from ablations.recipes import load_recipe
-from ablations.studies.run import RunConfig, load_data
+from ablations.studies.run import RunConfig, environment, load_data
 
 FASHION_SUM = "c9ba3c49b4f4c50a2bffe6041e2eae64cef41e4bbc2c8c1de10eca7f0ccb3e25"
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
@@ -667,6 +667,9 @@ def test_a_folder_of_images_is_read(images: Path) -> None:
     assert found.train.images.dtype == torch.uint8
     assert found.classes == ("class 0", "class 1")
     assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([0, 0, 1, 1], [0, 1])
+    recipe = load_recipe("quick")
+    run = RunConfig(row="r", label="r", flags={}, recipe_name="quick", recipe=recipe, data="folder", seed=0)
+    assert environment("cpu", run, found, 1)["data"]["folder"] == images.name
     assert (first(found) == torch.tensor([200, 0, 0], dtype=torch.uint8)).all()
     assert (found.test.images[1] == torch.tensor([0, 0, 200], dtype=torch.uint8)).all()
     held = load("folder", images, 8, evaluate="validation")  # a tenth of four is none: one is held out all the same

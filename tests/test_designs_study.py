@@ -328,6 +328,7 @@ def test_a_report_of_all_pairs_has_results_pairs_and_a_matrix(every_pair: tuple[
         one, other = by_row.loc[line["row"]], by_row.loc[line["base"]]
         assert line["difference"] == pytest.approx(one["mean"] - other["mean"])
         assert line["macs_ratio"] == pytest.approx(one["macs"] / other["macs"])
+        assert line["activations_ratio"] == pytest.approx(one["activations"] / other["activations"])
         assert line["label"] == f"{one['label']} vs. {other['label']}"
     assert any("recipe differs from the second design's: mixup=0.8" in note for note in every.notes)
     assert "recipe differs from that of pocket: mixup=0.8" in designs.notes

@@ -259,7 +259,7 @@ def of_another_design(folder: Path) -> None:
         (of_another_run, "run {run}: the weights of its checkpoint are not those of its result.json"),
         (failed, "run {run} failed (the loss is nan at step 3 of 6); it has no trained network"),
         (of_another_design, "run {run}: its checkpoint does not fit its config.yaml (Error(s) in loading state_dict"),
-        (lambda folder: (folder / "result.json").write_text("{"), "run {run} failed ({run}/result.json is corrupt: "),
+        (lambda folder: (folder / "result.json").write_text("{"), "run {run} failed (result.json is corrupt: "),
         (lambda folder: (folder / "config.yaml").unlink(), "{run} is not the folder of a run: it has no config.yaml"),
         (lambda folder: (folder / "config.yaml").write_text("row: 1\n"), "run {run}/config.yaml: row=1: must be a"),
     ],

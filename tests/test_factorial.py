@@ -24,6 +24,8 @@ from ablations.studies.schema import Study
 from modernize.design import text
 from reports.factorial_tables import grid_effects_table
 from reports.formats import csv, markdown, terminal
+from reports.latex_fit import fit
+from reports.layout import Layout
 from reports.statistics.factorial import Cell, Factorial, Family, cell_means, effects_frame, effects_of, factorial_of
 from reports.statistics.sequential import looks
 from reports.statistics.weighted_contrasts import RowValues
@@ -271,6 +273,9 @@ def test_a_grids_report_states_each_effect_in_every_format(tmp_path: Path) -> No
         assert [line.endswith("better") for line in lines if line.startswith(start)] == [True], start
     assert "4 effects at one value and 3 averaged effects and interactions" in table.legend
     assert "| norm: ln − bn | averaged | +7.00 |" in markdown(table)
+    narrow = fit(table, Layout(84.0)).table  # a column of a paper
+    assert [column.name for column in narrow.columns] == ["change", "effect", "interval", "verdict"]
+    assert narrow.rows[2][0].text == "norm: ln − bn, averaged"
     raw = pd.read_csv(io.StringIO(csv(table)))
     assert {"flag", "before", "after", "family", "effect", "low", "high", "p", "p_adjusted", "verdict"} <= set(raw)
     assert [plot.name for plot in report.plots][:4] == ["heatmap", "interaction", "grid-effects", "grid"]

@@ -70,8 +70,9 @@ def workers(process: subprocess.Popen[str] | None = None) -> list[int]:
     pid = process.pid if process else os.getpid()
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(FileNotFoundError):
-            if b"ablations.launch.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            forked = pid != os.getpid() and os.getsid(int(child)) == int(child)
+            if forked or b"ablations.launch.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(int(child))
     return found
 
@@ -206,6 +207,7 @@ def test_ctrl_c_writes_checkpoints_and_a_second_one_stops_at_once(
     process = started(*arguments)
     until(lambda: workers(process))
     (worker,) = workers(process)
+    assert b"ablations.launch.worker" not in command_line(Path(f"/proc/{worker}/cmdline")), "it does not share memory"
     until(lambda: is_among(signal.SIGINT, "SigCgt", worker))
     os.kill(worker, signal.SIGSTOP)  # so that it cannot end by itself
     until(lambda: state(worker) == "T")  # while it waits for the disk it has not stopped, and takes a SIGINT first

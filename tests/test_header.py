@@ -106,8 +106,17 @@ def test_a_longer_budget_scales_the_schedule_without_saying_so_twice() -> None:
 def test_a_header_says_that_a_gpu_computed_in_tf32(tmp_path: Path) -> None:
     sessions = [{**SESSION, "device": "NVIDIA A100", **({"float32": kind} if kind else {})} for kind in ("", "tf32")]
     write_json(tmp_path / "environment.json", {"sessions": sessions})
+    assert how_made(tmp_path)["data_folder"] is None
     first, second = str(how_made(tmp_path)["machine"]).split("; then ")
     assert ", NVIDIA A100, " in first and ", NVIDIA A100 with TF32, " in second
+
+
+def test_a_header_names_the_folder_of_own_images(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, "sweep", (0,), lines=2, flags={"kernel_size": [3, 5]})
+    with_environments(study, tmp_path, lambda run: {**SESSION, "data": {"name": "folder", "folder": "flowers"}})
+    found = header(study_runs(study, tmp_path))
+    assert " · data digits (flowers) · " in found.line
+    assert dict(found.details)["Data"].startswith("digits (flowers), 500 test images")
 
 
 def test_the_header_says_everything_on_terminal_tables_figures_and_page(

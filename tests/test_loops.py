@@ -34,7 +34,7 @@ from ablations.bench.loops import (
     timed_loops,
     work_loop,
 )
-from ablations.bench.plain_loops import LOOPS
+from ablations.bench.plain_loops import LOOPS, loader_workers
 from ablations.data.batches import mean_and_std
 from ablations.data.datasets import DataSet, load
 from ablations.data.splits import Split
@@ -266,3 +266,6 @@ def test_a_round_begins_after_the_batches_that_the_loaders_workers_had_prepared(
     many = RECIPE.model_copy(update={"workers": 16})
     assert {one.setting.warmup for one in loops(many)} == {48}, "16 workers prepare 32 batches while they wait"
     assert {one.setting.warmup for one in loops()} == {12}
+    by_cores = RECIPE.model_copy(update={"workers": None})
+    cores, shared = loader_workers(by_cores), loader_workers(by_cores, 2)
+    assert (shared, loader_workers(many, 2)) == (max(cores // 2, 1), 16), "processes in parallel share the cores"

@@ -95,10 +95,13 @@ def test_a_run_that_another_process_has_taken_is_not_marked_failed(tmp_path: Pat
 # ---- what a worker's channel carries
 
 
-def with_stray_words(tmp_path: Path, code: str) -> dict[str, str]:
-    """An environment in which every Python runs this code first."""
+def with_stray_words(tmp_path: Path, code: str, forked: bool = False) -> dict[str, str]:
+    """An environment in which every Python runs this code first; workers are not forked while a thread runs."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(f"import sys\n{code}")
+    thread = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    (tmp_path / "site/sitecustomize.py").write_text(
+        f"import os, sys, threading, time\n{'' if forked else thread}{code}"
+    )
     return {**environment(), "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{HOME}"}
 
 
@@ -188,14 +191,19 @@ def test_run_all_trains_and_reports_in_runs(checkout: Path, tmp_path: Path) -> N
 # ---- Ctrl-C between runs
 
 
-def first_interrupted(tmp_path: Path, code: str) -> Path:
+def first_interrupted(tmp_path: Path, code: str, forked: bool) -> Path:
     """Start a study whose workers run this code first; it interrupts the launcher. Return its folder, once it ended."""
+    if forked:  # once, in the process that forks the workers
+        when = "done = []\nos.register_at_fork(after_in_child=lambda: done or done.append(begin()))"
+    else:
+        when = "if 'ablations.launch.worker' in sys.orig_argv: begin()"
+    code = f"def begin():\n{indent(code, '    ')}\n{when}\n"
     folder = tmp_path / "study"
     done = subprocess.run(
         command(*SWEEP, "--set", "max_epochs=0.1", "--out", folder),
         capture_output=True,
         text=True,
-        env=with_stray_words(tmp_path, f"if 'ablations.launch.worker' in sys.orig_argv:\n{indent(code, '    ')}"),
+        env=with_stray_words(tmp_path, code, forked),
         timeout=200,
     )
     assert (done.returncode, done.stderr) == (130, "ablations: interrupted; rerun the command to resume\n"), done
@@ -215,7 +223,7 @@ def hook(event, args):  # Ctrl-C at the very moment when a run's result is there
             time.sleep(0.01)
 sys.addaudithook(hook)
 """
-    folder = first_interrupted(tmp_path, ctrl_c)
+    folder = first_interrupted(tmp_path, ctrl_c, forked=sys.platform == "linux")
     assert [path.name for path in (folder / "runs").iterdir()] == ["kernel_size=3-s0"]
     assert read_json(folder / "runs/kernel_size=3-s0/result.json")["status"] == "done"
     assert ablations_here(*SWEEP, "--set", "max_epochs=0.1", "--out", folder).returncode == 0
@@ -234,7 +242,7 @@ try:
 except KeyboardInterrupt:
     pass
 """
-    assert not list(first_interrupted(tmp_path, ctrl_c).glob("runs/*/*"))
+    assert not list(first_interrupted(tmp_path, ctrl_c, forked=False).glob("runs/*/*"))
 
 
 # ---- threads

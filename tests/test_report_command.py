@@ -235,7 +235,8 @@ def test_a_damaged_result_is_shown_as_such(text: str, tmp_path: Path, capsys: py
     break_result(tmp_path / "study", study, text)
     assert report(tmp_path / "study", "--format", "table,csv") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "4 runs: 3 finished, 1 failed" in said and "is corrupt" in said
+    assert "4 runs: 3 finished, 1 failed" in said and "(result.json is corrupt" in said
+    assert str(tmp_path) not in (tmp_path / "study/results.csv").read_text(), "which others read elsewhere"
     assert "99.0" not in (tmp_path / "study/report/tables/recipes.csv").read_text()
 
 

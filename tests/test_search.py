@@ -209,8 +209,16 @@ def test_settings_are_ranked_by_their_mean_agreement_over_seeds(module: Callable
     assert good.response() == pytest.approx(np.mean(good.by_seed())) and good.seeds == [0, 1]
     assert good.seconds == 2 * 14 * 2.0 and good.work == 2 * 14 * 1e9
     assert np.isnan(good.response("ema_top1")) and good.measures == ("top1",)
-    lines = search.settings_table([one, good]).splitlines()
+    values = {row.name: [value] * 2 for row, value in zip(ADOPTED, PAPER["ResNet-50"], strict=True)}
+    best = runs_of(values)  # on the rows that it has
+    lost = best[(best["row"] != ADOPTED[4].name) | (best["seed"] == 0)]  # the run of one seed has failed
+    lacking, empty = search.Setting("lacking", lost, {}), search.Setting("empty", best[:0], {})
+    assert np.isnan([lacking.response(), empty.response()]).all() and not search.Setting("", best, {}).lacking
+    lines = search.settings_table([empty, lacking, one, good]).splitlines()
     assert lines[2].startswith("| good | 14 | 0, 1 |") and lines[3].startswith("| one | 14 | 0 |")
+    assert lines[4].startswith("| empty | 0 |  | 0 | 0.00 | not ranked (failed or missing: ")
+    why = f"not ranked (failed or missing: {ADOPTED[4].name})"
+    assert lines[5] == f"| lacking | 14 | 0, 1 | 54 | 0.03 | {why} |{' – |' * 9}"
     agreement = one.agreement()["ResNet-50"]
     assert agreement.pairs.low < agreement.pairs.value < agreement.pairs.high  # by the other settings' noise
 

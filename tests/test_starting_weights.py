@@ -386,6 +386,8 @@ def test_without_a_network_torchvisions_weights_are_one_line(tmp_path: Path, mon
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "weights torchvision:resnet18: cannot be loaded (<urlopen error no network>); download " in done.stderr
     assert done.stderr.endswith(".pth on another machine and pass --weights FILE\n")
+    refused = ablations_here("train", "pocket", "--data", "digits", "--weights", "torchvision:resnet18")  # before that
+    assert refused.returncode == 2 and "weights torchvision:resnet18: pocket cannot start from them: " in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["googlenet", "maxvit_t", "squeezenet1_1", "vit_b_16", "swin_t", "regnet_y_400mf"])

@@ -621,7 +621,7 @@ def test_a_study_comes_back_from_its_folder(kind: str, tmp_path: Path, digits: D
         ({}, {"learning_rate": "0.5"}, "recipes.quick.learning_rate was 0.001 and is now 0.5"),
         ({}, {"betas": "[0.9, 0.95]"}, "recipes.quick.betas[1] was 0.999 and is now 0.95"),
         ({"flags": {"kernel_size": [9]}}, {}, "rows.with-kernel_size.flags.kernel_size was 7 and is now 9"),
-        ({"flags": ["norm"]}, {}, "rows.with-kernel_size was row=with-kernel_size"),
+        ({"flags": ["norm"]}, {}, "it lacks row with-kernel_size"),
         ({"base": "pocket,width=8"}, {}, "base was pocket and is now pocket,width=8"),
         ({"kind": "one-out"}, {}, "kind was one-in and is now one-out"),
     ],

@@ -123,7 +123,8 @@ def timed_loops(
     """
     for name in against:
         _check(name, recipe)
-    warmup = max(WARMUP, 3 * loader_workers(recipe))  # each prepares 2 batches while other loops take their turns
+    prepared = 2 * loader_workers(recipe, setting.jobs)  # batches, while other loops take their turns
+    warmup = max(WARMUP, prepared + prepared // 2)
     setting = replace(setting, warmup=warmup, batch_size=recipe.batch_size, precision=recipe.precision).with_threads()
     common = (data, data_dir, recipe.model_copy(update={"max_epochs": ENDLESS}), setting)
     loops = []
@@ -308,9 +309,11 @@ def _network(loop: TimedLoop, data: DataSet) -> nn.Module:
 def _steps(loop: TimedLoop, network: nn.Module, train: Split) -> Generator[None]:
     """Yield after each training step of a plain loop."""
     if not is_call(loop.loop):
+        recipe = loop.recipe
         if loop.loop == "dataloader":  # which resizes image by image, and normalizes as others do
             train = replace(cast(Split, load(loop.data, loop.data_dir).train), normalization=mean_and_std(train))
-        yield from LOOPS[loop.loop](network, train, loop.recipe)
+            recipe = recipe.model_copy(update={"workers": loader_workers(recipe, loop.setting.jobs)})
+        yield from LOOPS[loop.loop](network, train, recipe)
         return
     call = read_call(loop.loop)
     steps = iter(call_function(call, network, train, loop.recipe))

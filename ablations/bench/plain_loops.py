@@ -73,9 +73,9 @@ class Pictures(Dataset):
         return self.transform(to_pil_image(self.images[index])), self.labels[index]
 
 
-def loader_workers(recipe: TrainingConfig) -> int:
-    """Return the number of worker processes of a DataLoader."""
-    return usable_cores() if recipe.workers is None else recipe.workers
+def loader_workers(recipe: TrainingConfig, jobs: int = 1) -> int:
+    """Return the number of worker processes of a DataLoader; `jobs` processes share the cores."""
+    return max(usable_cores() // jobs, 1) if recipe.workers is None else recipe.workers
 
 
 def dataloader_loop(network: nn.Module, train: Split, recipe: TrainingConfig) -> Iterator[None]:

@@ -187,7 +187,7 @@ def _end_workers(batches: Any) -> None:
 
 
 @atexit.register
-def _end_all_workers() -> None:
+def end_all_workers() -> None:
     """Before Python waits at its exit for processes that it started, and for ever for one that hangs."""
     for batches in list(_RUNNING):
         _end_workers(batches)

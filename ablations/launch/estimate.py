@@ -77,7 +77,8 @@ def _rows(session: Session, study: Study, states: Mapping[str, State]) -> Iterat
         begun = f"  {', '.join(parts)}" if set(counts) != {"left"} else ""
         yield (
             f"  {row:<{width}}  {cost.params / 1e6:9.3f} M parameters  {cost.macs / 1e6:10.2f} M MACs  "
-            f"{first.images(data):>11,} images  recipe {recipes[row]}{begun}"
+            f"{cost.activations / 1e6:8.3f} M activations  {first.images(data):>11,} images  "
+            f"recipe {recipes[row]}{begun}"
         )
 
 

@@ -14,9 +14,12 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 from ablations.errors import RunError
+from ablations.launch.forking import ForkedWorker, ForkServer, fork_server
 from ablations.launch.session import DisplayCallbacks, Session
 from ablations.launch.signals import LOST_DEVICE, STOPPED, end_group, handled
 from ablations.machine import STOP, Machine, blocked
@@ -32,7 +35,7 @@ IN_A_ROW = 3  # workers in one place that end without a finished run, after whic
 class _Worker:
     """A worker process; `fruitless` counts the workers before it in its place that ended without a finished run."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedWorker
     device: str
     callbacks: DisplayCallbacks
     fruitless: int
@@ -43,8 +46,8 @@ class _Worker:
 class Pool:
     """Start the workers of a study, follow them, and replace those that end early."""
 
-    def __init__(self, session: Session, machine: Machine, display: Display):
-        self.session, self.machine, self.display = session, machine, display
+    def __init__(self, session: Session, machine: Machine, display: Display, server: ForkServer | None = None):
+        self.session, self.machine, self.display, self.server = session, machine, display, server
         self.runs = {run.name: run for run in session.study.runs}
         self.events: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[_Worker] = []
@@ -71,20 +74,7 @@ class Pool:
         return [run for run in self.runs.values() if not finished(run_folder(self.session.folder, run))]
 
     def _start(self, device: str, fruitless: int = 0) -> None:
-        # -P: a file in the current folder must not replace a module
-        command = [sys.executable, "-P", "-m", "ablations.launch.worker", f"--data-dir={self.session.data_dir}"]
-        command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
-        logs = {"--tensorboard": self.session.tensorboard, "--wandb": self.session.wandb}
-        command += [*(option for option, wanted in logs.items() if wanted), "--", str(self.session.folder)]
-        with blocked(*STOP):  # a signal that comes before the worker listens would be lost in an import, or end it
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
+        process = (self.server.start(device) if self.server else None) or self._interpreter(device)
         worker = _Worker(process, device, DisplayCallbacks(self.display), fruitless)
         self.workers.append(worker)
         if self.interrupts:  # interrupted while it was being started
@@ -96,6 +86,23 @@ class Pool:
         ]
         for thread in (*readers, threading.Thread(target=self._wait, args=(worker, readers), daemon=True)):
             thread.start()
+
+    def _interpreter(self, device: str) -> subprocess.Popen[str]:
+        """Start a worker in a Python of its own, which imports and loads everything anew."""
+        # -P: a file in the current folder must not replace a module
+        command = [sys.executable, "-P", "-m", "ablations.launch.worker", f"--data-dir={self.session.data_dir}"]
+        command += [f"--device={device}", f"--threads={self.machine.threads}", f"--launcher={os.getpid()}"]
+        logs = {"--tensorboard": self.session.tensorboard, "--wandb": self.session.wandb}
+        command += [*(option for option, wanted in logs.items() if wanted), "--", str(self.session.folder)]
+        with blocked(*STOP):  # a signal that comes before the worker listens would be lost in an import, or end it
+            return subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
 
     def _wait(self, worker: _Worker, readers: list[threading.Thread]) -> None:
         """Wait for the end of a worker, and end what it leaves behind, which may hold its output and its run's lock."""
@@ -232,5 +239,18 @@ def run_study(session: Session, machine: Machine) -> None:
     """
     threads = f"{machine.threads} thread{'s' * (machine.threads > 1)} each"
     how = f"{machine.jobs} in parallel, {threads}, on {', '.join(machine.devices)}"
-    with session.opened() as ended, session.display(ended, how) as display:
-        Pool(session, machine, display).launch()
+    logs = {"tensorboard": session.tensorboard, "wandb": session.wandb}
+    train = partial(_train, session.folder, session.load, machine.threads, os.getpid(), logs)
+    with (
+        fork_server(session, machine, train) as server,
+        session.opened() as ended,
+        session.display(ended, how) as display,
+    ):
+        Pool(session, machine, display, server).launch()
+
+
+def _train(folder: Path, load: Any, threads: int, launcher: int, logs: dict[str, bool], device: str) -> int:
+    """Be a worker in a fork of this process."""
+    from ablations.launch.worker import work
+
+    return work(folder, load, device, threads, launcher, **logs)

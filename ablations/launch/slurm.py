@@ -39,6 +39,7 @@ SIGNAL_SECONDS = 120  # a job gets a signal this long before its time limit: tim
 COMMAND_SECONDS = 15  # timeout of the cluster's own commands
 AT_ONCE = 256  # jobs of a study that run at the same time on a cluster, by default
 ALWAYS = 10_000  # requeues after a time limit
+FRUITLESS = 3  # starts of a job on this machine that signals end before a log line, after which it is given up
 _SETTINGS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_UMASK", "SLURM_EXIT_ERROR")
 
 
@@ -379,6 +380,7 @@ def _run_here(cluster: Cluster, session: Session, at_once: int) -> int:
     visible = _gpus() if cluster.gpus else []
     waiting, broken = list(work), []
     running: dict[Any, _Started] = {}
+    fruitless: Counter[str] = Counter()  # by run, starts in a row that a signal ended before a log line
     stops: list[int] = []
     with handled(lambda number, _: stops.append(number), *STOP):
         try:
@@ -397,12 +399,14 @@ def _run_here(cluster: Cluster, session: Session, at_once: int) -> int:
                 for one in [one for one in running if one.done()]:
                     begun = running.pop(one)
                     ended_early = _unfinished_without_error(one, begun.job)
-                    if ended_early and _step(begun.job) > begun.step and not stops:  # submitit does so six times only
+                    run = begun.job.run
+                    fruitless[run] = 0 if _step(begun.job) > begun.step else fruitless[run] + 1
+                    if ended_early and fruitless[run] < FRUITLESS and not stops:  # submitit does so six times only
                         waiting.insert(0, begun.job)
                     elif (error := one.exception()) is not None:
-                        broken.append(f"{begun.job.run}: {_last_line(error)}")
+                        broken.append(f"{run}: {_last_line(error)}")
                     elif ended_early:
-                        broken.append(f"{begun.job.run}: stopped by a signal; rerun to resume")
+                        broken.append(f"{run}: stopped by a signal; rerun to resume")
                 time.sleep(0.2)
         finally:
             for one in running:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ablations.errors import RequestError, RunError, writing
 from ablations.launch.claim import Place, data_loader, work_through
@@ -22,6 +22,10 @@ from ablations.training.distributed import joined
 from ablations.training.gpu import LostDeviceError
 from ablations.training.gpu_arithmetic import prepare_arithmetic
 from ablations.training.trainer import Interrupted
+
+if TYPE_CHECKING:
+    from ablations.data.datasets import DataSet
+    from ablations.studies.run import RunConfig
 
 
 def main() -> int:
@@ -38,20 +42,29 @@ def main() -> int:
     parser.add_argument("--tensorboard", action="store_true")
     parser.add_argument("--wandb", action="store_true")
     arguments = parser.parse_args()
+    logs = {"tensorboard": arguments.tensorboard, "wandb": arguments.wandb}
+    load = data_loader(arguments.data_dir)
+    return work(arguments.folder, load, arguments.device, arguments.threads, arguments.launcher, **logs)
 
+
+def work(
+    folder: Path, load: Callable[[RunConfig], DataSet], device: str, threads: int, launcher: int, **logs: bool
+) -> int:
+    """Train runs of a study until each has a result; return the exit status of this process, a child of the launcher.
+
+    `load` returns the dataset of a run.
+    """
     prepare_streams()
-    stop = StopFlag(arguments.launcher)
+    stop = StopFlag(launcher)
     channel = Channel(stop, os.fdopen(os.dup(1), "w", buffering=1))
     os.dup2(2, 1)  # anything else that is printed goes to stderr
 
-    prepare_process(arguments.threads)
+    prepare_process(threads)
     try:
-        study = read_study(arguments.folder)
-        prepare_arithmetic(arguments.device, *(recipe.deterministic for recipe in study.recipes.values()))
-        with writing(f"study {arguments.folder}"), stop.listening(), joined(arguments.device) as group:
-            place = Place(arguments.device, group, arguments.tensorboard, arguments.wandb)
-            load = data_loader(arguments.data_dir)
-            work_through(study, arguments.folder, load, place, channel)
+        study = read_study(folder)
+        prepare_arithmetic(device, *(recipe.deterministic for recipe in study.recipes.values()))
+        with writing(f"study {folder}"), stop.listening(), joined(device) as group:
+            work_through(study, folder, load, Place(device, group, **logs), channel)
         return 0
     except Interrupted:
         return STOPPED

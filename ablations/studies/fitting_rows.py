@@ -12,9 +12,11 @@ from ablations.studies.folder import read_study, run_folder
 from ablations.studies.networks import classifier_of, empty_network
 from ablations.studies.run import RunConfig, finished
 from ablations.studies.schema import Study
-from ablations.studies.starting_weights import Weights, fit, read
+from ablations.studies.starting_weights import Weights, fit, read, to_download
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ablations.data.datasets import DataSet
 
 _LISTED = 3  # rows whose reasons an error gives
@@ -47,8 +49,10 @@ def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[R
         RequestError: If the weights cannot be read, or naming the rows that they do not fit.
     """
     from ablations.training.checkpoint import checkpoints
-    from modernize.weights import WeightsError
 
+    rows = {run.row: (run, data) for run, data in runs.values()}
+    if (alike := to_download(weights)) is not None:
+        _remarks(weights, alike, rows)  # which refuses weights that do not fit before they are downloaded
     try:
         found, tensors = read(weights)
     except RequestError:
@@ -56,7 +60,15 @@ def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[R
         if before is not None and before.source == weights.source and begun:
             return before
         raise
-    rows = {run.row: (run, data) for run, data in runs.values()}
+    return found.model_copy(update={"notes": tuple(_notes(_remarks(found, tensors, rows), len(rows)))})
+
+
+def _remarks(
+    weights: Weights, tensors: Mapping[str, Tensor], rows: Mapping[str, tuple[RunConfig, DataSet]]
+) -> dict[str, list[str]]:
+    """Return what is done to fit weights to networks, each with its rows; raises RequestError if a row cannot."""
+    from modernize.weights import WeightsError
+
     refused: dict[str, str] = {}
     remarks: dict[str, list[str]] = defaultdict(list)  # the rows that each is about
     for row, (run, data) in rows.items():
@@ -68,8 +80,8 @@ def fitted(weights: Weights, before: Weights | None, runs: Mapping[Path, tuple[R
         except WeightsError as error:
             refused[row] = str(error).removeprefix("the state dict").lstrip(": ")
     if refused:
-        raise RequestError(f"weights {found.name}: {_refusal(refused, len(rows))}")
-    return found.model_copy(update={"notes": tuple(_notes(remarks, len(rows)))})
+        raise RequestError(f"weights {weights.name}: {_refusal(refused, len(rows))}")
+    return remarks
 
 
 def _notes(remarks: Mapping[str, list[str]], rows: int) -> Iterator[str]:

@@ -112,7 +112,9 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
         values |= {
             key: {name: one for name, one in values[key].items() if name in both} for key in ("recipes", "factors")
         }
-    changed = differences(old, new)
+    lost = [name for name in old["rows"] if name not in new["rows"]]  # such as those of a grid of other flags
+    old["rows"] = {name: row for name, row in old["rows"].items() if name in new["rows"]}
+    changed = ([f"it lacks {_some_rows(lost)}"] if lost else []) + differences(old, new)
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
@@ -125,6 +127,12 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
         if last(row.row, seed) == newest
     )
     return extended(before, requested, looked)
+
+
+def _some_rows(names: list[str]) -> str:
+    """Name up to two rows: `row norm=bn`, `8 rows, such as norm=bn and norm=ln`."""
+    many = f"{len(names)} rows, such as" if names[2:] else f"row{'s' * (len(names) > 1)}"
+    return f"{many} {' and '.join(names[:2])}"
 
 
 def _with_stored_names(requested: Study, before: Study) -> Study:

@@ -13,7 +13,7 @@ from ablations.studies.variants import setting_text
 from ablations.training_config import MAY_CHANGE, OWNED, TrainingConfig
 from modernize.design import split_commas
 
-HOW_MADE = ("machine", "software")
+HOW_MADE = ("machine", "software", "data_folder")
 EXECUTION_ONLY = tuple(key for key in MAY_CHANGE if key != "accumulation")  # these change no result
 _SOFTWARE = ("torch", "torchvision", "numpy", "pillow")  # packages that may change results
 
@@ -74,15 +74,17 @@ def _short(value: Any) -> str:
 
 
 def how_made(folder: Path) -> dict[str, str | None]:
-    """Describe the machine and the software of a run's sessions; None if they are not recorded."""
+    """Describe the machine and the software of a run's sessions, and name the folder of the user's own images.
+
+    None if they are not recorded.
+    """
     try:
         sessions = read_json(folder / "environment.json")["sessions"]
     except (FileNotFoundError, DamagedError, KeyError):
         return dict.fromkeys(HOW_MADE)
-    return {
-        name: "; then ".join(dict.fromkeys(describe(session) for session in sessions))
-        for name, describe in (("machine", _machine), ("software", _software))
-    }
+    folders = [session["data"]["folder"] for session in sessions if "folder" in session.get("data", {})]
+    texts = (map(_machine, sessions), map(_software, sessions), folders)
+    return {name: "; then ".join(dict.fromkeys(each)) or None for name, each in zip(HOW_MADE, texts, strict=True)}
 
 
 def _machine(session: dict[str, Any]) -> str:

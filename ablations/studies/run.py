@@ -184,7 +184,8 @@ def read_state(folder: Path) -> State:
         status = "running" if is_locked(folder) else "stopped" if started else "left"
         return State(status, {}, log[-1] if log else {})
     except DamagedError as error:
-        return State("failed", {"reason": str(error)}, {})
+        reason = str(error).replace(str(folder / "result.json"), "result.json")  # for readers on other machines
+        return State("failed", {"reason": reason}, {})
 
 
 def finished(folder: Path) -> bool:
@@ -405,7 +406,10 @@ def environment(device: str, config: RunConfig, data: DataSet, processes: int) -
         "threads": torch.get_num_threads(),
         "processes": processes,
         "seed": config.seed,
-        "data": {"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+        "data": {
+            **{"name": data.name, "checksum": data.checksum, "train": len(data.train), "test": len(data.test)},
+            **({"folder": Path(data.place).resolve().name} if data.account else {}),  # of the user's own images
+        },
         "images": {"size": data.image_size, "channels": data.channels, "classes": len(data.classes)},
         "decoder": VERSION,
         "rounding": ROUNDING,

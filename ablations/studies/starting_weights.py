@@ -84,12 +84,27 @@ def read(weights: Weights) -> tuple[Weights, dict[str, Tensor]]:
     return weights.model_copy(update={"sha256": found}), tensors
 
 
+def to_download(weights: Weights) -> Mapping[str, Tensor] | None:
+    """Return zeros with the names and shapes of torchvision's weights; None for a file, or if torch has them."""
+    import torch
+
+    from modernize.reference import without_weights
+
+    if not weights.source.startswith(PREFIX):
+        return None
+    if Path(torch.hub.get_dir(), "checkpoints", _url(weights.source).rpartition("/")[2]).exists():
+        return None
+    network = without_weights(weights.source, 1000, 3, 0.0, 224)
+    return {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in network.state_dict().items()
+    }
+
+
 def _torchvisions(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's default weights of a model, downloaded if they are not in torch's hub folder."""
     from torch.hub import load_state_dict_from_url
-    from torchvision import models
 
-    url = models.get_model_weights(name.partition(":")[2]).DEFAULT.url
+    url = _url(name)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # where torch says that it downloads
             return load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
@@ -98,6 +113,12 @@ def _torchvisions(name: str) -> Mapping[str, Tensor]:
             f"weights {name}: cannot be loaded ({one_line(error)[:200]}); download {url} on another machine and pass "
             "--weights FILE"
         ) from None
+
+
+def _url(name: str) -> str:
+    from torchvision import models
+
+    return models.get_model_weights(name.partition(":")[2]).DEFAULT.url
 
 
 def load(network: nn.Module, weights: Weights, head: Collection[str] = (), *, reset_classifier: bool) -> None:

@@ -70,6 +70,13 @@ class Setting:
         return sorted(int(seed) for seed in self.runs["seed"].unique())
 
     @property
+    def lacking(self) -> str:
+        """Why it is not ranked: adopted rows that some seed has no finished run of; empty if there are none."""
+        seeds = self.runs.groupby("row")["seed"].nunique()
+        lost = [row.name for row in ADOPTED if seeds.get(row.name, 0) < max(len(self.seeds), 1)]
+        return f"failed or missing: {', '.join(lost)}" if lost else ""
+
+    @property
     def seconds(self) -> float:
         """Core-seconds of all runs."""
         runs = self.runs.drop_duplicates("run")
@@ -98,8 +105,9 @@ class Setting:
         return [one.response for each in found for one in each if one.target == regime]
 
     def response(self, measure: Scored = "top1", regime: str = CHOOSES) -> float:
-        """Return the mean agreement over seeds, by which settings are ranked; NaN without results."""
-        return float(np.mean(self.by_seed(measure, regime))) if measure in self.measures else math.nan
+        """Return the mean agreement over seeds, by which settings are ranked; NaN without results of all rows."""
+        known = measure in self.measures and not self.lacking
+        return float(np.mean(self.by_seed(measure, regime))) if known else math.nan
 
     def rows(self, measure: Scored) -> np.ndarray | None:
         """Return the adopted rows of each seed, (seeds, rows); None if one is missing."""
@@ -112,14 +120,14 @@ class Setting:
 
 
 def settings(folder: Path = FOLDER) -> list[Setting]:
-    """Read all settings of a search that have run to the end, in the order of their names; failed runs are left out."""
+    """Read all settings of a search that have run to the end, in the order of their names; without failed runs."""
     read = {path.parent.name: study_runs(read_study(path.parent), path.parent) for path in folder.glob("*/study.yaml")}
     ended = {name: runs for name, runs in sorted(read.items()) if set(runs["status"]) <= {"done", "failed"}}
     runs = {name: _with_averaged(one[one["status"] == "done"].reset_index(drop=True)) for name, one in ended.items()}
     sds = _noise(runs)
     if set(RATES) <= set(runs):
         runs["per-row"] = best_rates([runs[name] for name in RATES])
-    return [Setting(name, one, sds[str(one["dataset"].iloc[0])]) for name, one in runs.items()]
+    return [Setting(name, one, sds[str(one["dataset"].iloc[0])] if len(one) else {}) for name, one in runs.items()]
 
 
 def best_rates(settings: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -144,14 +152,14 @@ def _with_averaged(runs: pd.DataFrame) -> pd.DataFrame:
 def _noise(runs: Mapping[str, pd.DataFrame]) -> dict[str, dict[Scored, float]]:
     """For each dataset, a run's standard deviation by measure, pooled over settings with several seeds."""
     found: dict[str, dict[Scored, float]] = {}
-    for dataset in {str(one["dataset"].iloc[0]) for one in runs.values()}:
-        lines = pd.concat([one.assign(setting=name) for name, one in runs.items() if one["dataset"].iloc[0] == dataset])
+    every = pd.concat([one.assign(setting=name) for name, one in runs.items()])
+    for dataset, lines in every.groupby("dataset"):
         groups = lines.groupby(["setting", "row"])
-        found[dataset] = {}
+        found[str(dataset)] = {}
         for measure in MEASURES:
             count, variance = groups[measure].count(), groups[measure].var()
             df = (count - 1).clip(lower=0)
-            found[dataset][measure] = math.sqrt((variance * df).sum() / df.sum()) if df.sum() else math.nan
+            found[str(dataset)][measure] = math.sqrt((variance * df).sum() / df.sum()) if df.sum() else math.nan
     return found
 
 
@@ -245,12 +253,13 @@ def task(tried: Sequence[Setting], measure: Scored = "top1", choose: str = CHOOS
 
 def blocks(folder: Path = FOLDER, path: Path = FACTORS) -> dict[str, str]:
     """Return the generated parts about the search; none if no setting has been run."""
-    tried = settings(folder)
+    every = settings(folder)
+    tried = [setting for setting in every if not setting.lacking]
     if not tried:
         return {}
     factors = read_factors(path)
     parts = {
-        "search-settings": settings_table(tried),
+        "search-settings": settings_table(every),
         "search-responses": responses_table(tried, factors),
         "search-carries-over": carries_over(tried),
         "search-round-2": round_2(tried),
@@ -267,16 +276,19 @@ def table(heads: Sequence[str], lines: Iterator[Sequence[str]], words: int = 1) 
 
 
 def settings_table(tried: Sequence[Setting]) -> str:
-    """Return every setting with its cost and its agreement by top-1, the best first."""
+    """Return every setting with its cost and its agreement by top-1, the best first; last those that lack rows."""
     heads = ["setting", "rows", "seeds", "core-seconds", "T MACs", f"agreement, {CHOOSES}", f"agreement, {SCORES}"]
     for regime in (CHOOSES, SCORES):
         heads += [f"pairs in order, {regime}", "95% CI", f"rank correlation, {regime}", "95% CI"]
 
     def lines() -> Iterator[list[str]]:
-        for setting in sorted(tried, key=lambda one: -one.response()):
-            found = setting.agreement()
+        for setting in sorted(tried, key=lambda one: (bool(one.lacking), -one.response())):
             cells = [setting.name, str(setting.runs["row"].nunique()), ", ".join(map(str, setting.seeds))]
             cells += [f"{setting.seconds:,.0f}", f"{setting.work / 1e12:.2f}"]
+            if setting.lacking:
+                yield [*cells, f"not ranked ({setting.lacking})", *["–"] * (len(heads) - len(cells) - 1)]
+                continue
+            found = setting.agreement()
             cells += [number(setting.response("top1", regime), 3) for regime in (CHOOSES, SCORES)]
             for regime in (CHOOSES, SCORES):
                 cells += [*_cells(found[regime].pairs), *_cells(found[regime].changes)]
