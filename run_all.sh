@@ -5,7 +5,7 @@ home=$(cd -- "$(dirname -- "$0")" && pwd)
 
 usage() {
   cat <<'TEXT'
-./run_all.sh                      set up, train the quick roadmap study (17 rows, 3 seeds, CIFAR-10), report
+./run_all.sh                      set up, train the quick roadmap study (17 rows, 6 seeds, Fashion-MNIST), report
 ./run_all.sh STUDY [OPTION]…      the same for another study: the name of a shipped study or a YAML file; the options
                                   are those of `ablations run`, such as --seeds 0,1,2 or --budget 5epochs
 ./run_all.sh test [OPTION]…       set up and run the tests, one process per core; the options are those of pytest

@@ -154,8 +154,8 @@ def test_every_shipped_study_loads_and_its_networks_can_be_built(name: str) -> N
 
 def test_quick_is_the_pocket_roadmap() -> None:
     found = load_study("quick", {}, {})
-    assert (found.kind, found.base, found.data, found.seeds) == ("roadmap", "pocket", "cifar10", [0, 1, 2])
-    assert [row.recipe for row in found.rows] == ["cifar_original"] + ["cifar"] * 16
+    assert (found.kind, found.base, found.data, found.seeds) == ("roadmap", "pocket", "fashion_mnist", [*range(6)])
+    assert [row.recipe for row in found.rows] == ["quick_original"] + ["quick,learning_rate=2e-3,init=kaiming"] * 16
 
 
 # ---- what each kind trains
