@@ -85,5 +85,6 @@ def test_a_forked_worker_is_a_child_with_the_streams_and_the_end_of_one_that_is_
     finally:
         signal.signal(signal.SIGCHLD, before)
     monkeypatch.setattr(os, "fork", no_memory)
+    monkeypatch.setattr(sys, "stdout", None)  # closed, as by `>&-`
     with forking.fork_server(None, None, act) as server:  # type: ignore[arg-type]
         assert server is None

@@ -108,8 +108,6 @@ def fork_server(session: Session, machine: Machine, train: Train) -> Iterator[Fo
     importlib.import_module("ablations.launch.worker")
     importlib.import_module("torch._dynamo")  # which any optimizer imports
     give_back_memory()
-    sys.stdout.flush()
-    sys.stderr.flush()
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = None
     try:
