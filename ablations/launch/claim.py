@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.errors import RequestError
 from ablations.launch.loggers import TensorBoard, WeightsAndBiases
+from ablations.machine import give_back_memory
 from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig, data_wanted, execute, finished, load_data, locked
 from ablations.studies.schema import Study
@@ -106,5 +107,7 @@ def work_through(
             trained |= result is not None
             if result is not None and result["status"] == "failed":
                 check_device(place.device, after=f", after the error of {run.name}")
+            if result is not None and place.device == "cpu":
+                give_back_memory()  # the next run's arrays, of other sizes, may not fit into its gaps
         if not trained:
             time.sleep(WAIT)

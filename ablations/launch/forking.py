@@ -69,6 +69,7 @@ class ForkServer:
         """Fork a worker; None if that is not possible, as when the server was killed."""
         output, errors = os.pipe(), os.pipe()
         streams = [os.fdopen(read, encoding="utf-8", errors="replace") for read, _ in (output, errors)]
+        pid = 0
         _adopt_orphans(True)
         try:
             socket.send_fds(self.channel, [device.encode()], [output[1], errors[1]])
@@ -76,12 +77,15 @@ class ForkServer:
             if self.channel.recv(100):  # once the worker is this process's child
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 return ForkedWorker(pid, *streams)
-        except OSError:  # of waitid too, if the kernel gave the worker to another process; it ends by itself then
+        except OSError:  # of waitid too, if the kernel gave the worker to another process
             pass
         finally:
             _adopt_orphans(False)
             os.close(output[1])
             os.close(errors[1])
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # nobody would follow this worker, nor end it
         for stream in streams:
             stream.close()
         return None
@@ -104,20 +108,22 @@ def fork_server(session: Session, machine: Machine, train: Train) -> Iterator[Fo
     importlib.import_module("ablations.launch.worker")
     importlib.import_module("torch._dynamo")  # which any optimizer imports
     give_back_memory()
-    sys.stdout.flush()
-    sys.stderr.flush()
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with blocked(*STOP), warnings.catch_warnings():  # the workers inherit blocked signals, and unblock them
-        warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # OpenBLAS ends its threads itself
-        pid = os.fork()
-        if not pid:
-            _serve(there, train)
-    there.close()
-    server = ForkServer(pid, here)
+    server = None
     try:
+        with blocked(*STOP), warnings.catch_warnings():  # the workers inherit blocked signals, and unblock them
+            warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # OpenBLAS ends its own threads
+            with suppress(OSError):  # the system has no memory, or no process, for another
+                pid = os.fork()
+                if not pid:
+                    _serve(there, train)
+                server = ForkServer(pid, here)
+        there.close()
         yield server
     finally:
-        server.close()
+        if server:
+            server.close()
+        here.close()
 
 
 def _can_fork(session: Session, machine: Machine) -> bool:
