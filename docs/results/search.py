@@ -140,7 +140,7 @@ def best_rates(settings: Sequence[pd.DataFrame]) -> pd.DataFrame:
     best = tried.groupby(["row", "rate"])["top1"].mean().unstack().idxmax(axis=1)
     chosen = tried[tried["rate"] == tried["row"].map(best)].drop(columns="rate").set_index(["row", "seed"])
     costs = tried.groupby(["row", "seed"])[["seconds", "processor_seconds", "images_seen"]].sum()
-    return chosen.assign(**{column: costs[column] for column in costs}).reset_index()
+    return chosen.assign(**{str(column): costs[column] for column in costs}).reset_index()
 
 
 def _with_averaged(runs: pd.DataFrame) -> pd.DataFrame:
