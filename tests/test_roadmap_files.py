@@ -218,7 +218,7 @@ def test_words_and_results_may_change_and_steps_be_added_but_no_step_that_was_ru
     assert read_study(folder).steps.row("wide").printed.top1 == 78.0
     again(MINE | {"steps": [*MINE["steps"], {"name": "gelu", "flags": {"activation": "gelu"}}]})
     assert [row.row for row in read_study(folder).rows][-2:] == ["ln", "gelu"]
-    with pytest.raises(RequestError, match=r"configuration: rows\.wide\.flags\.kernel_size was 7 and is now 5"):
+    with pytest.raises(RequestError, match=r"lacks row gelu; rows\.wide\.flags\.kernel_size was 7 and is now 5"):
         again(changed(1, flags={"depthwise": True, "kernel_size": 5}))
 
 

@@ -141,7 +141,7 @@ def test_rows_of_a_roadmap_and_of_a_study_of_recipes_may_be_added(tmp_path: Path
     [
         ({"seeds": [0, 1]}, "seeds was [0, 1, 2] and is now [0, 1]"),
         ({"seeds": [1, 2, 3]}, "seeds[0] was 0 and is now 1"),
-        ({"values": [3, 5]}, "it lacks row kernel_size=7; "),
+        ({"values": [3, 5]}, "the new study lacks row kernel_size=7; "),
         ({"values": [7, 3]}, "rows.kernel_size=3.compared_with was not set"),
         ({"recipe": "quick_original"}, "recipe was quick and is now quick_original"),
         ({"seeds": [0, 1, 2, 3], "evaluate": "validation"}, "evaluate was test and is now validation"),

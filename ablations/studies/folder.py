@@ -114,7 +114,7 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
         }
     lost = [name for name in old["rows"] if name not in new["rows"]]  # such as those of a grid of other flags
     old["rows"] = {name: row for name, row in old["rows"].items() if name in new["rows"]}
-    changed = ([f"it lacks {_some_rows(lost)}"] if lost else []) + differences(old, new)
+    changed = ([f"the new study lacks {_some_rows(lost)}"] if lost else []) + differences(old, new)
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
