@@ -150,7 +150,7 @@ def test_killed_at_random_instants_and_resumed_it_is_the_run_that_never_stopped(
     assert expected["weights_sha256"] == read_json(tmp_path / "first/result.json")["weights_sha256"]
     chance, kills, resumed, torn = random.Random(0), 0, 0, 0
     for attempt in itertools.count():
-        if kills >= KILLS:
+        if kills >= KILLS and (resumed >= KILLS // 4 or kills >= 3 * KILLS):  # on a busy machine many come too early
             break
         folder = tmp_path / f"killed-{attempt}"
         folder.mkdir()
