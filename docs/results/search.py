@@ -45,6 +45,12 @@ ROUND_2 = {
     "28": "learning rate 4e-3",
     "per-row": "the best learning rate of each row",
 }
+AGAIN = {
+    "01": "the first edition's best, with averaged weights",
+    "03": "CIFAR-10, `lecun_normal`, learning rate 5e-3, batch 64",
+    "08": "CIFAR-10, width 6, 80,000 images, muP, batch 64",
+    "12": "`lecun_normal`, muP, batch 64, 48 px",
+}
 QUICK = 51  # runs of a study of 17 rows with three seeds, on two cores
 MOST_SECONDS = 2.5  # of a cheap setting, relative to the combination of all low levels
 MEASURES: dict[Scored, str] = {"top1": "top-1", "loss": "test loss", "ema_top1": "EMA top-1"}
@@ -258,11 +264,13 @@ def blocks(folder: Path = FOLDER, path: Path = FACTORS) -> dict[str, str]:
     if not tried:
         return {}
     factors = read_factors(path)
+    again = [setting for setting in settings(folder / "again") if not setting.lacking]
     parts = {
         "search-settings": settings_table(every),
         "search-responses": responses_table(tried, factors),
         "search-carries-over": carries_over(tried),
-        "search-round-2": round_2(tried),
+        "search-round-2": round_table(tried, ROUND_2),
+        "search-round-3": round_table(again, AGAIN),
     }
     if set(factors.signs) <= {setting.name for setting in tried}:
         parts |= {"search-effects": effects_table(tried, factors), "search-predicted": predictions(tried, factors)}
@@ -302,21 +310,23 @@ def _cells(found: Agreement) -> tuple[str, str]:
     return number(found.value), "–" if math.isnan(found.low) else f"{low} to {high}"
 
 
-def round_2(tried: Sequence[Setting]) -> str:
-    """Return the settings of the second round: agreement by seed, and the time of a study with them."""
+def round_table(tried: Sequence[Setting], named: Mapping[str, str]) -> str:
+    """Return the settings of a later round, the best first: agreement by seed, their cost, and that of a study.
+
+    Args:
+        tried: Settings that have been run.
+        named: Those of the round, by name, with what they are.
+    """
     heads = ["setting", "what it is", "seeds", f"agreement by seed, {CHOOSES}", f"mean, {CHOOSES}", f"mean, {SCORES}"]
-    heads += ["minutes for 17 rows, 3 seeds"]
+    heads += ["core-seconds", "minutes for 17 rows, 3 seeds"]
 
     def lines() -> Iterator[list[str]]:
-        for setting in sorted((one for one in tried if one.name in ROUND_2), key=lambda one: -one.response()):
+        for setting in sorted((one for one in tried if one.name in named), key=lambda one: -one.response()):
             minutes = setting.seconds / setting.runs["run"].nunique() * QUICK / 2 / 60
             by_seed = ", ".join(number(value, 3) for value in setting.by_seed())
-            cells = [setting.name, ROUND_2[setting.name], ", ".join(map(str, setting.seeds)), by_seed]
-            yield [
-                *cells,
-                *(number(setting.response("top1", regime), 3) for regime in (CHOOSES, SCORES)),
-                f"{minutes:.0f}",
-            ]
+            cells = [setting.name, named[setting.name], ", ".join(map(str, setting.seeds)), by_seed]
+            cells += [number(setting.response("top1", regime), 3) for regime in (CHOOSES, SCORES)]
+            yield [*cells, f"{setting.seconds:,.0f}", f"{minutes:.0f}"]
 
     return table(heads, lines(), words=2)
 
