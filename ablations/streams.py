@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
 import io
 import os
 import sys
-from typing import IO, Any
+import threading
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -53,6 +55,23 @@ def flush() -> OSError | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it again at its end
         return None if isinstance(error, BrokenPipeError) else error
     return None
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process with its exit handlers, and without the rest of what Python does at its end.
+
+    There, a thread of torch.distributed that still frees a tensor of Python's aborts the process, whose work is done
+    (pytorch issue 190489); and a forked process would free what it shares with others.
+
+    Args:
+        status: Exit status.
+    """
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def say(text: str) -> None:

@@ -679,3 +679,22 @@ def test_a_network_that_calls_sys_exit_on_each_rank_does_not_end_torchrun_well(
     assert err.count("SystemExit: 0 (rerun with --debug for a traceback)") == 2
     result = read_json(tmp_path / "out/result.json")
     assert result["status"] == "failed" and result["reason"].startswith("SystemExit: 0 (rank ")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_process_of_several_ends_before_python_frees_what_threads_of_torch_hold(size: int) -> None:
+    """A thread that then frees a tensor aborts the process: pytorch issue 190489."""
+    program = """if True:
+        import atexit, sys
+        from ablations.cli import main
+        class Held:
+            def __del__(self): print("freed")
+        held = Held()
+        atexit.register(print, "exit handler")
+        sys.argv = ["ablations", "count", "no-such-design"]
+        main()
+    """
+    variables = environment() | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(size)}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split("\n")[:-1]) == (2, ["exit handler", "freed"][: 3 - size]), done.stderr

@@ -19,8 +19,8 @@ from ablations.cli.report import report
 from ablations.cli.status import status
 from ablations.cli.train import run, train
 from ablations.errors import RequestError, RunError, one_line
-from ablations.streams import flush, prepare_streams
-from ablations.training.distributed import local_rank
+from ablations.streams import end_process, flush, prepare_streams
+from ablations.training.distributed import local_rank, processes
 
 INTERRUPTED = 130
 
@@ -33,6 +33,8 @@ def main() -> None:
     if (error := flush()) is not None:
         click.echo(f"ablations: the output cannot be written ({error.strerror})", err=True)
         status = status or 1
+    if _is_one_of_several():
+        end_process(status)
     sys.exit(status)
 
 
@@ -73,6 +75,14 @@ def _is_first() -> bool:
         return local_rank() == 0
     except RequestError:  # the launcher's variables are invalid
         return True
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun or Slurm started this process with others, for one run."""
+    try:
+        return processes() > 1
+    except RequestError:  # the launcher's variables are invalid
+        return False
 
 
 def _describe(error: BaseException) -> tuple[int, str]:

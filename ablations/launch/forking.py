@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from ablations.launch.session import Session
 from ablations.machine import STOP, Machine, blocked, give_back_memory
+from ablations.streams import end_process
 from modernize.user_code import is_call
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -219,12 +220,7 @@ def _work(train: Train, device: str, output: int, errors: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        with suppress(BaseException):
-            threading._shutdown()  # type: ignore[attr-defined]
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status & 0xFF)
+        end_process(status)
 
 
 def _status(leaving: SystemExit) -> int:
