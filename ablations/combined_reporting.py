@@ -9,11 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from ablations.errors import RequestError
+from ablations.studies.differing_settings import differing_settings
 from ablations.studies.folder import read_study
 from ablations.studies.results import recorded_warnings, update_results
 from ablations.studies.schema import Study
+from modernize.roadmap import Roadmap
 from reports.combined import Combined, combine
-from reports.combined_tables import by_study_table, combined_table
+from reports.combined_agreement import agreement_tables, mean_agreement_words
+from reports.combined_figures import combined_plots
+from reports.combined_tables import by_study_table, combined_table, studies_table
 from reports.header import header
 from reports.kind_words import WORDS
 from reports.marks import study_warnings
@@ -56,12 +60,21 @@ def combined_report(studies: Mapping[str, tuple[Study, Path]], view: View = WHOL
     runs = {name: with_names(frame, view) for name, frame in runs.items()}
     title = view.title or f"Mean of {len(studies)} studies"
     found, named = combine(runs, first.measure), with_labels(first.steps, view)
-    tables = list(_tables(found, title, first.kind))
-    summary = _summary(title, found, tables[0], first.kind, warned)
+    settings = differing_settings({name: study for name, (study, _) in studies.items()})
+    tables = list(_tables(found, title, first.kind, named, settings))
+    summary = _summary(
+        title,
+        found,
+        tables[0],
+        first.kind,
+        warned,
+        mean_agreement_words(found, named) if first.kind == "roadmap" else [],
+    )
     whole = _whole(runs)
     rows = shown_rows(whole, tables, view, first.measure)
     details = " ".join(f"{name}: {text}." for name, text in summary.details)
     tables = [replace(select(table, rows, found.labels), details=details) for table in tables]
+    plots = combined_plots(found, tables[0], first.kind, {table.name: table for table in tables}, named)
     return Report(
         title=title,
         kind=first.kind,
@@ -71,7 +84,7 @@ def combined_report(studies: Mapping[str, tuple[Study, Path]], view: View = WHOL
         designs={},
         summary=summary,
         tables=tuple(tables),
-        plots=(),
+        plots=tuple(replace(plot, layout=view.layout, details=details) for plot in plots),
         curves=pd.DataFrame(columns=["row", "label", "seed", "images", "loss", "top1"]),
         orders=None,
         bench=pd.DataFrame(),
@@ -147,13 +160,18 @@ def _bases(bases: Sequence[str]) -> str:
     return ", ".join(map(repr, bases)) or "no row"
 
 
-def _tables(found: Combined, title: str, kind: str) -> Iterator[Table]:
+def _tables(found: Combined, title: str, kind: str, steps: Roadmap, settings: Mapping[str, str]) -> Iterator[Table]:
     """Yield the tables, the main one first."""
     yield combined_table(found, f"{title}: {WORDS[kind].title}")
     yield by_study_table(found, f"{title}: the difference in each study")
+    if kind == "roadmap":
+        yield from agreement_tables(found, steps, title)
+    yield studies_table(found, settings, f"{title}: the studies")
 
 
-def _summary(title: str, found: Combined, table: Table, kind: str, warned: Sequence[str]) -> StudySummary:
+def _summary(
+    title: str, found: Combined, table: Table, kind: str, warned: Sequence[str], notes: Sequence[str]
+) -> StudySummary:
     """Summarize the studies from the main table."""
     tested = found.compared["p"].notna().any()
     about = (
@@ -166,8 +184,8 @@ def _summary(title: str, found: Combined, table: Table, kind: str, warned: Seque
         facts=found.facts,
         about=about if tested else "No verdicts: no comparison has results of two studies.",
         groups=tuple(groups_of(findings, found.measure, DESIGNS if kind == "designs" else {})),
-        notes=(),
-        figure="",
+        notes=tuple(notes),
+        figure=table.name,
         warnings=tuple(warned),
         details=tuple((name, _done(name, runs)) for name, runs in found.runs.items()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from reports.combined import Combined
+from reports.row_summary import distinct, seed_words
 from reports.statistics import MEASURES, Verdict
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, difference_columns, effect_cells, number, signed
 
-COMBINED, BY_STUDY = "combined", "by-study"
+COMBINED, BY_STUDY, STUDIES = "combined", "by-study", "studies"
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ def _legend(studies: Combined) -> Iterator[str]:
         return
     yield (
         "95% CI: t-test of the studies' differences, with one degree of freedom less than studies. It covers both "
-        "seed-to-seed variance and what differs between the studies' settings: what another study of this kind of "
-        "settings would show. Settings are not a random sample of all settings, and what all studies share, such as "
-        "data or seeds, is not covered."
+        "seed-to-seed variance and what differs between the studies' settings: it is about the mean over settings of "
+        "this kind, not about another seed; a single other setting varies by the SD between studies. Settings are not "
+        "a random sample of all settings, and what all studies share, such as data or seeds, is not covered."
     )
     yield (
         "SD between studies: standard deviation of their differences. Same sign: studies whose difference has the sign "
@@ -193,4 +194,47 @@ def by_study_table(studies: Combined, title: str) -> Table:
         sections=(),
         notes=tuple(footnotes.texts),
         frame=pd.DataFrame(frame),
+    )
+
+
+def studies_table(studies: Combined, settings: Mapping[str, str], title: str) -> Table:
+    """Tabulate what was done in each study.
+
+    Args:
+        studies: The studies.
+        settings: What sets each study apart from the others, such as `learning_rate=2e-3`.
+        title: The table's title.
+    """
+    columns = ("study", "dataset", "split", "setting", "images", "seeds", "results", "mean")
+    lines = []
+    for name, runs in studies.runs.items():
+        done = runs[runs["status"] == "done"]
+        seen = pd.to_numeric(done["images_seen"]).dropna() if "images_seen" in done else pd.Series(dtype=float)
+        images = (
+            " to ".join(f"{int(count):,}" for count in dict.fromkeys((seen.min(), seen.max()))) if len(seen) else ""
+        )
+        seeds = sorted({int(seed) for seed in runs["seed"].dropna()})
+        split = ", ".join(distinct(runs, "evaluate"))
+        values = (settings[name], images, seed_words(seeds).removeprefix("seeds ").removeprefix("seed "))
+        mean = float(studies.means[name].mean())
+        lines.append((name, ", ".join(distinct(runs, "dataset")), split, *values, f"{len(done)} of {len(runs)}", mean))
+    heads = ("study", "data", "split", "setting", "images per run", "seeds", "results")
+    value = f"mean {MEASURES[studies.measure].value}"
+    return Table(
+        name=STUDIES,
+        title=title,
+        subtitle="",
+        legend="Setting: in what the studies differ, beside data, budget and seeds; of the recipe of most rows. "
+        "Results: finished runs, by row and seed. The mean is over rows.",
+        columns=(
+            *(Column(key, head, number=False) for key, head in zip(columns, heads, strict=False)),
+            Column("mean", value),
+        ),
+        rows=tuple(
+            (*(Cell(text or MISSING) for text in line[:-1]), Cell(number(line[-1], MEASURES[studies.measure].digits)))
+            for line in lines
+        ),
+        sections=(),
+        notes=(),
+        frame=pd.DataFrame(lines, columns=list(columns)),
     )

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import ablations_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from ablations.combined_reporting import combined_report
+from ablations.combined_reporting import combined_report, refuse_different
+from ablations.errors import RequestError
 from ablations.studies.folder import read_study
 from ablations.studies.schema import Study
+from modernize.roadmap import roadmap
+from reports.combined import Combined, combine
+from reports.combined_agreement import MOST_SUBSETS, growth, mean_agreement
+from reports.page import page
+from reports.paper_agreement import paper_agreement
 from reports.report import Report
 from reports.statistics.across_studies import across_studies
+from reports.view import View
 
 HOME = Path(__file__).parent.parent
 SETTINGS = HOME / "docs/results/settings"
@@ -99,3 +108,171 @@ def test_errors_are_as_rare_as_promised() -> None:
         covered.append(((found["low"] < 0) & (found["high"] > 0)).mean())
     assert false / repeats < 0.075
     assert 0.935 < np.mean(covered) < 0.97
+
+
+# ---- a report of published studies
+
+
+def frames(*names: str) -> dict[str, pd.DataFrame]:
+    return {name: pd.read_csv(SETTINGS / name / "results.csv") for name in names}
+
+
+def differences(row: str, base: str) -> np.ndarray:
+    """Each study's difference, from its published results."""
+    values = [frame.set_index("row")["top1"] for frame in frames(*EIGHT).values()]
+    return np.array([one[row] - one[base] for one in values])
+
+
+def test_the_main_table_says_what_the_published_results_say(eight: Report) -> None:
+    table = eight.tables[0]
+    assert table.name == "combined" and len(table.rows) == 14
+    assert [column.title for column in table.columns][:4] == ["row", "top-1 (%)", "studies", "difference (pp)"]
+    for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True):
+        values = [frame.set_index("row")["top1"][line["row"]] for frame in frames(*EIGHT).values()]
+        assert line["mean"] == pytest.approx(np.mean(values))
+        if not isinstance(line["base"], str):
+            assert line["row"] == "resnet" and [cell.text for cell in cells[3:]] == ["–"] * 5 + [""]
+            continue
+        own = differences(line["row"], line["base"])
+        test = stats.ttest_1samp(own, 0)
+        assert line["difference"] == pytest.approx(own.mean()) and line["p"] == pytest.approx(test.pvalue)
+        assert line["studies"] == 8 and line["sd"] == pytest.approx(own.std(ddof=1))
+    by_name = {line["row"]: cells for line, cells in zip(table.frame.to_dict("records"), table.rows, strict=True)}
+    shown = [cell.text for cell in by_name["width"]]
+    assert shown == [shown[0], "66.74", "8", "+1.83", "+0.78 to +2.88", "1.25", "7 of 8", "0.048", "better"]
+
+
+def test_each_studys_own_differences_have_a_column(eight: Report) -> None:
+    table = eight.tables[1]
+    assert [column.title for column in table.columns] == ["row", "mean", *EIGHT] and len(table.rows) == 13
+    for line in table.frame.to_dict("records"):
+        own = [line[f"difference in {name}"] for name in EIGHT]
+        assert own == pytest.approx(differences(line["row"], line["base"]))
+
+
+def test_the_studies_are_told_apart(eight: Report) -> None:
+    lines = eight.tables[-1].frame.set_index("study")
+    assert str(lines.loc["01", "setting"]).startswith("batch_size=128, learning_rate=0.002")
+    assert "width=6" in str(lines.loc["06", "setting"]) and "width" not in str(lines.loc["03", "setting"])
+    assert list(lines["dataset"])[:2] == ["fashion_mnist", "cifar10"] and set(lines["images"]) == {"19,968", "80,000"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(EIGHT, (0.819, 0.798)), (tuple(f"{number:02d}" for number in range(1, 17)), (0.815, 0.812))],
+)
+def test_the_mean_of_settings_agrees_with_the_paper_as_published(
+    names: tuple[str, ...], expected: tuple[float, float]
+) -> None:
+    studies = combine(frames(*names))
+    found = mean_agreement(studies, roadmap("pocket"))
+    assert [round(one.response, 3) for one in found] == list(expected)
+    whole = pd.concat(frames(*names).values()).groupby("row", sort=False)["top1"].mean().reset_index()
+    again = paper_agreement(whole.assign(status="done"), roadmap("pocket"))
+    assert [one.response for one in found] == pytest.approx([one.response for one in again])
+
+
+def test_agreement_grows_with_the_number_of_studies() -> None:
+    names = tuple(f"{number:02d}" for number in range(1, 17))
+    steps, few, many = roadmap("pocket"), combine(frames(*EIGHT)), combine(frames(*names))
+    found = growth(few, steps)
+    of = found[found["with"] == "ResNet-50"].set_index("studies")
+    assert list(of["subsets"]) == [8, 28, 56, 70, 56, 28, 8, 1] and not of["sampled"].any()
+    single = [mean_agreement(few, steps, [name])[0].response for name in EIGHT]
+    assert [of[name].loc[1] for name in ("mean", "min", "max")] == pytest.approx(
+        [np.mean(single), min(single), max(single)]
+    )
+    pairs = [mean_agreement(few, steps, [a, b])[0].response for a in EIGHT for b in EIGHT if a < b]
+    assert of.loc[2, "mean"] == pytest.approx(np.mean(pairs))
+    assert of.loc[8, "mean"] == pytest.approx(mean_agreement(few, steps)[0].response)
+    assert bool(of["mean"].is_monotonic_increasing)
+    sampled = growth(many, steps).query("sampled")
+    assert set(sampled["studies"]) == {5, 6, 7, 8, 9, 10, 11} and set(sampled["subsets"]) == {MOST_SUBSETS}
+
+
+def without(frame: pd.DataFrame, row: str) -> pd.DataFrame:
+    """Results in which a row's runs failed."""
+    failed = frame["row"] == row
+    return frame.assign(status=frame["status"].mask(failed, "failed"), top1=frame["top1"].mask(failed))
+
+
+def test_a_failed_row_is_compared_over_the_other_studies() -> None:
+    runs = frames(*EIGHT)
+    runs["03"] = without(runs["03"], "gelu")
+    studies: Combined = combine(runs)
+    row, base = next(pair for pair in studies.compared.index if pair[0] == "gelu")
+    kept = np.delete(differences(row, base), 1)
+    assert studies.compared.loc[(row, base), "studies"] == 7
+    assert studies.compared.loc[(row, base), "p"] == pytest.approx(stats.ttest_1samp(kept, 0).pvalue)
+    assert studies.notes[row, base] == "without 03 (failed)"
+    after = next(pair for pair in studies.compared.index if pair[1] == "gelu")
+    assert studies.notes[after] == "without 03 (baseline failed)"
+    assert mean_agreement(studies, roadmap("pocket"))[0].pairs.rows == 12  # those that all studies have
+
+
+def test_the_level_of_a_study_changes_no_difference() -> None:
+    runs = frames(*EIGHT)
+    shifted = {name: frame.assign(top1=frame["top1"] + 3 * place) for place, (name, frame) in enumerate(runs.items())}
+    numbers = ["difference", "sd", "low", "high", "p_adjusted"]
+    np.testing.assert_allclose(combine(runs).compared[numbers], combine(shifted).compared[numbers], atol=1e-9)
+
+
+def test_the_figures_and_the_page_show_all_comparisons(eight: Report) -> None:
+    assert [plot.name for plot in eight.plots] == ["combined", "agreement-by-studies"]
+    text = page(eight)
+    assert text.count("Mean of 8 studies") > 5 and "Select a row" not in text and 'href="#row=' not in text
+    assert "increase width" in text and "7 of 8" in text and "Toggle flags" not in text
+
+
+def test_a_view_selects_orders_and_names_rows() -> None:
+    view = View("Steps", ("gelu", "kernel-7", "width"), {"gelu": "GELU"}, ("difference",))
+    report = combined_report(published("01", "03", "06"), view)
+    table = report.tables[0]
+    values = [float(line["difference"]) for line in table.frame.to_dict("records")]
+    assert values == sorted(values, reverse=True) and set(table.frame["row"]) == set(view.rows)
+    assert "GELU" in [row[0].text for row in table.rows] and table.title.startswith("Steps: ")
+    assert "Shown are 3 of 14 rows" in table.legend and len(report.plots[0].frame) == 3
+
+
+# ---- what cannot be combined
+
+
+def changed(study: Study, name: str, **changes: object) -> Study:
+    rows = [one.model_copy(update=changes) if one.row == name else one for one in study.rows]
+    return study.model_copy(update={"rows": rows})
+
+
+def test_other_studies_are_refused_in_one_line() -> None:
+    first, second = (read_study(SETTINGS / name) for name in ("01", "03"))
+    few = second.model_copy(update={"rows": second.rows[:-2]})
+    for others, words in (
+        ({"B": few}, "and 1 more of its rows"),
+        ({"B": changed(second, "gelu", row="silu")}, "B has no row 'gelu', which A has"),
+        ({"B": changed(second, "gelu", compared_with="resnet")}, "B compares row 'gelu' with 'resnet', A with "),
+        ({"B": second.model_copy(update={"measure": "loss"})}, "its measure is loss, not top1"),
+        ({"B": second.model_copy(update={"kind": "designs"})}, "its kind is designs, not roadmap"),
+        ({}, "one study is not combined"),
+    ):
+        with pytest.raises(RequestError) as error:
+            refuse_different({"A": first, **others})
+        assert words in str(error.value) and "\n" not in str(error.value)
+    for kind in ("screen", "orders"):
+        with pytest.raises(RequestError, match=f"kind {kind}"):
+            refuse_different(dict.fromkeys("AB", first.model_copy(update={"kind": kind})))
+
+
+def test_the_command_reports_several_study_folders(tmp_path: Path) -> None:
+    for name in ("01", "03"):
+        shutil.copytree(SETTINGS / name, tmp_path / name)
+    done = ablations_here("report", tmp_path / "01", tmp_path / "03", "--format", "table,csv")
+    assert done.returncode == 0 and "Mean of 2 studies" in done.stdout, done.stderr
+    assert (tmp_path / "01/combined-report/tables/combined.csv").exists() and not (tmp_path / "01/report").exists()
+    (tmp_path / "empty").mkdir()
+    for folders, words in (
+        (("01", "01"), "is given twice"),
+        (("01", "empty"), "is not a study folder, as others are"),
+    ):
+        done = ablations_here("report", *(tmp_path / one for one in folders))
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    done = ablations_here("report", tmp_path / "01", tmp_path / "03", "--order", "params")
+    assert done.returncode == 2 and "has no params" in done.stderr, done.stderr

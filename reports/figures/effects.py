@@ -22,7 +22,7 @@ WORSE = Look("worse", "s", VERMILION)
 INCONCLUSIVE = Look("inconclusive", "o", MUTED, filled=False)
 UNTESTED = Look("not tested", "D", MUTED, filled=False)
 WORTH = Look("effect averaged over orders", "o", BLUE)
-_LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCONCLUSIVE.value: INCONCLUSIVE}
+LOOKS = {Verdict.BETTER.value: BETTER, Verdict.WORSE.value: WORSE, Verdict.INCONCLUSIVE.value: INCONCLUSIVE}
 
 
 @styled
@@ -64,7 +64,7 @@ def _effect(record: dict[Any, Any], label: tuple[str, str], runs: pd.DataFrame, 
         low=low,
         high=high,
         cells=(signed_number(value, digits), signed_interval(low, high, digits), f"{word} {marks}".strip()),
-        look=_LOOKS.get(word, UNTESTED),
+        look=LOOKS.get(word, UNTESTED),
         absent=absence(status_of(mine)) or _without(word, str(record["row"]), runs),
     )
 

@@ -71,6 +71,7 @@ class Line:
     spread: tuple[float, float] | None = None
     other: float | None = None
     marks: str = ""  # of footnotes, behind the label
+    points: tuple[float, ...] = ()  # what the value is the mean of, as small marks below it
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ class Words:
 
 
 OTHER = Look("in the paper's order", "D", INK, filled=False)
+STUDY = Look("one study", "|", MUTED)
 _PANEL, _GAP, _LABEL_LEAST, _LABEL_MOST, _TOLD_MOST = 3.6, 0.25, 1.0, 3.2, 1.8
 _NARROW_PANEL, _NARROW_GAP, _LABEL_SHARE = 1.25, 0.12, 0.42  # of an exact width: at least; a label's most
 _TEXT_LINE, _PAD, _HEAD, _FOOT = 0.165, 0.13, 0.3, 0.95
 _SIZE = 8.5
+_BELOW = 0.085  # inches from the middle of a line to its small marks
 
 
 def draw_forest(lines: Sequence[Line], words: Words, legend: Sequence[Artist]) -> Figure:
@@ -229,6 +232,12 @@ def _draw_line(panel: Axes, line: Line, value: float, y: float, gid: str) -> Non
         for marker, end, beyond in (("<", low, line.low < low), (">", high, line.high > high)):
             if beyond and low < value < high:
                 panel.plot(end, y, marker, color=line.look.color, markersize=4, clip_on=False, zorder=4)
+    if line.points:
+        shown = [point for point in line.points if low <= point <= high]
+        panel.plot(shown, [y + _BELOW] * len(shown), "|", color=MUTED, markersize=4.5, zorder=2)
+        for marker, end, beyond in (("<", low, min(line.points) < low), (">", high, max(line.points) > high)):
+            if beyond:
+                panel.plot(end, y + _BELOW, marker, color=MUTED, markersize=3.5, clip_on=False, zorder=2)
     if line.other is not None:
         panel.plot(held(line.other, low, high), y, linestyle="", zorder=6, **_beyond(OTHER, line.other, low, high))
     panel.plot(held(value, low, high), y, linestyle="", zorder=5, gid=gid, **_beyond(line.look, value, low, high))
@@ -254,7 +263,7 @@ def axis_range(lines: Sequence[Line]) -> tuple[float, float]:
         end
         for line in lines
         if line.value in kept
-        for end in (line.low, line.high, *(line.spread or ()))
+        for end in (line.low, line.high, *(line.spread or ()), *line.points)
         if end is not None
     ]
     low, high = max(min([low, *reach]), low - beyond), min(max([high, *reach]), high + beyond)

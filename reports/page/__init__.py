@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports import diagrams
-from reports.header import facts
 from reports.layout import Layout
 from reports.page.explorer import explorer_data
 from reports.page.rows import row_data
@@ -35,7 +34,7 @@ def page(report: Report) -> str:
     explorer = explorer_data(report) if report.designs else None  # reference models have no flags
     return environment.get_template("page.html").render(
         report=report,
-        facts=facts(report.runs) if len(report.runs) else "",
+        facts=report.summary.facts if len(report.runs) else "",
         unfinished=report.unfinished.to_dict("records"),
         answer=next((figure for figure in figures if figure[0].name == report.summary.figure), None),
         narrow=narrow(next((plot for plot in report.plots if plot.name == report.summary.figure), None)),

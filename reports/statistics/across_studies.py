@@ -1,8 +1,8 @@
 """Comparisons of rows over several studies: each study gives one difference, and a t-test is over the studies.
 
 A study's difference has the noise of its seeds and what is particular to its setting. The spread of the differences
-between studies has both, so that the interval is about another study of this kind, not about another seed. It is what
-a random-effects meta-analysis with equal weights gives.
+between studies has both, so that the interval is about the mean over settings of this kind, not about another seed. It
+is what a random-effects meta-analysis with equal weights gives.
 """
 
 from __future__ import annotations
