@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablations.cli.combined import find_combined, refuse_another_folder, run_combined
 from ablations.cli.hints import Command
-from ablations.cli.launching import check_launcher, run_here, run_jobs
+from ablations.cli.launching import Launcher, as_jobs, check_launcher, here, run_study
 from ablations.cli.options import (
     TRAINING,
     Integer,
@@ -236,6 +237,7 @@ def run(
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
     from ablations.machine import refuse_windows
+    from ablations.studies.combined import is_combined
 
     if not dry_run:
         refuse_windows()
@@ -246,13 +248,22 @@ def run(
     logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
-    loaded, folder = _find_study(study, out, resolve, changes, settings)
-    load = data_loader(data_dir)
-    loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
-    session = Session(loaded, folder, data_dir, load, retry_failed, **logs)
-    if kind is not None:
-        return run_jobs(session, dry_run, kind, jobs)
-    return run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
+
+    def launcher() -> Launcher:
+        if kind is not None:
+            return as_jobs(kind, jobs)
+        return here(jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
+
+    def checked(loaded: Study, folder: Path) -> Session:
+        load = data_loader(data_dir)
+        loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
+        return Session(loaded, folder, data_dir, load, retry_failed, **logs)
+
+    if resolve is None and is_combined(study):
+        combined, folder = find_combined(study, out, changes, settings)
+        return run_combined(combined, folder, checked, launcher, dry_run)
+    session = checked(*_find_study(study, out, resolve, changes, settings))
+    return run_study(session, launcher(), dry_run)
 
 
 def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:
@@ -292,11 +303,8 @@ def _find_study(
         study = _follow_up(name, out, resolve, {**changes, **settings})
     else:
         study = load_study(name, _with_base(name, changes), settings)
-    if is_folder(name) and out not in (None, Path(name)):
-        raise RequestError(
-            f"--out {out}: the study stays in its folder {name}; remove --out, or begin it anew there with "
-            f"ablations run {Path(name) / 'study.yaml'} --out {out}"
-        )
+    if is_folder(name):
+        refuse_another_folder(name, out, "study.yaml")
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
     refuse_published(folder)
     return with_follow_ups(study, folder), folder
