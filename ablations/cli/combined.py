@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 
 from ablations.cli.launching import Launcher, open_study, run_stages
 from ablations.errors import RequestError, RunError, one_line
+from ablations.launch.signals import handled
 from ablations.streams import say
 from ablations.training.distributed import is_main
 
@@ -52,7 +54,7 @@ def run_combined(
     study: CombinedStudy,
     folder: Path,
     checked: Callable[[Study, Path], Session],
-    launcher: Callable[[], Launcher],
+    launcher: Launcher,
     dry_run: bool,
 ) -> int:
     """Run each study in its folder, then print the combined table, or only describe all; return the exit status.
@@ -62,31 +64,36 @@ def run_combined(
     """
     from ablations.studies.combined import check_folder, open_combined
 
-    found = {name: _fresh(checked(one, folder / name)) for name, one in study.studies.items()}
-    way = launcher()
-    for session in found.values():
-        way.check(session, dry_run)
-    study = replace(study, studies={name: session.study for name, session in found.items()})
+    sessions = [_fresh(checked(one, folder / name)) for name, one in study.studies.items()]
+    for session in sessions:
+        launcher.check(session, dry_run)
+    study = replace(study, studies={name: one.study for name, one in zip(study.studies, sessions, strict=True)})
     check_folder(study, folder)
     if dry_run:
         if is_main():
-            _describe(study, found, way)
+            _describe(study.name, sessions, launcher)
         return 0
     open_combined(study, folder)
-    found = {name: open_study(session, one_of_several=True) for name, session in found.items()}
-    status = 0
-    for number, (name, session) in enumerate(found.items(), 1):
-        if is_main():
-            say(f"{study.name}: study {number} of {len(found)}: {name}")
-        try:
-            status = max(status, run_stages(_fresh(session), way))
-        except RunError as error:  # the others go on
+    opened = [open_study(session, one_of_several=True) for session in sessions]
+    with handled(signal.default_int_handler, signal.SIGTERM):  # between studies, too
+        statuses = []
+        for number, session in enumerate(opened, 1):
             if is_main():
-                click.echo(one_line(f"ablations: {name}: {error}"), err=True)
-            status = 1
+                say(f"{study.name}: study {number} of {len(opened)}: {session.study.name}")
+            statuses.append(_run(session, launcher))
     if is_main():
-        print_combined(folder)
-    return status
+        _print_table(study.name, folder)
+    return max(statuses)
+
+
+def _run(session: Session, launcher: Launcher) -> int:
+    """Run one of several studies; return the exit status, also if it had to be given up, as the others go on."""
+    try:
+        return run_stages(_fresh(session), launcher)
+    except RunError as error:
+        if is_main():
+            click.echo(one_line(f"ablations: {session.study.name}: {error}"), err=True)
+        return 1
 
 
 def _fresh(session: Session) -> Session:
@@ -96,16 +103,31 @@ def _fresh(session: Session) -> Session:
     return replace(session, load=data_loader(session.data_dir))
 
 
-def _describe(study: CombinedStudy, sessions: Mapping[str, Session], launcher: Launcher) -> None:
+def _describe(name: str, sessions: Sequence[Session], launcher: Launcher) -> None:
     """Print what each study would train, and the time of all."""
     from ablations.launch.estimate import describe_briefly
+    from ablations.studies.folder import planned
 
-    for session in sessions.values():
+    for session in sessions:
         click.echo("\n".join(describe_briefly(session)))
-    runs = sum(len(one.runs) for one in study.studies.values())
-    click.echo(f"{study.name}: {len(sessions)} studies, {runs} runs")
-    click.echo(launcher.total(_fresh(session) for session in sessions.values()))
+    runs = sum(len(planned(session.study, session.folder).runs) for session in sessions)
+    click.echo(f"{name}: {len(sessions)} studies, {runs} runs")
+    click.echo(launcher.total(map(_fresh, sessions)))
 
 
-def print_combined(folder: Path) -> None:
-    """Print the table of a combined study's folder."""
+def _print_table(name: str, folder: Path) -> None:
+    """Print the means over the studies of a folder; nothing before a run has finished, as on a cluster."""
+    from ablations.cli.output import print_table
+    from ablations.combined_reporting import combined_report
+    from ablations.studies.combined import read_combined
+    from reports.errors import ReportError
+    from reports.view import View
+
+    try:
+        found = combined_report(read_combined(folder), View(title=name))
+    except ReportError as error:
+        say(f"{name}: no means over the studies: {one_line(error)}")
+        return
+    if (found.runs["status"] == "done").any():
+        click.echo()
+        print_table(found.tables[0])

@@ -18,8 +18,8 @@ from ablations.cli.options import Location, Positive, with_options
 def status(folders: tuple[Path, ...], watch: float | None) -> None:
     """Show a study's finished, running, failed and pending runs.
 
-    FOLDER is the study's folder, also one of several studies, or those of single runs. Loss and top-1 of running runs are those on training images
-    since the previous line of the log. The remaining time is an estimate.
+    FOLDER is the study's folder, also a combined study's, or those of single runs. Loss and top-1 of running runs are
+    those on training images since the previous line of the log. The remaining time is an estimate.
     """
     while _show(folders, clear=watch is not None) and watch is not None:
         time.sleep(watch)

@@ -261,7 +261,7 @@ def run(
 
     if resolve is None and is_combined(study):
         combined, folder = find_combined(study, out, changes, settings)
-        return run_combined(combined, folder, checked, launcher, dry_run)
+        return run_combined(combined, folder, checked, launcher(), dry_run)
     session = checked(*_find_study(study, out, resolve, changes, settings))
     return run_study(session, launcher(), dry_run)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,11 @@ _TAKEN = ("report", "runs", STORED)  # names that the folder has for something e
 _LONGEST = 240  # max characters of a study's name, which names its folder
 # What may be changed of all studies at once; the rest of them is what tells their settings apart.
 _FOR_ALL = ("seeds", "budget", "evaluate", "measure", "references", "extras", "cluster")
+# Kinds whose reports have, instead of differences between rows:
+_NOT_COMBINED = {
+    "screen": "effects of flags",
+    "orders": "effects averaged over orders",
+}
 
 
 class CombinedFile(BaseModel):
@@ -133,7 +138,7 @@ def load_combined(name: str, changes: Mapping[str, Any], settings: Mapping[str, 
     if is_folder(name):
         _refuse_settings(f"study folder {name}", changes, "begin another study")
         found = {key: reopen(one, changes, settings) for key, one in study_folders(path).items()}
-        _refuse_unlike(found, f"study folder {name}")
+        _refuse_different(found, f"study folder {name}")
         return CombinedStudy(path.resolve().name, found)
     place = f"study {name}"
     values = shipped("studies", name) if name in study_names() else read_yaml(path, "study")
@@ -143,7 +148,7 @@ def load_combined(name: str, changes: Mapping[str, Any], settings: Mapping[str, 
             raise RequestError(f"{place}: unknown key {key!r}: {nearest(key, ('studies', *StudyFile.model_fields))}")
     _refuse_settings(place, changes, f"edit it in {name}")
     found = {key: _loaded(key, one, file, path, changes, settings) for key, one in file.studies.items()}
-    _refuse_unlike(found, place)
+    _refuse_different(found, place)
     for key, study in found.items():
         if study.precision is not None:
             raise RequestError(
@@ -182,25 +187,56 @@ def _loaded(
     return study.model_copy(update={"name": key})
 
 
-def _refuse_unlike(studies: Mapping[str, Study], place: str) -> None:
-    """Raise RequestError if studies do not make the same comparisons of the same rows, by the same measure."""
-    (first, model), *_ = studies.items()
-    for key, study in studies.items():
-        where, rows, known = f"{place}: studies.{key}", _comparisons(study), _comparisons(model)
-        if not any(rows.values()):
-            raise RequestError(f"{where}: a study of kind {study.kind} compares no rows, so it cannot be combined")
-        for ours, theirs, one, other in ((rows, known, key, first), (known, rows, first, key)):
-            if lacking := [row for row in ours if row not in theirs]:
-                raise RequestError(f"{where}: the row {lacking[0]} of {one} is missing in {other}; all need the same")
-        for row, baselines in rows.items():
-            if baselines != known[row]:
-                raise RequestError(f"{where}: the row {row} is compared with other rows than in {first}")
-        if study.measure != model.measure:
-            raise RequestError(f"{where}: measure is {study.measure}, and {model.measure} in {first}; set one for all")
+def _refuse_different(studies: Mapping[str, Study], place: str) -> None:
+    try:
+        refuse_different(studies)
+    except RequestError as error:
+        raise RequestError(f"{place}: {error}") from None
 
 
-def _comparisons(study: Study) -> dict[str, set[str]]:
-    return {row.row: set(row.baselines) for row in study.rows}
+def refuse_different(studies: Mapping[str, Study]) -> None:
+    """Raise RequestError, naming study and row, unless all studies have the same rows, comparisons and measure."""
+    (name, first), *others = studies.items()
+    if not others:
+        raise RequestError(f"{name}: one study is not combined; give two or more")
+    if first.kind in _NOT_COMBINED:
+        raise RequestError(
+            f"{name} is a study of kind {first.kind}, whose report has {_NOT_COMBINED[first.kind]}; studies are "
+            "combined by differences between rows: report it alone"
+        )
+    for other, study in others:
+        for key in ("kind", "measure"):
+            ours, theirs = getattr(first, key), getattr(study, key)
+            if ours != theirs:
+                raise RequestError(
+                    f"{other} cannot be combined with {name}: its {key} is {theirs}, not {ours}; leave one of them out"
+                )
+        _refuse_other_rows(name, first, other, study)
+    if not any(row.baselines for row in first.rows):
+        raise RequestError(f"{name} compares no rows, so that there is no difference to combine; report it alone")
+
+
+def _refuse_other_rows(name: str, first: Study, other: str, study: Study) -> None:
+    """Raise RequestError if a study lacks a row of the first one, has another, or compares one with other rows."""
+    ours, theirs = ({row.row: row.baselines for row in one.rows} for one in (first, study))
+    for lacking, without, having, whose in ((ours, theirs, name, other), (theirs, ours, other, name)):
+        missing = [row for row in lacking if row not in without]
+        if missing:
+            more = f" and {len(missing) - 1} more of its rows" if missing[1:] else ""
+            raise RequestError(
+                f"{whose} has no row {missing[0]!r}, which {having} has{more}; combine studies of the same rows, or "
+                "leave one of them out"
+            )
+    for row, bases in ours.items():
+        if bases != theirs[row]:
+            raise RequestError(
+                f"{other} compares row {row!r} with {_bases(theirs[row])}, {name} with {_bases(bases)}; combine "
+                "studies of the same comparisons, or leave one of them out"
+            )
+
+
+def _bases(bases: Sequence[str]) -> str:
+    return ", ".join(map(repr, bases)) or "no row"
 
 
 def check_folder(study: CombinedStudy, folder: Path) -> None:
