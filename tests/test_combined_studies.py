@@ -241,7 +241,7 @@ WRONG_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "an inner key": (changed(long={"seedz": [0]}), "studies.long: unknown key 'seedz': did you mean 'seeds'?"),
     "a value": (changed(long={"budget": "5"}), "studies.long: budget '5': write epochs or images"),
     "rows": (changed(long={"designs": [*DESIGNS, "pocket"]}), "'pocket'"),
-    "comparisons": (changed(long={"compared_with": "all"}), "compare"),
+    "comparisons": (changed(long={"compared_with": DESIGNS[1]["design"]}), "long compares row 'bn' with"),
     "measure": (changed(long={"measure": "loss"}), "measure is loss"),
     "precision": (changed(small={"precision": 0.5}), "studies.small: precision is that of one study"),
     "orders": (

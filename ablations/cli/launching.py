@@ -34,7 +34,7 @@ class Launcher:
     launch: Callable[[Session], int]
 
 
-def here(*, device: str, threads: int | None, **in_parallel: int | None) -> Launcher:
+def here(device: str, *, threads: int | None, **in_parallel: int | None) -> Launcher:
     """Return the launcher of this machine; raises RequestError if it lacks what is asked for."""
     from ablations.machine import Machine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from ablations.cli.combined import find_combined, refuse_another_folder, run_combined
 from ablations.cli.hints import Command
-from ablations.cli.launching import Launcher, as_jobs, check_launcher, here, run_study
+from ablations.cli.launching import as_jobs, check_launcher, here, run_study
 from ablations.cli.options import (
     TRAINING,
     Integer,
@@ -31,6 +32,7 @@ from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
+    from ablations.launch.session import Session
     from ablations.studies.run import RunConfig
     from ablations.studies.schema import Study
 
@@ -217,8 +219,8 @@ def run(
     """Run a study: skip finished runs, resume interrupted ones.
 
     STUDY is a study's folder, to resume it. --seeds, --flags, --recipes, --extras and --references then add to it.
-    Otherwise it is the name of a shipped study, a YAML file, the study.yaml of a folder, to begin its study anew in
-    --out, or a kind:
+    Otherwise it is the name of a shipped study, a YAML file (of kind combined: of several studies), the study.yaml of a
+    folder, to begin its study anew in --out, or a kind:
 
     \b
     roadmap  every row of the roadmap
@@ -234,8 +236,6 @@ def run(
     On the CPU, runs are trained in parallel, one per core with one thread each. Under torchrun, all processes train
     each run together. With --cluster, each run is a job.
     """
-    from ablations.launch.claim import data_loader
-    from ablations.launch.session import Session
     from ablations.machine import refuse_windows
     from ablations.studies.combined import is_combined
 
@@ -248,22 +248,22 @@ def run(
     logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
-
-    def launcher() -> Launcher:
-        if kind is not None:
-            return as_jobs(kind, jobs)
-        return here(jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
-
-    def checked(loaded: Study, folder: Path) -> Session:
-        load = data_loader(data_dir)
-        loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
-        return Session(loaded, folder, data_dir, load, retry_failed, **logs)
-
+    checked = partial(_session, jobs=kind is not None, data_dir=data_dir, retry_failed=retry_failed, **logs)
+    here_with = {"jobs": jobs, "threads": threads, "per_gpu": per_gpu}
+    launcher = partial(here, device, **here_with) if kind is None else partial(as_jobs, kind, jobs)
     if resolve is None and is_combined(study):
-        combined, folder = find_combined(study, out, changes, settings)
-        return run_combined(combined, folder, checked, launcher(), dry_run)
-    session = checked(*_find_study(study, out, resolve, changes, settings))
-    return run_study(session, launcher(), dry_run)
+        return run_combined(*find_combined(study, out, changes, settings), checked, launcher(), dry_run)
+    return run_study(checked(*_find_study(study, out, resolve, changes, settings)), launcher(), dry_run)
+
+
+def _session(study: Study, folder: Path, *, jobs: bool, data_dir: Path, **of_runs: bool) -> Session:
+    """Return the session of a study that fits its data; raises what `_checked` does."""
+    from ablations.launch.claim import data_loader
+    from ablations.launch.session import Session
+
+    load = data_loader(data_dir)
+    study = _checked(study, folder, load, _tasks(study) if jobs else processes())
+    return Session(study, folder, data_dir, load, **of_runs)
 
 
 def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:

@@ -179,11 +179,14 @@ def _loaded(
         values = overridden({**file.common, **one}, changes)
         return requested(key, values, settings, f"study {path}: studies.{key}")
     own = path.parent / one
-    values = read_yaml(own, "study")
-    if values.get("kind") == COMBINED:
-        raise RequestError(f"study {path}: studies.{key}: {one}: a combined study cannot be part of another")
-    common = {} if "rows" in values else {name: value for name, value in file.common.items() if name not in values}
-    study = load_study(str(own), overridden(common, changes), settings)
+    try:
+        values = read_yaml(own, "study")
+        if values.get("kind") == COMBINED:
+            raise RequestError(f"{own}: a combined study cannot be part of another")
+        common = {} if "rows" in values else {name: value for name, value in file.common.items() if name not in values}
+        study = load_study(str(own), overridden(common, changes), settings)
+    except RequestError as error:
+        raise RequestError(f"study {path}: studies.{key}: {error}") from None
     return study.model_copy(update={"name": key})
 
 
