@@ -248,7 +248,7 @@ def run(
     logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
-    checked = partial(_session, jobs=kind is not None, data_dir=data_dir, retry_failed=retry_failed, **logs)
+    checked = partial(_session, jobs=kind is not None, data_dir=data_dir, retry_failed=retry_failed, logs=logs)
     here_with = {"jobs": jobs, "threads": threads, "per_gpu": per_gpu}
     launcher = partial(here, device, **here_with) if kind is None else partial(as_jobs, kind, jobs)
     if resolve is None and is_combined(study):
@@ -256,14 +256,16 @@ def run(
     return run_study(checked(*_find_study(study, out, resolve, changes, settings)), launcher(), dry_run)
 
 
-def _session(study: Study, folder: Path, *, jobs: bool, data_dir: Path, **of_runs: bool) -> Session:
+def _session(
+    study: Study, folder: Path, *, jobs: bool, data_dir: Path, retry_failed: bool, logs: dict[str, bool]
+) -> Session:
     """Return the session of a study that fits its data; raises what `_checked` does."""
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
 
     load = data_loader(data_dir)
     study = _checked(study, folder, load, _tasks(study) if jobs else processes())
-    return Session(study, folder, data_dir, load, **of_runs)
+    return Session(study, folder, data_dir, load, retry_failed, **logs)
 
 
 def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:
