@@ -89,8 +89,10 @@ def combine(runs: Mapping[str, pd.DataFrame], measure: Measure = "top1") -> Comb
         {name: [_difference(one, pair) for pair in pairs] for name, one in results.items()}, index=index, dtype=float
     )
     notes: dict[tuple[str, str | None], str] = {}
-    for row in labels:
-        notes[row, None] = _lacking({name: _why(one, row) for name, one in results.items()})
+    compared_rows = {row for row, _ in pairs}
+    for row, bases in zip(labels, rows["base"], strict=True):
+        same = SAME_RUNS if baselines(bases) and row not in compared_rows else ""
+        notes[row, None] = same or _lacking({name: _why(one, row) for name, one in results.items()})
     for pair in pairs:
         notes[pair] = _lacking({name: _why_not(one, pair) for name, one in results.items()})
     compared = across_studies(differences, measure)

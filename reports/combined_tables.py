@@ -29,13 +29,13 @@ class _Line:
 
 
 def _lines(studies: Combined) -> Iterator[_Line]:
-    """Yield each comparison, and each row without one, in the order of rows."""
+    """Yield each comparison, and each row without one unless lines are pairs, in the order of rows."""
     found = dict(zip(studies.compared.index, studies.compared.to_dict("records"), strict=True))
     for row in studies.labels:
         pairs = [pair for pair in found if pair[0] == row]
         for pair in pairs:
             yield _Line(row, pair[1], found[pair], studies.notes[pair])
-        if not pairs:
+        if not pairs and not several_baselines(studies):
             yield _Line(row, None, None, studies.notes[row, None])
 
 
@@ -206,6 +206,7 @@ def studies_table(studies: Combined, settings: Mapping[str, str], title: str) ->
         title: The table's title.
     """
     columns = ("study", "dataset", "split", "setting", "images", "seeds", "results", "mean")
+    there = studies.means.dropna()
     lines = []
     for name, runs in studies.runs.items():
         done = runs[runs["status"] == "done"]
@@ -216,7 +217,7 @@ def studies_table(studies: Combined, settings: Mapping[str, str], title: str) ->
         seeds = sorted({int(seed) for seed in runs["seed"].dropna()})
         split = ", ".join(distinct(runs, "evaluate"))
         values = (settings[name], images, seed_words(seeds).removeprefix("seeds ").removeprefix("seed "))
-        mean = float(studies.means[name].mean())
+        mean = float(there[name].mean())
         lines.append((name, ", ".join(distinct(runs, "dataset")), split, *values, f"{len(done)} of {len(runs)}", mean))
     heads = ("study", "data", "split", "setting", "images per run", "seeds", "results")
     value = f"mean {MEASURES[studies.measure].value}"
@@ -225,7 +226,7 @@ def studies_table(studies: Combined, settings: Mapping[str, str], title: str) ->
         title=title,
         subtitle="",
         legend="Setting: in what the studies differ, beside data, budget and seeds; of the recipe of most rows. "
-        "Results: finished runs, by row and seed. The mean is over rows.",
+        "Results: finished runs, by row and seed. The mean is over the rows that all studies have.",
         columns=(
             *(Column(key, head, number=False) for key, head in zip(columns, heads, strict=False)),
             Column("mean", value),

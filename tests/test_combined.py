@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,15 @@ from commands import ablations_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from made_up import made_up_study
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from ablations.combined_reporting import combined_report, refuse_different
+from ablations.combined_reporting import combined_report
 from ablations.errors import RequestError
+from ablations.studies.combined import refuse_different
 from ablations.studies.folder import read_study
+from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
 from modernize.roadmap import roadmap
 from reports.combined import Combined, combine
@@ -208,6 +213,29 @@ def test_a_failed_row_is_compared_over_the_other_studies() -> None:
     after = next(pair for pair in studies.compared.index if pair[1] == "gelu")
     assert studies.notes[after] == "without 03 (baseline failed)"
     assert mean_agreement(studies, roadmap("pocket"))[0].pairs.rows == 12  # those that all studies have
+
+
+def test_pairs_of_designs_are_compared_by_loss(tmp_path: Path) -> None:
+    def loss(run: RunConfig, study: int) -> dict[str, float]:
+        return {"loss": 0.5 + 0.01 * len(run.row) + 0.001 * study * (len(run.row) % 3)}
+
+    studies = {}
+    for place, name in enumerate("abc"):
+        designs: dict[str, Any] = {
+            "designs": ["pocket", "pocket@gelu", "pocket@depthwise"],
+            "compared_with": "all",
+            "measure": "loss",
+        }
+        outcome = functools.partial(loss, study=place)
+        studies[name] = made_up_study(tmp_path / name, "designs", (place,), outcome, **designs), tmp_path / name
+    report = combined_report(studies)
+    table = report.tables[0]
+    pairs = [("pocket@gelu", "pocket"), ("pocket@depthwise", "pocket"), ("pocket@depthwise", "pocket@gelu")]
+    assert list(zip(table.frame["row"], table.frame["base"], strict=True)) == pairs
+    assert [cell.text for cell in table.rows[0]][:2] == ["pocket@gelu", "pocket"] and "Shown are" not in table.legend
+    assert table.frame["difference"].iloc[0] == pytest.approx(0.05 + 0.001 * (11 % 3 - 6 % 3))
+    assert [one.name for one in report.tables] == ["combined", "by-study", "studies"] and len(report.plots) == 1
+    assert report.plots[0].encoded("png")
 
 
 def test_the_level_of_a_study_changes_no_difference() -> None:

@@ -61,9 +61,11 @@ def main() -> None:
             weight = torch.cat(weights)
 
             def alone(parts: tuple = (inputs, weights, gradients), groups: int = groups) -> list[list[Tensor]]:
-                return [step(*each, groups) for each in zip(*parts, strict=True)]
+                return [step(x, weight, gradient, groups) for x, weight, gradient in zip(*parts, strict=True)]
 
-            def grouped(whole: tuple = (x, weight, gradient), groups: int = groups * seeds) -> list[Tensor]:
+            def grouped(
+                whole: tuple[Tensor, Tensor, Tensor] = (x, weight, gradient), groups: int = groups * seeds
+            ) -> list[Tensor]:
                 return step(*whole, groups)
 
             speedups = [seconds(alone) / seconds(grouped) for _ in range(ROUNDS)]
