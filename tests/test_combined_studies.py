@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from commands import ablations_here, started
@@ -56,6 +57,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = said.stdout.splitlines()
     begins = [lines.index(f"two: study {number} of 2: {name}") for number, name in ((1, "small"), (2, "long"))]
     assert lines[begins[0] + 1].startswith("small: 2 runs, 0 finished") and begins[0] < begins[1]
+    assert [line for line in lines[begins[1] :] if line == "two: each design against the baseline"], (
+        said.stdout
+    )  # the table of means
     return place / "two"
 
 
@@ -110,6 +114,16 @@ def test_a_study_of_a_folder_is_one_like_any_other(copied: Path, tmp_path: Path)
         said = ablations_here(name, copied)
         assert said.returncode == 2 and said.stderr.count("\n") == 1, said.stderr
     assert f"name one of them, such as {copied / 'long'}" in ablations_here("pack", copied).stderr
+
+
+def test_the_report_of_a_folder_has_the_means_over_its_studies(copied: Path) -> None:
+    said = ablations_here("report", copied, "--format", "table,csv")
+    assert said.returncode == 0 and "mean over 2 studies" in " ".join(said.stdout.split()), said.stderr
+    means = pd.read_csv(copied / "report/tables/combined.csv")
+    tops = [[ran(folder)[f"{row}-s0"]["top1"] for row in means["row"]] for _, folder in read_combined(copied).values()]
+    assert list(means["mean"]) == pytest.approx([sum(pair) / 2 for pair in zip(*tops, strict=True)])
+    again = ablations_here("run", written(copied.parent, FILE), "--out", copied, "--dry-run", *SET)
+    assert again.returncode == 0, again.stderr  # beside a report, too
 
 
 def test_seeds_are_added_to_every_study(copied: Path) -> None:
