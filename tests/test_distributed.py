@@ -130,6 +130,7 @@ def evaluated(group: Group, settings: dict[str, Any]) -> list[tuple[float, float
     return results
 
 
+@pytest.mark.filterwarnings("ignore:the test set has")
 @pytest.mark.parametrize("settings", [{}, {"evaluation_crop": 0.9, "image_size": 8}], ids=["in memory", "one by one"])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_every_image_of_the_test_split_counts_once(processes: int, settings: dict[str, Any]) -> None:
