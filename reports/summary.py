@@ -36,8 +36,8 @@ _HEADINGS = {
     Verdict.INCONCLUSIVE: "Inconclusive",
     Verdict.NOT_TESTED: "Not tested",
 }
-_DESIGNS = {Verdict.BETTER: "Better", Verdict.WORSE: "Worse"}  # designs of a list were not made to help
-_UNITS: dict[Measure, str] = {"top1": "percentage points of top-1", "loss": "test loss (lower is better)"}
+DESIGNS = {Verdict.BETTER: "Better", Verdict.WORSE: "Worse"}  # designs of a list were not made to help
+UNITS: dict[Measure, str] = {"top1": "percentage points of top-1", "loss": "test loss (lower is better)"}
 ORDERS = "worths"  # the table of a study of orders, whose effects have no verdicts
 AVERAGED = "averaged over orders"
 _EFFECTS = {"difference", "effect", "worth"}
@@ -101,7 +101,7 @@ def summarise_study(
     """Summarize a study from the table that has its verdicts; `notes` are added to the summary's own."""
     table = _main(tables)
     findings = findings_of(table, measure) if table else []
-    about = f"Effects in {_UNITS[measure]} with 95% CI; verdicts are corrected for all comparisons of a table."
+    about = f"Effects in {UNITS[measure]} with 95% CI; verdicts are corrected for all comparisons of a table."
     verdicts = any(finding.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.INCONCLUSIVE) for finding in findings)
     families = table is not None and "family" in table.frame
     if families:
@@ -112,7 +112,7 @@ def summarise_study(
         title=title,
         facts=done.line,
         about=about if verdicts else _without_verdicts(table, runs, measure),
-        groups=tuple(_groups(findings, measure, _DESIGNS if runs["kind"].eq("designs").any() else {})),
+        groups=tuple(groups_of(findings, measure, DESIGNS if runs["kind"].eq("designs").any() else {})),
         notes=(*_shared_run_notes(runs), *_interaction_notes(tables, measure), *power, *notes),
         figure=table.name if table else "",
         warnings=tuple(study_warnings(runs)),
@@ -125,7 +125,7 @@ def _without_verdicts(table: Table | None, runs: pd.DataFrame, measure: Measure)
         one_seed = bool(runs[runs["status"] == "done"].groupby("row")["seed"].nunique().max() < 2)
         known_error = table.frame["low"].notna().any()
         ci = "with unadjusted 95% CI" if known_error else f"without CI, because {why_no_error(table.frame, one_seed)}"
-        return f"Effects in {_UNITS[measure]} {ci}; no verdicts."
+        return f"Effects in {UNITS[measure]} {ci}; no verdicts."
     return "No verdicts yet." if pairs(runs) else "Nothing is compared."
 
 
@@ -214,7 +214,7 @@ def _number(value: Any) -> float:
     return float(value) if known(value) else math.nan
 
 
-def _groups(findings: Sequence[Finding], measure: Measure, words: Mapping[Verdict, str]) -> Iterator[Group]:
+def groups_of(findings: Sequence[Finding], measure: Measure, words: Mapping[Verdict, str]) -> Iterator[Group]:
     """Yield the findings of each verdict, under a heading of `words` if it has one."""
     if findings and findings[0].verdict == AVERAGED:
         shown = "; ".join(described(finding, measure) for finding in findings if known(finding.effect)) or "none yet"

@@ -288,7 +288,7 @@ def test_what_is_no_folder_of_runs_is_one_line(singles: list[Path], tmp_path: Pa
     (tmp_path / "empty").mkdir()
     for given, words in (
         ([tmp_path / "empty"], "it has no study.yaml and no config.yaml"),
-        ([study, singles[0]], "give one study alone, or folders of runs"),
+        ([study, singles[0]], "give folders of studies alone, or folders of runs"),
         ([tmp_path / "missing", singles[0]], "missing is not a folder"),
     ):
         done = ablations_here("report", *given)

@@ -22,7 +22,7 @@ LAYERS = (
     ("ablations.data",),
     ("ablations.training",),
     ("ablations.bench", "ablations.distributed", "ablations.studies"),
-    ("ablations.export", "ablations.launch", "ablations.reporting"),
+    ("ablations.combined_reporting", "ablations.export", "ablations.launch", "ablations.reporting"),
     ("ablations.study_data",),
     ("ablations",),
     ("ablations.cli", "ablations.cluster"),

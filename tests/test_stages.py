@@ -80,22 +80,29 @@ def test_the_record_names_every_seed_and_row_once_and_no_run_changes_its_stage(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(2, 6), st.integers(1, 30), st.integers(6, 20), st.booleans())
+@given(st.sets(st.integers(0, 50), min_size=2, max_size=6), st.integers(1, 30), st.integers(6, 20), st.booleans())
 def test_a_precision_adds_the_seeds_that_it_needs_up_to_the_maximum_and_once(
-    pilot: int, needed: int, most: int, looked: bool
+    first: set[int], needed: int, most: int, looked: bool
 ) -> None:
-    asked = Precision(half_width=0.5, max_seeds=most)
-    study = begun(sweep(range(pilot)).model_copy(update={"precision": None if looked else asked}))
+    asked, pilot = Precision(half_width=0.5, max_seeds=most), len(first)
+    study = begun(sweep(list(first)).model_copy(update={"precision": None if looked else asked}))
     if looked:
-        study = extended(study, sweep(range(pilot)).model_copy(update={"precision": asked}), looked)
+        study = extended(study, sweep(list(first)).model_copy(update={"precision": asked}), looked)
     assert unsized(study)
     full = sized(study, needed)
     assert not unsized(full)
     assert len(full.seeds) == max(pilot, min(needed, most))
-    assert full.seeds[:pilot] == study.seeds and len(set(full.seeds)) == len(full.seeds)
+    highest, added = max(first), len(full.seeds) - pilot
+    assert full.seeds == [*study.seeds, *range(highest + 1, highest + 1 + added)]
     assert full.stages[-1].why == ("extended to precision 0.5" if looked else "precision 0.5")
     if full.seeds != study.seeds:
         assert [stage.seeds for stage in full.stages] == [study.seeds, full.seeds[pilot:]]
+
+
+def test_after_the_highest_seed_that_there_is_a_precision_adds_the_lowest() -> None:
+    asked = Precision(half_width=0.5, max_seeds=20)
+    full = sized(begun(sweep([0, 2**31 - 2, 2**31 - 1]).model_copy(update={"precision": asked})), 5)
+    assert full.seeds[3:] == [1, 2]
 
 
 def test_a_stage_added_before_any_run_ended_is_part_of_the_first(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ablations.cli.output import print_table, print_text
 from ablations.errors import RequestError, RunError, writing
 
 if TYPE_CHECKING:
+    from reports.report import Report
     from reports.view import View
 
 ORDER_KEYS = ("difference", "top1", "loss", "params", "macs", "activations", "label")  # those of `reports.view.ORDERS`
@@ -97,10 +98,26 @@ def _read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
     return {str(row): label for row, label in labels.items()}
 
 
+def _gathered(folders: Sequence[Path], shown: Mapping[str, Any]) -> tuple[Report, str]:
+    """Gather the report of a study, of single runs or of several studies, and the name of its folder."""
+    from ablations.combined_reporting import combined_report, several_studies
+    from ablations.reporting import read_report
+    from ablations.studies.loose_runs import opened
+
+    if studies := several_studies(folders):
+        known = [row.row for row in next(iter(studies.values()))[0].rows]
+        return combined_report(studies, _view(known, **shown)), "combined-report"
+    with opened(folders) as (study, place):
+        return read_report(study, place, _view([row.row for row in study.rows], **shown)), "report"
+
+
 @click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=Location())
 @click.option(
-    "--to", type=Location(), metavar="DIR", help="Folder of the report. [default: report, in the first FOLDER]"
+    "--to",
+    type=Location(),
+    metavar="DIR",
+    help="Folder of the report. [default: report, in the first FOLDER; combined-report for several studies]",
 )
 @click.option(
     "--format",
@@ -140,19 +157,17 @@ def report(folders: tuple[Path, ...], to: Path | None, formats: list[str], **sho
     """Print a study's tables; write them with figures and a page.
 
     FOLDER is the study's folder. The report shows its runs in their current state. Instead, the folders of single runs
-    may be given, as `ablations train` makes them: each is compared with the first. --rows leaves out other rows, not
-    their comparisons: verdicts and the summary stay those of the whole study.
+    may be given, as `ablations train` makes them: each is compared with the first. Several studies of the same rows are
+    combined: each difference is averaged over them, with a CI over studies. --rows leaves out other rows, not their
+    comparisons: verdicts and the summary stay those of the whole study.
     """
-    from ablations.reporting import read_report
-    from ablations.studies.loose_runs import opened
     from reports.errors import FigureError, ReportError
     from reports.summary import as_text
     from reports.write import TABLES, write_report
 
     folder = folders[0]
     try:
-        with opened(folders) as (study, place):
-            gathered = read_report(study, place, _view([row.row for row in study.rows], **shown))
+        gathered, name = _gathered(folders, shown)
     except ReportError as error:
         raise RequestError(f"report {folder}: {error}") from None
     except OSError as error:
@@ -163,8 +178,8 @@ def report(folders: tuple[Path, ...], to: Path | None, formats: list[str], **sho
             print_table(table)
             click.echo()
     try:
-        with writing(f"report {to or folder / 'report'}"):
-            written = write_report(gathered, to or folder / "report", formats)
+        with writing(f"report {to or folder / name}"):
+            written = write_report(gathered, to or folder / name, formats)
     except FigureError as error:
         raise RunError(f"report {folder}: {error}; --format {','.join(TABLES)} writes the tables alone") from error
     for path in written:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from ablations.studies.schema import Stage, Study
 
@@ -72,7 +73,8 @@ def sized(study: Study, needed: int) -> Study:
     """Return a finished study with the stage that gives every row `needed` seeds, or max_seeds."""
     assert study.precision is not None
     stages, wanted = list(study.stages), min(needed, study.precision.max_seeds)
-    unused = (seed for seed in range(2**31) if seed not in study.seeds)
+    last = max(study.seeds)  # smaller ones may have been left out because another study has used them
+    unused = (seed for seed in chain(range(last + 1, 2**31), range(last)) if seed not in study.seeds)
     seeds = [next(unused) for _ in range(wanted - len(study.seeds))]
     planned = len(stages) == 1 and stages[0].why == PILOT
     why = str(study.precision) if planned else f"{EXTENDED} to {study.precision}"

@@ -1,0 +1,189 @@
+"""Gather a report of several studies of the same rows, such as one roadmap under several settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from ablations.errors import RequestError
+from ablations.studies.folder import read_study
+from ablations.studies.results import recorded_warnings, update_results
+from ablations.studies.schema import Study
+from reports.combined import Combined, combine
+from reports.combined_tables import by_study_table, combined_table
+from reports.header import header
+from reports.kind_words import WORDS
+from reports.marks import study_warnings
+from reports.predictions import on_compared_images
+from reports.report import Report
+from reports.summary import DESIGNS, UNITS, StudySummary, findings_of, groups_of
+from reports.tables import Table
+from reports.view import WHOLE, View, check, select, shown_rows, with_labels, with_names
+
+_NOT_COMBINED = {
+    "screen": "effects of flags",
+    "orders": "effects averaged over orders",
+}
+
+
+def combined_report(studies: Mapping[str, tuple[Study, Path]], view: View = WHOLE) -> Report:
+    """Gather a report that combines several studies of the same rows.
+
+    Args:
+        studies: Each study with its folder, by a short name, in the order to show them.
+        view: What to show. Rows that it leaves out are still compared.
+
+    Returns:
+        Report whose main table has, for each comparison, the mean of the studies' differences with a CI over studies.
+
+    Raises:
+        RequestError: If the studies differ in their kind, rows, comparisons or measure, or published results are
+            invalid.
+        ReportError: If the view names other rows, or the runs of a study cannot be reported together.
+    """
+    refuse_different({name: study for name, (study, _) in studies.items()})
+    first = next(iter(studies.values()))[0]
+    runs = {name: on_compared_images(update_results(study, folder)) for name, (study, folder) in studies.items()}
+    check(view, next(iter(runs.values())))
+    warned = [
+        f"{name}: {text}"
+        for name, (study, _) in studies.items()
+        for text in (*study_warnings(runs[name]), *recorded_warnings(study, runs[name]))
+    ]
+    runs = {name: with_names(frame, view) for name, frame in runs.items()}
+    title = view.title or f"Mean of {len(studies)} studies"
+    found, named = combine(runs, first.measure), with_labels(first.steps, view)
+    tables = list(_tables(found, title, first.kind))
+    summary = _summary(title, found, tables[0], first.kind, warned)
+    whole = _whole(runs)
+    rows = shown_rows(whole, tables, view, first.measure)
+    details = " ".join(f"{name}: {text}." for name, text in summary.details)
+    tables = [replace(select(table, rows, found.labels), details=details) for table in tables]
+    return Report(
+        title=title,
+        kind=first.kind,
+        base=first.base,
+        steps=named,
+        runs=whole,
+        designs={},
+        summary=summary,
+        tables=tuple(tables),
+        plots=(),
+        curves=pd.DataFrame(columns=["row", "label", "seed", "images", "loss", "top1"]),
+        orders=None,
+        bench=pd.DataFrame(),
+        unfinished=_unfinished(whole),
+        layout=view.layout,
+    )
+
+
+def several_studies(folders: Sequence[Path]) -> dict[str, tuple[Study, Path]]:
+    """Read the studies of several study folders, by the folders' names; empty if none is the folder of a study.
+
+    Raises:
+        RequestError: If a folder is given twice, is not that of a study, or its study cannot be read.
+    """
+    if len(folders) < 2 or not any((folder / "study.yaml").exists() for folder in folders):
+        return {}
+    for folder in folders:
+        if not (folder / "study.yaml").exists():
+            raise RequestError(
+                f"{folder} is not a study folder, as others are; give folders of studies alone, or folders of runs"
+            )
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    for place, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:place]]:
+            raise RequestError(f"study folder {folder} is given twice; leave one of them out")
+    return {name: (read_study(folder), folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def refuse_different(studies: Mapping[str, Study]) -> None:
+    """Raise RequestError, naming study and row, unless all studies have the same rows, comparisons and measure."""
+    (name, first), *others = studies.items()
+    if not others:
+        raise RequestError(f"{name}: one study is not combined; give two or more")
+    if first.kind in _NOT_COMBINED:
+        raise RequestError(
+            f"{name} is a study of kind {first.kind}, whose report has {_NOT_COMBINED[first.kind]}; studies are "
+            "combined by differences between rows: report it alone"
+        )
+    for other, study in others:
+        for key in ("kind", "measure"):
+            ours, theirs = getattr(first, key), getattr(study, key)
+            if ours != theirs:
+                raise RequestError(
+                    f"{other} cannot be combined with {name}: its {key} is {theirs}, not {ours}; leave one of them out"
+                )
+        _refuse_other_rows(name, first, other, study)
+    if not any(row.baselines for row in first.rows):
+        raise RequestError(f"{name} compares no rows, so that there is no difference to combine; report it alone")
+
+
+def _refuse_other_rows(name: str, first: Study, other: str, study: Study) -> None:
+    """Raise RequestError if a study lacks a row of the first one, has another, or compares one with other rows."""
+    ours, theirs = ({row.row: row.baselines for row in one.rows} for one in (first, study))
+    for lacking, without, having, whose in ((ours, theirs, name, other), (theirs, ours, other, name)):
+        missing = [row for row in lacking if row not in without]
+        if missing:
+            more = f" and {len(missing) - 1} more of its rows" if missing[1:] else ""
+            raise RequestError(
+                f"{whose} has no row {missing[0]!r}, which {having} has{more}; combine studies of the same rows, or "
+                "leave one of them out"
+            )
+    for row, bases in ours.items():
+        if bases != theirs[row]:
+            raise RequestError(
+                f"{other} compares row {row!r} with {_bases(theirs[row])}, {name} with {_bases(bases)}; combine "
+                "studies of the same comparisons, or leave one of them out"
+            )
+
+
+def _bases(bases: Sequence[str]) -> str:
+    return ", ".join(map(repr, bases)) or "no row"
+
+
+def _tables(found: Combined, title: str, kind: str) -> Iterator[Table]:
+    """Yield the tables, the main one first."""
+    yield combined_table(found, f"{title}: {WORDS[kind].title}")
+    yield by_study_table(found, f"{title}: the difference in each study")
+
+
+def _summary(title: str, found: Combined, table: Table, kind: str, warned: Sequence[str]) -> StudySummary:
+    """Summarize the studies from the main table."""
+    tested = found.compared["p"].notna().any()
+    about = (
+        f"Effects in {UNITS[found.measure]}, mean over {len(found.runs)} studies, with a 95% CI that covers seeds and "
+        "settings; verdicts are corrected for all comparisons of the table."
+    )
+    findings = findings_of(table, found.measure)
+    return StudySummary(
+        title=title,
+        facts=found.facts,
+        about=about if tested else "No verdicts: no comparison has results of two studies.",
+        groups=tuple(groups_of(findings, found.measure, DESIGNS if kind == "designs" else {})),
+        notes=(),
+        figure="",
+        warnings=tuple(warned),
+        details=tuple((name, _done(name, runs)) for name, runs in found.runs.items()),
+    )
+
+
+def _done(name: str, runs: pd.DataFrame) -> str:
+    """Describe one study in a line, without its name."""
+    return header(runs.assign(study=name)).line.removeprefix(f"study {name} · ")
+
+
+def _whole(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the runs of all studies in one frame, each run named after its study."""
+    frames = [frame.assign(study=name, run=f"{name}/" + frame["run"].astype(str)) for name, frame in runs.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _unfinished(runs: pd.DataFrame) -> pd.DataFrame:
+    left = runs.loc[runs["status"] != "done", ["study", "row", "label", "seed", "status", "reason"]]
+    return left.assign(label=left["study"] + ": " + left["label"]).drop(columns="study")
