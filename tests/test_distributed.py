@@ -190,7 +190,8 @@ def shared_out(
 def test_batchnorm_over_processes_is_batchnorm_over_the_whole_batch(shares: list[int]) -> None:
     chance = np.random.default_rng(0)
     images, weights = chance.normal(2, 3, (2, 10, 3, 4, 5))
-    kinds = ({"momentum": 0.3}, {"momentum": None}, {"affine": False}, {"track_running_stats": False})
+    kinds: list[dict[str, Any]] = [{"momentum": 0.3}, {"momentum": None}]
+    kinds += [{"affine": False}, {"track_running_stats": False}]
     of_kinds = zip(*together(len(shares), shared_out, images, weights, shares, kinds), strict=True)
     for options, found in zip(kinds, of_kinds, strict=True):
         whole = normalised(a_batchnorm(images.dtype, **options), images, weights)
