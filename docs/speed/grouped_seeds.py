@@ -61,10 +61,10 @@ def main() -> None:
             weight = torch.cat(weights)
 
             def alone(parts: tuple = (inputs, weights, gradients), groups: int = groups) -> list[list[Tensor]]:
-                return [step(*each, groups=groups) for each in zip(*parts, strict=True)]
+                return [step(one, kernel, back, groups) for one, kernel, back in zip(*parts, strict=True)]
 
             def grouped(whole: tuple = (x, weight, gradient), groups: int = groups * seeds) -> list[Tensor]:
-                return step(*whole, groups=groups)
+                return step(whole[0], whole[1], whole[2], groups)
 
             speedups = [seconds(alone) / seconds(grouped) for _ in range(ROUNDS)]
             bits = [
