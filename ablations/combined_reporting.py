@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablations.errors import RequestError
+from ablations.studies.combined import refuse_different
 from ablations.studies.folder import read_study
 from ablations.studies.results import recorded_warnings, update_results
 from ablations.studies.schema import Study
@@ -22,11 +23,6 @@ from reports.report import Report
 from reports.summary import DESIGNS, UNITS, StudySummary, findings_of, groups_of
 from reports.tables import Table
 from reports.view import WHOLE, View, check, select, shown_rows, with_labels, with_names
-
-_NOT_COMBINED = {
-    "screen": "effects of flags",
-    "orders": "effects averaged over orders",
-}
 
 
 def combined_report(studies: Mapping[str, tuple[Study, Path]], view: View = WHOLE) -> Report:
@@ -100,51 +96,6 @@ def several_studies(folders: Sequence[Path]) -> dict[str, tuple[Study, Path]]:
         if folder.resolve() in [other.resolve() for other in folders[:place]]:
             raise RequestError(f"study folder {folder} is given twice; leave one of them out")
     return {name: (read_study(folder), folder) for name, folder in zip(names, folders, strict=True)}
-
-
-def refuse_different(studies: Mapping[str, Study]) -> None:
-    """Raise RequestError, naming study and row, unless all studies have the same rows, comparisons and measure."""
-    (name, first), *others = studies.items()
-    if not others:
-        raise RequestError(f"{name}: one study is not combined; give two or more")
-    if first.kind in _NOT_COMBINED:
-        raise RequestError(
-            f"{name} is a study of kind {first.kind}, whose report has {_NOT_COMBINED[first.kind]}; studies are "
-            "combined by differences between rows: report it alone"
-        )
-    for other, study in others:
-        for key in ("kind", "measure"):
-            ours, theirs = getattr(first, key), getattr(study, key)
-            if ours != theirs:
-                raise RequestError(
-                    f"{other} cannot be combined with {name}: its {key} is {theirs}, not {ours}; leave one of them out"
-                )
-        _refuse_other_rows(name, first, other, study)
-    if not any(row.baselines for row in first.rows):
-        raise RequestError(f"{name} compares no rows, so that there is no difference to combine; report it alone")
-
-
-def _refuse_other_rows(name: str, first: Study, other: str, study: Study) -> None:
-    """Raise RequestError if a study lacks a row of the first one, has another, or compares one with other rows."""
-    ours, theirs = ({row.row: row.baselines for row in one.rows} for one in (first, study))
-    for lacking, without, having, whose in ((ours, theirs, name, other), (theirs, ours, other, name)):
-        missing = [row for row in lacking if row not in without]
-        if missing:
-            more = f" and {len(missing) - 1} more of its rows" if missing[1:] else ""
-            raise RequestError(
-                f"{whose} has no row {missing[0]!r}, which {having} has{more}; combine studies of the same rows, or "
-                "leave one of them out"
-            )
-    for row, bases in ours.items():
-        if bases != theirs[row]:
-            raise RequestError(
-                f"{other} compares row {row!r} with {_bases(theirs[row])}, {name} with {_bases(bases)}; combine "
-                "studies of the same comparisons, or leave one of them out"
-            )
-
-
-def _bases(bases: Sequence[str]) -> str:
-    return ", ".join(map(repr, bases)) or "no row"
 
 
 def _tables(found: Combined, title: str, kind: str) -> Iterator[Table]:

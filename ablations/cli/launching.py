@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,23 +17,48 @@ if TYPE_CHECKING:
     from ablations.launch.session import Session
 
 
-def run_here(session: Session, dry_run: bool, *, device: str, threads: int | None, **in_parallel: int | None) -> int:
-    """Run a study on this machine, or only describe it; return the exit status."""
+@dataclass(frozen=True)
+class Launcher:
+    """A way to train a study's runs.
+
+    Attributes:
+        check: Raises RequestError if it cannot train a study, or, unless it is only planned, cannot train here at all.
+        plan: Describes what it would train.
+        total: Describes the time, or the jobs, of several studies.
+        launch: Trains what is left of an opened study; returns the exit status.
+    """
+
+    check: Callable[[Session, bool], None]
+    plan: Callable[[Session], str]
+    total: Callable[[Iterable[Session]], str]
+    launch: Callable[[Session], int]
+
+
+def here(device: str, *, threads: int | None, **in_parallel: int | None) -> Launcher:
+    """Return the launcher of this machine; raises RequestError if it lacks what is asked for."""
     from ablations.machine import Machine
 
     machine = Machine.plan(device, threads=threads, **in_parallel)
-    if machine.devices == ("cpu",):
-        from ablations.training.gpu_arithmetic import check_arithmetic
 
-        for recipe in session.study.recipes.values():
-            check_arithmetic("cpu", recipe.precision)
-    if dry_run:
+    def check(session: Session, dry_run: bool) -> None:
+        if machine.devices == ("cpu",):
+            from ablations.training.gpu_arithmetic import check_arithmetic
+
+            for recipe in session.study.recipes.values():
+                check_arithmetic("cpu", recipe.precision)
+
+    def plan(session: Session) -> str:
         from ablations.launch.estimate import describe_plan
 
-        if is_main():
-            start = time.process_time()  # this process has loaded what a worker does
-            click.echo(describe_plan(session, machine, processes(), start))
-        return 0
+        return describe_plan(session, machine, processes(), time.process_time())  # it has loaded what a worker does
+
+    def total(sessions: Iterable[Session]) -> str:
+        from ablations.launch.estimate import describe_time, estimate_time
+
+        start = time.process_time()
+        return describe_time(
+            [estimate_time(one, machine, processes()) for one in sessions], machine, processes(), start
+        )
 
     def launch(session: Session) -> int:
         if processes() > 1:
@@ -51,47 +76,60 @@ def run_here(session: Session, dry_run: bool, *, device: str, threads: int | Non
             run_study(session, machine)
         return _report_failures(session)
 
-    return _run_stages(session, launch)
+    return Launcher(check, plan, total, launch)
 
 
-def run_jobs(session: Session, dry_run: bool, kind: str, jobs: int | None) -> int:
-    """Run a study as jobs, or only describe them; return the exit status."""
+def as_jobs(kind: str, jobs: int | None) -> Launcher:
+    """Return the launcher of jobs, on Slurm or on this machine."""
     from ablations.launch import slurm
 
-    jobs = jobs or (slurm.AT_ONCE if kind == "slurm" else 1)
-    if kind == "local":
-        slurm.check_here(session.study, jobs)
-        if (text := slurm.ignored_here(session.study)) is not None:
-            say(f"{session.study.name}: {text}")
-    if dry_run:
-        click.echo(slurm.describe_plan(session, kind, jobs))
-        return 0
-    if kind == "slurm":
-        slurm.check_slurm()
+    at_once = jobs or (slurm.AT_ONCE if kind == "slurm" else 1)
+
+    def check(session: Session, dry_run: bool) -> None:
+        if kind == "local":
+            slurm.check_here(session.study, at_once)
+            if (text := slurm.ignored_here(session.study)) is not None:
+                say(f"{session.study.name}: {text}")
+        elif not dry_run:
+            slurm.check_slurm()
+
+    def total(sessions: Iterable[Session]) -> str:
+        return "\n".join(dict.fromkeys(slurm.describe_jobs(one.study, kind, at_once) for one in sessions))
 
     def launch(session: Session) -> int:
-        count = slurm.run_study(session, kind, jobs)
+        count = slurm.run_study(session, kind, at_once)
         total = len(session.study.runs)
         say(f"{session.study.name}: {count} of {total} runs submitted; ablations status {session.folder}")
         return _report_failures(session) if kind == "local" else 0
 
-    return _run_stages(session, launch)
+    return Launcher(check, lambda session: slurm.describe_plan(session, kind, at_once), total, launch)
 
 
-def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
-    """Run a study, then the seeds that its precision turns out to need; return the last exit status."""
+def run_study(session: Session, launcher: Launcher, dry_run: bool) -> int:
+    """Run a study, or only describe it; return the exit status."""
+    launcher.check(session, dry_run)
+    if dry_run:
+        if is_main():
+            click.echo(launcher.plan(session))
+        return 0
+    return run_stages(open_study(session), launcher)
+
+
+def open_study(session: Session, one_of_several: bool = False) -> Session:
+    """Open a study's folder, printing what becomes of the request; return the session with what the folder holds."""
     from ablations.recipes import newer_settings
     from ablations.studies.folder import open_folder, planned, read_study, run_folder
     from ablations.studies.older import older_batch, older_versions
-    from ablations.studies.precision import add_needed_seeds, describe_power, describe_precision, further_look
+    from ablations.studies.precision import describe_power, further_look
 
     study = session.study
-    few = len(study.seeds) < 3 and study.precision is None
+    few = len(study.seeds) < 3 and study.precision is None and not one_of_several  # whose mean has verdicts of its own
     with writing(f"study folder {session.folder}"):
         whole = planned(study, session.folder)
         before = read_study(session.folder) if (session.folder / "study.yaml").exists() else whole
     look = further_look(before, whole)
-    for words in filter(None, [look, describe_power(whole) if few or look else None]) if is_main() else ():
+    power = describe_power(whole) if few or (look and not one_of_several) else None
+    for words in filter(None, [look, power]) if is_main() else ():
         say(f"{study.name}: {words}")
     session = replace(session, study=open_folder(study, session.folder))
     if is_main():
@@ -105,8 +143,15 @@ def _run_stages(session: Session, launch: Callable[[Session], int]) -> int:
                 say(f"{study.name}: {row.row} has the design and recipe of {row.same_as}, so they share their runs")
         for older in older_versions(run_folder(session.folder, run) for run in session.study.runs):
             say(f"{study.name}: {older}")
+    return session
+
+
+def run_stages(session: Session, launcher: Launcher) -> int:
+    """Run an opened study, then the seeds that its precision turns out to need; return the last exit status."""
+    from ablations.studies.precision import add_needed_seeds, describe_precision
+
     while True:
-        status = launch(session)
+        status = launcher.launch(session)
         enlarged = add_needed_seeds(session.folder)
         if is_main() and enlarged.stages != session.study.stages and (text := describe_precision(enlarged)):
             say(f"{enlarged.name}: {text}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,13 @@ def _gathered(folders: Sequence[Path], shown: Mapping[str, Any]) -> tuple[Report
     """Gather the report of a study, of single runs or of several studies, and the name of its folder."""
     from ablations.combined_reporting import combined_report, several_studies
     from ablations.reporting import read_report
+    from ablations.studies.combined import is_combined_folder, read_combined
     from ablations.studies.loose_runs import opened
 
+    if len(folders) == 1 and is_combined_folder(folders[0]):
+        studies = read_combined(folders[0])
+        view = _view([row.row for row in next(iter(studies.values()))[0].rows], **shown)
+        return combined_report(studies, replace(view, title=view.title or folders[0].resolve().name)), "report"
     if studies := several_studies(folders):
         known = [row.row for row in next(iter(studies.values()))[0].rows]
         return combined_report(studies, _view(known, **shown)), "combined-report"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablations.cli.combined import find_combined, refuse_another_folder, run_combined
 from ablations.cli.hints import Command
-from ablations.cli.launching import check_launcher, run_here, run_jobs
+from ablations.cli.launching import as_jobs, check_launcher, here, run_study
 from ablations.cli.options import (
     TRAINING,
     Integer,
@@ -30,6 +32,7 @@ from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
     from ablations.data.datasets import DataSet
+    from ablations.launch.session import Session
     from ablations.studies.run import RunConfig
     from ablations.studies.schema import Study
 
@@ -216,8 +219,8 @@ def run(
     """Run a study: skip finished runs, resume interrupted ones.
 
     STUDY is a study's folder, to resume it. --seeds, --flags, --recipes, --extras and --references then add to it.
-    Otherwise it is the name of a shipped study, a YAML file, the study.yaml of a folder, to begin its study anew in
-    --out, or a kind:
+    Otherwise it is the name of a shipped study, a YAML file (of kind combined: of several studies), the study.yaml of a
+    folder, to begin its study anew in --out, or a kind:
 
     \b
     roadmap  every row of the roadmap
@@ -233,9 +236,8 @@ def run(
     On the CPU, runs are trained in parallel, one per core with one thread each. Under torchrun, all processes train
     each run together. With --cluster, each run is a job.
     """
-    from ablations.launch.claim import data_loader
-    from ablations.launch.session import Session
     from ablations.machine import refuse_windows
+    from ablations.studies.combined import is_combined
 
     if not dry_run:
         refuse_windows()
@@ -246,13 +248,24 @@ def run(
     logs = checked_logs(tensorboard, wandb and not dry_run)
     if resources:
         changes["cluster"] = resources
-    loaded, folder = _find_study(study, out, resolve, changes, settings)
+    checked = partial(_session, jobs=kind is not None, data_dir=data_dir, retry_failed=retry_failed, logs=logs)
+    here_with = {"jobs": jobs, "threads": threads, "per_gpu": per_gpu}
+    launcher = partial(here, device, **here_with) if kind is None else partial(as_jobs, kind, jobs)
+    if resolve is None and is_combined(study):
+        return run_combined(*find_combined(study, out, changes, settings), checked, launcher(), dry_run)
+    return run_study(checked(*_find_study(study, out, resolve, changes, settings)), launcher(), dry_run)
+
+
+def _session(
+    study: Study, folder: Path, *, jobs: bool, data_dir: Path, retry_failed: bool, logs: dict[str, bool]
+) -> Session:
+    """Return the session of a study that fits its data; raises what `_checked` does."""
+    from ablations.launch.claim import data_loader
+    from ablations.launch.session import Session
+
     load = data_loader(data_dir)
-    loaded = _checked(loaded, folder, load, processes() if kind is None else _tasks(loaded))
-    session = Session(loaded, folder, data_dir, load, retry_failed, **logs)
-    if kind is not None:
-        return run_jobs(session, dry_run, kind, jobs)
-    return run_here(session, dry_run, jobs=jobs, threads=threads, per_gpu=per_gpu, device=device)
+    study = _checked(study, folder, load, _tasks(study) if jobs else processes())
+    return Session(study, folder, data_dir, load, retry_failed, **logs)
 
 
 def _checked(study: Study, folder: Path, load: Callable[[RunConfig], DataSet], tasks: int) -> Study:
@@ -292,11 +305,8 @@ def _find_study(
         study = _follow_up(name, out, resolve, {**changes, **settings})
     else:
         study = load_study(name, _with_base(name, changes), settings)
-    if is_folder(name) and out not in (None, Path(name)):
-        raise RequestError(
-            f"--out {out}: the study stays in its folder {name}; remove --out, or begin it anew there with "
-            f"ablations run {Path(name) / 'study.yaml'} --out {out}"
-        )
+    if is_folder(name):
+        refuse_another_folder(name, out, "study.yaml")
     folder = Path(name) if is_folder(name) else out or Path("runs") / study.name
     refuse_published(folder)
     return with_follow_ups(study, folder), folder

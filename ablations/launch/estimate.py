@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from operator import add
 
 from ablations.data.datasets import DataSet
@@ -36,7 +37,7 @@ def describe_runs(session: Session) -> list[str]:
     before = read_study(session.folder) if (session.folder / "study.yaml").exists() else None
     study = planned(session.study, session.folder)
     states = _states(session, study)
-    lines = [f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}{_counts(states)}"]
+    lines = [_runs_of(study, states)]
     if before is not None:
         lines += [f"  folder {session.folder}", *(f"  adds {added}" for added in describe_added(before, study))]
     if study.weights is not None:
@@ -51,6 +52,19 @@ def describe_runs(session: Session) -> list[str]:
     if (text := describe_power(study)) is not None:
         lines.append(text)
     return lines
+
+
+def describe_briefly(session: Session) -> list[str]:
+    """Describe the runs of a study among several; raises what `describe_runs` does."""
+    before = read_study(session.folder) if (session.folder / "study.yaml").exists() else None
+    study = planned(session.study, session.folder)
+    recipes = ", ".join(dict.fromkeys(recipe_of_each_row(study).values()))
+    lines = [_runs_of(study, _states(session, study)), f"  {_seeds_and_budget(study)}; recipe {recipes}"]
+    return lines if before is None else [*lines, *(f"  adds {added}" for added in describe_added(before, study))]
+
+
+def _runs_of(study: Study, states: Mapping[str, State]) -> str:
+    return f"{study.name}: {len(study.runs)} runs of {len(study.rows)} rows on {study.data}{_counts(states)}"
 
 
 def _seeds_and_budget(study: Study) -> str:
@@ -104,17 +118,55 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
 
     `start` is the time (s) that a worker needs to start.
     """
+    lines = describe_runs(session)
+    estimate = estimate_time(session, machine, processes)
+    if not estimate.left:
+        wanted = session.study.precision
+        unless = "" if wanted is None else f" unless precision {wanted.half_width:g} needs more seeds"
+        return "\n".join([*lines, f"nothing is left to train{unless}"])
+    left, count = estimate.left, len(planned(session.study, session.folder).runs)
+    some = f" for the {len(left)} run{'s' if left[1:] else ''} left" if len(left) < count else ""
+    lines.append(
+        f"about {clock(start + estimate.seconds)}{some} with {_in_parallel(machine, processes)} on "
+        f"{', '.join(machine.devices)}, with evaluation (from timed training steps of {left[0].row}{_in_words(left)}, "
+        f"in proportion to MACs{', and of transforms of single images' if estimate.transforms else ''})"
+    )
+    return "\n".join(lines)
+
+
+def describe_time(estimates: Sequence[Estimate], machine: Machine, processes: int = 1, start: float = 0.0) -> str:
+    """Describe the time of several studies, one after the other; a worker needs `start` (s) to start."""
+    seconds = [one.seconds for one in estimates if one.left]
+    if not seconds:
+        return "nothing is left to train"
+    how = f"with {_in_parallel(machine, processes)} on {', '.join(machine.devices)}"
+    return (
+        f"about {clock(start + sum(seconds))} {how}, with evaluation (from timed training steps of a row of each study)"
+    )
+
+
+def _in_parallel(machine: Machine, processes: int) -> str:
+    return f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The runs of a study that are left, the time (s) they need, and whether that has transforms of single images."""
+
+    left: Sequence[RunConfig]
+    seconds: float = 0.0
+    transforms: bool = False
+
+
+def estimate_time(session: Session, machine: Machine, processes: int = 1) -> Estimate:
+    """Time a few training steps, and expect from them the time of the runs that are left."""
     from ablations.training.gpu_arithmetic import prepare_arithmetic
 
-    lines = describe_runs(session)
     study, load = planned(session.study, session.folder), session.load
     shares = {name: _left(state) for name, state in _states(session, study).items()}
     left = [run for run in study.runs if shares[run.name]]
     if not left:
-        wanted = session.study.precision
-        unless = "" if wanted is None else f" unless precision {wanted.half_width:g} needs more seeds"
-        return "\n".join([*lines, f"nothing is left to train{unless}"])
-    first = left[0]
+        return Estimate(left)
     prepare_arithmetic(machine.devices[0], *(run.recipe.deterministic for run in left))
     timed = {_how(run): run for run in reversed(left)}  # the first of each precision, memory format, …
     per_mac = {
@@ -132,14 +184,7 @@ def describe_plan(session: Session, machine: Machine, processes: int = 1, start:
         evaluation = both(each * after_training(run, train, test), read * test)
         seconds.append((shares[run.name] * run.images(data) * both(each, read) + evaluation) / processes)
     at_once = machine.jobs if processes == 1 else 1
-    from_images = ", and of transforms of single images" if any(prepare.values()) else ""
-    how = f"{processes} processes per run" if processes > 1 else f"{machine.jobs} runs in parallel"
-    some = f" for the {len(left)} run{'s' if left[1:] else ''} left" if len(left) < len(study.runs) else ""
-    lines.append(
-        f"about {clock(start + makespan(seconds, at_once))}{some} with {how} on {', '.join(machine.devices)}, with "
-        f"evaluation (from timed training steps of {first.row}{_in_words(left)}, in proportion to MACs{from_images})"
-    )
-    return "\n".join(lines)
+    return Estimate(left, makespan(seconds, at_once), any(prepare.values()))
 
 
 def _how(run: RunConfig) -> tuple[str, bool, bool, bool]:
@@ -148,7 +193,7 @@ def _how(run: RunConfig) -> tuple[str, bool, bool, bool]:
     return recipe.precision, recipe.channels_last, recipe.activation_checkpointing, recipe.deterministic
 
 
-def _in_words(runs: list[RunConfig]) -> str:
+def _in_words(runs: Sequence[RunConfig]) -> str:
     """Describe the precision of timed training steps, unless it is float32, and that they are not compiled."""
     precisions = dict.fromkeys(run.recipe.precision for run in runs)
     words = f" in {' and '.join(precisions)}" if set(precisions) != {"float32"} else ""

@@ -71,11 +71,15 @@ def describe_plan(session: Session, kind: str, jobs: int) -> str:
     """Describe the runs and what their jobs ask for."""
     from ablations.launch.estimate import describe_runs
 
-    cluster = session.study.cluster or Cluster()
+    return "\n".join([*describe_runs(session), describe_jobs(session.study, kind, jobs)])
+
+
+def describe_jobs(study: Study, kind: str, jobs: int) -> str:
+    """Describe what the jobs of a study ask for."""
+    cluster = study.cluster or Cluster()
     tasks = cluster.nodes * cluster.processes_each
     wanted = [f"{key} {value}" for key, value in cluster.model_dump(exclude_defaults=True).items()]
-    requests = f"one job per run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'defaults'}"
-    return "\n".join([*describe_runs(session), requests])
+    return f"one job per run on {kind}, {jobs} at once, {tasks} processes each: {', '.join(wanted) or 'defaults'}"
 
 
 def run_study(session: Session, kind: str, jobs: int) -> int:

@@ -22,6 +22,8 @@ from ablations.training_config import MAY_CHANGE, TrainingConfig
 from modernize.design import split_commas
 from modernize.yaml_file import as_yaml
 
+COMBINED = "combined"  # kind of a study of several studies; its folder has combined.yaml and a folder per study
+
 
 def open_folder(study: Study, folder: Path) -> Study:
     """Make the study's folder, or add this study's new rows and seeds to it; return the study that it then holds.
@@ -202,9 +204,17 @@ def _has_seeds(study: Study, before: Study) -> bool:
     return set(before.seeds) <= set(study.seeds)
 
 
+def refuse_combined(folder: Path) -> None:
+    """Raise RequestError, naming a study of several, if a folder is that of a combined study."""
+    if (folder / f"{COMBINED}.yaml").is_file():
+        names = [path.parent.name for path in sorted(folder.glob("*/study.yaml"))] or ["NAME"]
+        raise RequestError(f"{folder} is the folder of several studies; name one of them, such as {folder / names[0]}")
+
+
 def read_study(folder: Path) -> Study:
     """Read the study of a folder; raises RequestError if it holds none."""
     if not (folder / "study.yaml").is_file():
+        refuse_combined(folder)
         raise RequestError(f"{folder} is not a study folder: it has no study.yaml")
     return read_with_plugins(Study, folder / "study.yaml", "study")
 

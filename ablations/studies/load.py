@@ -12,7 +12,7 @@ from ablations.errors import RequestError
 from ablations.recipe_checks import refuse_contradictions
 from ablations.recipes import check, read_yaml, shipped
 from ablations.studies.design_list import baseline_of, design_rows, stored_list
-from ablations.studies.folder import read_study
+from ablations.studies.folder import COMBINED, read_study
 from ablations.studies.kinds import ROWS, main_recipe, sample_orders, walks
 from ablations.studies.own_rows import is_own, network_of, own_rows
 from ablations.studies.plugin_files import read_with_plugins, used_plugins
@@ -39,6 +39,7 @@ from modernize.reference import check_reference, is_reference, shown_reference
 from modernize.roadmap import NAMES, named, roadmap_of
 
 _STORED = "study.yaml"  # of a folder
+_OF_FOLDERS = (_STORED, f"{COMBINED}.yaml")
 _LONGEST = 240  # max characters of a row's name, which with the seed names a folder
 # The keys that each kind reads, besides those of every study.
 _READS: dict[str, tuple[str, ...]] = {
@@ -93,7 +94,7 @@ def is_folder(name: str) -> bool:
 
 def refuse_two_meanings(name: str) -> None:
     """Raise RequestError if a study that comes with the project, or a kind, has the name of a study's folder here."""
-    if name not in (*study_names(), *KINDS) or not (Path(name) / _STORED).is_file():
+    if name not in (*study_names(), *KINDS) or not any((Path(name) / one).is_file() for one in _OF_FOLDERS):
         return
     what = "shipped study" if name in study_names() else "kind of study"
     raise RequestError(
@@ -116,17 +117,24 @@ def load_study(name: str, changes: Mapping[str, Any], settings: Mapping[str, str
     elif name in KINDS:
         values = {"kind": name}
     elif is_folder(name):
-        return _reopen(Path(name), changes, settings)
+        return reopen(Path(name), changes, settings)
     else:
         raise RequestError(_meant(name))
     place = f"study {name}"
+    if values.get("kind") == COMBINED:
+        raise RequestError(f"{place}: kind {COMBINED}: it has several studies, and this takes one")
+    return requested(Path(name).stem, overridden(values, changes), settings, place)
+
+
+def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a study file with changes; those of Slurm resources are added to the file's."""
     if "cluster" in changes and isinstance(values.get("cluster"), dict):
         changes = {**changes, "cluster": {**values["cluster"], **changes["cluster"]}}
-    return _requested(Path(name).stem, {**values, **changes}, settings, place)
+    return {**values, **changes}
 
 
-def _requested(name: str, values: Mapping[str, Any], settings: Mapping[str, str], place: str) -> Study:
-    """Check the keys of a study file and resolve its study."""
+def requested(name: str, values: Mapping[str, Any], settings: Mapping[str, str], place: str) -> Study:
+    """Check the keys of a study file and resolve its study; raises RequestError that begins with the place."""
     request = check(StudyFile, values, place)
     for key in dict.fromkeys(key for reads in _READS.values() for key in reads):
         if key not in _READS[request.kind] and getattr(request, key) not in (None, ""):
@@ -166,7 +174,7 @@ def is_resolved(path: Path) -> bool:
     return path.suffix in (".yaml", ".yml") and path.is_file() and "rows" in read_yaml(path, "study")
 
 
-def _reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
+def reopen(folder: Path, changes: Mapping[str, Any], settings: Mapping[str, str]) -> Study:
     """Load the study of a folder, with further rows or seeds or another precision."""
     study, place = read_study(folder), f"study folder {folder}"
     _refuse_others(place, changes, settings, (*_REOPENED, *_GROWING))
@@ -213,7 +221,7 @@ def _grown(study: Study, changes: Mapping[str, Any], place: str, folder: Path) -
         )
     before = study.asked.file
     values = before | {key: _joined(before.get(key), changes[key]) for key in more}
-    grown = _requested(study.name, values, study.asked.set, place)
+    grown = requested(study.name, values, study.asked.set, place)
     same = {key: getattr(study, key) for key in ("seeds", "precision", "cluster", "weights", "stages")}
     return grown.model_copy(update=same)
 

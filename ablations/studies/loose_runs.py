@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import RequestError
-from ablations.studies.folder import read_study, slug
+from ablations.studies.folder import read_study, refuse_combined, slug
 from ablations.studies.how_made import EXECUTION_ONLY
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study, StudyRow
@@ -61,6 +61,7 @@ def _folders(path: Path) -> list[Path]:
         return [path]
     found = sorted(one.parent for one in path.glob("*/config.yaml"))
     if not found:
+        refuse_combined(path)
         raise RequestError(f"{path} is not a folder of a study or of runs: it has no study.yaml and no config.yaml")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,7 @@ Run = Mapping[Any, Any]  # a line of a study's frame
 def describe(study: Study, folder: Path) -> str:
     """Describe the state of a study, one line per run that has begun."""
     runs = study_runs(study, folder).drop_duplicates("run")
-    counts = runs["status"].value_counts()
-    summary = ", ".join(f"{counts.get(status, 0)} {shown}" for status, shown in SHOWN.items())
-    lines = [f"{study.name}: {len(runs)} run{'s' * (len(runs) != 1)}: {summary}"]
+    lines = [f"{study.name}: {_counted(runs['status'])}"]
     states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
     begun = runs[runs["status"] != "left"].to_dict("records")
     machines = {str(run["machine"]) for run in begun if isinstance(run.get("machine"), str)}
@@ -42,6 +41,26 @@ def describe(study: Study, folder: Path) -> str:
     if len(study.stages) > 1:
         lines += [f"  {describe_stage(number, stage)}" for number, stage in enumerate(study.stages, 1)]
     return "\n".join(lines)
+
+
+def describe_several(name: str, studies: Mapping[str, tuple[Study, Path]]) -> str:
+    """Describe the state of a combined study: a line for all of its runs, and one per study."""
+    parts, counted, times = [], [], []
+    for key, (study, folder) in studies.items():
+        runs = study_runs(study, folder).drop_duplicates("run")
+        states = {run.name: read_state(run_folder(folder, run)) for run in study.runs}
+        parts.append(runs["status"])
+        counted.append(f"  {key:<{max(map(len, studies))}}  {_counted(runs['status'])}")
+        times += [replace(one, row=f"{key}/{one.row}") for one in read_times(study, folder, states)]  # of its setting
+    lines = [f"{name}: {len(studies)} studies, {_counted(pd.concat(parts))}", *counted]
+    return "\n".join(lines if (left := _time_left(times)) is None else [*lines, f"  {left}"])
+
+
+def _counted(statuses: pd.Series) -> str:
+    """Count runs by status: `3 runs: 2 finished, 1 running, …`."""
+    counts = statuses.value_counts()
+    summary = ", ".join(f"{counts.get(status, 0)} {shown}" for status, shown in SHOWN.items())
+    return f"{len(statuses)} run{'s' * (len(statuses) != 1)}: {summary}"
 
 
 def is_running(study: Study, folder: Path) -> bool:

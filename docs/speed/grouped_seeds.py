@@ -61,10 +61,12 @@ def main() -> None:
             weight = torch.cat(weights)
 
             def alone(parts: tuple = (inputs, weights, gradients), groups: int = groups) -> list[list[Tensor]]:
-                return [step(one, kernel, back, groups) for one, kernel, back in zip(*parts, strict=True)]
+                return [step(x, weight, gradient, groups) for x, weight, gradient in zip(*parts, strict=True)]
 
-            def grouped(whole: tuple = (x, weight, gradient), groups: int = groups * seeds) -> list[Tensor]:
-                return step(whole[0], whole[1], whole[2], groups)
+            def grouped(
+                whole: tuple[Tensor, Tensor, Tensor] = (x, weight, gradient), groups: int = groups * seeds
+            ) -> list[Tensor]:
+                return step(*whole, groups)
 
             speedups = [seconds(alone) / seconds(grouped) for _ in range(ROUNDS)]
             bits = [
