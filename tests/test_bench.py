@@ -224,7 +224,7 @@ def test_bench_of_a_study_is_in_its_report(tmp_path: Path) -> None:
     open_folder(load_study("sweep", changes, {}), tmp_path / "study")
     out = tmp_path / "all.json"
     options = ("--repeats", "1", "--warmup", "1", "--threads", "1", "--batch-size", "4", "--out", out)
-    done = ablations("bench", "--study", tmp_path / "study", *options, "--format", "csv")
+    done = ablations_here("bench", "--study", tmp_path / "study", *options, "--format", "csv")
     assert done.returncode == 0, done.stderr
     whole = json.loads(out.read_text())
     speeds = [one["training"][0] for one in whole["measured"]]

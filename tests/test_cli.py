@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import ablations, ablations_here
+from commands import ablations_here
 
 import modernize
 from ablations.recipes import load_recipe, recipe_names
@@ -44,9 +44,9 @@ def refused(*arguments: str | Path, cwd: Path) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str) -> None:
-    assert name in ablations("--help").stdout
-    done = ablations(name, "--help")
-    assert done.returncode == 0 and "Usage: ablations" in done.stdout
+    assert name in ablations_here("--help").stdout
+    done = ablations_here(name, "--help")
+    assert done.returncode == 0 and f"Usage: ablations {name}" in done.stdout
 
 
 def test_help_imports_nothing_heavy() -> None:

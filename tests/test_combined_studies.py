@@ -9,11 +9,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from commands import ablations_here, started
 
 from ablations.cli import combined as command
+from ablations.errors import RequestError, RunError
+from ablations.studies import combined
 from ablations.studies.combined import CombinedStudy, is_combined, load_combined, read_combined, study_folders
 from ablations.studies.folder import read_study
 
@@ -56,6 +59,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = said.stdout.splitlines()
     begins = [lines.index(f"two: study {number} of 2: {name}") for number, name in ((1, "small"), (2, "long"))]
     assert lines[begins[0] + 1].startswith("small: 2 runs, 0 finished") and begins[0] < begins[1]
+    assert [line for line in lines[begins[1] :] if line == "two: each design against the baseline"], (
+        said.stdout
+    )  # the table of means
     return place / "two"
 
 
@@ -110,6 +116,16 @@ def test_a_study_of_a_folder_is_one_like_any_other(copied: Path, tmp_path: Path)
         said = ablations_here(name, copied)
         assert said.returncode == 2 and said.stderr.count("\n") == 1, said.stderr
     assert f"name one of them, such as {copied / 'long'}" in ablations_here("pack", copied).stderr
+
+
+def test_the_report_of_a_folder_has_the_means_over_its_studies(copied: Path) -> None:
+    said = ablations_here("report", copied, "--format", "table,csv")
+    assert said.returncode == 0 and "mean over 2 studies" in " ".join(said.stdout.split()), said.stderr
+    means = pd.read_csv(copied / "report/tables/combined.csv")
+    tops = [[ran(folder)[f"{row}-s0"]["top1"] for row in means["row"]] for _, folder in read_combined(copied).values()]
+    assert list(means["mean"]) == pytest.approx([sum(pair) / 2 for pair in zip(*tops, strict=True)])
+    again = ablations_here("run", written(copied.parent, FILE), "--out", copied, "--dry-run", *SET)
+    assert again.returncode == 0, again.stderr  # beside a report, too
 
 
 def test_seeds_are_added_to_every_study(copied: Path) -> None:
@@ -180,6 +196,20 @@ def test_failed_runs_are_reported_and_the_other_studies_go_on(tmp_path: Path) ->
     assert set(statuses(tmp_path / "out/long").values()) == {"done"}
 
 
+def test_a_study_that_cannot_be_run_does_not_keep_the_others_from_it(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given_up(session: Any, launcher: Any) -> int:
+        begun.append(session.study.name)
+        raise RunError("no worker can start")
+
+    begun: list[str] = []
+    monkeypatch.setattr(command, "run_stages", given_up)
+    said = ablations_here("run", copied, "--jobs", "1")
+    assert (said.returncode, begun) == (1, ["small", "long"])
+    assert said.stderr == "ablations: small: no worker can start\nablations: long: no worker can start\n"
+
+
 # ---- planned
 
 
@@ -217,6 +247,16 @@ def loaded(folder: Path, values: dict[str, Any]) -> CombinedStudy:
     name = str(written(folder, values))
     assert is_combined(name)
     return load_combined(name, {}, {})
+
+
+def test_a_shipped_study_may_be_combined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combined, "study_names", lambda: ["several"])
+    monkeypatch.setattr(combined, "shipped", lambda folder, name: FILE)
+    assert is_combined("several")
+    found = load_combined("several", {"seeds": [2]}, {})
+    assert (found.name, [one.seeds for one in found.studies.values()]) == ("several", [[2], [2]])
+    with pytest.raises(RequestError, match="study several: --data: not for several studies at once; write a study"):
+        load_combined("several", {"data": "cifar10"}, {})
 
 
 # ---- wrong requests
@@ -309,6 +349,7 @@ def test_the_folder_of_another_study_is_refused(copied: Path, tmp_path: Path) ->
     refused(ablations_here("run", copied, "--budget", "5epochs"), "--budget: the study of a folder is fixed")
     refused(ablations_here("run", copied, "--out", tmp_path / "new"), "the study stays in its folder")
     shutil.rmtree(copied / "long")
+    refused(ablations_here("run", "combined"), "kind combined: it needs a study file with its studies")
     for name in ("run", "status"):
         refused(ablations_here(name, copied), "long is missing; rerun the command that made the folder")
     assert [path for path in before if "long" not in path.parts] == sorted(copied.rglob("*"))

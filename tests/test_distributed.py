@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def heard_losses(group: Group, design: str, settings: dict[str, Any]) -> list[fl
 def apart(processes: int, design: str, settings: dict[str, Any]) -> float:
     """Return the maximum difference between the losses of several processes and of one."""
     first, *others = together(processes, heard_losses, design, settings)
-    (alone,) = together(1, heard_losses, design, settings)
+    with patch("ablations.training.trainer.LOG_STEPS", 1):
+        alone = heard_losses(ALONE, design, settings)
     assert not any(others), "another process than rank 0 wrote to the log"
     assert len(first) == len(alone) == 1438 // 64 * settings.get("max_epochs", 1) + 1
     assert len(set(alone)) == len(alone), "nothing was learnt"
@@ -112,29 +114,37 @@ def test_without_it_each_process_normalizes_its_own_images_and_the_losses_differ
 # ---- the same evaluation
 
 
-def evaluated(group: Group, settings: dict[str, Any], images: int) -> tuple[float, float, list, list]:
-    """Evaluate an untrained network on `images` images in batches of at most 7."""
+SPLITS = (37, 1)  # images
+
+
+def evaluated(group: Group, settings: dict[str, Any]) -> list[tuple[float, float, list, list]]:
+    """Evaluate an untrained network on each number of images in batches of at most 7."""
     import ablations.training.evaluation
 
     ablations.training.evaluation.EVALUATION_BATCH = 7
-    trainer = a_trainer(group, BATCHNORM, settings, images)
-    found = trainer.evaluate(trainer.model)
-    return found.top1, found.loss, found.labels.tolist(), found.predictions.tolist()
+    results = []
+    for images in SPLITS:
+        trainer = a_trainer(group, BATCHNORM, settings, images)
+        found = trainer.evaluate(trainer.model)
+        results.append((found.top1, found.loss, found.labels.tolist(), found.predictions.tolist()))
+    return results
 
 
+@pytest.mark.filterwarnings("ignore:the test set has")
 @pytest.mark.parametrize("settings", [{}, {"evaluation_crop": 0.9, "image_size": 8}], ids=["in memory", "one by one"])
 @pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("images", [37, 1])
-def test_every_image_of_the_test_split_counts_once(processes: int, images: int, settings: dict[str, Any]) -> None:
+def test_every_image_of_the_test_split_counts_once(processes: int, settings: dict[str, Any]) -> None:
     settings = {**settings, "batch_size": 66}
-    found = together(processes, evaluated, settings, images)
+    found = together(processes, evaluated, settings)
     assert found == [found[0]] * processes, "the processes disagree"
-    top1, loss, labels, predictions = found[0]
+    with patch("ablations.training.evaluation.EVALUATION_BATCH", 7):
+        expected = evaluated(ALONE, settings)
     data = load("digits", Path("unused"))
-    assert labels == data.test.labels[:images].tolist()
-    assert top1 == 100 * sum(map(int.__eq__, labels, predictions)) / images
-    ((alone_top1, alone_loss, _, alone),) = together(1, evaluated, settings, images)
-    assert (top1, predictions) == (alone_top1, alone) and loss == pytest.approx(alone_loss, abs=1e-12)
+    for images, one, alone in zip(SPLITS, found[0], expected, strict=True):
+        top1, loss, labels, predictions = one
+        assert labels == data.test.labels[:images].tolist()
+        assert top1 == 100 * sum(map(int.__eq__, labels, predictions)) / images
+        assert (top1, predictions) == (alone[0], alone[3]) and loss == pytest.approx(alone[1], abs=1e-12)
 
 
 # ---- BatchNorm
@@ -162,42 +172,43 @@ def normalised(norm: nn.Module, images: np.ndarray, weights: np.ndarray) -> dict
 
 
 def shared_out(
-    group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], options: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    """Return the outputs of this process's SyncBatchNorm for its part of the images."""
-    norm = synchronize_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
-    assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
+    group: Group, images: np.ndarray, weights: np.ndarray, shares: list[int], kinds: Sequence[dict[str, Any]]
+) -> list[dict[str, np.ndarray]]:
+    """Return the outputs of this process's SyncBatchNorm of each kind for its part of the images."""
     first = sum(shares[: group.rank])
     mine = slice(first, first + shares[group.rank])
     warnings.simplefilter("error")  # its user would see them at every run
-    return normalised(norm.get_submodule("0"), images[mine], weights[mine])
+    found = []
+    for options in kinds:
+        norm = synchronize_batchnorm(nn.Sequential(a_batchnorm(images.dtype, **options)), torch.device("cpu"))
+        assert type(norm.get_submodule("0")) is not nn.BatchNorm2d
+        found.append(normalised(norm.get_submodule("0"), images[mine], weights[mine]))
+    return found
 
 
 @pytest.mark.parametrize("shares", [[7, 3], [5, 1, 4]], ids=str)
-@pytest.mark.parametrize(
-    "options",
-    [{"momentum": 0.3}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}],
-    ids=lambda options: next(iter(options)),
-)
-def test_batchnorm_over_processes_is_batchnorm_over_the_whole_batch(shares: list[int], options: dict[str, Any]) -> None:
+def test_batchnorm_over_processes_is_batchnorm_over_the_whole_batch(shares: list[int]) -> None:
     chance = np.random.default_rng(0)
     images, weights = chance.normal(2, 3, (2, 10, 3, 4, 5))
-    found = together(len(shares), shared_out, images, weights, shares, options)
-    whole = normalised(a_batchnorm(images.dtype, **options), images, weights)
-    for name in ("out", "input"):
-        np.testing.assert_allclose(np.concatenate([one[name] for one in found]), whole[name], rtol=0, atol=1e-11)
-    for name in whole.keys() & {"weight", "bias"}:
-        np.testing.assert_allclose(sum(one[name] for one in found), whole[name], rtol=1e-11)
-    for name in whole.keys() & {"running_mean", "running_var", "num_batches_tracked"}:
-        for one in found:
-            np.testing.assert_allclose(one[name], whole[name], rtol=1e-12)
-    assert all(one.keys() == whole.keys() for one in found)
+    kinds: list[dict[str, Any]] = [{"momentum": 0.3}, {"momentum": None}]
+    kinds += [{"affine": False}, {"track_running_stats": False}]
+    of_kinds = zip(*together(len(shares), shared_out, images, weights, shares, kinds), strict=True)
+    for options, found in zip(kinds, of_kinds, strict=True):
+        whole = normalised(a_batchnorm(images.dtype, **options), images, weights)
+        for name in ("out", "input"):
+            np.testing.assert_allclose(np.concatenate([one[name] for one in found]), whole[name], rtol=0, atol=1e-11)
+        for name in whole.keys() & {"weight", "bias"}:
+            np.testing.assert_allclose(sum(one[name] for one in found), whole[name], rtol=1e-11)
+        for name in whole.keys() & {"running_mean", "running_var", "num_batches_tracked"}:
+            for one in found:
+                np.testing.assert_allclose(one[name], whole[name], rtol=1e-12)
+        assert all(one.keys() == whole.keys() for one in found), options
 
 
 def test_a_mean_far_from_zero_does_not_cost_batchnorm_its_variance() -> None:
     chance = np.random.default_rng(0)
     images, weights = chance.normal(300, 0.1, (10, 3, 4, 5)), chance.normal(0, 1, (10, 3, 4, 5))
-    found = together(2, shared_out, images.astype("f"), weights.astype("f"), [7, 3], {})
+    found = [one for (one,) in together(2, shared_out, images.astype("f"), weights.astype("f"), [7, 3], [{}])]
     whole = normalised(a_batchnorm(np.float64), images.astype("f").astype("d"), weights)
     np.testing.assert_allclose(np.concatenate([one["out"] for one in found]), whole["out"], atol=1e-2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ from commands import ablations_here, environment
 from PIL import Image
 from pydantic import TypeAdapter
 
-from ablations.bench import Bench, table_rows
+from ablations.bench import Bench, loops, table_rows
 from ablations.recipes import load_recipe
 from ablations.studies.folder import open_folder
 from ablations.studies.load import load_study
@@ -139,6 +141,8 @@ def test_the_commands_are_found() -> None:
     assert [command for page, command in COMMANDS if page == "README.md"][:2] == ["./run_all.sh", "./run_all.sh test"]
     assert all(command.startswith((*PROGRAMS, *NOT_RUN)) for _, command in COMMANDS)
     assert not any("#" in command for _, command in COMMANDS)
+    marked = [shlex.split(command)[2:4] for _, command in COMMANDS if command.startswith("./run_all.sh test -")]
+    assert all(option == "-m" and mark in FILES for option, mark in marked)
     for page in set(PAGES) - {"docs/README.md", "docs/python.md", "docs/statistics.md", "docs/tools.md"}:
         assert any(block.page == page for block in BLOCKS), page
     for words in ("--set accumulation=32", "torchrun --standalone --nproc-per-node 8", "--cluster slurm", "--nodes 4"):
@@ -195,7 +199,7 @@ def test_a_block_of_the_readme_that_trains_runs_as_written(block: Block, workpla
 @pytest.mark.slow
 @pytest.mark.parametrize("command", {one: None for _, one in COMMANDS if one.startswith(BENCHMARKS)})
 def test_a_benchmark_runs_as_written(command: str, workplace: Path, fashion_dir: Path) -> None:
-    """But for the time that it takes: one round, few and small images, uncompiled, and a small study."""
+    """But for the time that it takes: one short round, few and small images, uncompiled, and a small study."""
     if "runs/quick" in command:
         small = {"base": "pocket", "flags": {"norm": ["bn", "ln"]}, "data": "digits"}
         open_folder(load_study("sweep", small, {}), workplace / "runs/quick")
@@ -206,21 +210,39 @@ def test_a_benchmark_runs_as_written(command: str, workplace: Path, fashion_dir:
     else:
         shorter += " --warmup 0" + ("" if "--over batch-size" in command else " --batch-size 2")
         shorter += " --image-size 64" if "--against" in command else ""
-    done = run(shorter, workplace)
+    if ".py" in command:  # workers would seek the file where this process began
+        done = run(shorter, workplace)
+    else:
+        measure = sys.modules["ablations.bench.measure"]  # in the package, this is the function's name
+        with mock.patch.object(measure, "ROUND_SECONDS", 0.01), mock.patch.object(loops, "ROUND_SECONDS", 0.01):
+            done = ablations_here(*shlex.split(shorter)[1:], cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stdout or "im/s" in done.stdout
 
 
+# A file with tests of each mark: to import all files takes half a minute.
+FILES = {"benchmark": "tests/test_benchmarks.py", "slow": "tests/test_factorial.py"}
+FILES["simulation"] = FILES["slow"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("./run_all.sh test -")])
-def test_what_run_all_is_told_to_test_exists(command: str) -> None:
-    options = shlex.split(command)[2:]
-    if "benchmark" in options:  # all of them are in one file, and the others take half a minute to import
-        options.append("tests/test_benchmarks.py")
+@pytest.mark.parametrize("mark", FILES)
+def test_what_run_all_is_told_to_test_exists(mark: str) -> None:
+    """The tests of each mark are listed once, with the options of every command; `-k` is sought in their names."""
+    commands = [
+        shlex.split(command)[2:] for _, command in COMMANDS if command.startswith(f"./run_all.sh test -m {mark}")
+    ]
+    assert commands
+    words = {options.pop(options.index("-k") + 1) for options in commands if "-k" in options}
+    options = [one for one in dict.fromkeys(itertools.chain(*commands)) if one != "-k"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "--collect-only", "-qq"], cwd=HOME, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", *options, FILES[mark], "--collect-only", "-q"],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0 and "::" not in done.stderr, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert all(word in done.stdout for word in words), done.stdout
 
 
 @pytest.mark.parametrize("page", PYTHON)

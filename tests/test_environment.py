@@ -304,8 +304,7 @@ def test_a_launchers_variables_that_make_no_sense_are_one_line(
     [
         {"OMP_NUM_THREADS": "0"},
         {"OMP_NUM_THREADS": "many", "MKL_NUM_THREADS": ""},
-        {"PYTHONWARNINGS": "error"},
-        {"TZ": "Nowhere/Land", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "7"},
+        {"PYTHONWARNINGS": "error", "TZ": "Nowhere/Land", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "7"},
     ],
     ids=str,
 )

@@ -31,7 +31,7 @@ from ablations.store import read_json
 from ablations.training.checkpoint import checkpoints
 
 pytestmark = pytest.mark.xdist_group("faults")  # in one process, which trains what they compare with once
-KILLS = 20
+KILLS = 12
 SMALL = ("--data", "digits", "--set", "image_size=16", "--set", "batch_size=32", "--threads", "1")
 # Four runs of a second or two each, all under one recipe.
 GRID = ("grid", "--base", "pocket,depths=1-1,width=4", "--flags", "norm=bn:ln,activation=relu:gelu", *SMALL)

@@ -216,10 +216,10 @@ def simulate(n: int, number: int, seeds: int, size: float, share: float, studies
 @pytest.mark.parametrize(
     ("n", "number", "seeds"),
     [
-        *(pytest.param(*cell, marks=pytest.mark.slow) for cell in ((4, 5, 3), (8, 10, 3), (12, 10, 2))),
+        *(pytest.param(*cell, marks=pytest.mark.slow) for cell in ((4, 5, 3), (12, 10, 2))),
         *(
             pytest.param(*cell, marks=pytest.mark.simulation)
-            for cell in ((5, 10, 2), (12, 5, 3), (12, 10, 5), (12, 20, 3))
+            for cell in ((5, 10, 2), (8, 10, 3), (12, 5, 3), (12, 10, 5), (12, 20, 3))
         ),
     ],
 )

@@ -103,8 +103,8 @@ def test_train_run_bench_and_report_work_without_what_linux_alone_has(own_data: 
         "status study",
         "report study --format table,csv,svg",
     )
-    quick = "import sys\nfrom ablations.bench import workers\nworkers.ROUND_SECONDS = 0.01\n"
-    quick += "sys.modules['ablations.bench.measure'].PEAK_SIZE['cpu'] = 128\n"
+    quick = "import sys, ablations.bench\nmeasure = sys.modules['ablations.bench.measure']\n"
+    quick += "measure.ROUND_SECONDS, measure.PEAK_SIZE['cpu'] = 0.01, 128\n"
     done = python(place, "-c", quick + commands(*each))
     assert re.findall(r"^status (\d+)$", done.stdout, re.MULTILINE) == ["0"] * len(each), done.stdout + done.stderr
     assert list(place.glob("Process-*")), "no other process has loaded images"

@@ -323,7 +323,7 @@ def is_kept(config: TrainingConfig) -> None:
 
 
 @given(st.dictionaries(keys | scalars, values, max_size=4), st.booleans())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_any_values_give_a_recipe_or_one_line(folder: Path, changes: dict[Any, Any], over: bool) -> None:
     found = loads_or_refuses(written(folder, {**VALID, **changes} if over else changes))
     if found:
@@ -343,7 +343,7 @@ yaml_texts = st.lists(st.sampled_from(YAML_WORDS) | st.text(max_size=3), max_siz
 
 
 @given(yaml_texts | st.text(max_size=30) | st.binary(max_size=30), st.booleans())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @example("a: !!bool x", False)
 @example("? !!set {a}\n: 1", True)
 @example('"\\ud800": 1', True)
@@ -356,7 +356,7 @@ def test_any_file_gives_a_recipe_or_one_line(folder: Path, contents: str | bytes
 
 
 @given(st.dictionaries(keys, yaml_texts | scalars.map(str), min_size=1, max_size=2), st.sampled_from(recipe_names()))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @example({"learning_rate": "[" * 3000}, "quick")
 def test_any_set_gives_a_recipe_or_one_line(overrides: dict[str, str], name: str) -> None:
     found = loads_or_refuses(name, overrides)

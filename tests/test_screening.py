@@ -297,7 +297,7 @@ CELLS = [
 @pytest.mark.parametrize(
     ("runs", "flags", "interactions", "size", "heavy"),
     [
-        pytest.param(*cell, marks=pytest.mark.slow if place % 2 else pytest.mark.simulation)
+        pytest.param(*cell, marks=pytest.mark.slow if place % 4 == 1 else pytest.mark.simulation)
         for place, cell in enumerate(CELLS)
     ],
 )

@@ -180,9 +180,18 @@ def test_intervals_cover_runs_noise_and_sampled_orders(size: float) -> None:
     assert 0.95 <= ratio <= 1.2  # never too small; the floor makes it a little large
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("flags", "orders", "seeds"), [(3, 6, 2), (5, 10, 2), (5, 5, 3), (12, 10, 2), (12, 20, 3)])
-@pytest.mark.parametrize(("size", "log_sd"), [(0.0, 0.0), (0.7, 0.0), (2.0, 0.0), (0.7, 0.6)])
+NUMBERS = [(3, 6, 2), (5, 10, 2), (5, 5, 3), (12, 10, 2), (12, 20, 3)]  # flags, orders, seeds
+NOISES = [(0.0, 0.0), (0.7, 0.0), (2.0, 0.0), (0.7, 0.6)]  # size of interactions, log-sd of rows
+
+
+@pytest.mark.parametrize(
+    ("flags", "orders", "seeds", "size", "log_sd"),
+    [  # the slow ones are half of the cells of each number and of each noise
+        pytest.param(*numbers, *noise, marks=pytest.mark.simulation if (place + other) % 2 else pytest.mark.slow)
+        for place, numbers in enumerate(NUMBERS)
+        for other, noise in enumerate(NOISES)
+    ],
+)
 def test_intervals_cover_in_every_cell(flags: int, orders: int, seeds: int, size: float, log_sd: float) -> None:
     covered, ratio = coverage(flags, orders, seeds, size, log_sd, 300)
     assert 0.935 <= covered <= 0.985

@@ -993,7 +993,7 @@ def is_kept(found: Study) -> None:
 
 
 @given(st.sampled_from(KINDS), st.dictionaries(keys | scalars, values, max_size=3), st.booleans())
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @example("sweep", {"flags": {"layer_scale": [10**400]}}, True)
 @example("one-in", {"base": "\0.yaml"}, True)
 @example("one-in", {"budget": "9" * 400 + "epochs"}, True)
@@ -1025,7 +1025,7 @@ yaml_texts = st.lists(st.sampled_from(YAML_WORDS) | st.text(max_size=3), max_siz
 
 
 @given(yaml_texts | st.text(max_size=30) | st.binary(max_size=30), st.sampled_from([None, *KINDS]))
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @example("flags: !!set {norm}\n", "one-in")
 @example("flags: !!omap [norm: [ln]]\n", "one-in")
 @example("flags: !!pairs [norm: [ln]]\n", "sweep")

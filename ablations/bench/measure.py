@@ -25,6 +25,7 @@ from ablations.training.precision import PRECISIONS
 from modernize.cost import count
 
 TASK_NAMES: dict[Task, str] = {"train_step": "training", "infer": "inference"}
+ROUND_SECONDS = 0.5  # target duration of a round
 LATENCY_RUNS = 5  # single-image inferences per latency round
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices whose product measures the peak
 
@@ -117,7 +118,7 @@ def _interleaved(
         groups: list[WorkerGroup] = []
         for model in models:
             report(f"preparing {model.label}")
-            groups.append(WorkerGroup(model, work_model))
+            groups.append(WorkerGroup(model, work_model, ROUND_SECONDS))
             stack.callback(groups[-1].close)
         peaks.update({key: max(peaks[key], machine_peak(setting)) for key, setting in settings.items()})
         training, inference = (_throughputs(groups, task, repeats, report) for task in TASK_NAMES)

@@ -28,7 +28,6 @@ from ablations.training.precision import autocast
 from modernize.plugins import load_installed_plugin, load_plugin, plugins
 
 LONGEST = 500  # characters of an error
-ROUND_SECONDS = 0.5  # target duration of a round; it has at least one step
 
 Task = Literal["train_step", "infer", "infer_one"]  # methods of `ModelRunner`
 
@@ -136,7 +135,7 @@ class WorkerGroup:
         self,
         subject: Subject,
         work: Callable[[Any, Connection, tuple[str, ...]], None],
-        seconds: float = ROUND_SECONDS,
+        seconds: float,
         probe: int = 1,
         daemon: bool = True,
     ):

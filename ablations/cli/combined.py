@@ -14,7 +14,7 @@ from ablations.cli.launching import Launcher, open_study, run_stages
 from ablations.errors import RequestError, RunError, one_line
 from ablations.launch.signals import handled
 from ablations.streams import say
-from ablations.training.distributed import is_main
+from ablations.training.distributed import is_main, processes
 
 if TYPE_CHECKING:
     from ablations.launch.session import Session
@@ -91,8 +91,9 @@ def _run(session: Session, launcher: Launcher) -> int:
     try:
         return run_stages(_fresh(session), launcher)
     except RunError as error:
-        if is_main():
-            click.echo(one_line(f"ablations: {session.study.name}: {error}"), err=True)
+        if processes() > 1:  # one of them has ended, and the next study would wait for it
+            raise
+        click.echo(one_line(f"ablations: {session.study.name}: {error}"), err=True)
         return 1
 
 

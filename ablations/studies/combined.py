@@ -140,13 +140,16 @@ def load_combined(name: str, changes: Mapping[str, Any], settings: Mapping[str, 
         found = {key: reopen(one, changes, settings) for key, one in study_folders(path).items()}
         _refuse_different(found, f"study folder {name}")
         return CombinedStudy(path.resolve().name, found)
-    place = f"study {name}"
-    values = shipped("studies", name) if name in study_names() else read_yaml(path, "study")
+    place, edit = f"study {name}", f"edit it in {name}"
+    if name in study_names():
+        values, edit = shipped("studies", name), "write a study file with settings of your own"
+    else:
+        values = read_yaml(path, "study")
     file = check(CombinedFile, values, place)
     for key in file.common:
         if key not in StudyFile.model_fields:
             raise RequestError(f"{place}: unknown key {key!r}: {nearest(key, ('studies', *StudyFile.model_fields))}")
-    _refuse_settings(place, changes, f"edit it in {name}")
+    _refuse_settings(place, changes, edit)
     found = {key: _loaded(key, one, file, path, changes, settings) for key, one in file.studies.items()}
     _refuse_different(found, place)
     for key, study in found.items():

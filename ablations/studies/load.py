@@ -81,6 +81,8 @@ def is_design(name: str) -> bool:
 
 def _meant(name: str) -> str:
     """Return what an unknown study may mean."""
+    if name == COMBINED:
+        return f"kind {COMBINED}: it needs a study file with its studies, such as my-settings.yaml"
     if not is_design(name):
         return f"unknown study {name!r} (and no YAML file or folder): {nearest(name, [*study_names(), *KINDS])}"
     study = f"; or study it: ablations run one-in --base {name}" if not is_reference(name) else ""
