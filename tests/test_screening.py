@@ -34,6 +34,7 @@ from ablations.studies.screening import (
 from ablations.studies.variants import Variant
 from modernize.models import design
 from modernize.roadmap import roadmap
+from reports.statistics import screening, unreplicated
 from reports.statistics.screening import alias_strings, screen_effects, standard_errors
 from reports.statistics.screening_looks import interaction_share
 from reports.statistics.sequential import looks
@@ -488,3 +489,27 @@ def test_the_shares_of_looks_at_interactions_add_up_to_less_than_one() -> None:
         stages.append(more)
     shares = [interaction_share(look) for look in looks(pd.concat(stages))]
     assert shares[0] == 0.5 and len(shares) == 11 and sum(shares) < 1 and min(shares) > 0
+
+
+# ---- the same on any processor
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_what_noise_gives_does_not_depend_on_the_axes_of_a_decomposition(seed: int) -> None:
+    """Libraries of linear algebra choose different axes on different processors."""
+    rng = np.random.default_rng(seed)
+    columns = rng.standard_normal((4, 6))
+    columns /= np.linalg.norm(columns, axis=0)
+    turn = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    one, other = (unreplicated.reference(unreplicated.Space.of(each, 2)) for each in (columns, turn @ columns))
+    assert np.allclose(one.sd, other.sd) and np.allclose(one.t, other.t)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_root_of_a_correlation_is_symmetric_so_that_there_is_one(seed: int) -> None:
+    blocks = np.kron(np.eye(3), np.full((2, 2), 0.5)) + 0.5 * np.eye(6)  # each eigenvalue three times
+    order = np.random.default_rng(seed).permutation(6)
+    root = screening._root(blocks[np.ix_(order, order)])
+    assert np.allclose(root, root.T) and np.allclose(root @ root, blocks[np.ix_(order, order)])

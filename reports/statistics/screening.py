@@ -350,9 +350,12 @@ INTERACTION_COLUMNS = ("flags", *EFFECT_COLUMNS[1:])
 
 
 def _root(correlation: Floats) -> Floats:
-    """A square root of a correlation matrix, which may be singular."""
+    """The symmetric square root of a correlation matrix, which may be singular.
+
+    It is the only one: of equal eigenvalues, the vectors differ between processors, and draws would with them.
+    """
     values, vectors = np.linalg.eigh(correlation)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
 
 
 def _share(draws: Floats, t: float) -> float:

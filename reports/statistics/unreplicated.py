@@ -131,10 +131,26 @@ def _simulated(space: Space, draws: int) -> Reference:
 
 
 def _noise(space: Space, studies: int, chance: np.random.Generator) -> tuple[Floats, Floats]:
-    """Noise of standard deviation 1 in the columns' dimensions, and its sum of squares in all dimensions."""
-    noise = chance.standard_normal((studies, space.columns.shape[0]))
+    """Noise of standard deviation 1 in the columns' dimensions, and its sum of squares in all dimensions.
+
+    It is drawn along axes that the columns give, so that equal draws are equal noise: the dimensions themselves come
+    from a decomposition, whose axes differ between processors.
+    """
+    noise = chance.standard_normal((studies, space.columns.shape[0])) @ _axes(space.columns)
     clean = chance.chisquare(space.clean, studies) if space.clean else np.zeros(studies)
     return noise, (noise**2).sum(axis=1) + clean
+
+
+def _axes(columns: Floats) -> Floats:
+    """Orthonormal axes, one per line: the columns in their order, each without what those before it span."""
+    found = np.zeros((0, len(columns)))
+    for column in columns.T:
+        left = column
+        for _ in range(2):  # once leaves rounding errors
+            left = left - (left @ found.T) @ found
+        if (length := np.linalg.norm(left)) > 1e-6:
+            found = np.vstack([found, left / length])
+    return np.vstack([found, complement(found.T).T])
 
 
 def _start_factor(space: Space) -> float:
