@@ -15,7 +15,7 @@ from ablations.studies.folder import read_study
 from ablations.studies.results import recorded_warnings, update_results
 from ablations.studies.schema import Study
 from modernize.roadmap import Roadmap
-from reports.combined import Combined, combine
+from reports.combined import Combined, combine, uncorrected_looks
 from reports.combined_agreement import agreement_tables, mean_agreement_words
 from reports.combined_figures import combined_plots
 from reports.combined_tables import by_study_table, combined_table, studies_table
@@ -63,8 +63,8 @@ def combined_report(studies: Mapping[str, tuple[Study, Path]], view: View = WHOL
         found,
         tables[0],
         first.kind,
-        warned,
-        mean_agreement_words(found, named) if first.kind == "roadmap" else [],
+        [*warned, *_copies(found)],
+        [*(mean_agreement_words(found, named) if first.kind == "roadmap" else []), *uncorrected_looks(runs)],
     )
     whole = _whole(runs)
     rows = shown_rows(whole, tables, view, first.measure)
@@ -133,13 +133,19 @@ def _summary(
     return StudySummary(
         title=title,
         facts=found.facts,
-        about=about if tested else "No verdicts: no comparison has results of two studies.",
+        about=about if tested else "No verdicts: no comparison has different results in two studies.",
         groups=tuple(groups_of(findings, found.measure, DESIGNS if kind == "designs" else {})),
         notes=tuple(notes),
         figure=table.name,
         warnings=tuple(warned),
         details=tuple((name, _done(name, runs)) for name, runs in found.runs.items()),
     )
+
+
+def _copies(found: Combined) -> Iterator[str]:
+    """Warn of studies that are probably one, which a t-test over studies would count twice."""
+    for one, other in found.alike:
+        yield f"{one} and {other} have the same mean in every row; of copies of one study, report one"
 
 
 def _done(name: str, runs: pd.DataFrame) -> str:

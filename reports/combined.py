@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from reports.row_summary import distinct, seed_words
 from reports.statistics import Measure
 from reports.statistics.across_studies import across_studies
 from reports.statistics.row_results import RowResults, baselines, gather
+from reports.statuses import PENDING
 
 _NAMED = 8  # studies that a line of facts names
 SAME_RUNS = "the same runs as its baseline"
@@ -30,7 +32,7 @@ class Combined:
         means: Each row's mean over seeds of the measure, (rows, studies); NaN if a study has none.
         differences: Row minus baseline, one line per comparison (index: row, base), (comparisons, studies).
         compared: What `across_studies` gives, with the index of `differences`.
-        notes: By comparison, or by (row, None) for a row, which studies lack a result, and why.
+        notes: By comparison, or by (row, None) for a row, which studies lack a result or a seed, and why.
     """
 
     runs: Mapping[str, pd.DataFrame]
@@ -47,6 +49,16 @@ class Combined:
         return list(self.runs)
 
     @property
+    def alike(self) -> list[tuple[str, str]]:
+        """Return pairs of studies with the same mean of every row, such as a study and its copy."""
+        means = {name: own.dropna() for name, own in self.means.items()}
+        return [
+            (str(one), str(other))
+            for (one, ours), (other, theirs) in combinations(means.items(), 2)
+            if len(ours) > 1 and ours.equals(theirs)
+        ]
+
+    @property
     def facts(self) -> str:
         """Describe what was done in one line."""
         runs = pd.concat(self.runs.values(), ignore_index=True)
@@ -61,6 +73,19 @@ class Combined:
             f"{done} of {len(runs)} results",
         ]
         return " · ".join(filter(None, parts))
+
+
+def uncorrected_looks(runs: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Say which looks at the results the verdicts over studies, unlike those of one study, are not corrected for."""
+    whole, notes = pd.concat(runs.values(), ignore_index=True), []
+    if waiting := int(whole["status"].isin(PENDING).sum()):
+        notes.append(f"{waiting} of {len(whole)} results are pending; verdicts are not corrected for early looks.")
+    if "stage" in whole and (pd.to_numeric(whole["stage"]) > 1).any():
+        notes.append(
+            "Runs were added after a study had begun. Verdicts over studies are not corrected for several looks: if "
+            "results suggested the new runs, there are more false verdicts than 5%."
+        )
+    return notes
 
 
 def listed(names: Sequence[str]) -> str:
@@ -92,9 +117,15 @@ def combine(runs: Mapping[str, pd.DataFrame], measure: Measure = "top1") -> Comb
     compared_rows = {row for row, _ in pairs}
     for row, bases in zip(labels, rows["base"], strict=True):
         same = SAME_RUNS if baselines(bases) and row not in compared_rows else ""
-        notes[row, None] = same or _lacking({name: _why(one, row) for name, one in results.items()})
+        notes[row, None] = same or _note(
+            {name: _why(one, row) for name, one in results.items()},
+            {name: _result(one, row).note for name, one in results.items()},
+        )
     for pair in pairs:
-        notes[pair] = _lacking({name: _why_not(one, pair) for name, one in results.items()})
+        notes[pair] = _note(
+            {name: _why_not(one, pair) for name, one in results.items()},
+            {name: _unequal(one, pair) for name, one in results.items()},
+        )
     compared = across_studies(differences, measure)
     return Combined(runs, measure, labels, means, differences, compared, notes)
 
@@ -130,11 +161,25 @@ def _why_not(results: Mapping[str, RowResults], pair: tuple[str, str]) -> str:
     return row or (f"baseline {base}" if base else "") or (SAME_RUNS if _shared(results, pair) else "")
 
 
-def _lacking(reasons: Mapping[str, str]) -> str:
-    """Name the studies that lack a result, those with one reason together: `without 03, 08 (failed)`."""
+def _unequal(results: Mapping[str, RowResults], pair: tuple[str, str]) -> str:
+    """Say which seeds the rows of a comparison lack in a study, unless both lack the same."""
+    row, base = (_result(results, name).note for name in pair)
+    if row == base:
+        return ""
+    return "; ".join(filter(None, [row, f"baseline: {base}" if base else ""]))
+
+
+def _note(reasons: Mapping[str, str], seeds: Mapping[str, str]) -> str:
+    """Name the studies that lack a result, then those that lack seeds of it: `fewer seeds in 03 (seed 2 failed)`."""
+    fewer = {name: "" if reasons[name] else text for name, text in seeds.items()}
+    return "; ".join(filter(None, [_lacking(reasons), _lacking(fewer, "fewer seeds in")]))
+
+
+def _lacking(reasons: Mapping[str, str], what: str = "without") -> str:
+    """Name the studies that lack something, those with one reason together: `without 03, 08 (failed)`."""
     studies: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         if reason:
             studies.setdefault(reason, []).append(name)
     texts = [f"{listed(names)} ({reason})" for reason, names in studies.items()]
-    return f"without {'; '.join(texts)}" if texts else ""
+    return f"{what} {'; '.join(texts)}" if texts else ""

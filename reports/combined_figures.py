@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modernize.roadmap import PAPER, Roadmap
 from reports.combined import Combined
 from reports.combined_agreement import GROWTH, growth
+from reports.combined_tables import VALUES
 from reports.kind_words import WORDS
 from reports.report import Plot
 from reports.statistics import MEASURES
@@ -30,11 +31,12 @@ def combined_plots(
         steps: The studies' roadmap.
     """
     words = MEASURES[studies.measure]
-    caption = (
-        f"Change in {words.change}: mean over {len(studies.runs)} studies, above each study's own change. The 95% CI, "
-        "from a t-test over studies, covers seeds and settings. Verdicts use p-values adjusted by Holm's method; CIs "
-        "are unadjusted."
-    )
+    caption = f"Change in {words.change}: mean over {len(studies.runs)} studies, above each study's own change."
+    if studies.compared["p"].notna().any():
+        caption += (
+            " The 95% CI, from a t-test over studies, covers seeds and settings. Verdicts use p-values adjusted by "
+            "Holm's method; CIs are unadjusted."
+        )
     points = {(str(row), str(base)): list(own) for (row, base), *own in studies.differences.itertuples(name=None)}
 
     def draw() -> Figure:
@@ -44,7 +46,8 @@ def combined_plots(
         return combined_effects(table, points, axis, caption, words.digits)
 
     of = {"sd": "SD between studies", "mean": f"mean {words.value}"}
-    yield Plot(table.name, table.title, caption, table.frame, draw, studies.measure, of)
+    frame = table.frame.rename(columns={VALUES[studies.measure]: "mean"})
+    yield Plot(table.name, table.title, caption, frame, draw, studies.measure, of)
     if GROWTH in tables:
         yield _growth_plot(studies, tables[GROWTH], steps)
 

@@ -16,6 +16,7 @@ from reports.statistics import MEASURES, Verdict
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, difference_columns, effect_cells, number, signed
 
 COMBINED, BY_STUDY, STUDIES = "combined", "by-study", "studies"
+VALUES = {"top1": "mean", "loss": "loss_mean"}  # the raw table's column of means, as in those of one study
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,14 @@ def combined_table(studies: Combined, title: str) -> Table:
                 *_difference_cells(line, studies),
             )
         )
-        raw: dict[str, Any] = {"row": line.row, "label": studies.labels[line.row], "base": line.base, "mean": mean}
-        raw |= {"studies_given": many, "studies": with_result, **found, "note": line.note}
+        raw: dict[str, Any] = {"row": line.row, "label": studies.labels[line.row], "base": line.base}
+        raw |= {
+            VALUES[studies.measure]: mean,
+            "studies_given": many,
+            "studies": with_result,
+            **found,
+            "note": line.note,
+        }
         frame.append(raw)
     return Table(
         name=COMBINED,
@@ -117,6 +124,8 @@ def _legend(studies: Combined) -> Iterator[str]:
     name = f"{words.name[:1].upper()}{words.name[1:]}"
     unit = "percentage points" if words.unit == "pp" else "lower is better"
     yield f"{name}: mean over {many} studies of each study's mean over seeds."
+    if studies.means.isna().to_numpy().any():
+        yield "A row without a result in one study has a mean over other settings than the rows beside it."
     if studies.compared.empty:
         return
     yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SHOWN = {"done": "finished", "running": "running", "stopped": "interrupted", "failed": "failed", "left": "pending"}
+PENDING = ("running", "stopped", "left")
 BETWEEN = "; "  # the names of several baselines
 NOT_COMPARED = "not compared"  # status in a report of a finished run whose results are on other images
 

@@ -26,8 +26,9 @@ from ablations.studies.folder import read_study
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
 from modernize.roadmap import roadmap
-from reports.combined import Combined, combine
+from reports.combined import Combined, combine, uncorrected_looks
 from reports.combined_agreement import MOST_SUBSETS, growth, mean_agreement
+from reports.errors import ReportError
 from reports.page import page
 from reports.paper_agreement import paper_agreement
 from reports.report import Report
@@ -213,6 +214,42 @@ def test_a_failed_row_is_compared_over_the_other_studies() -> None:
     after = next(pair for pair in studies.compared.index if pair[1] == "gelu")
     assert studies.notes[after] == "without 03 (baseline failed)"
     assert mean_agreement(studies, roadmap("pocket"))[0].pairs.rows == 12  # those that all studies have
+
+
+def test_a_failed_seed_and_a_copy_are_named() -> None:
+    runs = {
+        name: pd.concat([one, one.assign(seed=one["seed"] + 1, run=one["run"] + "-again")], ignore_index=True)
+        for name, one in frames("01", "03", "06").items()
+    }
+    failed = (runs["03"]["row"] == "gelu") & runs["03"]["run"].str.endswith("-again")
+    runs["03"] = runs["03"].assign(status=runs["03"]["status"].mask(failed, "failed"))
+    studies = combine(runs)
+    (seed,) = runs["03"].loc[failed, "seed"]
+    assert studies.notes["gelu", "kernel-7"] == studies.notes["gelu", None] == f"fewer seeds in 03 (seed {seed} failed)"
+    (after,) = (pair for pair in studies.compared.index if pair[1] == "gelu")
+    assert studies.notes[after] == f"fewer seeds in 03 (baseline: seed {seed} failed)"
+    assert studies.notes["width", "depthwise"] == "" and studies.alike == []
+    copied = {**published("01", "03"), "copy": published("01")["01"]}
+    assert "01 and copy have the same mean in every row" in " ".join(combined_report(copied).summary.warnings)
+
+
+def test_looks_that_no_verdict_is_corrected_for_are_named() -> None:
+    runs = frames("01", "03")
+    assert uncorrected_looks(runs) == []
+    early = runs["01"].assign(status=["left", "running", *["done"] * 12], stage=[2, *[1] * 13])
+    pending, added = uncorrected_looks(runs | {"01": early})
+    assert pending.startswith("2 of 28 results are pending") and added.startswith("Runs were added")
+
+
+def test_means_of_the_loss_are_ordered_as_losses() -> None:
+    by_loss = {
+        name: (study.model_copy(update={"measure": "loss"}), folder)
+        for name, (study, folder) in published("01", "03").items()
+    }
+    means = combined_report(by_loss, View(order=("loss",))).tables[0].frame["loss_mean"]
+    assert list(means) == sorted(means)
+    with pytest.raises(ReportError, match="no top1 of each row"):
+        combined_report(by_loss, View(order=("top1",)))
 
 
 def test_pairs_of_designs_are_compared_by_loss(tmp_path: Path) -> None:

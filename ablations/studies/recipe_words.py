@@ -31,6 +31,11 @@ def recipe_of_each_row(study: Study) -> dict[str, str]:
     return words
 
 
+def recipe_names(study: Study) -> list[str]:
+    """Name each recipe of a study in full, in the order of rows."""
+    return list(dict.fromkeys(_name(study, row.recipe) for row in study.rows))
+
+
 def _name(study: Study, recipe: str) -> str:
     name = full_name(recipe, study.recipes[recipe])
     if study.budget is None:
