@@ -271,7 +271,6 @@ def test_networks_and_the_trainer_are_shown() -> None:
     [
         ("imagenet", 17, ["paper_original", "paper_enhanced"], "imagenet"),
         ("imagenet_resnet200", 17, ["paper_original", "paper_enhanced_b"], "imagenet"),
-        ("desk", 17, ["desk_original", "desk_enhanced"], "fashion_mnist"),
     ],
 )
 def test_a_shipped_study_is_the_roadmap_under_the_recipes_it_names(

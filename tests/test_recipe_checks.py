@@ -21,6 +21,7 @@ from ablations.data.datasets import Split, load
 from ablations.errors import RequestError
 from ablations.recipe_checks import SHIPPED_RATES, Facts, doubts, refuse_contradictions, total_steps, unused
 from ablations.recipes import load_recipe, recipe_names, stretched
+from ablations.studies.combined import load_combined
 from ablations.studies.load import load_study
 from ablations.studies.schema import read_budget
 from ablations.training.optimizer import averaged_model, ema_decay, learning_rate, update_average
@@ -78,10 +79,11 @@ def test_the_readmes_commands_give_no_warning(command: str) -> None:
 
 
 def test_shipped_studies_give_no_warning() -> None:
-    for name in ("quick", "desk", "imagenet", "imagenet_resnet200"):
-        study = load_study(name, {}, {})
+    studies = [load_study(name, {}, {}) for name in ("quick", "imagenet", "imagenet_resnet200")]
+    for study in [*studies, *load_combined("desk", {}, {}).studies.values()]:
+        images = 20000 / {"fashion_mnist": 60000, "cifar10": 50000}.get(study.data, 20000)
         for made in study.recipes.values():
-            scaled = stretched(made, 20000 / 60000) if name == "quick" else made
+            scaled = stretched(made, images)
             assert doubts(scaled, DATA[study.data]) == []
 
 

@@ -30,6 +30,7 @@ from ablations.reach import reached_settings
 from ablations.recipes import TrainingConfig, load_recipe, recipe_names
 from ablations.reporting import walked
 from ablations.store import write_json
+from ablations.studies.combined import is_combined, load_combined
 from ablations.studies.folder import open_folder, read_study, run_folder
 from ablations.studies.kinds import set_name
 from ablations.studies.load import load_study, study_names
@@ -143,13 +144,15 @@ def test_shipped_studies_and_kinds_do_not_share_names() -> None:
 
 @pytest.mark.parametrize("name", study_names())
 def test_every_shipped_study_loads_and_its_networks_can_be_built(name: str) -> None:
-    found = load_study(name, {}, {})
-    assert found.name == name
-    assert found.runs and len({run.name for run in found.runs}) == len(found.runs)
-    assert {run.recipe_name for run in found.runs} == set(found.recipes)
-    for run in found.runs:
-        assert compile_plan(run.design, 1, 10)
-        assert run.design.flags() == run.flags
+    several = is_combined(name)
+    studies = load_combined(name, {}, {}).studies if several else {name: load_study(name, {}, {})}
+    for key, found in studies.items():
+        assert found.name == key
+        assert found.runs and len({run.name for run in found.runs}) == len(found.runs)
+        assert {run.recipe_name for run in found.runs} == set(found.recipes)
+        for run in found.runs:
+            assert compile_plan(run.design, 1, 10)
+            assert run.design.flags() == run.flags
 
 
 def test_quick_is_the_pocket_roadmap() -> None:

@@ -16,7 +16,7 @@ from ablations.progress import clock
 from ablations.studies.folder import planned, read_study, run_folder
 from ablations.studies.networks import build_network
 from ablations.studies.precision import describe_added, describe_power
-from ablations.studies.recipe_words import recipe_of_each_row, rows_of_the_same_weights
+from ablations.studies.recipe_words import recipe_names, recipe_of_each_row, rows_of_the_same_weights
 from ablations.studies.run import RunConfig, State, read_state
 from ablations.studies.run_times import after_training, makespan
 from ablations.studies.schema import Study, read_budget
@@ -58,8 +58,9 @@ def describe_briefly(session: Session) -> list[str]:
     """Describe the runs of a study among several; raises what `describe_runs` does."""
     before = read_study(session.folder) if (session.folder / "study.yaml").exists() else None
     study = planned(session.study, session.folder)
-    recipes = ", ".join(dict.fromkeys(recipe_of_each_row(study).values()))
-    lines = [_runs_of(study, _states(session, study)), f"  {_seeds_and_budget(study)}; recipe {recipes}"]
+    recipes = recipe_names(study)
+    named = f"recipe{'s' if recipes[1:] else ''} {'; '.join(recipes)}"
+    lines = [_runs_of(study, _states(session, study)), f"  {_seeds_and_budget(study)}; {named}"]
     return lines if before is None else [*lines, *(f"  adds {added}" for added in describe_added(before, study))]
 
 
