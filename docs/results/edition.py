@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablations.combined_reporting import combined_report
 from ablations.reporting import read_report
 from ablations.studies.folder import read_study
 from reports.agreement_words import agreement_words
+from reports.combined_tables import COMBINED
 from reports.formats import markdown
 from reports.report import Report
 from reports.tables import Table
@@ -57,8 +59,11 @@ class Edition:
 
 @cache
 def report_of(folder: Path) -> Report:
-    """Return the report of a published study."""
-    return read_report(read_study(folder), folder)
+    """Return the report of a published study, or of the studies in a folder, combined."""
+    if (folder / "study.yaml").exists():
+        return read_report(read_study(folder), folder)
+    parts = [path.parent for path in sorted(folder.glob("*/study.yaml"))]
+    return combined_report({part.name: (read_study(part), part) for part in parts})
 
 
 def filled(text: str, blocks: dict[str, str]) -> str:
@@ -87,13 +92,16 @@ def verdicts(report: Report) -> str:
 
 
 def agreement_of(report: Report) -> list[str]:
-    """Return the agreement with the paper in words; of a study that is no roadmap none."""
+    """Return the agreement with the paper in words; none of a study that is no roadmap, and of several studies."""
+    if main_table(report).name == COMBINED:
+        return []
     return agreement_words(report.runs, report.steps) if report.kind == "roadmap" else []
 
 
 def main_table(report: Report) -> Table:
-    """Return the table of a study's comparisons, or of a screening study's effects."""
-    return replace(report.tables[0 if report.kind == "screen" else -1], details="")
+    """Return the table of a study's comparisons, of a screening study's effects, or of several studies combined."""
+    first = report.kind == "screen" or report.tables[0].name == COMBINED
+    return replace(report.tables[0 if first else -1], details="")
 
 
 def cost(reports: list[Report]) -> str:

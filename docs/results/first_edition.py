@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
-from edition import HOME, RESULTS, Edition, agreement_of, cost, main_table, minus, report_of, study_blocks, work
+from edition import RESULTS, Edition, agreement_of, cost, main_table, minus, report_of, study_blocks, work
 
 from modernize.roadmap import roadmap
 from reports.report import Report
@@ -30,7 +30,6 @@ def blocks() -> dict[str, str]:
         "learning-rate": learning_rate(report_of(FOLDER / "learning-rate")),
         "screen": screened(reports["screen"], reports["one-in"]),
         "agreement": " ".join(agreement_of(reports["roadmap"])),
-        "agreement-confirmation": " ".join(agreement_of(reports["confirmation"])),
         "search": search_table(search),
         "confirmation": confirmation(search),
         "cost": cost([reports[name] for name in PROTOCOL]),
@@ -131,4 +130,4 @@ def confirmation(search: list[Setting]) -> str:
     )
 
 
-EDITION = Edition(FOLDER, STUDIES, ("roadmap",), (HOME / "README.md", FOLDER / "README.md"), blocks)
+EDITION = Edition(FOLDER, STUDIES, ("roadmap",), (FOLDER / "README.md",), blocks)

@@ -128,6 +128,8 @@ class Setting:
 def settings(folder: Path = FOLDER) -> list[Setting]:
     """Read all settings of a search that have run to the end, in the order of their names; without failed runs."""
     read = {path.parent.name: study_runs(read_study(path.parent), path.parent) for path in folder.glob("*/study.yaml")}
+    if not read:
+        return []
     ended = {name: runs for name, runs in sorted(read.items()) if set(runs["status"]) <= {"done", "failed"}}
     runs = {name: _with_averaged(one[one["status"] == "done"].reset_index(drop=True)) for name, one in ended.items()}
     sds = _noise(runs)
@@ -270,8 +272,9 @@ def blocks(folder: Path = FOLDER, path: Path = FACTORS) -> dict[str, str]:
         "search-responses": responses_table(tried, factors),
         "search-carries-over": carries_over(tried),
         "search-round-2": round_table(tried, ROUND_2),
-        "search-round-3": round_table(again, AGAIN),
     }
+    if again:
+        parts["search-round-3"] = round_table(again, AGAIN)
     if set(factors.signs) <= {setting.name for setting in tried}:
         parts |= {"search-effects": effects_table(tried, factors), "search-predicted": predictions(tried, factors)}
     return parts

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import search
-from edition import RESULTS, Edition, agreement_of, cost, main_table, report_of, study_blocks, work
+from edition import HOME, RESULTS, Edition, agreement_of, cost, main_table, report_of, study_blocks, work
+from mean_over import mean_over
 
+from reports.combined import combine
+from reports.combined_agreement import mean_agreement
+from reports.combined_tables import COMBINED
 from reports.formats import markdown
-from reports.paper_agreement import paper_agreement, printed
+from reports.paper_agreement import PaperAgreement, paper_agreement, printed
 from reports.report import Report
 from reports.tables import interval, number, signed
 
 AIMS = {"pairs in order": 0.80, "rank correlation": 0.75}  # with the ResNet-50 regime, of the protocol
-CONFIRMED = {  # settings with seeds that had not chosen them, on the test split
+CONFIRMED = {  # with seeds that had not chosen them, on the test split
+    "desk": "this edition, round 4, `desk`: the mean over four settings",
+    "roadmap": "this edition, round 3, `quick`: Fashion-MNIST, 32 px, 20,000 images, `kaiming`",
     "confirmation": "this edition, round 2: CIFAR-10, 48 px, 20,000 images, `lecun_normal`",
     "first-edition/confirmation": "first edition, best of its search: Fashion-MNIST, 32 px, 20,000 images, `kaiming`",
     "first-edition/roadmap": "first edition, as shipped then: Fashion-MNIST, 32 px, 60,000 images, `trunc_normal`",
 }
+QUICK_AND_DESK = {"desk": "`desk`", "roadmap": "`quick`"}
 
 # Studies whose folders beside this file hold study.yaml and results.csv. Each has the blocks verdicts-NAME and
 # table-NAME; a roadmap has agreement-NAME, agreement-table-NAME and steps-NAME, too.
-STUDIES = ("confirmation", "predicted")
+STUDIES = ("desk", "roadmap", "confirmation", "predicted")
 
 
 def blocks() -> dict[str, str]:
@@ -34,42 +42,50 @@ def blocks() -> dict[str, str]:
         parts |= study_blocks(report, name)
         if report.kind == "roadmap":
             parts |= roadmap_blocks(report, name)
-    if "confirmation" in reports:
-        parts["confirmed"] = confirmed()
-    return {**parts, "cost": cost(list(reports.values()))} if reports else parts
+    return {**parts, "confirmed": confirmed(), "mean-over": mean_over(), "cost": cost(list(reports.values()))}
 
 
 def roadmap_blocks(report: Report, name: str) -> dict[str, str]:
     """Return the agreement of a roadmap with the paper, over all steps and step by step."""
-    tables = {table.name: markdown(table).split("\n\n") for table in report.tables}
+    tables = {table.name: markdown(replace(table, details="")).split("\n\n") for table in report.tables}
     return {
-        f"agreement-{name}": " ".join(agreement_of(report)),
+        f"agreement-{name}": " ".join(agreement_of(report) or report.summary.notes),
         f"agreement-table-{name}": "\n\n".join(tables["agreement"][2:4]),
         f"steps-{name}": steps_table(report),
     }
 
 
 def confirmed() -> str:
-    """Return the agreement of settings run on the test split, over all rows, and whether the aims are met."""
-    heads = ["setting", "seeds", "G MACs per run"]
+    """Return the agreement of what was run on the test split, over all rows, and whether the aims are met."""
+    heads = ["setting", "runs of a row", "G MACs per row"]
     heads += [f"{what}, {regime}" for regime in (search.CHOOSES, search.SCORES) for what in (*AIMS, "agreement")]
-    lines, met = [], ""
+    lines, met = [], []
     for name, what in CONFIRMED.items():
-        runs = report_of(RESULTS / name).runs
-        one_per_run = runs.drop_duplicates("run")
-        found = {one.target: one for one in paper_agreement(runs, search.STEPS)}
-        cells = [what, str(runs["seed"].nunique()), f"{work(one_per_run) / len(one_per_run) / 1e9:.0f}"]
+        report = report_of(RESULTS / name)
+        one_per_run = report.runs.drop_duplicates("run")
+        rows = report.runs["row"].nunique()
+        cells = [what, f"{len(one_per_run) / rows:.0f}", f"{work(one_per_run) / rows / 1e9:,.0f}"]
+        found = _agreement(report)
         for regime in (search.CHOOSES, search.SCORES):
             one = found[regime]
             cells += [number(one.pairs.value), number(one.changes.value), number(one.response, 3)]
         lines.append(cells)
-        if name == "confirmation":
+        if name in ("desk", "roadmap"):
             values = (found[search.CHOOSES].pairs.value, found[search.CHOOSES].changes.value)
-            met = "; ".join(
-                f"{aim}: at least {least:.2f} wanted, {number(value)} found, {'met' if value >= least else 'not met'}"
+            texts = [
+                f"{aim} at least {least:.2f} wanted, {number(value)} found, {'met' if value >= least else 'not met'}"
                 for (aim, least), value in zip(AIMS.items(), values, strict=True)
-            )
-    return f"Aims for the {search.CHOOSES} regime: {met}.\n\n{search.table(heads, iter(lines))}"
+            ]
+            met.append(f"{QUICK_AND_DESK[name]}: {'; '.join(texts)}")
+    return f"Aims for the {search.CHOOSES} regime. {'. '.join(met)}.\n\n{search.table(heads, iter(lines))}"
+
+
+def _agreement(report: Report) -> dict[str, PaperAgreement]:
+    """The agreement of a roadmap with each regime, or of the rows' means over several studies."""
+    if main_table(report).name == COMBINED:
+        parts = {str(study): runs.reset_index(drop=True) for study, runs in report.runs.groupby("study")}
+        return {one.target: one for one in mean_agreement(combine(parts), search.STEPS)}
+    return {one.target: one for one in paper_agreement(report.runs, search.STEPS)}
 
 
 def steps_table(report: Report) -> str:
@@ -120,4 +136,4 @@ def _counted(lines: list[dict[str, Any]], regimes: list[str]) -> str:
     return " ".join(parts)
 
 
-EDITION = Edition(RESULTS, STUDIES, (), (RESULTS / "README.md",), blocks)
+EDITION = Edition(RESULTS, STUDIES, (), (RESULTS / "README.md", HOME / "README.md"), blocks)
