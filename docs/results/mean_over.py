@@ -30,7 +30,7 @@ def mean_over() -> str:
         "seeds of `quick`": seeds,
     }
     grown = {name: _by_size(group) for name, group in groups.items()}
-    heads = ["in the mean", *(f"{name}, {regime}" for name in groups for regime in (search.CHOOSES, search.SCORES))]
+    heads = ["number averaged", *(f"{name}, {regime}" for name in groups for regime in (search.CHOOSES, search.SCORES))]
 
     def lines() -> Iterator[list[str]]:
         for size in SIZES:
