@@ -693,19 +693,31 @@ def test_a_network_that_calls_sys_exit_on_each_rank_does_not_end_torchrun_well(
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_process_of_several_ends_before_python_frees_what_threads_of_torch_hold(size: int) -> None:
+def test_a_process_of_a_group_ends_before_python_frees_what_threads_of_torch_hold(size: int) -> None:
     """A thread that then frees a tensor aborts the process: pytorch issue 190489."""
     program = """if True:
         import atexit, sys
         from ablations.cli import main
+        from ablations.training.distributed import joined
         class Held:
             def __del__(self): print("freed")
         held = Held()
         atexit.register(print, "exit handler")
+        with joined("cpu"):
+            pass
         sys.argv = ["ablations", "count", "no-such-design"]
         main()
     """
-    variables = environment() | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(size)}
-    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.split("\n")[:-1]) == (2, ["exit handler", "freed"][: 3 - size]), done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = environment() | {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    pipe = subprocess.PIPE
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], env=variables | one, stdout=pipe, stderr=pipe, text=True)
+        for one in ranks
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out.split("\n")[:-1]) == (2, ["exit handler", "freed"][: 3 - size]), err

@@ -20,7 +20,7 @@ from ablations.cli.status import status
 from ablations.cli.train import run, train
 from ablations.errors import RequestError, RunError, one_line
 from ablations.streams import end_process, flush, prepare_streams
-from ablations.training.distributed import local_rank, processes
+from ablations.training.distributed import entered, local_rank
 
 INTERRUPTED = 130
 
@@ -33,7 +33,7 @@ def main() -> None:
     if (error := flush()) is not None:
         click.echo(f"ablations: the output cannot be written ({error.strerror})", err=True)
         status = status or 1
-    if _is_one_of_several():
+    if entered:
         end_process(status)
     sys.exit(status)
 
@@ -75,14 +75,6 @@ def _is_first() -> bool:
         return local_rank() == 0
     except RequestError:  # the launcher's variables are invalid
         return True
-
-
-def _is_one_of_several() -> bool:
-    """Whether torchrun or Slurm started this process with others, for one run."""
-    try:
-        return processes() > 1
-    except RequestError:  # the launcher's variables are invalid
-        return False
 
 
 def _describe(error: BaseException) -> tuple[int, str]:

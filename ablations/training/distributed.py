@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["joined"]
 
 Value = TypeVar("Value")
+entered: list[int] = []  # ranks of the process groups that this process has joined
 TIMEOUT = timedelta(minutes=30)  # of a collective operation: another process may be listing a large dataset
 
 
@@ -235,6 +236,7 @@ def joined(device: str) -> Iterator[Group]:
     try:
         store = _store_of_this_start(_store(rank, size), rank, size)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        entered.append(rank)
         dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
         yield Group(dist.get_rank(), dist.get_world_size())
     except Exception as error:

@@ -92,8 +92,9 @@ def _by_medians(report: Report) -> dict[str, PaperAgreement]:
     """The agreement of rows that differ from their baselines by the median change over several studies."""
     studies = {str(study): runs.reset_index(drop=True) for study, runs in report.runs.groupby("study")}
     values = {search.STEPS.rows[0].name: 0.0}
-    for (row, base), change in combine(studies).differences.median(axis=1).items():
-        values[row] = values[base] + change
+    changes = combine(studies).differences.median(axis=1).rename("change").reset_index()
+    for line in changes.to_dict("records"):
+        values[line["row"]] = values[line["base"]] + line["change"]
     ours = RowMeans(values, dict.fromkeys(values, math.nan))
     theirs = printed(search.STEPS)
     return {regime: compared(regime, ours, search.STEPS.rows, side) for regime, side in theirs.items()}
