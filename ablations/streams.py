@@ -66,11 +66,9 @@ def end_process(status: int) -> NoReturn:
     Args:
         status: Exit status.
     """
-    with contextlib.suppress(BaseException):
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for act in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
+        with contextlib.suppress(BaseException):  # the next must not be left out
+            act()
     os._exit(status & 0xFF)
 
 

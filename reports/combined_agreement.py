@@ -22,7 +22,7 @@ from reports.statistics.agreement import change_correlation, pairwise_accuracy
 from reports.tables import Cell, Column, Table, number
 
 AGREEMENT, GROWTH = "agreement", "agreement-by-studies"
-MOST_SUBSETS = 4096  # of one size; of more, so many are sampled
+MOST_SUBSETS = 4096  # subsets of one size; if there are more, this many are sampled
 
 
 def mean_agreement(studies: Combined, steps: Roadmap, names: Sequence[str] | None = None) -> tuple[PaperAgreement, ...]:

@@ -117,7 +117,7 @@ def _describe(name: str, sessions: Sequence[Session], launcher: Launcher) -> Non
 
 
 def _print_table(name: str, folder: Path) -> None:
-    """Print the means over the studies of a folder; nothing before a run has finished, as on a cluster."""
+    """Print the means over the studies of a folder, unless no run has finished yet, as just after submitting jobs."""
     from ablations.cli.output import print_table
     from ablations.combined_reporting import combined_report
     from ablations.studies.combined import read_combined
