@@ -269,7 +269,7 @@ class Live:
     now, most = 0, 0
     prepared = (Prepared(1.0, 1.0),)
 
-    def __init__(self, model: BenchmarkedModel, _work: object):
+    def __init__(self, model: BenchmarkedModel, _work: object, _round_seconds: float):
         self.model = model
         Live.now += 1
         Live.most = max(Live.most, Live.now)
