@@ -16,7 +16,8 @@ from ablations.data.loader import TEST, Feed
 from ablations.training.distributed import Group
 from ablations.training.precision import Placement
 
-EVALUATION_BATCH = 512  # max images per batch
+EVALUATION_BATCH = {"cpu": 128, "cuda": 512}  # max images per batch; more take more memory, and on a CPU no less time
+STATISTICS_BATCH = 128  # of recomputed BatchNorm statistics, which depend on it: the same on every device
 EVALUATION_PIXELS = 2**23  # max pixels per batch: 167 images at a resolution of 224
 
 
@@ -73,9 +74,9 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
     return logits.shape[1]
 
 
-def evaluation_batch(image_size: int | None) -> int:
-    """Return the number of images to evaluate at once, which memory must hold."""
-    return max(min(EVALUATION_BATCH, EVALUATION_PIXELS // (image_size or 1) ** 2), 1)
+def fitting_batch(images: int, image_size: int | None) -> int:
+    """Return the number of images for one forward pass: `images`, or fewer if their resolution (pixels) is high."""
+    return max(min(images, EVALUATION_PIXELS // (image_size or 1) ** 2), 1)
 
 
 Predictions = list[tuple[Tensor, Tensor, Tensor, Tensor]]  # per batch: indices, labels, predicted classes, losses

@@ -36,7 +36,16 @@ from ablations.training.callbacks import Callbacks
 from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, weights_sha256, write_checkpoint
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group
-from ablations.training.evaluation import DivergedError, Evaluation, count_classes, evaluation_batch, predict, summarize
+from ablations.training.evaluation import (
+    EVALUATION_BATCH,
+    STATISTICS_BATCH,
+    DivergedError,
+    Evaluation,
+    count_classes,
+    fitting_batch,
+    predict,
+    summarize,
+)
 from ablations.training.gpu_arithmetic import check_arithmetic, gpu_arithmetic
 from ablations.training.mup import smallest_fan_in
 from ablations.training.optimizer import (
@@ -210,7 +219,7 @@ class Trainer:
                 model,
                 self.feeds.plain,
                 self.config.precise_bn,
-                evaluation_batch(self.config.evaluation_size or self.config.image_size),
+                fitting_batch(STATISTICS_BATCH, self.config.evaluation_size or self.config.image_size),
                 self.placement,
                 generator(self.seed, "batchnorm"),
                 lambda batch: self.corrupt.add(batch, "training"),
@@ -241,7 +250,8 @@ class Trainer:
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
-        batch_size = evaluation_batch(self.config.evaluation_size or self.config.image_size)
+        image_size = self.config.evaluation_size or self.config.image_size
+        batch_size = fitting_batch(EVALUATION_BATCH[self.device.type], image_size)
         note = partial(self.corrupt.add, split="test")
         predictions = predict(model, self.feeds.test, batch_size, self.placement, self.group, note)
         self.check_corrupt("test", len(self.feeds.test))
