@@ -30,7 +30,11 @@ def script() -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["answers"] = module  # where dataclasses look
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
 
 
@@ -61,7 +65,7 @@ def test_every_second_of_every_worker_is_accounted_for(
             os.utime(place / name, (1000 + when, 1000 + when))
         workers[worker] += training + evaluation + other + gap
     last = max((place / "result.json").stat().st_mtime for place in (folder / "runs").iterdir())
-    found = answers.spent(folder, 1000, last + closing, jobs, 1.0)
+    found = answers.spent(folder, 1000, last + closing, jobs, 1.0, answers.Peaks())
     assert found.wall == pytest.approx(last + closing - 1000)
     assert found.training == sum(run[0] for run in runs) and found.evaluation == sum(run[1] for run in runs)
     assert found.start == found.jobs * (start + closing) and min(found.waiting, found.rest) >= 0
@@ -110,6 +114,31 @@ def test_the_noise_of_one_seed_is_unknown() -> None:
         answers.demand_of(runs[runs["seed"] == 0], pairs, "top1", 1.0)
 
 
+PARENT_AND_FORK = """
+import os, time
+
+def taken(megabytes):
+    memory = bytearray(megabytes * 2**20)
+    memory[::1024] = bytes([1]) * (megabytes * 2**10)
+    return memory
+
+held = taken(100)
+if not os.fork():
+    own = taken(50)
+    time.sleep(2)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.linux
+def test_memory_that_processes_share_counts_once(tmp_path: Path) -> None:
+    done, peaks = answers.run_measured([sys.executable, "-c", PARENT_AND_FORK], tmp_path, environment())
+    assert done.returncode == 0, done.stderr
+    assert 150 < peaks.together < 190  # 100 MB of both, 50 MB of the fork, and two interpreters
+    assert 150 < peaks.worker_rss < 180 and 100 < peaks.worker_pss < 125
+
+
 @pytest.mark.slow
 def test_a_study_is_trained_and_projected(tmp_path: Path) -> None:
     made_up_study(tmp_path / "known", seeds=(0, 1, 2), **TINY)
@@ -121,7 +150,8 @@ def test_a_study_is_trained_and_projected(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shown = dict(row.strip("| ").split(" | ") for row in done.stdout.splitlines())
     (turn,) = pd.read_csv(tmp_path / "turns.csv").to_dict("records")
-    assert turn["runs"] == 2 and set(turn) == {"version", *(one.name for one in dataclasses.fields(answers.Spent))}
+    names = [one.name for kind in (answers.Spent, answers.Peaks) for one in dataclasses.fields(kind)]
+    assert turn["runs"] == 2 and set(turn) == {"version", *names} - {"memory"}
     assert shown["comparisons"] == "1" and shown["runs"] == str(2 * int(shown["seeds per row"].split()[0]))
     shares = [float(value) for name, value in shown.items() if name.endswith("(%)")]
     assert sum(shares) == pytest.approx(100, abs=0.4) and float(shown["answers per hour"]) > 0

@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from process_memory import Peaks, run_measured
 from scipy import stats
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,8 @@ class Spent:
     waiting      of workers that have no run left, until the last one ends
     rest         of the runs: building networks, checkpoints, predictions, EMA's evaluation
     processor    processor time of the command and its workers, whatever else the machine does
+
+    `memory` has the peaks of the command's memory.
     """
 
     jobs: int
@@ -62,6 +64,7 @@ class Spent:
     waiting: float
     rest: float
     processor: float
+    memory: Peaks
 
     @property
     def per_seed(self) -> float:
@@ -91,7 +94,7 @@ class Demand:
     significant: int
 
 
-def spent(folder: Path, began: float, ended: float, jobs: int, processor: float) -> Spent:
+def spent(folder: Path, began: float, ended: float, jobs: int, processor: float, memory: Peaks) -> Spent:
     """Account for the time of a command that trained all runs of a study folder, from the times of its files (s)."""
     places = sorted((folder / "runs").iterdir())
     results = [json.loads((place / "result.json").read_text()) for place in places]
@@ -105,7 +108,7 @@ def spent(folder: Path, began: float, ended: float, jobs: int, processor: float)
     training, evaluation = (sum(one[name] for one in results) for name in ("seconds", "evaluation_seconds"))
     waiting = sum(ends[-1] - one for one in ends[-jobs:])
     rest = jobs * (ended - began) - start - training - evaluation - waiting
-    return Spent(jobs, len(places), start, training, evaluation, waiting, rest, processor)
+    return Spent(jobs, len(places), start, training, evaluation, waiting, rest, processor, memory)
 
 
 def demand(folders: Sequence[Path], difference: float) -> Demand:
@@ -163,28 +166,28 @@ def command(version: Version, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "ablations", *map(str, arguments)]
 
 
-def run(version: Version, line: Sequence[str]) -> str:
-    """Run a command of a version; the standard output."""
+def run(version: Version, line: Sequence[str]) -> tuple[str, Peaks]:
+    """Run a command of a version; the standard output, and the peaks of its memory."""
     environment = {**os.environ, "PYTHONPATH": str(version.checkout)}
-    done = subprocess.run(line, cwd=version.checkout, env=environment, capture_output=True, text=True)
+    done, memory = run_measured(line, version.checkout, environment)
     if done.returncode:
         raise SystemExit(f"answers: {version.name}: {' '.join(line[1:])}\n{done.stderr[-2000:]}")
-    return done.stdout
+    return done.stdout, memory
 
 
 def trained(version: Version, folder: Path, jobs: int, *options: object) -> Spent:
     """Run a version's study in a folder."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    run(version, command(version, "run", version.study, "--out", folder, "--jobs", jobs, *options))
+    _, memory = run(version, command(version, "run", version.study, "--out", folder, "--jobs", jobs, *options))
     after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return spent(folder, began, ended, jobs, processor)
+    return spent(folder, began, ended, jobs, processor, memory)
 
 
 def asked(version: Version, folders: Sequence[Path], difference: float) -> Demand:
     """Ask a version's statistics for its demand."""
     line = [sys.executable, __file__, "--difference", str(difference), "--demand", *map(str, folders)]
-    return Demand(**json.loads(run(version, line)))
+    return Demand(**json.loads(run(version, line)[0]))
 
 
 def reporting(version: Version, folder: Path) -> float:
@@ -223,7 +226,16 @@ def line_of(version: Version, wanted: Demand, times: dict[str, float], turns: Se
         "answers per hour": f"{3600 * wanted.comparisons / seconds:.1f}",
         **{f"{name} (%)": f"{100 * times[name] / seconds:.1f}" for name in times},
         "processor time per run (s)": f"{per_run:.1f}",
+        "all processes, PSS (MB)": peak(turns, "together"),
+        "largest worker, PSS (MB)": peak(turns, "worker_pss"),
+        "largest worker, RSS (MB)": peak(turns, "worker_rss"),
     }
+
+
+def peak(turns: Sequence[Spent], name: str) -> str:
+    """Write a peak of memory as the median over turns and their range; a dash where it was not measured."""
+    found = sorted(value for one in turns if (value := getattr(one.memory, name)) is not None)
+    return f"{statistics.median(found):,.0f} ({found[0]:,.0f} to {found[-1]:,.0f})" if found else "–"
 
 
 def ratio(name: str, first: Sequence[Spent], others: Sequence[Spent]) -> str:
@@ -265,8 +277,8 @@ def projection(versions: Sequence[Version], out: Path, wanted: argparse.Namespac
     for version in versions[1:]:
         print(ratio(version.name, turns[versions[0].name], turns[version.name]))
     if wanted.csv:
-        raw = [{"version": name, **asdict(one)} for name, found in turns.items() for one in found]
-        pd.DataFrame(raw).round(2).to_csv(wanted.csv, index=False)
+        raw = [{"version": name, **asdict(one), **asdict(one.memory)} for name, found in turns.items() for one in found]
+        pd.DataFrame(raw).drop(columns="memory").round(2).to_csv(wanted.csv, index=False)
 
 
 def whole(versions: Sequence[Version], out: Path, wanted: argparse.Namespace) -> None:
@@ -275,7 +287,7 @@ def whole(versions: Sequence[Version], out: Path, wanted: argparse.Namespace) ->
     for version in versions:
         folder = out / version.name
         first = "--seeds", ",".join(map(str, PILOT))
-        plan = json.loads(run(version, [sys.executable, __file__, "--comparisons", version.study]))
+        plan = json.loads(run(version, [sys.executable, __file__, "--comparisons", version.study])[0])
         width = half_width(wanted.difference, plan)
         found = trained(version, folder, wanted.jobs, *first, "--precision", f"{width:.3g}", "--max-seeds", 100)
         needed = asked(version, [folder], wanted.difference)
