@@ -311,8 +311,8 @@ def test_other_studies_are_refused_in_one_line() -> None:
     first, second = (read_study(SETTINGS / name) for name in ("01", "03"))
     few = second.model_copy(update={"rows": second.rows[:-2]})
     for others, words in (
-        ({"B": few}, "and 1 more of its rows"),
-        ({"B": changed(second, "gelu", row="silu")}, "B has no row 'gelu', which A has"),
+        ({"B": few}, "B lacks 2 rows of A, such as 'layer-norm'; combine"),
+        ({"B": changed(second, "gelu", row="silu")}, "B lacks a row of A, 'gelu'; combine"),
         ({"B": changed(second, "gelu", compared_with="resnet")}, "B compares row 'gelu' with 'resnet', A with "),
         ({"B": second.model_copy(update={"measure": "loss"})}, "its measure is loss, not top1"),
         ({"B": second.model_copy(update={"kind": "designs"})}, "its kind is designs, not roadmap"),
@@ -322,7 +322,7 @@ def test_other_studies_are_refused_in_one_line() -> None:
             refuse_different({"A": first, **others})
         assert words in str(error.value) and "\n" not in str(error.value)
     for kind in ("screen", "orders"):
-        with pytest.raises(RequestError, match=f"kind {kind}"):
+        with pytest.raises(RequestError, match=f"its kind is {kind}"):
             refuse_different(dict.fromkeys("AB", first.model_copy(update={"kind": kind})))
 
 

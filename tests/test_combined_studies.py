@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from commands import ablations_here, started
+from commands import ablations_here, environment
+from commands import command as command_line
 
 from ablations.cli import combined as command
 from ablations.errors import RequestError, RunError
+from ablations.launch import claim
 from ablations.studies import combined
 from ablations.studies.combined import CombinedStudy, is_combined, load_combined, read_combined, study_folders
 from ablations.studies.folder import read_study
 
-# Two networks of a few thousand parameters, under settings in which each trains for two to four steps.
+# Two networks of a few thousand parameters, under settings in which each trains for three or four steps.
 DESIGNS = [{"design": "pocket,depths=1-1,width=4", "name": "bn"}, {"design": "pocket,depths=1-1,width=4,norm=ln"}]
-SMALL = {"kind": "designs", "recipe": "quick,learning_rate=2e-3", "budget": "64 images"}
+SMALL = {"kind": "designs", "recipe": "quick,learning_rate=2e-3", "budget": "96 images"}
 LONG = {"kind": "designs", "recipe": "quick,init=kaiming", "budget": "128 images"}
 FILE: dict[str, Any] = {"kind": "combined", "studies": {"small": SMALL, "long": LONG}, "designs": DESIGNS}
 FILE |= {"data": "digits", "seeds": [0]}
@@ -169,23 +171,45 @@ def test_interrupted_between_studies_it_stops_and_resumes(
     assert ran(tmp_path / "out/long") == ran(done / "long")
 
 
-def test_interrupted_within_a_study_it_stops_and_resumes(tmp_path: Path) -> None:
-    """The first study is long enough to be interrupted in its first run; the second is not begun."""
-    file = written(tmp_path, changed(small={"budget": "20 epochs"}))
-    running = started("run", file, "--out", tmp_path / "out", *SET)
-    assert running.stdout is not None
-    for line in running.stdout:
-        if line.startswith("bn-s0: started"):
-            running.send_signal(signal.SIGINT)
-            break
-    out, err = running.communicate(timeout=300)
-    assert running.returncode == 130 and err.endswith("ablations: interrupted; rerun the command to resume\n"), err
-    assert "study 2" not in out and not (tmp_path / "out/long/runs").exists()
+# Ctrl-C as the first checkpoint is written. The worker has it before it goes on, so the run stops after two of its
+# three steps, however fast it is.
+CTRL_C = """
+import os, signal, sys, time
+sent = []
+def hook(event, args):
+    if event == "os.rename" and "/checkpoints/" in str(args[1]) and not sent:
+        sent.append(os.getppid())
+        came, handler = [], signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, lambda *args: came.append(handler(*args)))
+        os.kill(sent[0], signal.SIGINT)
+        while not came and os.getppid() == sent[0]:
+            time.sleep(0.01)
+sys.addaudithook(hook)
+"""
+
+
+def test_interrupted_within_a_study_it_stops_and_resumes(done: Path, tmp_path: Path) -> None:
+    """The first study is interrupted within its first run; the second is not begun."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(CTRL_C)
+    said = subprocess.run(
+        command_line("run", written(tmp_path, FILE), "--out", tmp_path / "out", "--set", "checkpoint_steps=1", *SET),
+        capture_output=True,
+        text=True,
+        env={**environment(), "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{Path(__file__).parent.parent}"},
+        timeout=600,
+    )
+    assert (said.returncode, said.stderr) == (130, "ablations: interrupted; rerun the command to resume\n")
+    assert "study 2" not in said.stdout and not (tmp_path / "out/long/runs").exists()
     assert statuses(tmp_path / "out/small") == {}
     assert [one.seeds for one, _ in read_combined(tmp_path / "out").values()] == [[0], [0]]
     assert not list(tmp_path.rglob("*.tmp"))
     status = ablations_here("status", tmp_path / "out").stdout
     assert "out: 2 studies, 4 runs: 0 finished, 0 running, 1 interrupted" in status
+    again = ablations_here("run", tmp_path / "out", "--jobs", "1", "--threads", "1")
+    assert again.returncode == 0 and "small: 2 runs, 0 finished" in again.stdout, again.stderr
+    for name in ("small", "long"):
+        assert ran(tmp_path / "out" / name) == ran(done / name) and len(ran(done / name)) == 2
 
 
 def test_failed_runs_are_reported_and_the_other_studies_go_on(tmp_path: Path) -> None:
@@ -217,7 +241,7 @@ def test_a_dry_run_counts_all_and_writes_nothing(tmp_path: Path) -> None:
     said = ablations_here("run", written(tmp_path, FILE), "--seeds", "0,1", "--dry-run", *SET, cwd=tmp_path)
     lines = [line for line in said.stdout.splitlines() if ": warning: " not in line]
     assert said.returncode == 0, said.stderr
-    assert lines[0] == "small: 4 runs of 2 rows on digits" and "seeds 0, 1 of each row; budget 64 images" in lines[1]
+    assert lines[0] == "small: 4 runs of 2 rows on digits" and "seeds 0, 1 of each row; budget 96 images" in lines[1]
     assert lines[2] == "long: 4 runs of 2 rows on digits" and "recipe quick,init=kaiming" in lines[3]
     assert lines[4] == "two: 2 studies, 8 runs" and lines[5].startswith("about ")
     jobs = ablations_here("run", "two.yaml", "--cluster", "local", "--cpus", "2", "--dry-run", cwd=tmp_path).stdout
@@ -266,11 +290,15 @@ NAMED = "must be valid for a folder, such as "
 WRONG_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "no studies": ({"kind": "combined"}, "studies is missing"),
     "one": ({"kind": "combined", "studies": {"a": ROADMAP}}, "studies: write at least two"),
-    "a list": ({"kind": "combined", "studies": ["a.yaml", "b.yaml"]}, "studies: write at least two"),
+    "a list": (
+        {"kind": "combined", "studies": ["a.yaml", "b.yaml"]},
+        "studies: write the keys of each study under its",
+    ),
     "a path": ({**FILE, "studies": {"a": SMALL, "b/c": LONG}}, f"studies: name 'b/c' {NAMED}'b-c'"),
     "above": ({**FILE, "studies": {"a": SMALL, "..": LONG}}, f"studies: name '..' {NAMED}'first'"),
     "a number": ({**FILE, "studies": {1: SMALL, "b": LONG}}, "studies: a name is text; write '1' in quotes"),
-    "taken": ({**FILE, "studies": {"report": SMALL, "b": LONG}}, "studies: name 'report' is too long or means"),
+    "taken": ({**FILE, "studies": {"report": SMALL, "b": LONG}}, "studies: name 'report' is that of something else"),
+    "long": ({**FILE, "studies": {"a" * 300: SMALL, "b": LONG}}, "has 300 characters; choose one of at most 240"),
     "alike": ({**FILE, "studies": {"a": SMALL, "A": LONG}}, "studies: 'a' names two studies on disks"),
     "no keys": ({**FILE, "studies": {"a": SMALL, "b": 3}}, "studies: b: write the keys of a study, or the path"),
     "a name": ({**FILE, "studies": {"a": SMALL, "b": "quick"}}, "studies: b: write the keys of a study, or the path"),
@@ -283,7 +311,7 @@ WRONG_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "rows": (changed(long={"designs": [*DESIGNS, "pocket"]}), "'pocket'"),
     "comparisons": (changed(long={"compared_with": DESIGNS[1]["design"]}), "long compares row 'bn' with"),
     "measure": (changed(long={"measure": "loss"}), "measure is loss"),
-    "precision": (changed(small={"precision": 0.5}), "studies.small: precision is that of one study"),
+    "precision": (changed(small={"precision": 0.5}), "studies.small: precision: seeds do not narrow"),
     "orders": (
         {"kind": "combined", "base": "pocket", "flags": ["norm", "depthwise"], "data": "digits"}
         | {"studies": {"a": {"kind": "orders"}, "b": {"kind": "orders", "budget": "1 epoch"}}},
@@ -328,14 +356,20 @@ def test_a_wrong_option_starts_nothing(wrong: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["two.yaml"]
 
 
-def test_the_folder_of_another_study_is_refused(copied: Path, tmp_path: Path) -> None:
+def test_the_folder_of_another_study_is_refused_before_data_is_loaded(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(run: Any, data_dir: Path) -> Any:
+        raise RequestError("data was loaded")
+
+    monkeypatch.setattr(claim, "load_data", loaded)
     before = sorted(copied.rglob("*"))
     file = written(tmp_path, FILE)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("mine")
     for folder, says in {
-        tmp_path / "mine": "is not empty, and contains no combined.yaml; choose another --out",
-        copied / "small": "is the folder of another study, and contains no combined.yaml",
+        tmp_path / "mine": "is not empty and contains no combined.yaml; choose another --out",
+        copied / "small": "is the folder of a single study; choose another --out",
         file: "is a file; choose another --out",
     }.items():
         refused(ablations_here("run", file, "--out", folder, *SET), says)
@@ -346,6 +380,10 @@ def test_the_folder_of_another_study_is_refused(copied: Path, tmp_path: Path) ->
     refused(ablations_here("run", longer, "--out", copied, *SET), "budget was 128 images and is now 640 images")
     alone = written(tmp_path, {**SMALL, "designs": DESIGNS, "data": "digits"}, "alone.yaml")
     refused(ablations_here("run", alone, "--out", copied, *SET), "is not empty and contains no study.yaml")
+    refused(ablations_here("run", alone, "--out", file, *SET), "two.yaml is a file; choose another --out")
+    other = "long was made with another configuration: name was long and is now alone; budget was 128 images"
+    refused(ablations_here("run", alone, "--out", copied / "long", *SET), other)
+    refused(ablations_here("run", alone, "--out", tmp_path / "new", *SET), "data was loaded")
     refused(ablations_here("run", copied, "--budget", "5epochs"), "--budget: the study of a folder is fixed")
     refused(ablations_here("run", copied, "--out", tmp_path / "new"), "the study stays in its folder")
     shutil.rmtree(copied / "long")

@@ -62,8 +62,9 @@ def run_combined(
     `checked` returns the session of a study that fits its data. Nothing is trained, nor written, before all studies are
     checked. Raises KeyboardInterrupt once an interrupted study has stopped; no other is then begun.
     """
-    from ablations.studies.combined import check_folder, open_combined
+    from ablations.studies.combined import check_folder, check_place, open_combined
 
+    check_place(study, folder)
     sessions = [_fresh(checked(one, folder / name)) for name, one in study.studies.items()]
     for session in sessions:
         launcher.check(session, dry_run)

@@ -262,7 +262,9 @@ def _session(
     """Return the session of a study that fits its data; raises what `_checked` does."""
     from ablations.launch.claim import data_loader
     from ablations.launch.session import Session
+    from ablations.studies.folder import refuse_before_data
 
+    refuse_before_data(study, folder)
     load = data_loader(data_dir)
     study = _checked(study, folder, load, _tasks(study) if jobs else processes())
     return Session(study, folder, data_dir, load, retry_failed, **logs)

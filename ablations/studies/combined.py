@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ablations.errors import RequestError, writing
 from ablations.recipes import check, read_yaml, shipped
 from ablations.store import write_bytes
-from ablations.studies.folder import COMBINED, planned, read_study, slug
+from ablations.studies.folder import COMBINED, planned, read_study, refuse_before_data, slug
 from ablations.studies.load import is_folder, load_study, overridden, reopen, requested, study_names
 from ablations.studies.schema import Study, StudyFile
 from modernize.design import printable
@@ -46,8 +46,10 @@ class CombinedFile(BaseModel):
     @field_validator("studies", mode="before")
     @classmethod
     def _check_studies(cls, studies: Any) -> Any:
-        if not isinstance(studies, dict) or len(studies) < 2:
-            raise ValueError("write at least two, each with its keys, as in cifar: {kind: roadmap, base: pocket}")
+        if not isinstance(studies, dict):
+            raise ValueError("write the keys of each study under its name, as in cifar: {kind: roadmap, base: pocket}")
+        if len(studies) < 2:
+            raise ValueError("write at least two; one study is a file without kind combined")
         for name, one in studies.items():
             _check_name(name, studies)
             if isinstance(one, str) and one.endswith((".yaml", ".yml")):
@@ -70,8 +72,10 @@ def _check_name(name: Any, names: Mapping[Any, Any]) -> None:
         raise ValueError(f"a name is text; write '{name}' in quotes")
     if name != (valid := slug(name)):
         raise ValueError(f"name {printable(name)!r} must be valid for a folder, such as {valid or 'first'!r}")
-    if name.lower() in _TAKEN or len(name) > _LONGEST:
-        raise ValueError(f"name {name[:40]!r} is too long or means something else in the folder; choose another")
+    if name.lower() in _TAKEN:
+        raise ValueError(f"name {name!r} is that of something else in the folder; choose another, such as {name}-1")
+    if len(name) > _LONGEST:
+        raise ValueError(f"name '{name[:40]}…' has {len(name)} characters; choose one of at most {_LONGEST}")
     if [str(other).lower() for other in names].count(name.lower()) > 1:
         raise ValueError(f"{name!r} names two studies on disks that ignore case; rename one")
 
@@ -115,8 +119,10 @@ def study_folders(folder: Path) -> dict[str, Path]:
 
     Raises RequestError if the folder is none, or a study of it has not been made.
     """
-    if not is_combined_folder(folder):
+    if not (folder / STORED).is_file():
         raise RequestError(f"{folder} is not the folder of a combined study: it has no {STORED}")
+    if not is_combined_folder(folder):
+        raise RequestError(f"{folder / STORED}: studies: name the folders beside it, as in cifar: cifar/study.yaml")
     folders = {name: folder / name for name in _names(folder / STORED)}
     for name, place in folders.items():
         if not (place / "study.yaml").is_file():
@@ -155,8 +161,7 @@ def load_combined(name: str, changes: Mapping[str, Any], settings: Mapping[str, 
     for key, study in found.items():
         if study.precision is not None:
             raise RequestError(
-                f"{place}: studies.{key}: precision is that of one study, and seeds cannot reach it for a mean over "
-                "settings; set seeds"
+                f"{place}: studies.{key}: precision: seeds do not narrow a CI over studies to it; set seeds instead"
             )
     return CombinedStudy(path.stem if path.name != STORED else path.resolve().parent.name, found)
 
@@ -207,8 +212,8 @@ def refuse_different(studies: Mapping[str, Study]) -> None:
         raise RequestError(f"{name}: one study is not combined; give two or more")
     if first.kind in _NOT_COMBINED:
         raise RequestError(
-            f"{name} is a study of kind {first.kind}, whose report has {_NOT_COMBINED[first.kind]}; studies are "
-            "combined by differences between rows: report it alone"
+            f"{name} cannot be combined: its kind is {first.kind}, whose report has {_NOT_COMBINED[first.kind]}, not "
+            "differences between rows; report it alone"
         )
     for other, study in others:
         for key in ("kind", "measure"):
@@ -219,7 +224,7 @@ def refuse_different(studies: Mapping[str, Study]) -> None:
                 )
         _refuse_other_rows(name, first, other, study)
     if not any(row.baselines for row in first.rows):
-        raise RequestError(f"{name} compares no rows, so that there is no difference to combine; report it alone")
+        raise RequestError(f"{name} cannot be combined: it compares no rows; report it alone")
 
 
 def _refuse_other_rows(name: str, first: Study, other: str, study: Study) -> None:
@@ -228,10 +233,9 @@ def _refuse_other_rows(name: str, first: Study, other: str, study: Study) -> Non
     for lacking, without, having, whose in ((ours, theirs, name, other), (theirs, ours, other, name)):
         missing = [row for row in lacking if row not in without]
         if missing:
-            more = f" and {len(missing) - 1} more of its rows" if missing[1:] else ""
+            lacks = f"{len(missing)} rows of {having}, such as" if missing[1:] else f"a row of {having},"
             raise RequestError(
-                f"{whose} has no row {missing[0]!r}, which {having} has{more}; combine studies of the same rows, or "
-                "leave one of them out"
+                f"{whose} lacks {lacks} {missing[0]!r}; combine studies of the same rows, or leave one of them out"
             )
     for row, bases in ours.items():
         if bases != theirs[row]:
@@ -246,7 +250,14 @@ def _bases(bases: Sequence[str]) -> str:
 
 
 def check_folder(study: CombinedStudy, folder: Path) -> None:
-    """Raise RequestError if a combined study cannot be run in a folder; write nothing."""
+    """Raise RequestError if a combined study, on its data, cannot be run in a folder; write nothing."""
+    check_place(study, folder)
+    for name, one in study.studies.items():
+        planned(one, folder / name)
+
+
+def check_place(study: CombinedStudy, folder: Path) -> None:
+    """Raise RequestError if a combined study cannot be run in a folder whatever its data are; write nothing."""
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
     names = list(study.studies)
@@ -257,10 +268,11 @@ def check_folder(study: CombinedStudy, folder: Path) -> None:
                 "choose another --out"
             )
     elif folder.exists() and (others := [one for one in folder.iterdir() if not one.name.startswith(f".{STORED}.")]):
-        what = "is the folder of another study" if folder / "study.yaml" in others else "is not empty"
-        raise RequestError(f"{folder} {what}, and contains no {STORED}; choose another --out")
+        single = folder / "study.yaml" in others
+        what = "is the folder of a single study" if single else f"is not empty and contains no {STORED}"
+        raise RequestError(f"{folder} {what}; choose another --out")
     for name, one in study.studies.items():
-        planned(one, folder / name)
+        refuse_before_data(one, folder / name)
 
 
 def open_combined(study: CombinedStudy, folder: Path) -> None:

@@ -22,6 +22,7 @@ from ablations.training_config import MAY_CHANGE, TrainingConfig
 from modernize.design import split_commas
 from modernize.yaml_file import as_yaml
 
+_OF_BUDGET = ("max_epochs", "warmup_epochs", "step_epochs")  # settings that follow from a study's budget
 COMBINED = "combined"  # kind of a study of several studies; its folder has combined.yaml and a folder per study
 
 
@@ -58,15 +59,30 @@ def _refuse_names_alike(study: Study, folder: Path) -> None:
 
 def planned(study: Study, folder: Path) -> Study:
     """Return the study that `open_folder` leaves in the folder, and refuse what it refuses; write nothing."""
+    _refuse_place(folder)
+    if (folder / "study.yaml").exists():
+        return _with_additions(read_study(folder), study, folder)
+    return begun(study)
+
+
+def refuse_before_data(study: Study, folder: Path) -> None:
+    """Refuse what `planned` refuses, as far as it does not depend on the data, which may have to be downloaded."""
+    _refuse_place(folder)
+    if (folder / "study.yaml").exists():
+        before = read_study(folder)
+        _refuse_changes(before, _as_stored(study, before), folder, without_data=True)
+
+
+def _refuse_place(folder: Path) -> None:
+    """Raise RequestError if a folder can be that of no study."""
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"study folder {folder} is a file; choose another --out")
     refuse_published(folder)
     if (folder / "study.yaml").exists():
-        return _with_additions(read_study(folder), study, folder)
+        return
     others = [one for one in (folder.iterdir() if folder.exists() else ()) if not one.name.startswith(".study.yaml.")]
     if others and not (folder / "study.yaml").exists():  # otherwise another command has just made it
         raise RequestError(f"{folder} is not empty and contains no study.yaml; choose another --out")
-    return begun(study)
 
 
 def is_published(folder: Path) -> bool:
@@ -101,25 +117,8 @@ def write_study(study: Study, folder: Path) -> None:
 
 def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
     """Return the study of a folder with additions from `requested`; raises RequestError if anything else differs."""
-    requested = _with_stored_names(requested, before)
-    stored = before.recipes.values()
-    recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
-    recipes = {name: batch_as_begun(name, recipe, before, requested) for name, recipe in recipes.items()}
-    requested = requested.model_copy(update={"recipes": recipes})
-    refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
-    refuse_other_plugins(before.plugins, requested.plugins, f"study folder {folder}")
-    old, new = _fixed(before, before), _fixed(requested, before)
-    for values in (old, new):  # a recipe that one of them lacks is another recipe of a row
-        both = [name for name in values["recipes"] if name in before.recipes and name in requested.recipes]
-        values |= {
-            key: {name: one for name, one in values[key].items() if name in both} for key in ("recipes", "factors")
-        }
-    lost = [name for name in old["rows"] if name not in new["rows"]]  # such as those of a grid of other flags
-    old["rows"] = {name: row for name, row in old["rows"].items() if name in new["rows"]}
-    changed = ([f"the new study lacks {_some_rows(lost)}"] if lost else []) + differences(old, new)
-    if changed:
-        shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-        raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
+    requested = _as_stored(requested, before)
+    _refuse_changes(before, requested, folder)
     last = stage_numbers(before)
     newest = max(len(before.stages), 1)
     looked = any(
@@ -129,6 +128,44 @@ def _with_additions(before: Study, requested: Study, folder: Path) -> Study:
         if last(row.row, seed) == newest
     )
     return extended(before, requested, looked)
+
+
+def _as_stored(requested: Study, before: Study) -> Study:
+    """Return a study with its recipes as the folder has them, if only the version that made it sets them apart."""
+    requested = _with_stored_names(requested, before)
+    stored = before.recipes.values()
+    recipes = {name: without_newer(recipe, stored) for name, recipe in requested.recipes.items()}
+    recipes = {name: batch_as_begun(name, recipe, before, requested) for name, recipe in recipes.items()}
+    return requested.model_copy(update={"recipes": recipes})
+
+
+def _refuse_changes(before: Study, requested: Study, folder: Path, without_data: bool = False) -> None:
+    """Raise RequestError if more differs than what may be added to a study; `without_data` what follows from its data.
+
+    A study has the checksum of its data, its weights' fit and the epochs of its budget once its data is loaded.
+    """
+    refuse_other_code(before.rows, requested.rows, f"study folder {folder}")
+    refuse_other_plugins(before.plugins, requested.plugins, f"study folder {folder}")
+    old, new = _fixed(before, before), _fixed(requested, before)
+    for values in (old, new):  # a recipe that one of them lacks is another recipe of a row
+        both = [name for name in values["recipes"] if name in before.recipes and name in requested.recipes]
+        values |= {
+            key: {name: one for name, one in values[key].items() if name in both} for key in ("recipes", "factors")
+        }
+    if without_data:
+        of_budget = _OF_BUDGET if requested.budget else ()
+        for values in (old, new):
+            values |= {"data_checksum": "", "weights": None}
+            values["recipes"] = {
+                name: {key: value for key, value in recipe.items() if key not in of_budget}
+                for name, recipe in values["recipes"].items()
+            }
+    lost = [name for name in old["rows"] if name not in new["rows"]]  # such as those of a grid of other flags
+    old["rows"] = {name: row for name, row in old["rows"].items() if name in new["rows"]}
+    changed = ([f"the new study lacks {_some_rows(lost)}"] if lost else []) + differences(old, new)
+    if changed:
+        shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise RequestError(f"study folder {folder} was made with another configuration: {shown}; choose another --out")
 
 
 def _some_rows(names: list[str]) -> str:
@@ -164,7 +201,7 @@ def batch_as_begun(name: str, recipe: TrainingConfig, before: Study, requested: 
     stored = before.recipes.get(name)
     if stored is None or name not in recipe_names() or stored.batch_size == recipe.batch_size:
         return recipe
-    own = {"batch_size", *(("max_epochs", "warmup_epochs", "step_epochs") if requested.budget else ()), *MAY_CHANGE}
+    own = {"batch_size", *(_OF_BUDGET if requested.budget else ()), *MAY_CHANGE}
     same = stored.model_dump(exclude=own) == recipe.model_dump(exclude=own)
     others = {one.batch_size for other, one in requested.recipes.items() if other != name}
     return stored if same and stored.batch_size in others else recipe
