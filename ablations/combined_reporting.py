@@ -10,15 +10,15 @@ import pandas as pd
 
 from ablations.errors import RequestError
 from ablations.studies.combined import refuse_different
-from ablations.studies.differing_settings import differing_settings
+from ablations.studies.differing_settings import differing_settings, differing_steps
 from ablations.studies.folder import read_study
 from ablations.studies.results import recorded_warnings, update_results
 from ablations.studies.schema import Study
 from modernize.roadmap import Roadmap
-from reports.combined import Combined, combine, uncorrected_looks
+from reports.combined import Combined, combine, listed, uncorrected_looks
 from reports.combined_agreement import agreement_tables, mean_agreement_words
 from reports.combined_figures import combined_plots
-from reports.combined_tables import by_study_table, combined_table, studies_table
+from reports.combined_tables import STUDIES, by_study_table, combined_table, studies_table
 from reports.header import header
 from reports.kind_words import WORDS
 from reports.marks import study_warnings
@@ -56,14 +56,15 @@ def combined_report(studies: Mapping[str, tuple[Study, Path]], view: View = WHOL
     runs = {name: with_names(frame, view) for name, frame in runs.items()}
     title = view.title or f"Mean of {len(studies)} studies"
     found, named = combine(runs, first.measure), with_labels(first.steps, view)
-    settings = differing_settings({name: study for name, (study, _) in studies.items()})
-    tables = list(_tables(found, title, first.kind, named, settings))
+    alone = {name: study for name, (study, _) in studies.items()}
+    settings, apart = differing_settings(alone), differing_steps(alone)
+    tables = [*_tables(found, title, first.kind, named), studies_table(found, settings, apart, f"{title}: the studies")]
     summary = _summary(
         title,
         found,
         tables[0],
         first.kind,
-        [*warned, *_copies(found)],
+        [*warned, *_copies(found), *_other_steps(found, apart)],
         [*(mean_agreement_words(found, named) if first.kind == "roadmap" else []), *uncorrected_looks(runs)],
     )
     whole = _whole(runs)
@@ -111,13 +112,12 @@ def several_studies(folders: Sequence[Path]) -> dict[str, tuple[Study, Path]]:
     return {name: (read_study(folder), folder) for name, folder in zip(names, folders, strict=True)}
 
 
-def _tables(found: Combined, title: str, kind: str, steps: Roadmap, settings: Mapping[str, str]) -> Iterator[Table]:
-    """Yield the tables, the main one first."""
+def _tables(found: Combined, title: str, kind: str, steps: Roadmap) -> Iterator[Table]:
+    """Yield the tables of results, the main one first."""
     yield combined_table(found, f"{title}: {WORDS[kind].title}")
     yield by_study_table(found, f"{title}: the difference in each study")
     if kind == "roadmap":
         yield from agreement_tables(found, steps, title)
-    yield studies_table(found, settings, f"{title}: the studies")
 
 
 def _summary(
@@ -146,6 +146,16 @@ def _copies(found: Combined) -> Iterator[str]:
     """Warn of studies that are probably one, which a t-test over studies would count twice."""
     for one, other in found.alike:
         yield f"{one} and {other} have the same mean in every row; of copies of one study, report one"
+
+
+def _other_steps(found: Combined, apart: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Warn of rows whose mean difference is of different changes."""
+    compared = set(found.compared.index.get_level_values("row"))
+    if rows := [label for row, label in found.labels.items() if row in apart and row in compared]:
+        yield (
+            f"rows of one name change different things in different studies ({listed(rows)}), so that their mean "
+            f"difference is over different changes; the table {STUDIES} has them"
+        )
 
 
 def _done(name: str, runs: pd.DataFrame) -> str:

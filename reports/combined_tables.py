@@ -16,6 +16,10 @@ from reports.statistics import MEASURES, Verdict
 from reports.tables import MISSING, Cell, Column, Footnotes, Table, difference_columns, effect_cells, number, signed
 
 COMBINED, BY_STUDY, STUDIES = "combined", "by-study", "studies"
+_STEPS = (
+    "After a row's name: what the row changes from its baseline (without a baseline: its flags), if the studies differ "
+    "in it. "
+)
 VALUES = {"top1": "mean", "loss": "loss_mean"}  # the raw table's column of means, as in those of one study
 
 
@@ -206,12 +210,15 @@ def by_study_table(studies: Combined, title: str) -> Table:
     )
 
 
-def studies_table(studies: Combined, settings: Mapping[str, str], title: str) -> Table:
+def studies_table(
+    studies: Combined, settings: Mapping[str, str], steps: Mapping[str, Mapping[str, str]], title: str
+) -> Table:
     """Tabulate what was done in each study.
 
     Args:
         studies: The studies.
         settings: What sets each study apart from the others, such as `learning_rate=2e-3`.
+        steps: By row whose design differs between the studies, what it is in each, such as `activation=gelu`.
         title: The table's title.
     """
     columns = ("study", "dataset", "split", "setting", "images", "seeds", "results", "mean")
@@ -225,7 +232,9 @@ def studies_table(studies: Combined, settings: Mapping[str, str], title: str) ->
         )
         seeds = sorted({int(seed) for seed in runs["seed"].dropna()})
         split = ", ".join(distinct(runs, "evaluate"))
-        values = (settings[name], images, seed_words(seeds).removeprefix("seeds ").removeprefix("seed "))
+        rows = (f"{studies.labels[row]}: {own[name]}" for row, own in steps.items())
+        setting = "; ".join(filter(None, [settings[name], *rows]))
+        values = (setting, images, seed_words(seeds).removeprefix("seeds ").removeprefix("seed "))
         mean = float(there[name].mean())
         lines.append((name, ", ".join(distinct(runs, "dataset")), split, *values, f"{len(done)} of {len(runs)}", mean))
     heads = ("study", "data", "split", "setting", "images per run", "seeds", "results")
@@ -235,7 +244,8 @@ def studies_table(studies: Combined, settings: Mapping[str, str], title: str) ->
         title=title,
         subtitle="",
         legend="Setting: in what the studies differ, beside data, budget and seeds; of the recipe of most rows. "
-        "Results: finished runs, by row and seed. The mean is over the rows that all studies have.",
+        f"{_STEPS if steps else ''}Results: finished runs, by row and seed. The mean is over the rows that all studies "
+        "have.",
         columns=(
             *(Column(key, head, number=False) for key, head in zip(columns, heads, strict=False)),
             Column("mean", value),

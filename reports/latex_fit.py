@@ -22,8 +22,10 @@ _RECALL = "recall_"  # names of columns
 # Columns in the order in which they are kept; others come after these, and the first column always stays.
 _KEPT = (
     *("difference", "effect", "worth", "interval", "top1_mean", "mean", "verdict", "change", _RECALL, "balanced_mean"),
-    *("paper_top1", "paper_change", "p_adjusted", "loss_mean", "seeds"),
+    *("paper_top1", "paper_change", "p_adjusted", "loss_mean", "dataset", "seeds"),
 )
+# Columns of words beside a row's name that are left out like those of numbers.
+_GIVING_WAY = ("dataset", "split", "images", "seeds", "results")
 _MAIN = frozenset(_KEPT[:8])  # columns for which standard deviations give way
 _MATRIX = "predicted_"  # those of a confusion matrix, which is shown whole
 TURNED = (_RECALL, "turned_", _MATRIX)  # whose headings may be turned
@@ -110,7 +112,7 @@ def _way(table: Table, layout: Layout, gap: float, changed: str = "") -> _Way:
     names = [column.name for column in table.columns]
     whole = [place for place, name in enumerate(names) if name.startswith(_MATRIX)]
     naming = takewhile(lambda place: not table.columns[place].number, range(len(names)))
-    kept = sorted({0, *naming, *whole})
+    kept = sorted({0, *(place for place in naming if names[place] not in _GIVING_WAY), *whole})
     others = [place for place in range(1, len(names)) if place not in kept]
     ranked = [ranks.get(_RECALL if name.startswith(_RECALL) else name, len(_KEPT)) for name in names]
     for place in sorted(others, key=lambda place: (ranked[place], place)):

@@ -22,6 +22,7 @@ from statsmodels.stats.multitest import multipletests
 from ablations.combined_reporting import combined_report
 from ablations.errors import RequestError
 from ablations.studies.combined import refuse_different
+from ablations.studies.differing_settings import differing_steps
 from ablations.studies.folder import read_study
 from ablations.studies.run import RunConfig
 from ablations.studies.schema import Study
@@ -29,6 +30,8 @@ from modernize.roadmap import roadmap
 from reports.combined import Combined, combine, uncorrected_looks
 from reports.combined_agreement import MOST_SUBSETS, growth, mean_agreement
 from reports.errors import ReportError
+from reports.latex import latex
+from reports.layout import Layout
 from reports.page import page
 from reports.paper_agreement import paper_agreement
 from reports.report import Report
@@ -299,12 +302,71 @@ def test_a_view_selects_orders_and_names_rows() -> None:
     assert "Shown are 3 of 14 rows" in table.legend and len(report.plots[0].frame) == 3
 
 
-# ---- what cannot be combined
+@pytest.mark.parametrize("size", [7.0, 8.0, 10.0])
+def test_the_tables_fit_a_column_of_a_paper(eight: Report, size: float) -> None:
+    for table in eight.tables:
+        assert "wider" not in latex(table, Layout(82.55, size)), table.name
+    text = latex(eight.tables[-1], Layout(82.55, size))
+    head = next(line for line in text.splitlines() if line.startswith("study &"))
+    assert "setting" in head and "split" not in head and "\\begin{table}" in text
+    left_out = next(line for line in text.splitlines() if line.startswith("% left out at this width: "))
+    assert "split" in left_out and "images per run" in left_out
+    assert "left out" not in latex(eight.tables[-1], Layout(174.625, 7.0))
+
+
+# ---- designs of one name
 
 
 def changed(study: Study, name: str, **changes: object) -> Study:
     rows = [one.model_copy(update=changes) if one.row == name else one for one in study.rows]
     return study.model_copy(update={"rows": rows})
+
+
+def from_row_on(study: Study, first: str, **flags: object) -> Study:
+    """The study with flags changed in a row and all behind it."""
+    place = [one.row for one in study.rows].index(first)
+    rows = [one.model_copy(update={"flags": one.flags | flags}) for one in study.rows[place:]]
+    return study.model_copy(update={"rows": [*study.rows[:place], *rows]})
+
+
+def test_what_rows_change_in_one_study_alone_is_shown_and_warned_of() -> None:
+    first, second = published("01", "06").values()
+    other = from_row_on(second[0], "gelu", activation="relu", norm="ln"), second[1]
+    report = combined_report({"A": first, "B": other})
+    settings = report.tables[-1].frame.set_index("study")["setting"]
+    labels = report.tables[0].frame.set_index("row")["label"]
+    gelu, layer_norm = str(labels["gelu"]), str(labels["layer-norm"])
+    assert str(settings["A"]).endswith(f"; {gelu}: activation=gelu, norm unchanged; {layer_norm}: norm=ln")
+    assert str(settings["B"]).endswith(f"; {gelu}: activation unchanged, norm=ln; {layer_norm}: norm unchanged")
+    assert "After a row's name: what the row changes" in report.tables[-1].legend
+    (warning,) = [text for text in report.summary.warnings if text.startswith("rows of one name")]
+    assert f"in different studies ({gelu}, {layer_norm})" in warning and "the table studies" in warning
+    alike = combined_report({"A": first, "B": second})  # all widths are half as large
+    assert "; " not in " ".join(alike.tables[-1].frame["setting"]) and "rows of" not in " ".join(alike.summary.warnings)
+
+
+def test_a_flag_is_found_in_the_row_that_changes_it() -> None:
+    first, second = (read_study(SETTINGS / name) for name in ("01", "06"))
+    resnet = from_row_on(first, "resnet", norm="ln")
+    assert first.base != second.base and differing_steps({"A": first, "B": second}) == {}
+    assert differing_steps({"A": first, "B": resnet}) == {
+        "resnet": {"A": "norm=bn", "B": "norm=ln"},
+        "layer-norm": {"A": "norm=ln", "B": "norm unchanged"},
+    }
+    said = resnet.model_copy(update={"base": f"{first.base},norm=ln"})  # as the setting says
+    assert list(differing_steps({"A": first, "B": said})) == ["layer-norm"]
+    wider = from_row_on(second, "width", width=12)  # twice the width, and not 1.5 times
+    assert differing_steps({"A": first, "B": wider}) == {"width": {"A": "width=18", "B": "width=12"}}
+    model = changed(first, "separate-downsampling", reference="timm:resnet18", flags={})
+    (own,) = differing_steps({"A": first, "B": model}).values()
+    assert own["B"] == "model=timm:resnet18" and "unchanged" not in own["A"]
+    mixup = changed(first, "separate-downsampling", settings={"mixup": 0.8})
+    assert list(differing_steps({"A": first, "B": mixup}).values()) == [
+        {"A": "recipe.mixup unchanged", "B": "recipe.mixup=0.8"}
+    ]
+
+
+# ---- what cannot be combined
 
 
 def test_other_studies_are_refused_in_one_line() -> None:
