@@ -153,8 +153,8 @@ def _other_steps(found: Combined, apart: Mapping[str, Mapping[str, str]]) -> Ite
     compared = set(found.compared.index.get_level_values("row"))
     if rows := [label for row, label in found.labels.items() if row in apart and row in compared]:
         yield (
-            f"rows of one name change different things in different studies ({listed(rows)}), so that their mean "
-            f"difference is over different changes; the table {STUDIES} has them"
+            f"rows of one name change different things in different studies ({listed(rows)}), so their mean "
+            f"difference averages different changes; see the table {STUDIES}"
         )
 
 

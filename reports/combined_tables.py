@@ -17,8 +17,8 @@ from reports.tables import MISSING, Cell, Column, Footnotes, Table, difference_c
 
 COMBINED, BY_STUDY, STUDIES = "combined", "by-study", "studies"
 _STEPS = (
-    "After a row's name: what the row changes from its baseline (without a baseline: its flags), if the studies differ "
-    "in it. "
+    "After a row's name: what the row changes from its baseline (without a baseline: its flags), if it differs between "
+    "studies. "
 )
 VALUES = {"top1": "mean", "loss": "loss_mean"}  # the raw table's column of means, as in those of one study
 

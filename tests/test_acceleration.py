@@ -343,7 +343,7 @@ def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_
         session = {**first, "device": device, "rounding": rounding, "threads": threads}
         write_json(run / "environment.json", {"sessions": [session]})
         changed = {
-            "recipe": config["recipe"] | recipe,
+            "recipe": config["recipe"] | {"precise_bn": None} | recipe,
             "flags": config["flags"] | {"norm": norm, "kernel_size": kernel},
         }
         (run / "config.yaml").write_text(yaml.safe_dump(config | changed))
@@ -360,3 +360,20 @@ def test_a_run_that_an_earlier_version_began_says_so_if_it_rounds_otherwise(tmp_
     assert not told("NVIDIA A100", precision="float32", rounding=3)
     assert told("cpu (AVX2)", precision="float32", rounding=3) and told(threads=2, precision="float32", rounding=3)
     assert not told(threads=2, rounding=3) and not told(threads=2, precision="float32", rounding=4)
+
+
+def test_a_study_says_so_if_an_earlier_version_recomputed_other_batchnorm_statistics(tmp_path: Path) -> None:
+    def told(rounding: int, images: int | None, left: bool) -> list[str]:
+        for name in ("one", "other"):
+            place = tmp_path / name
+            place.mkdir(exist_ok=True)
+            session = {"rounding": rounding, "data": {"name": "digits"}, "threads": 1, "device": "cpu (AVX512)"}
+            write_json(place / "environment.json", {"sessions": [session]})
+            (place / "config.yaml").write_text(yaml.safe_dump({"recipe": {"precise_bn": images}, "flags": {}}))
+            write_json(place / "result.json", {})
+        return older_versions([tmp_path / "one", tmp_path / "other", *([tmp_path / "new"] if left else [])])
+
+    (line,) = told(4, 2048, left=True)
+    assert line.startswith("2 runs began with an earlier version, which recomputed BatchNorm statistics")
+    assert not told(4, 2048, left=False), "nothing is left that could differ"
+    assert not told(5, 2048, left=True) and not told(4, 128, left=True) and not told(4, None, left=True)

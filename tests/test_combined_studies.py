@@ -297,7 +297,7 @@ WRONG_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "a path": ({**FILE, "studies": {"a": SMALL, "b/c": LONG}}, f"studies: name 'b/c' {NAMED}'b-c'"),
     "above": ({**FILE, "studies": {"a": SMALL, "..": LONG}}, f"studies: name '..' {NAMED}'first'"),
     "a number": ({**FILE, "studies": {1: SMALL, "b": LONG}}, "studies: a name is text; write '1' in quotes"),
-    "taken": ({**FILE, "studies": {"report": SMALL, "b": LONG}}, "studies: name 'report' is that of something else"),
+    "taken": ({**FILE, "studies": {"report": SMALL, "b": LONG}}, "studies: name 'report' is reserved"),
     "long": ({**FILE, "studies": {"a" * 300: SMALL, "b": LONG}}, "has 300 characters; choose one of at most 240"),
     "alike": ({**FILE, "studies": {"a": SMALL, "A": LONG}}, "studies: 'a' names two studies on disks"),
     "no keys": ({**FILE, "studies": {"a": SMALL, "b": 3}}, "studies: b: write the keys of a study, or the path"),
@@ -311,7 +311,7 @@ WRONG_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "rows": (changed(long={"designs": [*DESIGNS, "pocket"]}), "'pocket'"),
     "comparisons": (changed(long={"compared_with": DESIGNS[1]["design"]}), "long compares row 'bn' with"),
     "measure": (changed(long={"measure": "loss"}), "measure is loss"),
-    "precision": (changed(small={"precision": 0.5}), "studies.small: precision: seeds do not narrow"),
+    "precision": (changed(small={"precision": 0.5}), "studies.small: precision: more seeds may never"),
     "orders": (
         {"kind": "combined", "base": "pocket", "flags": ["norm", "depthwise"], "data": "digits"}
         | {"studies": {"a": {"kind": "orders"}, "b": {"kind": "orders", "budget": "1 epoch"}}},

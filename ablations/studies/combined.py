@@ -73,7 +73,7 @@ def _check_name(name: Any, names: Mapping[Any, Any]) -> None:
     if name != (valid := slug(name)):
         raise ValueError(f"name {printable(name)!r} must be valid for a folder, such as {valid or 'first'!r}")
     if name.lower() in _TAKEN:
-        raise ValueError(f"name {name!r} is that of something else in the folder; choose another, such as {name}-1")
+        raise ValueError(f"name {name!r} is reserved in the folder; choose another, such as {name}-1")
     if len(name) > _LONGEST:
         raise ValueError(f"name '{name[:40]}…' has {len(name)} characters; choose one of at most {_LONGEST}")
     if [str(other).lower() for other in names].count(name.lower()) > 1:
@@ -161,7 +161,7 @@ def load_combined(name: str, changes: Mapping[str, Any], settings: Mapping[str, 
     for key, study in found.items():
         if study.precision is not None:
             raise RequestError(
-                f"{place}: studies.{key}: precision: seeds do not narrow a CI over studies to it; set seeds instead"
+                f"{place}: studies.{key}: precision: more seeds may never reach it over studies; set seeds instead"
             )
     return CombinedStudy(path.stem if path.name != STORED else path.resolve().parent.name, found)
 
@@ -267,10 +267,14 @@ def check_place(study: CombinedStudy, folder: Path) -> None:
                 f"study folder {folder} was made with the studies {', '.join(before)}, and not {', '.join(names)}; "
                 "choose another --out"
             )
-    elif folder.exists() and (others := [one for one in folder.iterdir() if not one.name.startswith(f".{STORED}.")]):
-        single = folder / "study.yaml" in others
-        what = "is the folder of a single study" if single else f"is not empty and contains no {STORED}"
-        raise RequestError(f"{folder} {what}; choose another --out")
+    elif others := [
+        one for one in (folder.iterdir() if folder.exists() else ()) if not one.name.startswith(f".{STORED}.")
+    ]:
+        if folder / "study.yaml" in others:
+            raise RequestError(f"{folder} is the folder of a single study; choose another --out")
+        if not is_combined_folder(folder):  # otherwise another command has just made it
+            what = f"a {STORED} that no study made" if folder / STORED in others else f"no {STORED}"
+            raise RequestError(f"{folder} is not empty and contains {what}; choose another --out")
     for name, one in study.studies.items():
         refuse_before_data(one, folder / name)
 

@@ -87,7 +87,7 @@ def _differing(
         for key in dict.fromkeys(key for step in steps.values() for key in step):
             changes = [step.get(key) for step in steps.values()]
             of_base = base is None and (key in named or (other_base and _are_sizes(changes)))
-            if not of_base and not _alike(changes):
+            if not of_base and not _alike(key, changes):
                 for (name, own), change in zip(texts.items(), changes, strict=True):
                     own[_text(key, change, same[name])] = None
     return {name: list(filter(None, own)) for name, own in texts.items()}
@@ -110,20 +110,22 @@ def _design(row: StudyRow) -> dict[str, Any]:
     return {**(model if row.reference else row.flags), **{f"{RECIPE}{key}": one for key, one in row.settings.items()}}
 
 
-def _alike(changes: Sequence[tuple[Any, Any] | None]) -> bool:
-    """Whether all studies change a value to the same one, or a size in proportion."""
+def _alike(key: str, changes: Sequence[tuple[Any, Any] | None]) -> bool:
+    """Whether all studies change a flag or setting to the same value, or a size in proportion."""
     first, *others = changes
-    return all(first == other or (first and other and _same_change(first, other)) for other in others)
+    same = _in_proportion if key in ("width", "depths") else _to_the_same
+    return all(first == other or (first and other and same(first, other)) for other in others)
 
 
-def _same_change(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
-    (before, after), (before_other, after_other) = one, other
-    if after == after_other:
-        return True
-    sizes = [_sizes(value) for value in (before, after, before_other, after_other)]
-    if before == before_other or len({len(own) for own in sizes}) > 1 or not all(sizes):
+def _to_the_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    return bool(one[1] == other[1])
+
+
+def _in_proportion(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    sizes = [_sizes(value) for value in (*one, *other)]
+    if len({len(own) for own in sizes}) > 1 or not all(sizes):
         return False
-    return all(abs(new - old * b / a) <= 1 for a, b, old, new in zip(*sizes, strict=True) if a)  # sizes are rounded
+    return all(abs(new - old * b / a) <= 0.5 for a, b, old, new in zip(*sizes, strict=True) if a)  # sizes are rounded
 
 
 def _are_sizes(changes: Sequence[tuple[Any, Any] | None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from ablations.training_config import TrainingConfig
 
 
 def older_versions(folders: Iterable[Path]) -> list[str]:
-    """Say in one line each how many of these folders' runs read other pixels, or round otherwise, than they began."""
+    """Say in one line each how many of these folders' runs are computed otherwise than they began."""
+    folders = list(folders)
     begun = list(_begun(folders))
-    return [*_older_pixels(begun), *_older_rounding(begun)]
+    left = any(not (folder / "result.json").exists() for folder in folders)
+    return [*_older_pixels(begun), *_older_rounding(begun), *(_older_statistics(begun) if left else ())]
 
 
 def thread_notices(device: str, threads: int, folders: Iterable[Path]) -> list[str]:
@@ -79,9 +82,10 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
         if version < 2 and flags and (recipe.get("compile") or _rounded_otherwise(recipe, flags, first)):
             older.append(first)
         float32 = recipe.get("precision", "float32") == "float32"
-        if version < 3 and float32 and not str(first["device"]).startswith("cpu"):
+        on_cpu = str(first["device"]).startswith("cpu")
+        if version < 3 and float32 and not on_cpu:
             in_tf32.append(first)
-        if flags and float32 and str(first["device"]).startswith("cpu") and not _sums_in_one_order(first):
+        if version < 4 and flags and float32 and on_cpu and not _sums_in_one_order(first):
             on_other_cpus.append(first)
     if older:
         yield (
@@ -98,6 +102,24 @@ def _older_rounding(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
             f"{_runs(on_other_cpus)} began with an earlier version, whose gradients of 1×1 and strided convolutions "
             f"round differently without AVX-512 or with several threads; the result may differ in the last bits from "
             f"that of an uninterrupted run"
+        )
+
+
+def _older_statistics(begun: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
+    """Count the runs with other BatchNorm statistics, or which began with them, than those that end now."""
+    from ablations.training.evaluation import STATISTICS_BATCH
+
+    older = []
+    for folder, first in begun:
+        with suppress(RequestError):  # damaged: the run refuses it
+            images = read_yaml(folder / "config.yaml", "run")["recipe"].get("precise_bn")
+            if first.get("rounding", 1) < 5 and (images or 0) > STATISTICS_BATCH:
+                older.append(first)
+    if older:
+        yield (
+            f"{_runs(older)} began with an earlier version, which recomputed BatchNorm statistics in batches of up to "
+            f"512 images; those that end now take {STATISTICS_BATCH}, which may change top-1 by a few hundredths of a "
+            f"point"
         )
 
 

@@ -16,7 +16,7 @@ from ablations.data.loader import TEST, Feed
 from ablations.training.distributed import Group
 from ablations.training.precision import Placement
 
-EVALUATION_BATCH = {"cpu": 128, "cuda": 512}  # max images per batch; more take more memory, and on a CPU no less time
+EVALUATION_BATCH = {"cpu": 128, "cuda": 512}  # max images per batch: larger ones are no faster on a CPU
 STATISTICS_BATCH = 128  # of recomputed BatchNorm statistics, which depend on it: the same on every device
 EVALUATION_PIXELS = 2**23  # max pixels per batch: 167 images at a resolution of 224
 

@@ -251,7 +251,7 @@ class Trainer:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
         image_size = self.config.evaluation_size or self.config.image_size
-        batch_size = fitting_batch(EVALUATION_BATCH[self.device.type], image_size)
+        batch_size = fitting_batch(EVALUATION_BATCH["cpu" if self.device.type == "cpu" else "cuda"], image_size)
         note = partial(self.corrupt.add, split="test")
         predictions = predict(model, self.feeds.test, batch_size, self.placement, self.group, note)
         self.check_corrupt("test", len(self.feeds.test))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-INTERVAL = 0.25  # seconds between samples, so shorter peaks may be missed
+INTERVAL = 1.0  # seconds between samples, which take time of their own; shorter peaks may be missed
 
 
 @dataclass
 class Peaks:
-    """Peaks of a command's memory (MB); None where the system does not tell.
+    """Peaks of a command's memory (MB); None if not measured.
 
     Attributes:
         together: PSS of all its processes: a page that several share counts once.
@@ -30,6 +30,8 @@ class Peaks:
 
     def note(self, command: int, processes: Mapping[int, tuple[float, float]]) -> None:
         """Raise the peaks to a sample: (PSS, RSS) of each process of `command` by its id."""
+        if not processes:  # the command has ended
+            return
         workers = [memory for process, memory in processes.items() if process != command]
         self.together = max(self.together or 0, sum(pss for pss, _ in processes.values()))
         if workers:
@@ -40,40 +42,47 @@ class Peaks:
 def run_measured(
     line: Sequence[str], cwd: Path, environment: Mapping[str, str]
 ) -> tuple[subprocess.CompletedProcess[str], Peaks]:
-    """Run a command in a session of its own; return it with the peaks of its memory."""
-    peaks = Peaks()
+    """Run a command; return it with the peaks of its memory."""
+    peaks, ended = Peaks(), threading.Event()
     with subprocess.Popen(
-        line,
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+        line, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(INTERVAL):
-                peaks.note(process.pid, memory_of(process.pid))
+                peaks.note(process.pid, memory_of(descendants(process.pid)))
 
         watching = threading.Thread(target=watch)
         if sys.platform == "linux":
             watching.start()
-        output, errors = process.communicate()
-        ended.set()
-        if sys.platform == "linux":
-            watching.join()
+        try:
+            output, errors = process.communicate()
+        finally:  # of Ctrl-C too, which the command gets as well
+            ended.set()
+            if sys.platform == "linux":
+                watching.join()
     return subprocess.CompletedProcess(line, process.returncode, output, errors), peaks
 
 
-def memory_of(session: int) -> dict[int, tuple[float, float]]:
-    """Return PSS and RSS (MB) of every process of a session, by its id."""
-    found = {}
+def descendants(process: int) -> list[int]:
+    """Return the ids of a process and of all processes below it; a study's workers have sessions of their own."""
+    children: dict[int, list[int]] = defaultdict(list)
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
-            if os.getsid(int(place.name)) == session:
-                text = (place / "smaps_rollup").read_text()
-                kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines()[1:]}
-                found[int(place.name)] = (kilobytes["Pss"] / 1024, kilobytes["Rss"] / 1024)
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            children[parent].append(int(place.name))
+    found = [process]
+    for one in found:
+        found += children[one]
+    return found
+
+
+def memory_of(processes: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """Return PSS and RSS (MB) of those of these processes that run, by their ids."""
+    found = {}
+    for process in processes:
+        with suppress(OSError):
+            text = Path(f"/proc/{process}/smaps_rollup").read_text()
+            kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines()[1:]}
+            found[process] = (kilobytes["Pss"] / 1024, kilobytes["Rss"] / 1024)
     return found
