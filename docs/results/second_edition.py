@@ -11,6 +11,7 @@ import numpy as np
 import search
 from edition import HOME, RESULTS, Edition, agreement_of, cost, main_table, report_of, study_blocks, work
 from mean_over import mean_over
+from single_flags import single_flags
 
 from reports.combined import combine
 from reports.combined_agreement import mean_agreement
@@ -32,7 +33,7 @@ QUICK_AND_DESK = {"desk": "`desk`", "roadmap": "`quick`"}
 
 # Studies whose folders beside this file hold study.yaml and results.csv. Each has the blocks verdicts-NAME and
 # table-NAME; a roadmap has agreement-NAME, agreement-table-NAME and steps-NAME, too.
-STUDIES = ("desk", "roadmap", "confirmation", "predicted")
+STUDIES = ("desk", "roadmap", "one-in", "one-out", "screen", "sweep", "recipes", "confirmation", "predicted")
 
 
 def blocks() -> dict[str, str]:
@@ -43,7 +44,8 @@ def blocks() -> dict[str, str]:
         parts |= study_blocks(report, name)
         if report.kind == "roadmap":
             parts |= roadmap_blocks(report, name)
-    return {**parts, "confirmed": confirmed(), "mean-over": mean_over(), "cost": cost(list(reports.values()))}
+    parts |= {"confirmed": confirmed(), "mean-over": mean_over(), "cost": cost(list(reports.values()))}
+    return {**parts, "single-flags": single_flags(reports["one-in"], reports["one-out"], reports["screen"])}
 
 
 def roadmap_blocks(report: Report, name: str) -> dict[str, str]:
