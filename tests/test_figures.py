@@ -29,6 +29,7 @@ from ablations.studies.folder import run_folder
 from ablations.studies.run import RunConfig
 from reports.figures.curves import POINTS, _thinned
 from reports.figures.effects import BETTER, INCONCLUSIVE, UNTESTED, WORSE
+from reports.figures.forest import Line, axis_range
 from reports.figures.label_placement import Box, place_labels
 from reports.figures.numbered_points import Point, number_points
 from reports.figures.style import log_ticks, text_width, ticks, wrap
@@ -264,6 +265,16 @@ def test_values_far_off_are_arrows_and_do_not_squeeze_the_others(report_of: Call
     for row in ("with-norm", "with-depthwise"):
         assert signed(means[row] - means["base"], 2) in words_of(figure)
     assert "off the axis" in words_of(figure)
+
+
+def test_a_value_that_at_most_doubles_the_axis_is_on_it() -> None:
+    def ends(*values: float) -> tuple[float, float]:
+        return axis_range([Line(str(value), value, value, value, (), BETTER) for value in values])
+
+    low, high = ends(-3.36, -3.03, 2.02)
+    assert low < -3.36 and high > 2.02, "two of three values are close to each other, and not far from the third"
+    low, high = ends(-0.3, -0.1, 0.1, 0.2, 12.0)
+    assert -1 < low < -0.3 and 0.2 < high < 6
 
 
 def test_the_front_is_that_of_the_means(report_of: Callable[[str], Report], tmp_path: Path) -> None:
