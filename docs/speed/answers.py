@@ -267,6 +267,9 @@ def in_turns(versions: Sequence[Version], out: Path, wanted: argparse.Namespace)
 def projection(versions: Sequence[Version], out: Path, wanted: argparse.Namespace) -> None:
     """Measure in turns, print what each version would need, and write every turn."""
     turns = in_turns(versions, out, wanted)
+    if wanted.csv:  # first, as an earlier version may be unable to read a later one's noise
+        raw = [{"version": name, **asdict(one), **asdict(one.memory)} for name, found in turns.items() for one in found]
+        pd.DataFrame(raw).drop(columns="memory").round(2).to_csv(wanted.csv, index=False)
     lines = []
     for version in versions:
         folders = [out / version.name / str(turn) for turn in range(wanted.turns)]
@@ -276,9 +279,6 @@ def projection(versions: Sequence[Version], out: Path, wanted: argparse.Namespac
     print(table(lines))
     for version in versions[1:]:
         print(ratio(version.name, turns[versions[0].name], turns[version.name]))
-    if wanted.csv:
-        raw = [{"version": name, **asdict(one), **asdict(one.memory)} for name, found in turns.items() for one in found]
-        pd.DataFrame(raw).drop(columns="memory").round(2).to_csv(wanted.csv, index=False)
 
 
 def whole(versions: Sequence[Version], out: Path, wanted: argparse.Namespace) -> None:
