@@ -171,8 +171,8 @@ def test_interrupted_between_studies_it_stops_and_resumes(
     assert ran(tmp_path / "out/long") == ran(done / "long")
 
 
-# Ctrl-C as the first checkpoint is written. The worker has it before it goes on, so the run stops after two of its
-# three steps, however fast it is.
+# Ctrl-C as the first checkpoint is written. The signal reaches the worker before its next step, so the run stops after
+# two of its three steps, however fast they are.
 CTRL_C = """
 import os, signal, sys, time
 sent = []

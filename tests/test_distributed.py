@@ -121,7 +121,7 @@ def evaluated(group: Group, settings: dict[str, Any]) -> list[tuple[float, float
     """Evaluate an untrained network on each number of images in batches of at most 7."""
     import ablations.training.evaluation
 
-    ablations.training.evaluation.EVALUATION_BATCH["cpu"] = 7
+    ablations.training.evaluation.EVALUATION_BATCH_CPU = 7
     results = []
     for images in SPLITS:
         trainer = a_trainer(group, BATCHNORM, settings, images)
@@ -137,7 +137,7 @@ def test_every_image_of_the_test_split_counts_once(processes: int, settings: dic
     settings = {**settings, "batch_size": 66}
     found = together(processes, evaluated, settings)
     assert found == [found[0]] * processes, "the processes disagree"
-    with patch.dict("ablations.training.evaluation.EVALUATION_BATCH", cpu=7):
+    with patch("ablations.training.evaluation.EVALUATION_BATCH_CPU", 7):
         expected = evaluated(ALONE, settings)
     data = load("digits", Path("unused"))
     for images, one, alone in zip(SPLITS, found[0], expected, strict=True):

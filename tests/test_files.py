@@ -38,7 +38,6 @@ from ablations.recipes import TrainingConfig, load_recipe
 from ablations.store import read_json
 from ablations.training.callbacks import NullCallbacks
 from ablations.training.checkpoint import checkpoints
-from ablations.training.evaluation import EVALUATION_BATCH
 from ablations.training.trainer import DamagedDataError, Interrupted, Result, Trainer
 
 CLASSES = ("n01 tench", "n02 Grünspecht", "n03 鯨", "n04")
@@ -274,7 +273,7 @@ def test_corrupt_images_are_named_once_and_excluded_from_the_evaluation(drawn: D
 
 def test_an_evaluation_holds_no_open_file_per_batch(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch from another process is an open file; ImageNet has more batches than a process may open files."""
-    monkeypatch.setitem(EVALUATION_BATCH, "cpu", 5)
+    monkeypatch.setattr("ablations.training.evaluation.EVALUATION_BATCH_CPU", 5)
     run = trainer(load("imagenet", drawn.folders, 32), workers=1)
     opened = []
     monkeypatch.setattr(run.corrupt, "add", lambda *_, **__: opened.append(sum(1 for _ in Path("/dev/fd").iterdir())))
@@ -324,7 +323,7 @@ def test_corrupt_images_do_not_contribute_to_the_gradient(holes: set[int], accum
 
 
 def test_a_micro_batch_and_a_test_batch_of_corrupt_images_alone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EVALUATION_BATCH, "cpu", 5)
+    monkeypatch.setattr("ablations.training.evaluation.EVALUATION_BATCH_CPU", 5)
     tests = Holed({15})  # alone in its batch
     for accumulation in (1, 8):
         result = holed(set(range(1, 16, 2)), accumulation, tests, batch_size=8).train()

@@ -16,7 +16,8 @@ from ablations.data.loader import TEST, Feed
 from ablations.training.distributed import Group
 from ablations.training.precision import Placement
 
-EVALUATION_BATCH = {"cpu": 128, "cuda": 512}  # max images per batch: larger ones are no faster on a CPU
+EVALUATION_BATCH = 512  # max images per batch
+EVALUATION_BATCH_CPU = 128  # where larger batches take more memory and are no faster
 STATISTICS_BATCH = 128  # of recomputed BatchNorm statistics, which depend on it: the same on every device
 EVALUATION_PIXELS = 2**23  # max pixels per batch: 167 images at a resolution of 224
 
@@ -72,6 +73,11 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
         logits = model(images[:1])
     model.train()
     return logits.shape[1]
+
+
+def evaluation_batch(device: torch.device, image_size: int | None) -> int:
+    """Return the number of images to evaluate at once on a device."""
+    return fitting_batch(EVALUATION_BATCH_CPU if device.type == "cpu" else EVALUATION_BATCH, image_size)
 
 
 def fitting_batch(images: int, image_size: int | None) -> int:

@@ -37,11 +37,11 @@ from ablations.training.checkpoint import newest_checkpoint, read_checkpoint, we
 from ablations.training.corrupt_images import CorruptImages, DamagedDataError
 from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import (
-    EVALUATION_BATCH,
     STATISTICS_BATCH,
     DivergedError,
     Evaluation,
     count_classes,
+    evaluation_batch,
     fitting_batch,
     predict,
     summarize,
@@ -251,7 +251,7 @@ class Trainer:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a model on the test split; raise DivergedError or DamagedDataError as `train` does."""
         image_size = self.config.evaluation_size or self.config.image_size
-        batch_size = fitting_batch(EVALUATION_BATCH["cpu" if self.device.type == "cpu" else "cuda"], image_size)
+        batch_size = evaluation_batch(self.device, image_size)
         note = partial(self.corrupt.add, split="test")
         predictions = predict(model, self.feeds.test, batch_size, self.placement, self.group, note)
         self.check_corrupt("test", len(self.feeds.test))

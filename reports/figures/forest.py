@@ -256,9 +256,7 @@ def axis_range(lines: Sequence[Line]) -> tuple[float, float]:
     values = [value for line in lines for value in (line.value, line.other) if value is not None]
     if not values:
         return -1.0, 1.0
-    kept = [*near(values, 3.0), 0.0]
-    low, high = min(kept), max(kept)
-    kept = [0.0, *(value for value in values if low - (high - low) <= value <= high + (high - low))]
+    kept = [*near(values, 3.0, 0.0), 0.0]
     low, high = min(kept), max(kept)
     beyond = 1.2 * max(high - low, 0.5)
     reach = [

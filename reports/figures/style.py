@@ -230,11 +230,22 @@ def inches_wide(axes: Axes) -> float:
     return float(axes.get_position().width * figure.get_figwidth())
 
 
-def near(values: Sequence[float], least: float) -> list[float]:
-    """Drop values so far from the others that an axis with them would squeeze the others together."""
+def near(values: Sequence[float], least: float, *shown: float) -> list[float]:
+    """Drop values so far from the others that an axis with them would squeeze the others together.
+
+    Args:
+        values: The values of an axis.
+        least: Values no farther than this from the median are kept.
+        shown: What is on the axis anyway, such as 0.
+
+    Returns:
+        The values that are near the median, and those no farther from these than they and `shown` are long.
+    """
     middle = statistics.median(values)
     spread = statistics.median(abs(value - middle) for value in values)
-    return [value for value in values if abs(value - middle) <= max(8 * spread, least)]
+    kept = [*shown, *(value for value in values if abs(value - middle) <= max(8 * spread, least))]
+    low, high = min(kept), max(kept)
+    return [value for value in values if 2 * low - high <= value <= 2 * high - low]
 
 
 def rounded_out(low: float, high: float, room: float) -> tuple[float, float]:

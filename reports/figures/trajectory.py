@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from reports.figures.style import (
     inches_wide,
     known,
     legend_room,
+    near,
     page,
     styled,
     text_width,
@@ -301,10 +301,13 @@ def _axis_range(bars: Sequence[_Bar]) -> tuple[float, float]:
     means = [bar.mean or 0.0 for bar in known]
     if not known:
         return 0.0, 100.0
-    middle = statistics.median(means)
-    spread = statistics.median(abs(mean - middle) for mean in means)
-    near = [bar for bar, mean in zip(known, means, strict=True) if abs(mean - middle) <= max(8 * spread, 5.0)]
-    ends = [(bar.mean or 0.0) + sign * (bar.sd or 0.0) for bar in near for sign in (-1, 1)]
+    kept = near(means, 5.0)
+    ends = [
+        mean + sign * (bar.sd or 0.0)
+        for bar, mean in zip(known, means, strict=True)
+        if mean in kept
+        for sign in (-1, 1)
+    ]
     room = max(0.12 * (max(ends) - min(ends)), 0.25)
     step = 10 ** math.floor(math.log10(room))
     low = math.floor((min(ends) - room) / step) * step

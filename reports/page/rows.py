@@ -20,9 +20,8 @@ MOST_POINTS, POINTS = 12_000, 60  # of all learning curves, and of one
 def row_data(report: Report) -> dict[str, Any]:
     """Return what the page shows of each row, as plain values for JSON; nothing of rows of several studies."""
     runs = report.runs
-    if (
-        "study" in runs and runs["study"].nunique() > 1
-    ):  # in each study a row may have another recipe, and the same seed a run of its own
+    # in each of several studies, a row may have another recipe, and the same seed a run of its own
+    if "study" in runs and runs["study"].nunique() > 1:
         return {"recipes": {}, "rows": {}}
     curves = dict(iter(report.curves.groupby(["row", "seed"], sort=False)))
     points = max(min(POINTS, MOST_POINTS // max(len(curves), 1)), 8)
