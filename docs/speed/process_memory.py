@@ -57,7 +57,10 @@ def run_measured(
             watching.start()
         try:
             output, errors = process.communicate()
-        finally:  # of Ctrl-C too, which the command gets as well
+        except BaseException:  # such as Ctrl-C: the command stops its workers
+            process.terminate()
+            raise
+        finally:
             ended.set()
             if sys.platform == "linux":
                 watching.join()
