@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -727,6 +727,14 @@ def loaders(process: subprocess.Popen[str]) -> set[int]:
     return found
 
 
+def has_open(pid: int, file: Path) -> bool:
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if one.readlink() == file:
+                return True
+    return False
+
+
 def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -827,6 +835,7 @@ def test_workers_end_with_a_killed_run(drawn: Drawn, tmp_path: Path) -> None:
     process = started(*LONG, "--data-dir", drawn.folders, "--out", tmp_path / "run")
     until(lambda: len(loaders(process)) == 2)
     left = loaders(process)
+    until(lambda: not any(has_open(pid, tmp_path / "run/.lock") for pid in left))  # inherited, closed after the fork
     for pid in left:
         os.kill(pid, signal.SIGSTOP)  # orphans that are slow to notice
     process.kill()
