@@ -313,6 +313,7 @@ def runner() -> str:
 def test_the_speeds_are_those_that_were_measured() -> None:
     text = TEXTS["docs/speed.md"]
     assert speeds("convnext_tiny", "resnet50") in text
+    assert speeds("peers_compiled") in text
     assert growth() in text
     assert runner() in " ".join(text.split())
 
