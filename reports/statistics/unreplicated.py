@@ -133,8 +133,8 @@ def _simulated(space: Space, draws: int) -> Reference:
 def _noise(space: Space, studies: int, chance: np.random.Generator) -> tuple[Floats, Floats]:
     """Noise of standard deviation 1 in the columns' dimensions, and its sum of squares in all dimensions.
 
-    It is drawn along axes computed from the columns, so that the same random numbers give the same noise on any
-    processor. The dimensions come from a singular value decomposition, whose axes are not unique.
+    It is sampled in a basis computed from the columns, so that a seed gives the same noise on any processor. The
+    dimensions come from a singular value decomposition, whose basis is not unique.
     """
     noise = chance.standard_normal((studies, space.columns.shape[0])) @ _axes(space.columns)
     clean = chance.chisquare(space.clean, studies) if space.clean else np.zeros(studies)
