@@ -310,11 +310,31 @@ def runner() -> str:
     )
 
 
+def turns() -> str:
+    """Say what docs/speed keeps of whole studies by two versions, as the rows of a table."""
+    kept = pd.read_csv(HOME / "docs/speed/turns.csv")
+    wall = kept[["start", "training", "evaluation", "waiting", "rest"]].sum(axis="columns") / kept["jobs"]
+    measured = {
+        "one seed of all 17 rows (s)": (wall, 0),
+        "processor time per run (s)": (kept["processor"] / kept["runs"], 1),
+        "all processes, PSS (MB)": (kept["together"], 0),
+        "largest worker, PSS (MB)": (kept["worker_pss"], 0),
+        "largest worker, RSS (MB)": (kept["worker_rss"], 0),
+    }
+    lines = []
+    for name, (values, digits) in measured.items():
+        both = [values[kept["version"] == version] for version in ("before", "after")]
+        cells = [f"{v.median():,.{digits}f} ({v.min():,.{digits}f} to {v.max():,.{digits}f})" for v in both]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def test_the_speeds_are_those_that_were_measured() -> None:
     text = TEXTS["docs/speed.md"]
     assert speeds("convnext_tiny", "resnet50") in text
     assert speeds("peers_compiled") in text
     assert growth() in text
+    assert turns() in text
     assert runner() in " ".join(text.split())
 
 
